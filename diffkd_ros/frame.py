@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one unit of data: a frame goes in, boxes come out.
+
+Every source (simulator, OPV2V, rosbag, live topics) produces a `CoopFrame`; training, evaluation and the
+nodes consume it. All coordinates follow REP-103: right-handed, x forward, y left, z up, metres, radians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class FrameError(ValueError):
+    """A frame, sweep or box set whose arrays do not have the promised shape or values."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise FrameError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes3D:
+    """Upright 3D boxes in one coordinate frame.
+
+    Attributes:
+        boxes: (n, 7) float64; centre x, y, z, length, width, height in metres, yaw in radians.
+        scores: (n,) float32 in [0, 1], or None for ground truth.
+        labels: (n,) int64 class index; 0 is `vehicle`.
+        track_ids: (n,) int64, or None. A connected vehicle's track id equals its agent id.
+        num_points: (n,) int64 LiDAR returns on the object from all agents together, or None if unknown.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float32] | None = None
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    track_ids: NDArray[np.int64] | None = None
+    num_points: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes, np.float64)
+        _require(boxes.ndim == 2 and boxes.shape[1] == 7, f'boxes must be (n, 7), got {boxes.shape}')
+        _require(bool(np.isfinite(boxes).all()), 'boxes hold NaN or infinity')
+        object.__setattr__(self, 'boxes', boxes)
+        labels = np.asarray(self.labels, np.int64)
+        if len(labels) == 0 and len(boxes):
+            labels = np.zeros(len(boxes), np.int64)
+        object.__setattr__(self, 'labels', labels)
+        for name, dtype in (
+            ('scores', np.float32), ('labels', np.int64), ('track_ids', np.int64), ('num_points', np.int64),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None:
+                value = np.asarray(value, dtype)
+                _require(value.shape == (len(boxes),), f'{name} must be ({len(boxes)},), got {value.shape}')
+                object.__setattr__(self, name, value)
+
+    @classmethod
+    def empty(cls) -> Boxes3D:
+        """No boxes, with an (empty) score column."""
+        return cls(np.zeros((0, 7)), scores=np.zeros(0, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: NDArray[np.bool_] | NDArray[np.integer] | slice) -> Boxes3D:
+        """Select rows by mask, index array or slice."""
+
+        def pick(column: NDArray | None) -> NDArray | None:
+            return None if column is None else column[index]
+
+        return Boxes3D(
+            self.boxes[index],
+            pick(self.scores),
+            self.labels[index],
+            pick(self.track_ids),
+            pick(self.num_points),
+        )
+
+    def with_boxes(self, boxes: NDArray[np.float64]) -> Boxes3D:
+        """The same rows with other geometry (after a change of frame, say)."""
+        return replace(self, boxes=boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSweep:
+    """One LiDAR revolution of one agent.
+
+    Attributes:
+        points: (n, 4) float32; x, y, z in metres in the LiDAR frame, intensity in [0, 1].
+        pose: (4, 4) float64 rigid transform map <- LiDAR at the frame's stamp.
+        ring: (n,) uint16 laser index, 0 the lowest, or None.
+        time: (n,) float32 seconds of the return relative to the frame's stamp, or None.
+        velocity: (3,) float64 metres per second of the LiDAR in the map frame, or None.
+    """
+
+    points: NDArray[np.float32]
+    pose: NDArray[np.float64]
+    ring: NDArray[np.uint16] | None = None
+    time: NDArray[np.float32] | None = None
+    velocity: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        points = np.asarray(self.points, np.float32)
+        pose = np.asarray(self.pose, np.float64)
+        _require(points.ndim == 2 and points.shape[1] == 4, f'points must be (n, 4), got {points.shape}')
+        _require(
+            pose.shape == (4, 4) and bool(np.isfinite(pose).all()), 'pose must be a finite (4, 4) matrix'
+        )
+        object.__setattr__(self, 'points', points)
+        object.__setattr__(self, 'pose', pose)
+        for name, dtype, shape in (
+            ('ring', np.uint16, (len(points),)),
+            ('time', np.float32, (len(points),)),
+            ('velocity', np.float64, (3,)),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                value = np.asarray(value, dtype)
+                _require(value.shape == shape, f'{name} must be {shape}, got {value.shape}')
+                object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class CoopFrame:
+    """What all connected agents saw at one instant.
+
+    Attributes:
+        agents: agent id -> sweep. Ids of vehicles are their track ids; road-side units are negative.
+        ego: id of the agent that fuses; a key of `agents`.
+        stamp: nanoseconds, the instant every pose and box refers to.
+        ground_truth: boxes of every labelled vehicle in the **map** frame, connected ones included, or None.
+        scenario: name of the drive the frame belongs to.
+        index: position of the frame within its scenario, from 0.
+    """
+
+    agents: Mapping[int, AgentSweep]
+    ego: int
+    stamp: int
+    ground_truth: Boxes3D | None = None
+    scenario: str = ''
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.ego in self.agents, f'ego {self.ego} is not among the agents {sorted(self.agents)}')
+
+    @property
+    def neighbours(self) -> list[int]:
+        """Ids of all agents but the ego, ascending."""
+        return sorted(agent for agent in self.agents if agent != self.ego)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The student as two ONNX graphs: `encoder.onnx` for every vehicle, `ego.onnx` for the one that fuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diffkd_ros.model.student import Student
+
+OPSET = 18
+MAX_POINTS = 1 << 20
+
+
+class EncoderGraph(nn.Module):
+    """points (p, 4) -> feature (1, c, h, w), density (1, 1, h, w)."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.encoder = student.encoder
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode one cloud."""
+        return self.encoder(points, torch.zeros_like(points[:, 0], dtype=torch.long), 1)
+
+
+class EgoGraph(nn.Module):
+    """Agents' features, densities and warps to the head's maps and the fusion's account of itself."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, features: Tensor, density: Tensor, ego_to_agent: Tensor) -> tuple[Tensor, ...]:
+        """Restore, warp, fuse, detect; see `Student.forward`."""
+        heatmap, regression, fusion = self.student(features, density, ego_to_agent)
+        energy = fusion.restored.abs().mean(dim=1, keepdim=True)
+        return heatmap, regression, fusion.share, fusion.coverage, fusion.reliability, energy
+
+
+def export_graphs(student: Student, encoder_path: Path, ego_path: Path, max_agents: int) -> None:
+    """Write both graphs; batch norm is folded, the diffusion's steps are unrolled.
+
+    Args:
+        student: trained, on the CPU; it is put into evaluation mode.
+        encoder_path: file to write.
+        ego_path: file to write.
+        max_agents: most agents the ego's graph takes.
+    """
+    student.eval()
+    config = student.config
+    points = torch.rand(1000, 4)
+    torch.onnx.export(
+        EncoderGraph(student).eval(),
+        (points,),
+        encoder_path,
+        input_names=['points'],
+        output_names=['feature', 'density'],
+        dynamic_shapes={'points': {0: torch.export.Dim('points', min=1, max=MAX_POINTS)}},
+        dynamo=True,
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+    )
+    agents = torch.export.Dim('agents', min=1, max=max_agents)
+    example = (
+        torch.rand(2, config.channels, config.height, config.width),
+        torch.rand(2, 1, config.height, config.width),
+        torch.eye(2, 3).repeat(2, 1, 1),
+    )
+    torch.onnx.export(
+        EgoGraph(student).eval(),
+        example,
+        ego_path,
+        input_names=['features', 'density', 'ego_to_agent'],
+        output_names=['heatmap', 'regression', 'share', 'coverage', 'reliability', 'energy'],
+        dynamic_shapes=({0: agents}, {0: agents}, {0: agents}),
+        dynamo=True,
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+    )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warping neighbours into the ego's grid and Adaptive Gated Fusion (AGF)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffkd_ros.model.modulation import LightweightGatedModulation
+
+MASKED = -1e4
+
+
+def warp(maps: Tensor, ego_to_agent: Tensor) -> Tensor:
+    """Resample agents' maps on the ego's grid, bilinear, zero outside.
+
+    Args:
+        maps: (n, c, h, w) each in its agent's own grid.
+        ego_to_agent: (n, 2, 3) affine maps from the ego's normalised grid coordinates (x, y in [-1, 1] over
+            the outer cell edges) to the agent's.
+
+    Returns:
+        (n, c, h, w) in the ego's grid.
+    """
+    height, width = maps.shape[2:]
+    # Built by hand instead of affine_grid: constants and one matrix product export to every ONNX opset.
+    x = (torch.arange(width, device=maps.device, dtype=maps.dtype) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=maps.device, dtype=maps.dtype) * 2 + 1) / height - 1
+    homogeneous = torch.stack(
+        (x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(maps[0, 0])), dim=-1
+    )
+    grid = homogeneous.view(1, -1, 3) @ ego_to_agent.transpose(1, 2)
+    return functional.grid_sample(
+        maps, grid.view(-1, height, width, 2), mode='bilinear', padding_mode='zeros', align_corners=False
+    )
+
+
+class AdaptiveGatedFusion(nn.Module):
+    """AGF: neighbours count where the ego's own view is unreliable.
+
+    Known from the paper: neighbours are weighed dynamically by the ego's reliability, and LGM sits inside.
+    The formulas are derived. r is the ego's reliability per cell, w a softmax over neighbours, M coverage:
+
+        N = sum_j w_j LGM(F_j; F_0),  v = (1 - r) max_j M_j,  out = LGM((1 - v) F_0 + v N; F_0)
+
+    Without neighbours v = 0, so out = LGM(F_0; F_0), the single-agent path.
+
+    Args:
+        channels: channels of the feature maps.
+        key_channels: channels of the attention's query and key.
+    """
+
+    def __init__(self, channels: int, key_channels: int) -> None:
+        super().__init__()
+        self.confidence = nn.Conv2d(channels, 1, 1)
+        self.reliability = nn.Sequential(
+            nn.Conv2d(channels + 3, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, 1, 1)
+        )
+        last = self.reliability[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        nn.init.constant_(last.bias, 0.5)  # the ego leads at the start of training
+        self.query = nn.Conv2d(channels, key_channels, 1)
+        self.key = nn.Conv2d(channels, key_channels, 1)
+        self.confidence_weight = nn.Parameter(torch.ones(()))
+        self.neighbour = LightweightGatedModulation(channels)
+        self.fused = LightweightGatedModulation(channels)
+
+    def forward(
+        self, features: Tensor, coverage: Tensor, density: Tensor, change: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Fuse one ego with its neighbours, all in the ego's grid.
+
+        Args:
+            features: (n, c, h, w), agent 0 is the ego.
+            coverage: (n, 1, h, w) 1 where the agent's map is valid, else 0.
+            density: (1, 1, h, w) of the ego.
+            change: (1, 1, h, w) mean absolute change that restoration made to the ego's feature.
+
+        Returns:
+            fused: (1, c, h, w).
+            share: (n, 1, h, w) each agent's share of the cell before the last modulation; sums to 1.
+            reliability: (1, 1, h, w) of the ego, in (0, 1).
+        """
+        ego = features[:1]
+        confidence = torch.sigmoid(self.confidence(features))
+        evidence = torch.cat((ego, confidence[:1], density, change), dim=1)
+        reliability = torch.sigmoid(self.reliability(evidence))
+
+        # The ego takes part in the softmax's arithmetic with weight zero, so one graph serves 1 to n agents.
+        is_neighbour = torch.ones_like(coverage)
+        is_neighbour[:1] = 0
+        mask = coverage * is_neighbour
+        query, key = self.query(ego), self.key(features)
+        score = (query * key).sum(dim=1, keepdim=True) / query.shape[1] ** 0.5
+        score = score + self.confidence_weight * confidence
+        score = torch.where(mask > 0, score, torch.full_like(score, MASKED))
+        weight = torch.exp(score - score.max(dim=0, keepdim=True).values) * mask
+        weight = weight / weight.sum(dim=0, keepdim=True).clamp(min=1e-6)
+
+        modulated = self.neighbour(features, ego)
+        neighbours = (weight * modulated).sum(dim=0, keepdim=True)
+        given = (1 - reliability) * mask.max(dim=0, keepdim=True).values
+        mixed = (1 - given) * ego + given * neighbours
+        share = given * weight + (1 - is_neighbour) * (1 - given)
+        return self.fused(mixed, ego), share, reliability

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points to pillars: a point-wise layer and one scatter-max into the dense bird's-eye-view grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+POINT_FEATURES = 6
+
+
+class PillarEncoder(nn.Module):
+    """PointPillars' feature net (Lang et al., CVPR 2019) without the per-pillar point limit.
+
+    Every point is described by z, intensity, its offset from the pillar's centre in cells (x, y), the squared
+    offset from the range's middle height and its distance from the sensor; a linear layer, then the maximum
+    per pillar. Absolute x and y are left out: what a neighbour sees must not depend on where it stands.
+
+    Args:
+        grid_range: x_min, y_min, z_min, x_max, y_max, z_max in metres, LiDAR frame.
+        cell: pillar edge in metres.
+        channels: output channels.
+    """
+
+    def __init__(
+        self, grid_range: tuple[float, float, float, float, float, float], cell: float, channels: int
+    ) -> None:
+        super().__init__()
+        self.x_min, self.y_min, self.z_min, x_max, y_max, self.z_max = grid_range
+        self.cell = cell
+        self.width = round((x_max - self.x_min) / cell)
+        self.height = round((y_max - self.y_min) / cell)
+        self.linear = nn.Linear(POINT_FEATURES, channels, bias=False)
+        self.norm = nn.BatchNorm1d(channels)
+
+    def forward(self, points: Tensor, cloud: Tensor, clouds: int) -> tuple[Tensor, Tensor]:
+        """Scatter points into their clouds' grids.
+
+        Args:
+            points: (p, 4) x, y, z, intensity.
+            cloud: (p,) int64 index of each point's cloud.
+            clouds: number of clouds.
+
+        Returns:
+            Pillars (clouds, channels, height, width) and points per pillar (clouds, 1, height, width).
+        """
+        column = torch.floor((points[:, 0] - self.x_min) / self.cell)
+        row = torch.floor((points[:, 1] - self.y_min) / self.cell)
+        inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
+        inside &= (points[:, 2] >= self.z_min) & (points[:, 2] < self.z_max)
+        cells = self.height * self.width
+        index = (cloud * cells + row.long() * self.width + column.long()).clamp(0, clouds * cells)
+        # Points outside fall into one spare cell behind the grid: no data-dependent shape, so it exports.
+        index = torch.where(inside, index, torch.full_like(index, clouds * cells))
+
+        described = torch.stack(
+            (
+                points[:, 2],
+                points[:, 3],
+                (points[:, 0] - self.x_min) / self.cell - column - 0.5,
+                (points[:, 1] - self.y_min) / self.cell - row - 0.5,
+                (points[:, 2] - 0.5 * (self.z_min + self.z_max)) ** 2,
+                torch.sqrt(points[:, 0] ** 2 + points[:, 1] ** 2) / 50.0,
+            ),
+            dim=1,
+        )
+        encoded = torch.relu(self.norm(self.linear(described)))
+        grid = encoded.new_zeros((clouds * cells + 1, encoded.shape[1]))
+        grid = grid.scatter_reduce(0, index[:, None].expand_as(encoded), encoded, 'amax', include_self=True)
+        count = encoded.new_zeros(clouds * cells + 1).scatter_add(0, index, torch.ones_like(encoded[:, 0]))
+        shape = (clouds, self.height, self.width)
+        pillars = grid[:-1].view(*shape, -1).permute(0, 3, 1, 2)
+        return pillars, count[:-1].view(*shape)[:, None]

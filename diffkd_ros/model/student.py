@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The student: what runs on the vehicles. Encode anywhere; restore, warp, fuse and detect at the ego."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffkd_ros.model.backbone import Encoder, covered_cells
+from diffkd_ros.model.fusion import AdaptiveGatedFusion, warp
+from diffkd_ros.model.head import CentreHead
+from diffkd_ros.model.restoration import DiffusionRestoration
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Sizes of the student; the teacher shares those of encoder and head.
+
+    Attributes:
+        grid_range: x_min, y_min, z_min, x_max, y_max, z_max in metres, LiDAR frame.
+        pillar_cell: pillar edge in metres; a feature cell is twice as large.
+        pillar_channels: channels of the pillar map.
+        stages: channels of the backbone's three stages.
+        depth: convolutions per stage after the strided one.
+        channels: channels of the shared feature map.
+        head_channels: channels of the head's convolution.
+        key_channels: channels of the fusion's query and key.
+        latent_channels: width of the restoration's latent and denoiser.
+        blocks: blocks of the denoiser.
+        start: diffusion time of the truncated start.
+        steps: DDIM steps.
+    """
+
+    __pydantic_config__ = {'extra': 'forbid'}  # noqa: RUF012 - a plain dataclass, strict when read from YAML
+
+    grid_range: tuple[float, float, float, float, float, float] = (-51.2, -25.6, -3.0, 51.2, 25.6, 1.0)
+    pillar_cell: float = 0.4
+    pillar_channels: int = 16
+    stages: tuple[int, int, int] = (32, 64, 128)
+    depth: int = 3
+    channels: int = 32
+    head_channels: int = 64
+    key_channels: int = 32
+    latent_channels: int = 32
+    blocks: int = 6
+    start: int = 400
+    steps: int = 2
+
+    @property
+    def height(self) -> int:
+        """Rows of the feature map."""
+        return round((self.grid_range[4] - self.grid_range[1]) / self.pillar_cell) // 2
+
+    @property
+    def width(self) -> int:
+        """Columns of the feature map."""
+        return round((self.grid_range[3] - self.grid_range[0]) / self.pillar_cell) // 2
+
+    def encoder(self) -> Encoder:
+        """A new encoder of these sizes."""
+        return Encoder(
+            self.grid_range, self.pillar_cell, self.pillar_channels, self.stages, self.depth, self.channels
+        )
+
+
+class Fusion(NamedTuple):
+    """One frame's features, fused in the ego's grid.
+
+    Attributes:
+        fused: (1, c, h, w) what the head reads.
+        share: (n, 1, h, w) each agent's share of every fused cell; sums to 1 over agents.
+        coverage: (n, 1, h, w) where each agent's map is valid, in the ego's grid.
+        reliability: (1, 1, h, w) the ego's.
+        restored: (n, c, h, w) restored features in the ego's grid.
+    """
+
+    fused: Tensor
+    share: Tensor
+    coverage: Tensor
+    reliability: Tensor
+    restored: Tensor
+
+
+class Student(nn.Module):
+    """Encoder, restoration (PKD a), Adaptive Gated Fusion and head."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = config.encoder()
+        self.restoration = DiffusionRestoration(
+            config.channels,
+            config.latent_channels,
+            config.blocks,
+            config.start,
+            config.steps,
+            config.height,
+            config.width,
+        )
+        self.fusion = AdaptiveGatedFusion(config.channels, config.key_channels)
+        self.head = CentreHead(config.channels, config.head_channels)
+
+    def fuse(self, features: Tensor, restored: Tensor, density: Tensor, ego_to_agent: Tensor) -> Fusion:
+        """Warp into the ego's grid and fuse.
+
+        Args:
+            features: (n, c, h, w) as encoded, each in its agent's grid, agent 0 is the ego.
+            restored: (n, c, h, w) the same after restoration, or `features` again to leave it out.
+            density: (n, 1, h, w).
+            ego_to_agent: (n, 2, 3), see `fusion.warp`.
+        """
+        covered = covered_cells(density)
+        warped = warp(torch.cat((restored, covered), dim=1), ego_to_agent)
+        maps, coverage = warped[:, :-1], (warped[:, -1:] > 0.5).to(warped.dtype)
+        # The ego's own map needs no resampling, and is valid everywhere: the fused map starts from it.
+        first = torch.zeros_like(coverage[:, :, :1, :1])
+        first[:1] = 1
+        maps = first * restored + (1 - first) * maps
+        coverage = first + (1 - first) * coverage
+        change = (restored[:1] - features[:1]).abs().mean(dim=1, keepdim=True)
+        fused, share, reliability = self.fusion(maps, coverage, density[:1], change)
+        return Fusion(fused, share, coverage, reliability, maps)
+
+    def forward(
+        self, features: Tensor, density: Tensor, ego_to_agent: Tensor
+    ) -> tuple[Tensor, Tensor, Fusion]:
+        """Restore every agent's feature in its own frame, then fuse and detect at the ego; see `fuse`.
+
+        Returns:
+            Logits of vehicle centres (1, 1, h, w), regression (1, 8, h, w) as in `model.head`, the fusion.
+        """
+        fusion = self.fuse(features, self.restoration(features, density), density, ego_to_agent)
+        return *self.head(fusion.fused), fusion

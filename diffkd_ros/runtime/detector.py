@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ego's side: restore every agent's feature, warp, fuse, detect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.geometry.poses import Matrix
+from diffkd_ros.geometry.warp import grid_warps
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.decoding import decode_boxes
+from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.session import open_session
+
+OUTPUTS = ['heatmap', 'regression', 'share', 'coverage', 'reliability', 'energy']
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What one fusion gave. Maps are in the ego's grid; agent 0 is the ego.
+
+    Attributes:
+        boxes: in the ego's LiDAR frame, by descending score.
+        gate_weights: (n,) float32 mean share of each agent over the cells it covers.
+        reliability: mean reliability of the ego over the cells it observed.
+        gate_map: (n, height, width) share of each agent in each fused cell, sums to 1.
+        reliability_map: (height, width) in (0, 1).
+        energy_map: (n, height, width) mean absolute value of each agent's restored feature.
+        latency_ms: `fuse` (restore, warp, fuse, head) and `decode` (peaks, NMS), milliseconds.
+    """
+
+    boxes: Boxes3D
+    gate_weights: NDArray[np.float32]
+    reliability: float
+    gate_map: NDArray[np.float32]
+    reliability_map: NDArray[np.float32]
+    energy_map: NDArray[np.float32]
+    latency_ms: dict[str, float]
+
+
+class CooperativeDetector:
+    """`ego.onnx` of a model folder. One agent alone takes the same path as several.
+
+    Args:
+        card: a loaded model card.
+        threads: CPU threads.
+        device: `cpu`, `cuda` or `tensorrt`.
+
+    Raises:
+        ModelError: if the device is not available or the graph does not load.
+    """
+
+    def __init__(self, card: ModelCard, threads: int = 1, device: str = 'cpu') -> None:
+        self._card = card
+        self._session = open_session(card.ego_path, threads, device)
+
+    def detect(self, features: Sequence[BevFeature], poses: Sequence[Matrix]) -> Detection:
+        """Fuse one to `max_agents` agents' features.
+
+        Args:
+            features: the ego's first, each in its agent's LiDAR frame.
+            poses: (4, 4) map <- LiDAR of the same agents, at the instant of the ego's sweep.
+
+        Raises:
+            ValueError: if the numbers of features and poses differ, or there are none or too many.
+        """
+        card, count = self._card, len(features)
+        if count != len(poses) or not 1 <= count <= card.max_agents:
+            raise ValueError(
+                f'{count} features and {len(poses)} poses: one each for 1 to {card.max_agents} agents needed'
+            )
+        started = time.perf_counter()
+        grid = card.grid
+        density = np.stack([feature.density for feature in features])[:, None]
+        heatmap, regression, share, coverage, reliability, energy = self._session.run(
+            OUTPUTS,
+            {
+                'features': np.stack([feature.feature for feature in features]),
+                'density': density,
+                'ego_to_agent': grid_warps(poses, grid.x_min, grid.y_min, grid.x_max, grid.y_max),
+            },
+        )
+        fused = time.perf_counter()
+        boxes = decode_boxes(heatmap[0, 0], regression[0], grid, card.min_score, card.nms_iou, card.max_boxes)
+        decoded = time.perf_counter()
+        weights = (share * coverage).sum(axis=(1, 2, 3)) / np.maximum(coverage.sum(axis=(1, 2, 3)), 1)
+        observed = density[0, 0] > 0
+        return Detection(
+            boxes=boxes,
+            gate_weights=weights.astype(np.float32),
+            reliability=float(reliability[0, 0][observed].mean()) if observed.any() else 0.0,
+            gate_map=share[:, 0],
+            reliability_map=reliability[0, 0],
+            energy_map=energy[:, 0],
+            latency_ms={'fuse': (fused - started) * 1e3, 'decode': (decoded - fused) * 1e3},
+        )

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sweep's points to the feature map that travels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.session import open_session
+
+
+class CloudError(ValueError):
+    """A point cloud that nothing can be computed from."""
+
+
+class FeatureEncoder:
+    """`encoder.onnx` of a model folder.
+
+    Args:
+        card: a loaded model card.
+        threads: CPU threads.
+        device: `cpu`, `cuda` or `tensorrt`.
+
+    Raises:
+        ModelError: if the device is not available or the graph does not load.
+    """
+
+    def __init__(self, card: ModelCard, threads: int = 1, device: str = 'cpu') -> None:
+        self._grid = card.grid
+        self._session = open_session(card.encoder_path, threads, device)
+
+    def encode(self, points: NDArray[np.float32]) -> BevFeature:
+        """Encode one sweep; points that are not finite or out of range are left out.
+
+        Args:
+            points: (n, 4) float32 x, y, z in metres in the LiDAR frame, intensity in [0, 1].
+
+        Raises:
+            CloudError: if the shape is wrong or no usable point is in the grid's range.
+        """
+        if points.ndim != 2 or points.shape[1] != 4:
+            raise CloudError(f'points must be (n, 4) x, y, z, intensity; got {points.shape}')
+        grid = self._grid
+        x, y, z, intensity = points.T
+        # Comparisons with NaN are false, so one mask does both jobs.
+        usable = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
+        usable &= (z >= grid.z_min) & (z < grid.z_max) & np.isfinite(intensity)
+        if not usable.any():
+            finite = int(np.isfinite(points).all(axis=1).sum())
+            raise CloudError(
+                f'no usable point: {len(points)} came, {finite} of them finite, none within '
+                f'x {grid.x_min:g}..{grid.x_max:g}, y {grid.y_min:g}..{grid.y_max:g}, '
+                f'z {grid.z_min:g}..{grid.z_max:g} m of the LiDAR'
+            )
+        points = np.ascontiguousarray(points[usable], np.float32)
+        feature, density = self._session.run(['feature', 'density'], {'points': points})
+        return BevFeature(feature[0], density[0, 0])

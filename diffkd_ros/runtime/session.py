@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime sessions on a named device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+
+from diffkd_ros.runtime.card import ModelError
+
+PROVIDERS = {
+    'cpu': ['CPUExecutionProvider'],
+    'cuda': ['CUDAExecutionProvider', 'CPUExecutionProvider'],
+    'tensorrt': ['TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider'],
+}
+
+
+def open_session(path: Path, threads: int, device: str) -> onnxruntime.InferenceSession:
+    """Open a graph.
+
+    Args:
+        path: an .onnx file.
+        threads: CPU threads within an operator.
+        device: `cpu`, `cuda` or `tensorrt`.
+
+    Raises:
+        ModelError: if the device is unknown or this onnxruntime build lacks it, or the graph does not load.
+    """
+    if device not in PROVIDERS:
+        raise ModelError(f'unknown device {device!r}: choose one of {", ".join(PROVIDERS)}')
+    providers = PROVIDERS[device]
+    available = onnxruntime.get_available_providers()
+    if providers[0] not in available:
+        raise ModelError(
+            f'device {device!r} needs {providers[0]}, this onnxruntime has {", ".join(available)}: '
+            "install the package's gpu extra"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning workers would take whole cores from the other nodes on a shared machine.
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime raises a private class for each of its status codes
+        raise ModelError(f'{path} does not load: {error}') from error

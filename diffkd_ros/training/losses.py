@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss terms; every one is a mean, so its size does not depend on grid or batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diffkd_ros.training.data import Batch
+
+BACKGROUND_SHARE = 0.1  # of the feature distillation, so that empty road does not drown vehicles
+CONFIDENT = 0.3  # teacher probability above which its boxes are worth imitating
+
+
+def focal_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """Penalty-reduced focal loss on Gaussian centres (CornerNet, Law & Deng 2018; alpha 2, beta 4).
+
+    Args:
+        logits: (n, 1, h, w).
+        target: (n, 1, h, w) in [0, 1], exactly 1 at centres.
+        counted: (n, 1, h, w) 0 where neither hit nor miss.
+
+    Returns:
+        Sum over cells per centre.
+    """
+    probability = torch.sigmoid(logits).clamp(1e-4, 1 - 1e-4)
+    positive = (target == 1).to(logits.dtype)
+    hit = (1 - probability) ** 2 * probability.log() * positive
+    miss = probability**2 * (1 - probability).log() * (1 - target) ** 4 * (1 - positive) * counted
+    return -(hit + miss).sum() / positive.sum().clamp(min=1)
+
+
+def regression_loss(predicted: Tensor, target: Tensor, where: Tensor) -> Tensor:
+    """Smooth L1 (beta 1/9) summed over the eight values, averaged with weights `where` (n, 1, h, w)."""
+    loss = functional.smooth_l1_loss(predicted, target, beta=1 / 9, reduction='none')
+    return (loss * where).sum() / where.sum().clamp(min=1)
+
+
+def weighted_square(difference: Tensor, weight: Tensor) -> Tensor:
+    """Mean square of (n, c, h, w) over channels and cells, cells weighted by (n, 1, h, w)."""
+    return (difference.square() * weight).sum() / (difference.shape[1] * weight.sum()).clamp(min=1e-6)
+
+
+def feature_loss(fused: Tensor, teacher: Tensor, deviation: Tensor, foreground: Tensor) -> Tensor:
+    """PKD (b), feature: fused map to the teacher's, in units of the teacher's standard deviation."""
+    difference = (fused - teacher) / deviation
+    return weighted_square(difference, foreground) + BACKGROUND_SHARE * weighted_square(
+        difference, 1 - foreground
+    )
+
+
+def prediction_loss(
+    heatmap: Tensor, regression: Tensor, teacher_heatmap: Tensor, teacher_regression: Tensor
+) -> Tensor:
+    """PKD (b), prediction: two-class divergence per cell, weighted by disagreement, and confident boxes."""
+    wanted = torch.sigmoid(teacher_heatmap)
+    disagreement = (wanted - torch.sigmoid(heatmap)).abs().detach()
+    entropy = functional.binary_cross_entropy_with_logits(heatmap, wanted, reduction='none')
+    confident = (wanted > CONFIDENT).to(wanted.dtype)
+    classification = (disagreement * entropy).sum() / confident.sum().clamp(min=1)
+    return classification + regression_loss(regression, teacher_regression, confident)
+
+
+def detection_losses(heatmap: Tensor, regression: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """The head's two terms against ground truth."""
+    return {
+        'heatmap': focal_loss(heatmap, batch.heatmap, batch.counted),
+        'regression': regression_loss(regression, batch.regression, batch.centre),
+    }
+
+
+def reliability_loss(reliability: Tensor, ego: Tensor, teacher: Tensor, deviation: Tensor) -> Tensor:
+    """AGF: cross-entropy of the ego's reliability to exp(-d / median d), d its distance from the teacher."""
+    distance = ((ego - teacher) / deviation).square().mean(dim=1, keepdim=True).detach()
+    wanted = torch.exp(-distance / distance.median().clamp(min=1e-6))
+    return functional.binary_cross_entropy(reliability, wanted)

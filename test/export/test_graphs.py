@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exported graphs against torch, and the folder they lie in."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from diffkd_ros.export.model_folder import write_model_folder
+from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.geometry.warp import grid_warps
+from diffkd_ros.model.student import Student, StudentConfig
+from diffkd_ros.runtime.card import ModelCard, ModelError
+from diffkd_ros.runtime.detector import CooperativeDetector
+from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
+from diffkd_ros.runtime.features import BevFeature
+
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope='module')
+def student() -> Student:
+    torch.manual_seed(0)
+    student = Student(StudentConfig(blocks=3))
+    # Away from the start of training, where modulations are identities and batch norm has seen nothing.
+    for name, parameter in student.named_parameters():
+        if name.endswith('scale'):
+            nn.init.normal_(parameter, std=0.3)
+    student.train()
+    student.encoder(cloud(0), torch.zeros(3000, dtype=torch.long), 1)
+    return student.eval()
+
+
+@pytest.fixture(scope='module')
+def folder(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('models') / 'untrained'
+    write_model_folder(student, folder, 'Untrained, for a test.', min_score=0.0)
+    return folder
+
+
+def cloud(seed: int) -> torch.Tensor:
+    draw = np.random.default_rng(seed)
+    points = draw.uniform([-60, -30, -3.5, 0], [60, 30, 1.5, 1], (3000, 4))
+    return torch.from_numpy(points.astype(np.float32))
+
+
+def features(student: Student, agents: int) -> list[BevFeature]:
+    with torch.no_grad():
+        maps = [student.encoder(cloud(i), torch.zeros(3000, dtype=torch.long), 1) for i in range(agents)]
+    return [BevFeature(feature[0].numpy(), density[0, 0].numpy()) for feature, density in maps]
+
+
+POSES = [pose_from_euler([4.0 * i, -3.0 * i, 0.1 * i], yaw=0.5 * i) for i in range(5)]
+
+
+def test_encoder_agrees_with_torch_for_any_number_of_points(student: Student, folder: Path) -> None:
+    encoder = FeatureEncoder(ModelCard.load(folder))
+    for count in (1, 17, 3000):
+        points = cloud(5)[:count] * torch.tensor([0.5, 0.5, 0.5, 1.0])
+        with torch.no_grad():
+            feature, density = student.encoder(points, torch.zeros(count, dtype=torch.long), 1)
+        found = encoder.encode(points.numpy())
+        assert np.abs(found.feature - feature[0].numpy()).max() <= TOLERANCE
+        assert np.abs(found.density - density[0, 0].numpy()).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize('agents', [1, 2, 3, 4, 5])
+def test_ego_graph_agrees_with_torch(student: Student, folder: Path, agents: int) -> None:
+    card = ModelCard.load(folder)
+    sent = features(student, agents)
+    found = CooperativeDetector(card).detect(sent, POSES[:agents])
+    with torch.no_grad():
+        heatmap, regression, fusion = student(
+            torch.from_numpy(np.stack([bev.feature for bev in sent])),
+            torch.from_numpy(np.stack([bev.density for bev in sent]))[:, None],
+            torch.from_numpy(grid_warps(POSES[:agents], -51.2, -25.6, 51.2, 25.6)),
+        )
+    assert np.abs(found.gate_map - fusion.share[:, 0].numpy()).max() <= TOLERANCE
+    assert np.abs(found.reliability_map - fusion.reliability[0, 0].numpy()).max() <= TOLERANCE
+    scores = torch.sigmoid(heatmap[0, 0]).numpy()
+    grid = card.grid
+    for box, score in zip(found.boxes.boxes[:20], found.boxes.scores[:20], strict=True):  # type: ignore[index]
+        near = np.argwhere(np.abs(scores - score) <= TOLERANCE)
+        centres = grid.x_min + (near[:, 1] + regression[0, 0].numpy()[tuple(near.T)]) * grid.cell
+        assert np.abs(centres - box[0]).min() <= 1e-2
+
+
+def test_one_agent_is_the_single_agent_path(student: Student, folder: Path) -> None:
+    """A neighbour that covers nothing leaves boxes exactly as they are without it."""
+    detector = CooperativeDetector(ModelCard.load(folder))
+    ego, other = features(student, 2)
+    alone = detector.detect([ego], [POSES[0]])
+    far_away = pose_from_euler([1000.0, 0.0, 0.0])
+    accompanied = detector.detect([ego, other], [POSES[0], far_away])
+    np.testing.assert_allclose(accompanied.boxes.boxes, alone.boxes.boxes, atol=1e-4)
+    assert accompanied.gate_weights[0] == pytest.approx(1.0)
+
+
+def test_the_order_of_neighbours_does_not_matter(student: Student, folder: Path) -> None:
+    detector = CooperativeDetector(ModelCard.load(folder))
+    sent = features(student, 4)
+    order = [0, 2, 3, 1]
+    first = detector.detect(sent, POSES[:4])
+    second = detector.detect([sent[i] for i in order], [POSES[i] for i in order])
+    np.testing.assert_allclose(second.gate_map, first.gate_map[order], atol=1e-4)
+    assert len(first.boxes) == len(second.boxes)
+    np.testing.assert_allclose(np.sort(second.boxes.boxes[:, 0]), np.sort(first.boxes.boxes[:, 0]), atol=1e-3)
+
+
+def test_agents_beyond_the_limit_are_refused(student: Student, folder: Path) -> None:
+    detector = CooperativeDetector(ModelCard.load(folder))
+    with pytest.raises(ValueError, match='6 features'):
+        detector.detect(features(student, 1) * 6, [POSES[0]] * 6)
+
+
+@pytest.mark.parametrize(
+    ('points', 'message'),
+    [
+        (np.zeros((0, 4), np.float32), '0 came'),
+        (np.full((50, 4), np.nan, np.float32), '50 came, 0 of them finite'),
+        (np.full((50, 4), 900.0, np.float32), 'none within'),
+        (np.zeros((50, 3), np.float32), r'must be \(n, 4\)'),
+    ],
+)
+def test_a_useless_cloud_is_refused_by_name(folder: Path, points: np.ndarray, message: str) -> None:
+    with pytest.raises(CloudError, match=message):
+        FeatureEncoder(ModelCard.load(folder)).encode(points)
+
+
+def test_points_that_are_not_finite_are_left_out(folder: Path) -> None:
+    encoder = FeatureEncoder(ModelCard.load(folder))
+    points = cloud(0).numpy()
+    broken = np.concatenate((points, np.full((7, 4), np.nan, np.float32), [[1, 1, -1, np.inf]]))
+    assert np.array_equal(encoder.encode(broken.astype(np.float32)).feature, encoder.encode(points).feature)
+
+
+def test_a_folder_that_does_not_match_its_card_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / 'copy'
+
+    def fresh() -> Path:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder, copy)
+        return copy
+
+    with pytest.raises(ModelError, match=r'card\.yaml is missing'):
+        ModelCard.load(tmp_path)
+    (fresh() / 'ego.onnx').write_bytes(b'something else')
+    with pytest.raises(ModelError, match='is not the file its card describes'):
+        ModelCard.load(copy)
+    (fresh() / 'encoder.onnx').unlink()
+    with pytest.raises(ModelError, match='is missing, though'):
+        ModelCard.load(copy)
+    card = yaml.safe_load((fresh() / 'card.yaml').read_text())
+    (copy / 'card.yaml').write_text(yaml.safe_dump(card | {'min_scores': 0.3}))
+    with pytest.raises(ModelError, match='min_scores'):
+        ModelCard.load(copy)
+
+
+def test_an_unknown_or_absent_device_is_named(folder: Path) -> None:
+    card = ModelCard.load(folder)
+    with pytest.raises(ModelError, match="unknown device 'gpu'"):
+        FeatureEncoder(card, device='gpu')
+    with pytest.raises(ModelError, match='CUDAExecutionProvider'):
+        FeatureEncoder(card, device='cuda')

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.geometry.warp import grid_warps
+from diffkd_ros.model.fusion import AdaptiveGatedFusion, warp
+from diffkd_ros.model.modulation import LightweightGatedModulation
+
+SHAPE = (8, 6, 10)
+
+
+@pytest.fixture
+def fusion() -> AdaptiveGatedFusion:
+    torch.manual_seed(0)
+    module = AdaptiveGatedFusion(SHAPE[0], 4).eval()
+    for modulation in (module.neighbour, module.fused):
+        nn.init.normal_(modulation.scale, std=0.5)
+    return module
+
+
+def inputs(agents: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(agents)
+    channels, height, width = SHAPE
+    coverage = (torch.rand(agents, 1, height, width) > 0.3).float()
+    coverage[:1] = 1
+    return (
+        torch.randn(agents, channels, height, width),
+        coverage,
+        torch.rand(1, 1, height, width),
+        torch.rand(1, 1, height, width),
+    )
+
+
+def test_modulation_starts_as_the_identity_and_then_depends_on_its_condition() -> None:
+    modulation = LightweightGatedModulation(8)
+    x, condition = torch.randn(2, 8, 5, 5), torch.randn(2, 8, 5, 5)
+    assert torch.equal(modulation(x, condition), x)
+    nn.init.ones_(modulation.scale)
+    assert not torch.allclose(modulation(x, condition), modulation(x, -condition))
+
+
+def test_without_neighbours_the_ego_passes_through_its_own_modulation(fusion: AdaptiveGatedFusion) -> None:
+    features, coverage, density, change = inputs(1)
+    fused, share, _ = fusion(features, coverage, density, change)
+    assert torch.equal(fused, fusion.fused(features, features))
+    assert torch.equal(share, torch.ones_like(share))
+
+
+def test_neighbours_without_coverage_have_no_effect(fusion: AdaptiveGatedFusion) -> None:
+    features, coverage, density, change = inputs(3)
+    coverage[1:] = 0
+    features[1:] = 1e3
+    alone = fusion(features[:1], coverage[:1], density, change)[0]
+    torch.testing.assert_close(fusion(features, coverage, density, change)[0], alone)
+
+
+def test_the_order_of_neighbours_does_not_matter(fusion: AdaptiveGatedFusion) -> None:
+    features, coverage, density, change = inputs(4)
+    order = torch.tensor([0, 3, 1, 2])
+    fused, share, _ = fusion(features, coverage, density, change)
+    fused_again, share_again, _ = fusion(features[order], coverage[order], density, change)
+    torch.testing.assert_close(fused_again, fused, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(share_again, share[order], atol=1e-5, rtol=1e-5)
+
+
+def test_shares_sum_to_one_and_are_zero_without_coverage(fusion: AdaptiveGatedFusion) -> None:
+    features, coverage, density, change = inputs(4)
+    share = fusion(features, coverage, density, change)[1]
+    torch.testing.assert_close(share.sum(dim=0), torch.ones_like(share[0]))
+    assert (share[coverage == 0] == 0).all()
+
+
+@pytest.mark.parametrize(('bias', 'ego_share'), [(50.0, 1.0), (-50.0, 0.0)])
+def test_reliability_decides_between_ego_and_neighbours(
+    fusion: AdaptiveGatedFusion, bias: float, ego_share: float
+) -> None:
+    features, coverage, density, change = inputs(3)
+    last = fusion.reliability[-1]
+    assert isinstance(last, nn.Conv2d)
+    nn.init.constant_(last.bias, bias)  # type: ignore[arg-type]
+    share = fusion(features, coverage, density, change)[1]
+    covered = coverage[1:].amax(dim=0) > 0
+    torch.testing.assert_close(share[0][covered], torch.full_like(share[0][covered], ego_share))
+
+
+def test_gradients_are_finite_when_every_neighbour_is_masked(fusion: AdaptiveGatedFusion) -> None:
+    features, coverage, density, change = inputs(3)
+    coverage[1:] = 0
+    features.requires_grad_(True)
+    fusion(features, coverage, density, change)[0].sum().backward()
+    assert torch.isfinite(features.grad).all()  # type: ignore[arg-type]
+    assert all(torch.isfinite(p.grad).all() for p in fusion.parameters() if p.grad is not None)
+
+
+def test_a_landmark_lands_where_the_poses_say() -> None:
+    """A landmark at a known map position must appear in the ego's grid at its ego coordinates."""
+    x_min, y_min, x_max, y_max, cell = -32.0, -16.0, 32.0, 16.0, 1.0
+    ego = pose_from_euler([100.0, 50.0, 2.0], yaw=0.4)
+    neighbour = pose_from_euler([112.0, 47.0, 2.1], yaw=-1.1)
+    landmark = np.array([106.0, 53.0, 0.0, 1.0])
+
+    def cell_of(pose: np.ndarray) -> np.ndarray:
+        local = np.linalg.inv(pose) @ landmark
+        return np.array([(local[0] - x_min) / cell - 0.5, (local[1] - y_min) / cell - 0.5])
+
+    column, row = np.rint(cell_of(neighbour)).astype(int)
+    seen = torch.zeros(2, 1, 32, 64)
+    seen[1, 0, row - 1 : row + 2, column - 1 : column + 2] = 1.0
+    warps = torch.from_numpy(grid_warps([ego, neighbour], x_min, y_min, x_max, y_max))
+    image = warp(seen, warps)[1, 0].numpy()
+    rows, columns = np.mgrid[:32, :64]
+    centre = [(image * columns).sum() / image.sum(), (image * rows).sum() / image.sum()]
+    assert np.abs(np.array(centre) - cell_of(ego)).max() < 0.75
+
+
+def test_warping_by_the_identity_changes_nothing() -> None:
+    maps = torch.rand(2, 3, 6, 10)
+    identity = torch.eye(2, 3).repeat(2, 1, 1)
+    torch.testing.assert_close(warp(maps, identity), maps, atol=1e-5, rtol=1e-5)

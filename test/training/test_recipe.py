@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+
+from diffkd_ros.training.recipe import RecipeError, load_recipe
+
+STAGES = 'stages:\n  - {name: teacher, steps: 2}\n'
+
+
+def write(path: Path, text: str) -> Path:
+    file = path / 'recipe.yaml'
+    file.write_text(text)
+    return file
+
+
+def test_every_shipped_recipe_loads() -> None:
+    recipes = sorted(Path('config/train').glob('*.yaml'))
+    assert recipes
+    for path in recipes:
+        assert load_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('name: a\ndescription: b\nsede: 3\n' + STAGES, 'unknown key sede, did you mean seed'),
+        (
+            'name: a\ndescription: b\ndata: {bacth: 3}\n' + STAGES,
+            r'unknown key data\.bacth, did you mean batch',
+        ),
+        ('name: a\ndescription: b\nmodel: {chanels: 3}\n' + STAGES, r'model\.chanels, did you mean channels'),
+        (
+            'name: a\ndescription: b\ndata: {batch: 0}\n' + STAGES,
+            r'data\.batch: .*greater than or equal to 1',
+        ),
+        ('name: a\ndescription: b\nstages: []\n', 'stages: '),
+        ('name: [', 'recipe.yaml'),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r'nowhere\.yaml'):
+        load_recipe(tmp_path / 'nowhere.yaml')

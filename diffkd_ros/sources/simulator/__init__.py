@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A seeded simulator of cooperative LiDAR perception in urban traffic."""
+
+from diffkd_ros.sources.simulator.config import Layout, LidarConfig, SimulatorConfig
+from diffkd_ros.sources.simulator.scenario import TRUTH_RANGE, Scenario, Simulator, SimulatorError
+
+__all__ = [
+    'TRUTH_RANGE',
+    'Layout',
+    'LidarConfig',
+    'Scenario',
+    'Simulator',
+    'SimulatorConfig',
+    'SimulatorError',
+]

@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Casts all rays of a spinning LiDAR against convex solids, round solids and the ground.
+
+Every solid is first bounded in the sensor's own azimuth and elevation, so only the rays that can meet it are
+tried, nearest solid first. Within the sensor frame a ray's direction is the product of a column's azimuth and
+a ring's elevation, which leaves two multiplications per face and ray.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from diffkd_ros.sources.simulator.ground import HeightField, height_at
+
+GROUND = -1
+NOTHING = -2
+_SHALLOWEST = -0.004  # sine of the least steep ray that is followed down to the ground
+_GROUND_TOLERANCE = 0.004  # metres of height
+
+
+@dataclass(frozen=True, slots=True)
+class Solids:
+    """Convex hexahedra and upright round bodies in the map frame, with what they belong to and are made of.
+
+    The first `len(planes)` rows of the common columns belong to the hexahedra, the rest to the round bodies.
+
+    Attributes:
+        planes: (h, 6, 4) float64; outward unit normal n and offset d of each face: inside is n . x <= d.
+        rounds: (r, 6) float64; centre x, y, z, radius, half height, and 1 for an open upright cylinder or 0
+            for an ellipsoid of revolution.
+        corners: (h + r, 8, 3) float64; the corners of the hexahedron or of the box around the round body.
+        owner: (h + r,) int64; index of the object a solid is a part of.
+        reflectivity: (h + r,) float32 in [0, 1].
+        roughness: (h + r,) float32; standard deviation of the surface along a ray, metres.
+    """
+
+    planes: NDArray[np.float64]
+    rounds: NDArray[np.float64]
+    corners: NDArray[np.float64]
+    owner: NDArray[np.int64]
+    reflectivity: NDArray[np.float32]
+    roughness: NDArray[np.float32]
+
+
+def face_planes(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Faces of hexahedra from their corners.
+
+    Args:
+        corners: (n, 8, 3); the bottom's four counter-clockwise seen from above, then the top's likewise.
+
+    Returns:
+        (n, 6, 4) outward unit normals and offsets: bottom, top, then the sides from corner 0 on.
+    """
+    first = corners[:, [0, 4, 0, 1, 2, 3]]
+    second = corners[:, [3, 5, 1, 2, 3, 0]]
+    third = corners[:, [2, 6, 5, 6, 7, 4]]
+    normals = np.cross(second - first, third - first)
+    normals /= np.linalg.norm(normals, axis=2, keepdims=True)
+    return np.concatenate([normals, (normals * first).sum(axis=2, keepdims=True)], axis=2)
+
+
+def round_bounds(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 8, 3) corners of the upright boxes around (n, 6) round bodies."""
+    square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
+    unit = np.concatenate(
+        [
+            np.c_[square, -np.ones(4)],
+            np.c_[square, np.ones(4)],
+        ]
+    )
+    size = rounds[:, [3, 3, 4]]
+    return rounds[:, None, :3] + unit[None] * size[:, None]
+
+
+def cast(
+    pose: NDArray[np.float64],
+    azimuth_start: float,
+    columns: int,
+    elevations: NDArray[np.float64],
+    max_range: float,
+    solids: Solids,
+    ground: HeightField,
+    skip: int = -2,
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+    """First hit of every ray.
+
+    Args:
+        pose: (4, 4) map <- sensor.
+        azimuth_start: azimuth of column 0 in the sensor frame, radians; the columns follow counter-clockwise.
+        columns: rays per ring.
+        elevations: (rings,) float64 ascending, radians above the sensor's xy plane.
+        max_range: metres.
+        solids: what stands in the scene. A body that the sensor is inside of is not seen.
+        ground: what it stands on.
+        skip: owner whose solids are not seen.
+
+    Returns:
+        distance: (columns, rings) float32 metres along the ray, infinity where nothing was hit.
+        hit: (columns, rings) int32 index of the solid, `GROUND` or `NOTHING`.
+        incidence: (columns, rings) float32 cosine of the angle between ray and surface normal.
+    """
+    rotation, origin = np.ascontiguousarray(pose[:3, :3]), np.ascontiguousarray(pose[:3, 3])
+    step = 2 * np.pi / columns
+    azimuths = azimuth_start + step * np.arange(columns)
+    rays = np.cos(azimuths), np.sin(azimuths), np.cos(elevations), np.sin(elevations)
+    nearest, extent = np.empty(len(solids.corners)), np.empty((len(solids.corners), 4))
+    _bounds(solids.corners, rotation, origin, nearest, extent)
+    nearest[solids.owner == skip] = np.inf
+    windows = np.empty((len(nearest), 4), np.int64)
+    windows[:, 0] = np.ceil((extent[:, 0] - azimuth_start) / step - 1e-9)
+    windows[:, 1] = np.floor((extent[:, 1] - azimuth_start) / step + 1e-9) - windows[:, 0] + 1
+    windows[:, 1] = np.minimum(windows[:, 1], columns)
+    windows[:, 2] = np.searchsorted(elevations, extent[:, 2] - 1e-9)
+    windows[:, 3] = np.searchsorted(elevations, extent[:, 3] + 1e-9)
+
+    distance = np.full((columns, len(elevations)), np.inf, np.float32)
+    hit = np.full(distance.shape, NOTHING, np.int32)
+    incidence = np.zeros(distance.shape, np.float32)
+    order = np.argsort(nearest)
+    order = order[nearest[order] <= max_range]
+    _cast_solids(
+        solids.planes, solids.rounds, order, nearest, windows, rotation, origin, *rays, max_range,
+        distance, hit, incidence,
+    )  # fmt: skip
+    _cast_ground(
+        ground.heights, ground.half_extent, ground.cell, rotation, origin, *rays, max_range,
+        distance, hit, incidence,
+    )  # fmt: skip
+    return distance, hit, incidence
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _bounds(
+    corners: NDArray[np.float64],
+    rotation: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    nearest: NDArray[np.float64],
+    extent: NDArray[np.float64],
+) -> None:
+    """Bound (n, 8, 3) bodies as the sensor sees them.
+
+    Fills nearest (n,), a lower bound of the distance in the sensor's xy plane, and extent (n, 4): lowest and
+    highest azimuth, the one within a turn of the other, lowest and highest elevation.
+    """
+    local = np.empty((8, 3))
+    for b in range(len(corners)):
+        centre_x = 0.0
+        centre_y = 0.0
+        low = np.inf
+        high = -np.inf
+        far = 0.0
+        for k in range(8):
+            dx = corners[b, k, 0] - origin[0]
+            dy = corners[b, k, 1] - origin[1]
+            dz = corners[b, k, 2] - origin[2]
+            for axis in range(3):
+                local[k, axis] = rotation[0, axis] * dx + rotation[1, axis] * dy + rotation[2, axis] * dz
+            centre_x += local[k, 0] / 8
+            centre_y += local[k, 1] / 8
+            low = min(low, local[k, 2])
+            high = max(high, local[k, 2])
+            far = max(far, math.hypot(local[k, 0], local[k, 1]))
+        # The separation along the body's own axes and along the line of sight to its centre.
+        near = 0.0
+        for candidate in range(3):
+            if candidate == 0:
+                ux, uy = centre_x, centre_y
+            elif candidate == 1:
+                ux, uy = local[1, 0] - local[0, 0], local[1, 1] - local[0, 1]
+            else:
+                ux, uy = local[3, 0] - local[0, 0], local[3, 1] - local[0, 1]
+            norm = math.hypot(ux, uy)
+            if norm < 1e-9:
+                continue
+            smallest = np.inf
+            largest = -np.inf
+            for k in range(8):
+                along = (local[k, 0] * ux + local[k, 1] * uy) / norm
+                smallest = min(smallest, along)
+                largest = max(largest, along)
+            near = max(near, smallest, -largest)
+        if near <= 1e-6:
+            nearest[b] = 0.0
+            extent[b, 0], extent[b, 1] = -math.pi, math.pi
+            extent[b, 2], extent[b, 3] = -math.pi, math.pi
+            continue
+        nearest[b] = near
+        centre = math.atan2(centre_y, centre_x)
+        left = 0.0
+        right = 0.0
+        for k in range(8):
+            delta = math.atan2(local[k, 1], local[k, 0]) - centre
+            if delta > math.pi:
+                delta -= 2 * math.pi
+            elif delta < -math.pi:
+                delta += 2 * math.pi
+            left = max(left, delta)
+            right = min(right, delta)
+        extent[b, 0], extent[b, 1] = centre + right, centre + left
+        extent[b, 2] = math.atan2(low, near if low < 0 else far)
+        extent[b, 3] = math.atan2(high, near if high > 0 else far)
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _cast_solids(
+    planes: NDArray[np.float64],
+    rounds: NDArray[np.float64],
+    order: NDArray[np.int64],
+    nearest: NDArray[np.float64],
+    windows: NDArray[np.int64],
+    rotation: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    cos_azimuth: NDArray[np.float64],
+    sin_azimuth: NDArray[np.float64],
+    cos_elevation: NDArray[np.float64],
+    sin_elevation: NDArray[np.float64],
+    max_range: float,
+    distance: NDArray[np.float32],
+    hit: NDArray[np.int32],
+    incidence: NDArray[np.float32],
+) -> None:
+    """Enter the hits on all solids, in the given order, into distance, hit and incidence.
+
+    windows (n, 4) holds the first column, the number of columns, the first and the end ring to try.
+    """
+    columns = len(cos_azimuth)
+    hexahedra = len(planes)
+    normals = np.empty((6, 3))
+    offsets = np.empty(6)
+    across = np.empty(6)
+    for b in order:
+        first_column, column_count, first_ring, end_ring = (
+            windows[b, 0], windows[b, 1], windows[b, 2], windows[b, 3],
+        )  # fmt: skip
+        if b < hexahedra:
+            # Faces whose outer side the sensor is on come first: a ray enters through those.
+            front = 0
+            back = 5
+            for f in range(6):
+                offset = planes[b, f, 3]
+                for axis in range(3):
+                    offset -= planes[b, f, axis] * origin[axis]
+                if offset < 0:
+                    slot = front
+                    front += 1
+                else:
+                    slot = back
+                    back -= 1
+                offsets[slot] = offset
+                for axis in range(3):
+                    normals[slot, axis] = (
+                        rotation[0, axis] * planes[b, f, 0]
+                        + rotation[1, axis] * planes[b, f, 1]
+                        + rotation[2, axis] * planes[b, f, 2]
+                    )
+            if front == 0:
+                continue
+            for k in range(column_count):
+                c = (first_column + k) % columns
+                for f in range(6):
+                    across[f] = normals[f, 0] * cos_azimuth[c] + normals[f, 1] * sin_azimuth[c]
+                for r in range(first_ring, end_ring):
+                    best = distance[c, r]
+                    if best < nearest[b]:
+                        continue
+                    enter = 0.0
+                    slope = 0.0
+                    seen = True
+                    for f in range(front):
+                        rate = cos_elevation[r] * across[f] + sin_elevation[r] * normals[f, 2]
+                        if rate >= 0:
+                            seen = False
+                            break
+                        t = offsets[f] / rate
+                        if t > enter:
+                            enter = t
+                            slope = rate
+                    if not seen or enter >= best or enter > max_range:
+                        continue
+                    for f in range(front, 6):
+                        rate = cos_elevation[r] * across[f] + sin_elevation[r] * normals[f, 2]
+                        if enter * rate > offsets[f]:
+                            seen = False
+                            break
+                    if seen:
+                        distance[c, r] = enter
+                        hit[c, r] = b
+                        incidence[c, r] = -slope
+        else:
+            # |q + t d|^2 + stretch ((q + t d) . u)^2 = radius^2, where q leads from the body's centre to the
+            # sensor and u points up: with stretch -1 an endless cylinder, otherwise an ellipsoid of
+            # revolution.
+            body = rounds[b - hexahedra]
+            radius, half_height, cylinder = body[3], body[4], body[5] > 0
+            stretch = -1.0 if cylinder else (radius / half_height) ** 2 - 1.0
+            ux, uy, uz = rotation[2, 0], rotation[2, 1], rotation[2, 2]
+            gx, gy, gz = origin[0] - body[0], origin[1] - body[1], origin[2] - body[2]
+            qx = rotation[0, 0] * gx + rotation[1, 0] * gy + rotation[2, 0] * gz
+            qy = rotation[0, 1] * gx + rotation[1, 1] * gy + rotation[2, 1] * gz
+            qz = rotation[0, 2] * gx + rotation[1, 2] * gy + rotation[2, 2] * gz
+            qu = qx * ux + qy * uy + qz * uz
+            constant = qx * qx + qy * qy + qz * qz + stretch * qu * qu - radius * radius
+            if constant <= 0:
+                continue
+            for k in range(column_count):
+                c = (first_column + k) % columns
+                for r in range(first_ring, end_ring):
+                    best = distance[c, r]
+                    if best < nearest[b]:
+                        continue
+                    dx = cos_elevation[r] * cos_azimuth[c]
+                    dy = cos_elevation[r] * sin_azimuth[c]
+                    dz = sin_elevation[r]
+                    du = dx * ux + dy * uy + dz * uz
+                    linear = qx * dx + qy * dy + qz * dz + stretch * qu * du
+                    square = 1.0 + stretch * du * du
+                    root = linear * linear - square * constant
+                    if root <= 0 or linear >= 0:
+                        continue
+                    t = (-linear - math.sqrt(root)) / square
+                    if t >= best or t > max_range:
+                        continue
+                    hu = qu + t * du
+                    if cylinder and abs(hu) > half_height:
+                        continue
+                    nx = qx + t * dx + stretch * hu * ux
+                    ny = qy + t * dy + stretch * hu * uy
+                    nz = qz + t * dz + stretch * hu * uz
+                    distance[c, r] = t
+                    hit[c, r] = b
+                    incidence[c, r] = -(nx * dx + ny * dy + nz * dz) / math.sqrt(nx * nx + ny * ny + nz * nz)
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _cast_ground(
+    heights: NDArray[np.float32],
+    half_extent: float,
+    cell: float,
+    rotation: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    cos_azimuth: NDArray[np.float64],
+    sin_azimuth: NDArray[np.float64],
+    cos_elevation: NDArray[np.float64],
+    sin_elevation: NDArray[np.float64],
+    max_range: float,
+    distance: NDArray[np.float32],
+    hit: NDArray[np.int32],
+    incidence: NDArray[np.float32],
+) -> None:
+    """Enter the hits on the ground where nothing nearer was hit.
+
+    A ray is followed to the level of the ground where it was last thought to end until that level changes by
+    no more than the tolerance. For a ray nearly parallel to a slope it may stay a few centimetres off.
+    """
+    below = height_at(heights, half_extent, cell, origin[0], origin[1]) - origin[2]
+    for c in range(len(cos_azimuth)):
+        # The column's part of the ray direction in the map; a ring adds its elevation.
+        across_x = rotation[0, 0] * cos_azimuth[c] + rotation[0, 1] * sin_azimuth[c]
+        across_y = rotation[1, 0] * cos_azimuth[c] + rotation[1, 1] * sin_azimuth[c]
+        across_z = rotation[2, 0] * cos_azimuth[c] + rotation[2, 1] * sin_azimuth[c]
+        drop = below
+        for r in range(len(cos_elevation)):
+            dz = across_z * cos_elevation[r] + rotation[2, 2] * sin_elevation[r]
+            if dz > _SHALLOWEST:
+                continue
+            inverse = 1.0 / dz
+            t = drop * inverse  # as if the ground were as high as where the ring below met it
+            best = min(distance[c, r], max_range)
+            if t > 2 * best:
+                continue
+            dx = across_x * cos_elevation[r] + rotation[0, 2] * sin_elevation[r]
+            dy = across_y * cos_elevation[r] + rotation[1, 2] * sin_elevation[r]
+            for _ in range(4):
+                last = t
+                level = height_at(heights, half_extent, cell, origin[0] + t * dx, origin[1] + t * dy)
+                drop = level - origin[2]
+                t = min(drop * inverse, 2 * max_range)
+                if abs(t - last) * -dz < _GROUND_TOLERANCE:
+                    break
+            if 0 < t < best:
+                distance[c, r] = t
+                hit[c, r] = GROUND
+                incidence[c, r] = -dz

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes of the scene's bodies as hexahedra: vehicles of six classes, buildings and walls."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Corners = list[tuple[float, float, float]]
+GROUND_CLEARANCE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleClass:
+    """Sort of vehicle.
+
+    Attributes:
+        name: unique among the classes.
+        length: shortest and longest, metres; width and height likewise.
+        width: see length.
+        height: see length.
+        share: how common the class is in traffic.
+        agile: turns at junctions; others only go straight on, as a long body would swing into the next lane.
+        connects: may be a connected vehicle with a LiDAR on its roof.
+    """
+
+    name: str
+    length: tuple[float, float]
+    width: tuple[float, float]
+    height: tuple[float, float]
+    share: float
+    agile: bool = True
+    connects: bool = False
+
+
+VEHICLE_CLASSES = (
+    VehicleClass('compact', (3.6, 4.25), (1.62, 1.80), (1.42, 1.56), 0.22, connects=True),
+    VehicleClass('sedan', (4.4, 5.05), (1.78, 1.92), (1.38, 1.50), 0.24, connects=True),
+    VehicleClass('suv', (4.3, 5.0), (1.84, 2.02), (1.60, 1.82), 0.23, connects=True),
+    VehicleClass('van', (5.0, 6.2), (1.95, 2.10), (2.00, 2.60), 0.17),
+    VehicleClass('truck', (7.0, 10.0), (2.35, 2.50), (3.0, 3.7), 0.08, agile=False),
+    VehicleClass('bus', (10.5, 12.5), (2.48, 2.55), (3.0, 3.3), 0.06, agile=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Vehicle:
+    """A vehicle's shape about the middle of its footprint: x forward, y left, z up from the ground below.
+
+    Attributes:
+        kind: its class.
+        corners: (parts, 8, 3) float64 corners of its convex parts, metres.
+        size: (3,) float64 length, width and height of the hull of the parts, which is centred on x = y = 0.
+        centre_z: of that hull, metres above the ground.
+        reflectivity: (parts,) float32.
+    """
+
+    kind: VehicleClass
+    corners: NDArray[np.float64]
+    size: NDArray[np.float64]
+    centre_z: float
+    reflectivity: NDArray[np.float32]
+
+
+def frustum(
+    x: tuple[float, float],
+    width: float,
+    z: tuple[float, float],
+    top_x: tuple[float, float] | None = None,
+    top_width: float | None = None,
+) -> _Corners:
+    """The 8 corners of a body with a rectangular bottom and a (by default equal) rectangular top.
+
+    Args:
+        x: rear and front end of the bottom, metres.
+        width: of the bottom, centred on y = 0.
+        z: bottom and top.
+        top_x: rear and front end of the top.
+        top_width: of the top.
+    """
+    corners = []
+    for level, (rear, front), w in (
+        (z[0], x, width),
+        (z[1], top_x or x, width if top_width is None else top_width),
+    ):
+        half = w / 2
+        corners += [(rear, -half, level), (front, -half, level), (front, half, level), (rear, half, level)]
+    return corners
+
+
+def upright_box(
+    centre: tuple[float, float], yaw: float, length: float, width: float, z: tuple[float, float]
+) -> NDArray[np.float64]:
+    """(8, 3) corners of an upright box in the map."""
+    c, s = 0.5 * math.cos(yaw), 0.5 * math.sin(yaw)
+    x, y = centre
+    footprint = [
+        (x + a * length * c - b * width * s, y + a * length * s + b * width * c)
+        for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    ]
+    return np.array([(*corner, level) for level in z for corner in footprint])
+
+
+def draw_vehicle(rng: np.random.Generator, longest: float = np.inf) -> Vehicle:
+    """Draw a vehicle of one of the classes none of which is longer than that (metres)."""
+    classes = [each for each in VEHICLE_CLASSES if each.length[1] <= longest]
+    pick, a, b, c, d, e, f = rng.random(7).tolist()
+    pick *= sum(each.share for each in classes)
+    kind = classes[-1]
+    for each in classes:
+        if pick < each.share:
+            kind = each
+            break
+        pick -= each.share
+    length = kind.length[0] + a * (kind.length[1] - kind.length[0])
+    width = kind.width[0] + b * (kind.width[1] - kind.width[0])
+    height = kind.height[0] + c * (kind.height[1] - kind.height[0])
+    parts = _PARTS[kind.name](length, width, height, d, e)
+    paint = 0.08 + 0.72 * f * f
+    reflectivity = np.full(len(parts), paint, np.float32)
+    if len(parts) > 1 and kind.name in ('compact', 'sedan', 'suv'):
+        reflectivity[1] = 0.5 * paint + 0.03  # mostly glass
+    corners = np.array(parts)
+    low, high = corners.min((0, 1)), corners.max((0, 1))
+    return Vehicle(kind, corners, high - low, float((low[2] + high[2]) / 2), reflectivity)
+
+
+def _compact(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    rear, front, belt = -length / 2, length / 2, (0.54 + 0.06 * d) * height
+    hood = (0.18 + 0.06 * e) * length
+    return [
+        frustum((rear, front), width, (GROUND_CLEARANCE, belt), (rear, front - 0.08), width - 0.06),
+        frustum(
+            (rear + 0.03, front - hood), width - 0.06, (belt, height),
+            (rear + 0.3, front - hood - 0.55), width - 0.34,
+        ),
+    ]  # fmt: skip
+
+
+def _sedan(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    rear, front, belt = -length / 2, length / 2, (0.56 + 0.06 * d) * height
+    hood, boot = (0.23 + 0.05 * e) * length, (0.11 + 0.05 * d) * length
+    return [
+        frustum((rear, front), width, (GROUND_CLEARANCE, belt), (rear + 0.05, front - 0.12), width - 0.08),
+        frustum(
+            (rear + boot, front - hood), width - 0.08, (belt, height),
+            (rear + boot + 0.55, front - hood - 0.7), width - 0.42,
+        ),
+    ]  # fmt: skip
+
+
+def _suv(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    rear, front, belt = -length / 2, length / 2, (0.58 + 0.05 * d) * height
+    hood = (0.20 + 0.05 * e) * length
+    return [
+        frustum((rear, front), width, (GROUND_CLEARANCE, belt), (rear, front - 0.06), width - 0.04),
+        frustum(
+            (rear + 0.02, front - hood), width - 0.04, (belt, height),
+            (rear + 0.22, front - hood - 0.5), width - 0.3,
+        ),
+    ]  # fmt: skip
+
+
+def _van(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    rear, front, bonnet = -length / 2, length / 2, (0.42 + 0.08 * d) * height
+    nose = 0.5 + 0.5 * e
+    return [
+        frustum((rear, front), width, (GROUND_CLEARANCE, bonnet), (rear, front - 0.05), width - 0.02),
+        frustum(
+            (rear, front - nose),
+            width - 0.02,
+            (bonnet, height),
+            (rear + 0.03, front - nose - 0.6),
+            width - 0.16,
+        ),
+    ]
+
+
+def _truck(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    rear, front = -length / 2, length / 2
+    cab, cab_height = 1.8 + 0.5 * d, (0.72 + 0.13 * e) * height
+    return [
+        frustum(
+            (front - cab, front), width - 0.1, (0.4, cab_height), (front - cab, front - 0.2), width - 0.2
+        ),
+        frustum((rear, front - cab - 0.25), width, (0.9, height)),
+        frustum((rear + 0.3, front - 0.3), 0.9, (0.45, 0.9)),
+    ]
+
+
+def _bus(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    rear, front, roof = -length / 2, length / 2, height - 0.25
+    unit = 0.2 + 0.2 * d
+    return [
+        frustum((rear, front), width, (0.3, roof), (rear + 0.05, front - 0.15), width - 0.08),
+        frustum((rear + 0.5, rear + 0.5 + unit * length), width - (0.4 + 0.3 * e), (roof, height)),
+    ]
+
+
+_PARTS = {'compact': _compact, 'sedan': _sedan, 'suv': _suv, 'van': _van, 'truck': _truck, 'bus': _bus}

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands beside the roads: parked vehicles, buildings, walls, poles and trees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from diffkd_ros.sources.simulator.ground import HeightField
+from diffkd_ros.sources.simulator.raycast import Solids, face_planes, round_bounds
+from diffkd_ros.sources.simulator.roads import KERB_STRIP, RoadNetwork
+from diffkd_ros.sources.simulator.shapes import upright_box
+
+PAVEMENT = 2.5
+_REACH = 115.0  # nothing is built farther out along an arm
+_KERB_SLOT = 7.2
+_LOT_SLOT = 2.9
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """Standing things of a scene, as they are placed one after the other.
+
+    A place is named by the arm it lies along, its side (1 left, -1 right, looking outwards) and how far out
+    it begins.
+
+    Attributes:
+        rng: draws everything.
+        roads: what it all stands beside.
+        ground: what it all stands on.
+        slots: places for parked vehicles: map x, y, yaw and the longest vehicle that fits, metres.
+        boxes: corners (8, 3) and reflectivity of the box-shaped solids.
+        rounds: rows as in `Solids.rounds`, reflectivity and roughness of the round ones.
+        footprints: x, y, yaw, length and depth of the ground that is taken.
+    """
+
+    rng: np.random.Generator
+    roads: RoadNetwork
+    ground: HeightField
+    slots: list[tuple[float, float, float, float]] = field(default_factory=list)
+    boxes: list[tuple[NDArray[np.float64], float]] = field(default_factory=list)
+    rounds: list[tuple[tuple[float, ...], float, float]] = field(default_factory=list)
+    footprints: list[tuple[float, float, float, float, float]] = field(default_factory=list)
+
+    def solids(self) -> Solids:
+        """All of them as solids without owner (-1)."""
+        corners = np.stack([c for c, _ in self.boxes]) if self.boxes else np.zeros((0, 8, 3))
+        rounds = np.array([r for r, _, _ in self.rounds]).reshape(-1, 6)
+        count = len(corners) + len(rounds)
+        return Solids(
+            face_planes(corners),
+            rounds,
+            np.concatenate([corners, round_bounds(rounds)]),
+            np.full(count, -1, np.int64),
+            np.array([r for _, r in self.boxes] + [r for _, r, _ in self.rounds], np.float32),
+            np.array([0.0] * len(self.boxes) + [s for _, _, s in self.rounds], np.float32),
+        )
+
+    def mark_kerb(self, arm: int, side: float) -> None:
+        """Mark parking places along a kerb, or none where parking is forbidden."""
+        rng, roads = self.rng, self.roads
+        if rng.random() < 0.4:
+            return
+        left = side * (roads.half_width - KERB_STRIP / 2 + 0.1)
+        along = roads.stop_distance + 3.0
+        while along < 95.0:
+            # Here and there a bus stop or loading bay, two places long.
+            places = 2 if rng.random() < 0.12 else 1
+            middle = along + places * _KERB_SLOT / 2 + rng.uniform(-0.2, 0.2)
+            x, y = roads.place(arm, middle, left + rng.uniform(-0.06, 0.06))
+            # Traffic keeps right: on the left of the outward direction it drives inwards.
+            yaw = roads.heading(arm, middle) + (np.pi if side > 0 else 0.0)
+            turned = np.pi if rng.random() < 0.05 else 0.0
+            # Inside a bend the kerb is shorter than the road's middle, which `along` is measured on.
+            room = places * _KERB_SLOT * min(1.0, 1.0 - roads.curvatures[arm] * left) - 0.4
+            self.slots.append((x, y, yaw + turned + rng.normal(0, 0.012), room))
+            along += places * _KERB_SLOT
+
+    def line_pavement(self, arm: int, side: float) -> None:
+        """Put poles, cabinets and in some streets trees on a pavement, close to the kerb."""
+        rng, roads = self.rng, self.roads
+        trees = rng.random() < 0.6
+        spacing = rng.uniform(9.0, 16.0)
+        along = roads.stop_distance + rng.uniform(1.0, 4.0)
+        pole = True
+        while along < _REACH - 10.0:
+            x, y = roads.place(arm, along, side * (roads.half_width + rng.uniform(0.6, 0.9)))
+            if roads.distance_outside(np.array([x]), np.array([y]))[0] > 0.4:
+                if pole or not trees:
+                    self._pole(x, y)
+                else:
+                    self._tree(x, y)
+                if rng.random() < 0.15:
+                    self._cabinet(x, y, roads.heading(arm, along))
+            pole = not pole
+            along += spacing * rng.uniform(0.8, 1.3)
+
+    def fill_plot(self, arm: int, side: float, along: float) -> float:
+        """Put a building, a parking lot or little on the next plot; returns where the one after it begins."""
+        kind = self.rng.random()
+        if kind < 0.62:
+            return self.build_house(arm, side, along) or along + 4.0
+        if kind < 0.90:
+            return self._lot(arm, side, along) or along + 4.0
+        length = self.rng.uniform(8.0, 22.0)
+        if self.rng.random() < 0.5:
+            self._wall(arm, side, along, length)
+        else:
+            for _ in range(int(self.rng.integers(1, 4))):
+                out = along + self.rng.uniform(0, length)
+                x, y = self.roads.place(arm, out, side * (self._building_line + self.rng.uniform(1.0, 9.0)))
+                if self._claim(x, y, 0.0, 1.0, 1.0):
+                    self._tree(x, y)
+        return along + length + 1.0
+
+    def build_house(self, arm: int, side: float, along: float) -> float | None:
+        """Put up a building and perhaps a wall; returns where the next plot begins, None for want of room."""
+        rng = self.rng
+        length, depth = rng.uniform(10.0, 30.0), rng.uniform(9.0, 16.0)
+        left = side * (self._building_line + rng.exponential(0.8) + depth / 2)
+        x, y = self.roads.place(arm, along + length / 2, left)
+        yaw = self.roads.heading(arm, along + length / 2)
+        if not self._claim(x, y, yaw, length, depth):
+            return None
+        z = self.ground.height(x, y)
+        corners = upright_box((x, y), yaw, length, depth, (z - 1.0, z + rng.uniform(5.0, 20.0)))
+        self.boxes.append((corners, rng.uniform(0.2, 0.6)))
+        gap = rng.uniform(0.5, 9.0)
+        if gap > 2.5 and rng.random() < 0.6:
+            self._wall(arm, side, along + length, gap)
+        return along + length + gap
+
+    @property
+    def _building_line(self) -> float:
+        """Distance from an arm's middle beyond which may be built."""
+        return self.roads.half_width + PAVEMENT
+
+    def _lot(self, arm: int, side: float, along: float) -> float | None:
+        """Lay out a parking lot of two or four rows along the road; returns as `build_house` does."""
+        rng = self.rng
+        columns = int(rng.integers(4, 9))
+        rows = [(3.0, 0.0), (14.5, np.pi), (20.0, 0.0), (31.5, np.pi)][: 2 if rng.random() < 0.5 else 4]
+        length, depth = columns * _LOT_SLOT, rows[-1][0] + 3.0
+        x, y = self.roads.place(arm, along + length / 2, side * (self._building_line + 0.5 + depth / 2))
+        yaw = self.roads.heading(arm, along + length / 2)
+        if not self._claim(x, y, yaw, length, depth):
+            return None
+        c, s = np.cos(yaw), np.sin(yaw)
+        for column in range(columns):
+            for row, turned in rows:
+                ahead = (column + 0.5) * _LOT_SLOT - length / 2
+                aside = side * (row - depth / 2 + rng.uniform(-0.2, 0.2))
+                nose = yaw + side * np.pi / 2 + turned + (np.pi if rng.random() < 0.5 else 0.0)
+                self.slots.append(
+                    (x + ahead * c - aside * s, y + ahead * s + aside * c, nose + rng.normal(0, 0.02), 5.3)
+                )
+        return along + length + 2.0
+
+    def _wall(self, arm: int, side: float, along: float, length: float) -> None:
+        left = side * (self._building_line + self.rng.uniform(0.2, 1.5))
+        x, y = self.roads.place(arm, along + length / 2, left)
+        yaw = self.roads.heading(arm, along + length / 2)
+        if self._claim(x, y, yaw, length, 0.3):
+            z = self.ground.height(x, y)
+            height = self.rng.uniform(0.8, 2.4)
+            corners = upright_box((x, y), yaw, length, 0.25, (z - 0.5, z + height))
+            self.boxes.append((corners, self.rng.uniform(0.2, 0.5)))
+
+    def _pole(self, x: float, y: float) -> None:
+        z, half = self.ground.height(x, y), self.rng.uniform(1.5, 4.0)
+        radius = self.rng.uniform(0.05, 0.12)
+        self.rounds.append(((x, y, z + half - 0.2, radius, half + 0.2, 1.0), 0.45, 0.0))
+
+    def _tree(self, x: float, y: float) -> None:
+        z = self.ground.height(x, y)
+        trunk, radius = self.rng.uniform(2.0, 3.0), self.rng.uniform(1.0, 2.2)
+        half = radius * self.rng.uniform(0.8, 1.4)
+        thickness = self.rng.uniform(0.1, 0.25)
+        self.rounds.append(((x, y, z + trunk / 2, thickness, trunk / 2 + 0.3, 1.0), 0.25, 0.02))
+        self.rounds.append(((x, y, z + trunk + half * 0.9, radius, half, 0.0), 0.4, 0.25))
+
+    def _cabinet(self, x: float, y: float, yaw: float) -> None:
+        """A street cabinet a step farther along the pavement than x, y."""
+        rng, z = self.rng, self.ground.height(x, y)
+        length, width, height = rng.uniform(0.6, 1.6), rng.uniform(0.35, 0.7), rng.uniform(0.9, 1.5)
+        shift = rng.uniform(1.2, 2.0)
+        centre = (x + shift * np.cos(yaw), y + shift * np.sin(yaw))
+        corners = upright_box(centre, yaw, length, width, (z - 0.2, z + height))
+        self.boxes.append((corners, rng.uniform(0.2, 0.6)))
+
+    def _claim(self, x: float, y: float, yaw: float, length: float, depth: float) -> bool:
+        """Take a footprint if it lies off every road and its pavement and off all footprints taken before."""
+        if self.roads.distance_outside(*_outline(x, y, yaw, length, depth)).min() < PAVEMENT - 1.0:
+            return False
+        if _meets_any(x, y, yaw, length, depth, np.array(self.footprints).reshape(-1, 5)):
+            return False
+        self.footprints.append((x, y, yaw, length, depth))
+        return True
+
+
+def make_surroundings(rng: np.random.Generator, roads: RoadNetwork, ground: HeightField) -> Surroundings:
+    """Line both sides of every arm, going outwards: kerb, pavement, then buildings, lots or open ground."""
+    scene = Surroundings(rng, roads, ground)
+    sides = [(arm, side) for arm in range(len(roads.directions)) for side in (1.0, -1.0)]
+    for arm, side in sides:
+        scene.mark_kerb(arm, side)
+        scene.line_pavement(arm, side)
+    # Junction corners are built up before the rest: houses there are what hides the cross traffic.
+    next_plot = {}
+    for arm, side in sides:
+        along = roads.stop_distance - 6.0 + rng.exponential(1.5)
+        next_plot[arm, side] = along
+        while along < roads.stop_distance + 12.0:
+            end = scene.build_house(arm, side, along)
+            if end is not None:
+                next_plot[arm, side] = end
+                break
+            along += 1.5
+    for (arm, side), along in next_plot.items():
+        while along < _REACH:
+            along = scene.fill_plot(arm, side, along)
+    return scene
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _outline(
+    x: float, y: float, yaw: float, length: float, depth: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Map x and y of 28 places along the edge of a rectangle."""
+    xs, ys = np.empty(28), np.empty(28)
+    c, s = np.cos(yaw), np.sin(yaw)
+    for k in range(28):
+        share = (k // 4) / 6 - 0.5
+        side = 0.5 if k % 2 else -0.5
+        ahead, left = (share * length, side * depth) if k % 4 < 2 else (side * length, share * depth)
+        xs[k] = x + c * ahead - s * left
+        ys[k] = y + s * ahead + c * left
+    return xs, ys
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _meets_any(
+    x: float, y: float, yaw: float, length: float, depth: float, taken: NDArray[np.float64]
+) -> bool:
+    """Whether a rectangle overlaps any of (n, 5) x, y, yaw, length, depth, by the separating-axis test."""
+    for k in range(len(taken)):
+        dx, dy = taken[k, 0] - x, taken[k, 1] - y
+        apart = np.hypot(dx, dy) > (length + depth + taken[k, 3] + taken[k, 4]) / 2
+        if apart:
+            continue
+        for axis in (yaw, yaw + np.pi / 2, taken[k, 2], taken[k, 2] + np.pi / 2):
+            reach = (
+                length * abs(np.cos(axis - yaw))
+                + depth * abs(np.sin(axis - yaw))
+                + taken[k, 3] * abs(np.cos(axis - taken[k, 2]))
+                + taken[k, 4] * abs(np.sin(axis - taken[k, 2]))
+            ) / 2
+            if abs(dx * np.cos(axis) + dy * np.sin(axis)) >= reach:
+                apart = True
+        if not apart:
+            return True
+    return False

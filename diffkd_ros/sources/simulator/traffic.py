@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vehicles that follow their lanes, keep their distance and take turns at the junction.
+
+Longitudinal motion is the Intelligent Driver Model (Treiber, Hennecke, Helbing, 2000). A vehicle may pass its
+stop line once its light is green and no vehicle whose way conflicts with its own is in the junction;
+otherwise the line is a standing obstacle to it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from diffkd_ros.sources.simulator.roads import LANE_LENGTH, RoadNetwork
+
+WARM_UP = 8.0  # seconds driven before frame 0, for queues to form
+_MAX_STEP = 0.1
+_STANDSTILL_GAP = 2.0
+_HEADWAY = 1.2
+_ACCELERATION = 1.8
+_BRAKING = 2.2
+_HARDEST_BRAKING = 7.0
+
+
+def simulate_traffic(
+    rng: np.random.Generator,
+    roads: RoadNetwork,
+    lengths: NDArray[np.float64],
+    agile: NDArray[np.bool_],
+    frames: int,
+    rate: float,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Drive the moving vehicles of a scene.
+
+    Args:
+        rng: draws starting places, ways, wished speeds and the lights' timing.
+        roads: the road network.
+        lengths: (n,) vehicle lengths, metres.
+        agile: (n,) True for vehicles that may turn at the junction; others go straight on.
+        frames: number of instants wanted.
+        rate: instants per second.
+
+    Returns:
+        kept: (m,) indices of the vehicles that found room on a lane, m <= n.
+        motion: (frames, m, 3) float64 map x, y of the centre and yaw.
+        speed: (frames, m) float64 metres per second.
+    """
+    kept, route, start, speed, wished = _place(rng, roads, lengths, agile)
+    routes = roads.routes
+    entry, exit_lane, way, turn_speed = (
+        np.array([getattr(routes[r], name) for r in route])
+        for name in ('entry', 'exit', 'length', 'turn_speed')
+    )
+    substeps = int(np.ceil(1 / rate / _MAX_STEP - 1e-9))
+    period = rng.uniform(16.0, 30.0)
+    s, v = _drive(
+        start,
+        speed,
+        lengths[kept],
+        wished,
+        entry,
+        exit_lane,
+        way,
+        turn_speed,
+        roads.conflicts[np.ix_(route, route)],
+        roads.phase[route],
+        len(roads.directions) > 2,
+        period,
+        rng.uniform(0, 2 * period),
+        round(WARM_UP * rate),
+        frames,
+        substeps,
+        1 / rate / substeps,
+    )
+    aside = rng.normal(0, 0.12, len(kept)).clip(-0.25, 0.25)
+    paths = np.stack([each.path for each in routes])
+    motion = _poses(s, paths[route], 0.3 * lengths[kept], aside)
+    return kept, motion, v
+
+
+def _place(
+    rng: np.random.Generator,
+    roads: RoadNetwork,
+    lengths: NDArray[np.float64],
+    agile: NDArray[np.bool_],
+) -> tuple[
+    NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]
+]:
+    """Put vehicles on lanes one behind the other: index, route, s of the centre, speed and wished speed."""
+    lane_count = len(roads.directions) * roads.lanes
+    by_entry = [
+        [r for r, route in enumerate(roads.routes) if route.entry == lane] for lane in range(lane_count)
+    ]
+    by_exit = [
+        [r for r, route in enumerate(roads.routes) if route.exit == lane] for lane in range(lane_count)
+    ]
+    # Where the last vehicle put on each lane ends: rearwards from the stop line, or onwards from the exit.
+    entry_tail = -rng.uniform(1.0, 15.0, lane_count)
+    exit_head = rng.uniform(6.0, 60.0, lane_count)
+    flow_speed = rng.uniform(6.0, 11.0)
+    mean_gap = rng.uniform(2.0, 10.0)
+    kept, route, start, speed, wished = [], [], [], [], []
+    for vehicle, length in enumerate(lengths):
+        own_speed = flow_speed * rng.uniform(0.8, 1.15)
+        gap = _STANDSTILL_GAP + 1.0 + rng.exponential(mean_gap)
+        leaving = rng.random() < 0.2
+        lane = int(rng.integers(lane_count))
+        choices = by_exit[lane] if leaving else by_entry[lane]
+        if not agile[vehicle]:
+            choices = [r for r in choices if abs(roads.routes[r].turn) < np.radians(45)]
+        if not choices:
+            continue
+        # Going straight on is as common as all turns together.
+        turns = [r for r in choices if abs(roads.routes[r].turn) >= np.radians(45)]
+        straight_on = [r for r in choices if abs(roads.routes[r].turn) < np.radians(45)]
+        if turns and straight_on:
+            choices = turns if rng.random() < 0.5 else straight_on
+        chosen = choices[int(rng.random() * len(choices))]
+        if leaving:
+            centre = exit_head[lane] + gap + length / 2
+            exit_head[lane] = centre + length / 2
+            centre += roads.routes[chosen].length
+        else:
+            centre = entry_tail[lane] - gap - length / 2
+            entry_tail[lane] = centre - length / 2
+            if centre < -LANE_LENGTH + length:
+                continue
+        kept.append(vehicle)
+        route.append(chosen)
+        start.append(centre)
+        speed.append(own_speed if leaving else min(own_speed, gap / _HEADWAY))
+        wished.append(own_speed)
+    return (
+        np.array(kept, np.int64),
+        np.array(route, np.int64),
+        np.array(start),
+        np.array(speed),
+        np.array(wished),
+    )
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _drive(
+    start: NDArray[np.float64],
+    start_speed: NDArray[np.float64],
+    length: NDArray[np.float64],
+    wished: NDArray[np.float64],
+    entry: NDArray[np.int64],
+    exit_lane: NDArray[np.int64],
+    way: NDArray[np.float64],
+    turn_speed: NDArray[np.float64],
+    conflicts: NDArray[np.bool_],
+    phase: NDArray[np.int64],
+    lights: bool,
+    period: float,
+    lights_offset: float,
+    warm_up: int,
+    frames: int,
+    substeps: int,
+    step: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Step the vehicles along their ways; returns s and speed, (frames, n) each."""
+    n = len(start)
+    s = start.copy()
+    v = start_speed.copy()
+    acceleration = np.zeros(n)
+    # inside: allowed past the stop line and not yet clear of the junction.
+    inside = np.zeros(n, np.bool_)
+    for i in range(n):
+        inside[i] = s[i] + length[i] / 2 > 0 and s[i] - length[i] / 2 < way[i]
+    result_s = np.empty((frames, n))
+    result_v = np.empty((frames, n))
+    time = lights_offset
+    for frame in range(-warm_up, frames):
+        for _ in range(substeps):
+            green = int(time // period) % 2
+            clearing = period - time % period < 3.0  # amber and all-red before a change
+            for i in range(n):
+                front = s[i] + length[i] / 2
+                if inside[i] and s[i] - length[i] / 2 > way[i] + 1.0:
+                    inside[i] = False
+                if not inside[i] and front <= 0 and -front < v[i] * v[i] / 4 + 8.0:
+                    grant = not lights or (phase[i] == green and not clearing)
+                    for j in range(n):
+                        if j == i:
+                            continue
+                        if inside[j] and conflicts[i, j]:
+                            grant = False
+                        if (
+                            entry[j] == entry[i]
+                            and s[j] > s[i]
+                            and s[j] + length[j] / 2 <= 0
+                            and not inside[j]
+                        ):
+                            grant = False
+                    inside[i] = grant
+            for i in range(n):
+                front = s[i] + length[i] / 2
+                past = front > 0 or inside[i]
+                # Slow down in time for the junction's curve.
+                limit = wished[i]
+                if s[i] - length[i] / 2 < way[i]:
+                    ahead = max(-s[i], 0.0)
+                    limit = min(limit, np.sqrt(turn_speed[i] ** 2 + 2 * 1.5 * ahead))
+                free = 1 - (v[i] / limit) ** 4
+                hold = 0.0
+                if not past:
+                    gap = max(-front - 0.5, 0.1)
+                    wish = _STANDSTILL_GAP * 0.25 + v[i] * v[i] / (2 * np.sqrt(_ACCELERATION * _BRAKING))
+                    hold = max(hold, (wish / gap) ** 2)
+                for j in range(n):
+                    if j == i:
+                        continue
+                    gap = np.inf
+                    if entry[j] == entry[i] and s[j] > s[i] and s[j] - length[j] / 2 < way[j] + 1.0:
+                        gap = s[j] - s[i] - (length[i] + length[j]) / 2
+                    if exit_lane[j] == exit_lane[i] and past:
+                        lead = (s[j] - way[j]) - (s[i] - way[i])
+                        if lead > 0 and (inside[j] or s[j] + length[j] / 2 > 0):
+                            gap = min(gap, lead - (length[i] + length[j]) / 2)
+                    if gap < 80.0:
+                        closing = v[i] * (v[i] - v[j]) / (2 * np.sqrt(_ACCELERATION * _BRAKING))
+                        wish = _STANDSTILL_GAP + max(v[i] * _HEADWAY + closing, 0.0)
+                        hold = max(hold, (wish / max(gap, 0.1)) ** 2)
+                acceleration[i] = max(_ACCELERATION * (max(free, -2.0) - hold), -_HARDEST_BRAKING)
+            for i in range(n):
+                v[i] = max(v[i] + acceleration[i] * step, 0.0)
+                s[i] += v[i] * step
+            time += step
+        if frame >= 0:
+            result_s[frame] = s
+            result_v[frame] = v
+    return result_s, result_v
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _poses(
+    s: NDArray[np.float64],
+    paths: NDArray[np.float64],
+    half_base: NDArray[np.float64],
+    aside: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Map x, y, yaw of vehicles at s (frames, n), metres along their paths.
+
+    Their axles, half_base from the middle, stand on the path, so the middle cuts a corner as a real one's
+    does; aside (n,) shifts a vehicle to the left.
+    """
+    frames, n = s.shape
+    result = np.empty((frames, n, 3))
+    axles = np.empty((2, 2))
+    for k in range(n):
+        path = paths[k]
+        for frame in range(frames):
+            for axle in range(2):
+                at = s[frame, k] + (half_base[k] if axle else -half_base[k])
+                p = 0
+                while p < len(path) - 2 and path[p + 1, 0] < at:
+                    p += 1
+                share = (at - path[p, 0]) / (path[p + 1, 0] - path[p, 0])
+                for axis in range(2):
+                    begin, end = path[p, 1 + axis], path[p + 1, 1 + axis]
+                    axles[axle, axis] = begin + share * (end - begin)
+            yaw = np.arctan2(axles[1, 1] - axles[0, 1], axles[1, 0] - axles[0, 0])
+            result[frame, k, 0] = (axles[0, 0] + axles[1, 0]) / 2 - aside[k] * np.sin(yaw)
+            result[frame, k, 1] = (axles[0, 1] + axles[1, 1]) / 2 + aside[k] * np.cos(yaw)
+            result[frame, k, 2] = yaw
+    return result

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` set themselves up in .venv, then run. Nothing needs to be activated or installed before.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# The environment is ROS 2 from wheels, complete in itself. A sourced ROS installation must not leak into it, nor the
+# guard and library path that these wheels leave in the processes they start.
+unexport AMENT_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+.PHONY: help demo test lint train bench clean
+# Two installations into one environment must not run at once.
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo    three vehicles perceive together over ROS 2: table, pictures and rosbag in demo/'
+	@echo 'make test    style, types and all tests'
+	@echo 'make lint    style and types only'
+	@echo 'make train   train the shipped model anew (long)'
+	@echo 'make bench   time the parts'
+	@echo 'make clean   remove everything that was made here, .venv included'
+
+demo: $(VENV)/demo-ready
+	@$(BIN)/diffkd demo --out demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test-ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+train: $(VENV)/test-ready
+	@$(BIN)/diffkd train config/train/sim_edge.yaml --out runs/sim_edge
+
+bench: $(VENV)/demo-ready
+	@$(BIN)/diffkd bench
+
+clean:
+	rm -rf $(VENV) build demo install log
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up, in three steps, each redone only when what it depends on is newer than its stamp. The package is installed
+# editable, so changed code needs no step at all.
+
+$(BIN)/python:
+	@python=$$(build_tools/check_prerequisites.sh) && \
+	echo "setting up $(VENV) with $$python (first time only, some minutes with the downloads)" && \
+	"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# Training and development tools (PyTorch, some hundred megabytes) are left out here.
+$(VENV)/demo-installed: pyproject.toml setup.py constraints.txt | $(BIN)/python
+	@echo 'installing ROS 2 wheels and what the demo needs'
+	@$(PIP_INSTALL) --editable '.[ros,data,report]'
+	@touch $@
+
+$(VENV)/test-installed: $(VENV)/demo-installed
+	@echo 'installing what training and the tests need'
+	@$(PIP_INSTALL) --editable '.[ros,data,report,train,dev]'
+	@touch $@
+
+# The messages are compiled against the NumPy and ROS that were installed, hence also after each installation.
+$(VENV)/demo-ready: $(wildcard msg/*.msg) $(wildcard build_tools/*.py) $(VENV)/demo-installed
+	@echo 'compiling diffkd_ros.msg'
+	@mkdir -p build
+	@$(BIN)/python build_tools/build_messages.py >build/messages.log 2>&1 || { cat build/messages.log >&2; exit 1; }
+	@touch $@
+
+$(VENV)/test-ready: $(VENV)/demo-ready $(VENV)/test-installed
+	@touch $@

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generates the C and Python sources of the package's messages by calling the rosidl generators.
+
+CMake's `rosidl_generate_interfaces` does the same for `colcon build`; here the generators' Python functions
+are called directly, because their command `rosidl generate` finds each entry point of the ROS wheels twice
+and stops.
+
+One type support only, `rosidl_typesupport_fastrtps_c`, is handed to `rosidl_typesupport_c`, which then names
+it directly instead of loading it from a library of its own at run time: so all messages fit in one extension
+module, and they travel over `rmw_fastrtps_cpp` only.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ros_prefix import share_of
+
+TYPE_SUPPORT = 'rosidl_typesupport_fastrtps_c'
+
+
+@dataclass(frozen=True)
+class MessagePackage:
+    """The messages of one package.
+
+    Attributes:
+        name: ROS package name.
+        root: source folder of the package; its `msg/*.msg` are the messages.
+        dependencies: ROS packages whose messages these ones hold.
+    """
+
+    name: str
+    root: Path
+    dependencies: tuple[str, ...]
+
+    @property
+    def definitions(self) -> list[Path]:
+        """The message definitions, sorted by name."""
+        return sorted((self.root / 'msg').glob('*.msg'))
+
+
+def generate_sources(package: MessagePackage, destination: Path) -> None:
+    """Write the C and Python sources of `package` under `destination`, which is emptied first.
+
+    `destination` gets `c`, `fastrtps` and `typesupport` (C and C++ sources and headers, each an include
+    root) and `python` (the importable modules and the C source of their converters).
+    """
+    from rosidl_adapter.msg import convert_msg_to_idl
+    from rosidl_generator_c import generate_c
+    from rosidl_generator_py import generate_py
+    from rosidl_generator_type_description import generate_type_hash
+    from rosidl_typesupport_c import generate_c as generate_typesupport
+    from rosidl_typesupport_fastrtps_c import generate_typesupport_fastrtps_c
+
+    shutil.rmtree(destination, ignore_errors=True)
+    idl_root = destination / 'idl' / package.name
+    (idl_root / 'msg').mkdir(parents=True)
+    for definition in package.definitions:
+        convert_msg_to_idl(package.root, package.name, definition.relative_to(package.root), idl_root / 'msg')
+
+    def arguments(generator: str, folder: str) -> str:
+        return _write_arguments(package, destination, generator, folder)
+
+    generate_type_hash(arguments('rosidl_generator_type_description', 'descriptions'))
+    for generator, folder in (('rosidl_generator_c', 'c'), (TYPE_SUPPORT, 'fastrtps')):
+        _write_visibility_header(package.name, generator, destination / folder)
+    generate_c(arguments('rosidl_generator_c', 'c'))
+    generate_typesupport_fastrtps_c(arguments(TYPE_SUPPORT, 'fastrtps'))
+    generate_typesupport(arguments('rosidl_typesupport_c', 'typesupport'), [TYPE_SUPPORT])
+    generate_py(arguments('rosidl_generator_py', 'python'), ['rosidl_typesupport_c'])
+
+
+def _write_arguments(package: MessagePackage, destination: Path, generator: str, folder: str) -> str:
+    """Write the arguments file of one generator, whose output goes to `destination/folder/<package>`."""
+    idl_root = destination / 'idl' / package.name
+    descriptions = destination / 'descriptions' / package.name
+    names = [definition.stem for definition in package.definitions]
+    content = {
+        'package_name': package.name,
+        'output_dir': str(destination / folder / package.name),
+        'template_dir': str(share_of(generator) / 'resource'),
+        'idl_tuples': [f'{idl_root}:msg/{name}.idl' for name in names],
+        'ros_interface_files': [str(definition) for definition in package.definitions],
+        'ros_interface_dependencies': [
+            f'{dependency}:{idl}'
+            for dependency in package.dependencies
+            for idl in sorted(share_of(dependency).glob('*/*.idl'))
+        ],
+        'include_paths': [f'{dependency}:{share_of(dependency)}' for dependency in package.dependencies],
+        'type_description_tuples': [f'msg/{name}.idl:{descriptions}/msg/{name}.json' for name in names],
+        'target_dependencies': [],
+    }
+    path = destination / f'{generator}.json'
+    path.write_text(json.dumps(content, indent=1), encoding='utf-8')
+    return str(path)
+
+
+def _write_visibility_header(package: str, generator: str, include_root: Path) -> None:
+    """Fill in the visibility header of `generator`, which its CMake part would otherwise do."""
+    name = f'{generator}__visibility_control.h'
+    template = (share_of(generator) / 'resource' / f'{name}.in').read_text(encoding='utf-8')
+    header = include_root / package / 'msg' / name
+    header.parent.mkdir(parents=True)
+    header.write_text(
+        template.replace('@PROJECT_NAME_UPPER@', package.upper()).replace('@PROJECT_NAME@', package),
+        encoding='utf-8',
+    )

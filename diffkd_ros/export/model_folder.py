@@ -19,9 +19,9 @@ def write_model_folder(
     student: Student,
     folder: Path,
     description: str,
-    min_score: float = 0.1,
-    training: dict[str, Any] | None = None,
-    results: dict[str, Any] | None = None,
+    min_score: float,
+    training: dict[str, Any],
+    results: dict[str, Any],
 ) -> ModelCard:
     """Export a student into `folder`, whose name becomes the model's.
 
@@ -61,8 +61,8 @@ def write_model_folder(
         'nms_iou': 0.15,
         'max_boxes': 100,
         'files': {name: sha256(folder / name) for name in (ENCODER, EGO)},
-        'training': training or {},
-        'results': results or {},
+        'training': training,
+        'results': results,
     }
     (folder / CARD).write_text(yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100))
     return ModelCard.load(folder)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from safetensors import safe_open
@@ -16,15 +17,17 @@ class CheckpointError(RuntimeError):
     """A checkpoint that belongs to another recipe or model."""
 
 
-def save_checkpoint(path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module, step: int) -> None:
-    """Write both networks; `step` is the number of stages completed."""
+def save_checkpoint(
+    path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module, minutes: dict[str, float]
+) -> None:
+    """Write both networks; `minutes` are those of the stages completed."""
     tensors = {f'teacher.{name}': tensor.contiguous() for name, tensor in teacher.state_dict().items()}
     tensors |= {f'student.{name}': tensor.contiguous() for name, tensor in student.state_dict().items()}
-    save_file(tensors, path, metadata={'recipe': recipe.model_dump_json(), 'stages_done': str(step)})
+    save_file(tensors, path, metadata={'recipe': recipe.model_dump_json(), 'minutes': json.dumps(minutes)})
 
 
-def load_checkpoint(path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module) -> int:
-    """Read both networks back and return the number of stages completed.
+def load_checkpoint(path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module) -> dict[str, float]:
+    """Read both networks back and return the minutes of the stages completed.
 
     Raises:
         CheckpointError: if it was written by another recipe.
@@ -38,4 +41,4 @@ def load_checkpoint(path: Path, recipe: Recipe, teacher: nn.Module, student: nn.
         module.load_state_dict(
             {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         )
-    return int(metadata['stages_done'])
+    return json.loads(metadata['minutes'])

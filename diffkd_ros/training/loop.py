@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a recipe from the first stage to an exported model folder."""
+"""Run a recipe from the first stage to a scored student."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import os
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from diffkd_ros.export.model_folder import write_model_folder
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.checkpoint import load_checkpoint, save_checkpoint
@@ -58,18 +58,30 @@ def _train_stage(recipe: Recipe, stage: Stage, module: nn.Module, offset: int, l
                 file.flush()
 
 
-def train(recipe: Recipe, out: Path, threads: int) -> Path:
-    """Train every stage, score on held-out scenarios and export.
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe gave.
+
+    Attributes:
+        student: in evaluation mode.
+        training: recipe, seeds, time and machine, for the model card.
+        results: scores on held-out scenarios, for the model card.
+    """
+
+    student: Student
+    training: dict[str, Any]
+    results: dict[str, Any]
+
+
+def train(recipe: Recipe, out: Path, threads: int) -> Trained:
+    """Train every stage and score on held-out scenarios.
 
     A run that was stopped goes on after its last finished stage.
 
     Args:
         recipe: what to do.
-        out: folder for checkpoint, logs and the model folder.
+        out: folder for the checkpoint and the logs.
         threads: CPU threads for torch.
-
-    Returns:
-        The exported model folder, `out / recipe.name`.
 
     Raises:
         CheckpointError: if `out` holds another recipe's run.
@@ -79,55 +91,31 @@ def train(recipe: Recipe, out: Path, threads: int) -> Path:
     checkpoint = out / 'checkpoint.safetensors'
     torch.manual_seed(recipe.seed)
     teacher, student = Teacher(recipe.model), Student(recipe.model)
-    done = load_checkpoint(checkpoint, recipe, teacher, student) if checkpoint.exists() else 0
-    data = recipe.data
+    minutes = load_checkpoint(checkpoint, recipe, teacher, student) if checkpoint.exists() else {}
+    data, grid = recipe.data, grid_of(recipe)
     held_out = validation_frames(
         data.simulator, data.validation_seed, data.validation_scenarios, data.validation_frames
     )
-    minutes: dict[str, float] = {}
-    results: dict[str, Any] = {}
     offset = 0
     for number, stage in enumerate(recipe.stages):
-        if number >= done:
+        if stage.name not in minutes:
             # Every stage draws from its own stream, so a resumed run repeats what an unbroken one does.
             torch.manual_seed(recipe.seed + number + 1)
             started = time.monotonic()
             if stage.name == 'student':
                 copy_teacher(teacher, student)
-                batches = iter(training_batches(data, grid_of(recipe), MEASURED_BATCHES, offset))
+                batches = iter(training_batches(data, grid, MEASURED_BATCHES, offset))
                 measure_teacher(teacher, student, batches, MEASURED_BATCHES)
-            _train_stage(
-                recipe,
-                stage,
-                STAGES[stage.name](teacher, student),
-                offset,
-                out / f'{number}_{stage.name}.csv',
-            )
+            module = STAGES[stage.name](teacher, student)
+            _train_stage(recipe, stage, module, offset, out / f'{number}_{stage.name}.csv')
             minutes[stage.name] = round((time.monotonic() - started) / 60, 1)
-            results = validate(recipe, teacher, student, stage.name == 'joint', held_out)
-            print(f'after {stage.name} ({minutes[stage.name]} min): {results}', flush=True)
-            save_checkpoint(checkpoint, recipe, teacher, student, number + 1)
+            scores = validate(recipe, teacher, student, stage.name == 'joint', held_out)
+            print(f'after {stage.name} ({minutes[stage.name]} min): {scores}', flush=True)
+            save_checkpoint(checkpoint, recipe, teacher, student, minutes)
         offset += stage.steps * data.batch
-    return export(recipe, out, teacher, student, minutes, threads)
-
-
-def export(
-    recipe: Recipe, out: Path, teacher: Teacher, student: Student, minutes: dict[str, float], threads: int
-) -> Path:
-    """Score the finished student and write its model folder."""
-    data = recipe.data
-    held_out = validation_frames(
-        data.simulator, data.validation_seed, data.validation_scenarios, data.validation_frames
-    )
-    results = validate(recipe, teacher, student, True, held_out)
-    folder = out / recipe.name
-    write_model_folder(
+    return Trained(
         student,
-        folder,
-        recipe.description,
-        recipe.min_score,
         training={
-            'recipe': f'config/train/{recipe.name}.yaml',
             'command': f'diffkd train config/train/{recipe.name}.yaml',
             'data': 'simulated only (diffkd_ros.sources.simulator)',
             'seeds': {
@@ -141,7 +129,6 @@ def export(
         },
         results={
             'data': f'{len(held_out)} simulated frames in {data.validation_scenarios} held-out scenarios',
-            **results,
+            **validate(recipe, teacher, student, True, held_out),
         },
     )
-    return folder

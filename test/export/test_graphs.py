@@ -38,7 +38,7 @@ def student() -> Student:
 @pytest.fixture(scope='module')
 def folder(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('models') / 'untrained'
-    write_model_folder(student, folder, 'Untrained, for a test.', min_score=0.0)
+    write_model_folder(student, folder, 'Untrained, for a test.', 0.0, {}, {})
     return folder
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
+from diffkd_ros.cli import app
 from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.card import ModelCard
@@ -34,10 +37,14 @@ SMALL = {
 }
 
 
-def test_a_recipe_runs_from_the_first_stage_to_a_verified_model_folder(tmp_path: Path) -> None:
+def test_the_command_runs_a_recipe_to_a_verified_model_folder(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(SMALL)
-    folder = train(recipe, tmp_path, threads=1)
-    card = ModelCard.load(folder)
+    (tmp_path / 'small.yaml').write_text(yaml.safe_dump(recipe.model_dump(mode='json')))
+    outcome = CliRunner().invoke(
+        app, ['train', str(tmp_path / 'small.yaml'), '--out', str(tmp_path), '--threads', '1']
+    )
+    assert outcome.exit_code == 0, outcome.output
+    card = ModelCard.load(tmp_path / 'small')
     assert card.name == 'small'
     assert card.results.keys() >= {'teacher', 'cooperative', 'ego_only'}
     assert set(card.training['minutes_per_stage']) == set(STAGES)
@@ -56,9 +63,10 @@ def test_a_recipe_runs_from_the_first_stage_to_a_verified_model_folder(tmp_path:
 def test_a_checkpoint_brings_every_weight_back(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(SMALL)
     saved = Teacher(recipe.model), Student(recipe.model)
-    save_checkpoint(tmp_path / 'c.safetensors', recipe, *saved, 3)
+    minutes = {'teacher': 1.5, 'student': 2.0}
+    save_checkpoint(tmp_path / 'c.safetensors', recipe, *saved, minutes)
     read = Teacher(recipe.model), Student(recipe.model)
-    assert load_checkpoint(tmp_path / 'c.safetensors', recipe, *read) == 3
+    assert load_checkpoint(tmp_path / 'c.safetensors', recipe, *read) == minutes
     for one, two in zip(saved, read, strict=True):
         weights = two.state_dict()
         assert all(torch.equal(value, weights[key]) for key, value in one.state_dict().items())

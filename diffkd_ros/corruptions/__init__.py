@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Failures of sensors, poses and links: one registry, by name, severity and seed."""
+
+from diffkd_ros.corruptions.corruption import Corruption, Family, Profile, Role, Who
+from diffkd_ros.corruptions.errors import CorruptionError
+from diffkd_ros.corruptions.link import Arrival, FeatureMap, Link, LinkConditions
+from diffkd_ros.corruptions.registry import CORRUPTIONS, corrupt_frame, lookup, names, open_link
+
+__all__ = [
+    'CORRUPTIONS',
+    'Arrival',
+    'Corruption',
+    'CorruptionError',
+    'Family',
+    'FeatureMap',
+    'Link',
+    'LinkConditions',
+    'Profile',
+    'Role',
+    'Who',
+    'corrupt_frame',
+    'lookup',
+    'names',
+    'open_link',
+]

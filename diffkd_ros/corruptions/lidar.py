@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Failures of the sensor itself: lost beams, interference, vibration, missing echoes, another sensor.
+
+Every function takes one sweep in its sensor's frame and a generator, and returns a new sweep; `ring` and
+`time` stay aligned with the points. Fog, snow and wet ground have modules of their own.
+
+Definitions and levels follow CoopDiff (arXiv 2603.01688) and Robo3D (ICCV 2023), written anew from their
+descriptions. Unlike there, nothing depends on the order of the points.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.corruptions.errors import CorruptionError, require_within
+from diffkd_ros.corruptions.sweeps import Rings, elevations, keep, ranges, rings_of, with_points
+from diffkd_ros.frame import AgentSweep
+from diffkd_ros.geometry.boxes import points_in_boxes
+
+EchoReading = Literal['above_sensor', 'inside_objects']
+
+
+def beam_missing(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -> AgentSweep:
+    """Lose whole rings at random.
+
+    Args:
+        sweep: the sweep.
+        rng: draws the rings.
+        share: of the rings, in [0, 1]; the published levels drop 8, 16, 32 or 48 of 64.
+    """
+    require_within('share', share, 0.0, 1.0)
+    rings = rings_of(sweep)
+    lost = np.zeros(rings.count, np.bool_)
+    lost[rng.permutation(rings.count)[: round(share * rings.count)]] = True
+    return keep(sweep, ~lost[rings.index])
+
+
+def electromagnetic_interference(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -> AgentSweep:
+    """Lose evenly spread rings and then every second return of the others.
+
+    At a share of a half about a quarter of the returns stays. Which ring is lost first, and whether a ring
+    keeps its odd or its even returns, is drawn at random.
+
+    Args:
+        sweep: the sweep.
+        rng: draws the phases.
+        share: of the rings lost, in [0, 1].
+    """
+    require_within('share', share, 0.0, 1.0)
+    rings = rings_of(sweep)
+    kept = round((1.0 - share) * rings.count)
+    survives = np.zeros(rings.count, np.bool_)
+    if kept:
+        start = rng.integers(rings.count)
+        survives[(start + np.arange(kept) * rings.count // kept) % rings.count] = True
+    odd = rng.random(rings.count) < 0.5
+    mask = survives[rings.index]
+    points, index = sweep.points[mask], rings.index[mask]
+    turn = _place_in_ring(points, index)
+    mask[mask] = (turn % 2 == 1) == odd[index]
+    return keep(sweep, mask)
+
+
+def motion_blur(
+    sweep: AgentSweep,
+    rng: np.random.Generator,
+    *,
+    shared: float,
+    each_xy: float,
+    each_z: float,
+    intensity: float,
+) -> AgentSweep:
+    """Shift the sweep as a whole and each return on its own, all Gaussian.
+
+    Args:
+        sweep: the sweep.
+        rng: draws the shifts.
+        shared: standard deviation of one shift in x and y common to all returns, metres.
+        each_xy: standard deviation of each return's own shift in x and in y, metres.
+        each_z: the same in z, metres.
+        intensity: standard deviation added to the intensity, which stays in [0, 1].
+    """
+    for name, value in (
+        ('shared', shared), ('each_xy', each_xy), ('each_z', each_z), ('intensity', intensity),
+    ):  # fmt: skip
+        require_within(name, value, 0.0)
+    common = rng.standard_normal(2).astype(np.float32) * np.float32(shared)
+    scale = np.array([each_xy, each_xy, each_z, intensity], np.float32)
+    points = rng.standard_normal(sweep.points.shape, np.float32) * scale
+    points += sweep.points
+    points[:, :2] += common
+    return with_points(sweep, points)
+
+
+def crosstalk(sweep: AgentSweep, rng: np.random.Generator, *, share: float, spread: float) -> AgentSweep:
+    """Scatter a few returns, as another sensor's pulses would.
+
+    Args:
+        sweep: the sweep.
+        rng: draws the returns and where they go.
+        share: of the returns, in [0, 1]; exactly that many are hit.
+        spread: standard deviation added to x, y, z in metres, and to the intensity, which stays in [0, 1].
+    """
+    require_within('share', share, 0.0, 1.0)
+    require_within('spread', spread, 0.0)
+    hit = _choose(rng, len(sweep.points), share)
+    points = sweep.points.copy()
+    points[hit] += rng.standard_normal((len(hit), 4), np.float32) * np.float32(spread)
+    return with_points(sweep, points)
+
+
+def incomplete_echo(
+    sweep: AgentSweep,
+    rng: np.random.Generator,
+    boxes: NDArray[np.float64] | None,
+    *,
+    share: float,
+    reading: EchoReading,
+    margin: float = 0.1,
+) -> AgentSweep:
+    """Lose returns of weakly reflecting bodies, in one of the two published readings.
+
+    Args:
+        sweep: the sweep.
+        rng: draws the returns.
+        boxes: (n, 7) objects in the sensor's frame; needed `inside_objects` only.
+        share: of the returns concerned, in [0, 1]; exactly that many are lost.
+        reading: `above_sensor` (CoopDiff) concerns returns higher than the sensor, which from a car's roof
+            hardly touches cars; `inside_objects` (Robo3D) concerns those on labelled objects.
+        margin: metres by which a box is widened to all sides but the bottom, for noise and loose labels.
+
+    Raises:
+        CorruptionError: if the reading is unknown, or needs boxes and there are none.
+    """
+    require_within('share', share, 0.0, 1.0)
+    require_within('margin', margin, 0.0)
+    if reading == 'above_sensor':
+        # A millimetre: what stands at exactly the sensor's height is not above it.
+        concerned = np.flatnonzero(sweep.points[:, 2] > 0.001)
+    elif reading == 'inside_objects':
+        if boxes is None:
+            raise CorruptionError(
+                'incomplete_echo inside_objects needs ground truth, and the frame has none; '
+                "reading='above_sensor' needs none"
+            )
+        widened = boxes.copy()
+        widened[:, 2] += margin / 2
+        widened[:, 3:6] += [2 * margin, 2 * margin, margin]
+        concerned = np.flatnonzero(points_in_boxes(sweep.points, widened) >= 0)
+    else:
+        raise CorruptionError(f"reading must be 'above_sensor' or 'inside_objects', got {reading!r}")
+    mask = np.ones(len(sweep.points), np.bool_)
+    mask[concerned[_choose(rng, len(concerned), share)]] = False
+    return keep(sweep, mask)
+
+
+def cross_sensor(
+    sweep: AgentSweep,
+    rng: np.random.Generator,
+    *,
+    beams: int,
+    lowest: float,
+    highest: float,
+    azimuth_step: float,
+    max_range: float,
+) -> AgentSweep:
+    """What a sensor with another layout would have returned from the same spot.
+
+    Of the rings at hand, the one nearest to each beam of the other layout stays, if there is one within half
+    a ring spacing; of these, one return per azimuth step. The other sensor's first column points at random.
+    A layout finer than the sweep's own takes nothing away.
+
+    Args:
+        sweep: the sweep.
+        rng: draws the azimuth of the first column.
+        beams: rings of the other sensor, evenly spread.
+        lowest: elevation of its lowest ring, degrees.
+        highest: elevation of its highest ring, degrees.
+        azimuth_step: degrees between its columns.
+        max_range: no return from beyond, metres.
+    """
+    require_within('beams', beams, 1)
+    require_within('lowest', lowest, -90.0, 90.0)
+    require_within('highest', highest, lowest, 90.0)
+    require_within('azimuth_step', azimuth_step, 0.001, 360.0)
+    require_within('max_range', max_range, 0.0)
+    step = np.radians(azimuth_step)
+    start = rng.random() * step
+    rings = rings_of(sweep)
+    mask = _nearest_rings(sweep, rings, np.radians(np.linspace(lowest, highest, int(beams))))[rings.index]
+    mask &= ranges(sweep.points) <= max_range
+    points = sweep.points[mask]
+    column = (np.arctan2(points[:, 1], points[:, 0]).astype(np.float64) - start) / step
+    off = np.abs(column - np.rint(column))
+    cell = rings.index[mask] * (round(2 * np.pi / step) + 4) + np.rint(column).astype(np.int64) + 1
+    # Nearest to its column first; ties (a second echo) by coordinates, not by the order of the points.
+    order = np.lexsort((points[:, 0], off, cell))
+    chosen = np.zeros(len(points), np.bool_)
+    chosen[order[np.diff(cell[order], prepend=-(10**9)) != 0]] = True
+    mask[mask] = chosen
+    return keep(sweep, mask)
+
+
+def _choose(rng: np.random.Generator, count: int, share: float) -> NDArray[np.int64]:
+    """Exactly that share of the numbers below count; a larger share holds a smaller one."""
+    return rng.permutation(count)[: round(share * count)]
+
+
+def _place_in_ring(points: NDArray[np.float32], ring: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each return's place, from 0, in its ring by azimuth."""
+    azimuth = np.arctan2(points[:, 1], points[:, 0])
+    # One sort of one key is several times faster than a sort by two; the azimuth fills less than 7 radians.
+    order = np.argsort(ring * 7.0 + azimuth)
+    first = np.zeros(len(order), np.int64)
+    starts = np.flatnonzero(np.diff(ring[order], prepend=-1))
+    first[starts] = starts
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order)) - np.maximum.accumulate(first)
+    return place
+
+
+def _nearest_rings(sweep: AgentSweep, rings: Rings, wanted: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rings are the nearest to one of the wanted elevations; (rings.count,)."""
+    chosen = np.zeros(rings.count, np.bool_)
+    if rings.count == 0:
+        return chosen
+    returns = np.bincount(rings.index, minlength=rings.count)
+    total = np.bincount(rings.index, elevations(sweep.points), minlength=rings.count)
+    middle = total / np.maximum(returns, 1)
+    spacing = np.median(np.diff(np.sort(middle))) if rings.count > 1 else np.inf
+    nearest = np.abs(middle[:, None] - wanted).argmin(axis=0)
+    chosen[nearest[np.abs(middle[nearest] - wanted) <= spacing / 2]] = True
+    return chosen

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way from one sender to the ego: what arrives, when, and in what state.
+
+A `Link` takes a sender's messages in the order of their stamps and says what has arrived by a given time, so
+the same link serves an offline evaluation (`newest`) and a live injector (`receive`). Any dataclass with the
+fields `feature` and `density` can travel; its other fields arrive untouched.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import numpy as np
+
+from diffkd_ros.corruptions.errors import CorruptionError, require_within
+from diffkd_ros.corruptions.payload import Map, SizeOf, cap_bytes, lose_tiles, quantise
+from diffkd_ros.corruptions.randomness import generator
+
+
+class FeatureMap(Protocol):
+    """What can travel: a dataclass with these fields, such as the runtime's `BevFeature`."""
+
+    @property
+    def feature(self) -> Map:
+        """(channels, height, width)."""
+
+    @property
+    def density(self) -> Map:
+        """(height, width)."""
+
+
+Payload = TypeVar('Payload', bound=FeatureMap)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConditions:
+    """How bad a link is; the defaults are a perfect one.
+
+    Attributes:
+        tile_loss: chance of each tile of a map to be lost.
+        tile: cells along a tile's side.
+        message_loss: chance of each message to be lost, independently.
+        burst_loss: share of messages lost in bursts (Gilbert-Elliott: all is lost in the bad state, nothing
+            in the good one).
+        burst_length: messages a burst lasts on average, 1 or more.
+        delay: seconds from sending to arrival.
+        jitter: standard deviation of the delay, seconds; Gaussian, no message arrives before it was sent,
+            but one may overtake another.
+        bits: per feature value, or None for the values as they are.
+        bandwidth: Mbit/s the sender may use, or None for no cap.
+        period: seconds between messages, in which the bandwidth's bytes are spent.
+    """
+
+    tile_loss: float = 0.0
+    tile: int = 8
+    message_loss: float = 0.0
+    burst_loss: float = 0.0
+    burst_length: float = 5.0
+    delay: float = 0.0
+    jitter: float = 0.0
+    bits: int | None = None
+    bandwidth: float | None = None
+    period: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ('tile_loss', 'message_loss', 'burst_loss'):
+            require_within(name, getattr(self, name), 0.0, 1.0)
+        require_within('tile', self.tile, 1)
+        require_within('burst_length', self.burst_length, 1.0)
+        require_within('delay', self.delay, 0.0)
+        require_within('jitter', self.jitter, 0.0)
+        require_within('period', self.period, 1e-3)
+        if self.bits is not None:
+            require_within('bits', self.bits, 2, 16)
+        if self.bandwidth is not None:
+            require_within('bandwidth', self.bandwidth, 0.0)
+        if 0.0 < self.burst_loss < 1.0 and self.into_burst > 1.0:
+            raise CorruptionError(
+                f'bursts of {self.burst_length:g} messages cannot make up {self.burst_loss:.0%} of all: '
+                'take longer bursts or less loss'
+            )
+
+    @property
+    def into_burst(self) -> float:
+        """Chance that a burst begins with the next message."""
+        if self.burst_loss >= 1.0:
+            return 1.0
+        return self.burst_loss / (1.0 - self.burst_loss) / self.burst_length
+
+    @property
+    def touches_content(self) -> bool:
+        """Whether what arrives may differ from what was sent."""
+        return self.tile_loss > 0 or self.bits is not None or self.bandwidth is not None
+
+    def degrade(
+        self, feature: Map, density: Map, rng: np.random.Generator, size_of: SizeOf | None = None
+    ) -> tuple[Map, Map]:
+        """One map after the link: quantised, cut to the bytes there are, then with its tiles lost.
+
+        Args:
+            feature: (channels, height, width) float32.
+            density: (height, width) float32.
+            rng: draws the tiles.
+            size_of: measures the bytes of a map as really sent, for the bandwidth.
+        """
+        if self.bits is not None:
+            feature, density = quantise(feature, density, self.bits)
+        if self.bandwidth is not None:
+            budget = self.bandwidth * 1e6 / 8 * self.period
+            feature, density = cap_bytes(feature, density, budget, self.bits or 8, size_of)
+        if self.tile_loss > 0:
+            feature, density = lose_tiles(feature, density, rng, self.tile_loss, self.tile)
+        return feature, density
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival(Generic[Payload]):
+    """A message at the receiver.
+
+    Attributes:
+        stamp: nanoseconds, of the message.
+        at: nanoseconds, when it arrived.
+        payload: as it arrived.
+    """
+
+    stamp: int
+    at: int
+    payload: Payload
+
+
+class Link(Generic[Payload]):
+    """One sender's messages on their way to one receiver.
+
+    Args:
+        conditions: how bad the link is.
+        seed: of the experiment.
+        scenario: name of the drive.
+        sender: id of the agent; each sender's link fails on its own.
+        size_of: measures the bytes of a map as really sent, for the bandwidth; without it the size before
+            compression counts.
+    """
+
+    def __init__(
+        self,
+        conditions: LinkConditions,
+        seed: int,
+        scenario: str,
+        sender: int,
+        size_of: SizeOf | None = None,
+    ) -> None:
+        self.conditions = conditions
+        self._key = (seed, 'link', scenario, sender)
+        self._size_of = size_of
+        self._in_burst = generator(*self._key).random() < conditions.burst_loss
+        self._travelling: list[tuple[int, int, Arrival[Payload]]] = []
+        self._newest: Arrival[Payload] | None = None
+        self._last_stamp: int | None = None
+        self._received_until: int | None = None
+        self.sent = 0
+        self.lost = 0
+
+    def send(self, stamp: int, payload: Payload, sent_at: int | None = None) -> None:
+        """Take a message.
+
+        Args:
+            stamp: nanoseconds, later than that of the message before.
+            payload: what travels.
+            sent_at: nanoseconds, when it enters the link; its stamp if None.
+
+        Raises:
+            CorruptionError: if the stamp is not later than the last one's.
+        """
+        if self._last_stamp is not None and stamp <= self._last_stamp:
+            raise CorruptionError(f'message of stamp {stamp} sent after that of {self._last_stamp}')
+        self._last_stamp = stamp
+        # A generator for each message: what happens to one does not depend on the content of another.
+        rng = generator(*self._key, self.sent)
+        self.sent += 1
+        lost = self._fails(rng)
+        delay = max(0.0, self.conditions.delay + self.conditions.jitter * rng.standard_normal())
+        if lost:
+            self.lost += 1
+            return
+        at = (stamp if sent_at is None else sent_at) + round(delay * 1e9)
+        if self.conditions.touches_content:
+            feature, density = self.conditions.degrade(payload.feature, payload.density, rng, self._size_of)
+            # Any dataclass instance; the protocol cannot say so.
+            payload = cast(Payload, replace(cast(Any, payload), feature=feature, density=density))
+        heapq.heappush(self._travelling, (at, self.sent, Arrival(stamp, at, payload)))
+
+    def receive(self, until: int) -> list[Arrival[Payload]]:
+        """What has arrived since the last call, up to and including `until` nanoseconds, in that order.
+
+        Raises:
+            CorruptionError: if `until` is before an earlier call's.
+        """
+        if self._received_until is not None and until < self._received_until:
+            raise CorruptionError(
+                f'asked for arrivals until {until} after those until {self._received_until}'
+            )
+        self._received_until = until
+        arrived = []
+        while self._travelling and self._travelling[0][0] <= until:
+            arrival = heapq.heappop(self._travelling)[2]
+            arrived.append(arrival)
+            if self._newest is None or arrival.stamp > self._newest.stamp:
+                self._newest = arrival
+        return arrived
+
+    def newest(self, until: int) -> Arrival[Payload] | None:
+        """The message of the latest stamp among all that have arrived by `until`; None if there is none.
+
+        Raises:
+            CorruptionError: if `until` is before an earlier call's.
+        """
+        self.receive(until)
+        return self._newest
+
+    def _fails(self, rng: np.random.Generator) -> bool:
+        """Whether the next message is lost; moves the burst on."""
+        turn, chance = rng.random(2)
+        lost = self._in_burst or bool(chance < self.conditions.message_loss)
+        if self._in_burst:
+            self._in_burst = self.conditions.burst_loss >= 1.0 or turn >= 1.0 / self.conditions.burst_length
+        else:
+            self._in_burst = turn < self.conditions.into_burst
+        return lost

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every corruption by name; the one way to apply them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from diffkd_ros.corruptions.catalogue import CATALOGUE
+from diffkd_ros.corruptions.corruption import Corruption, Family, Hit, Profile, Role, Who, unknown
+from diffkd_ros.corruptions.errors import CorruptionError
+from diffkd_ros.corruptions.link import Link, LinkConditions
+from diffkd_ros.corruptions.payload import SizeOf
+from diffkd_ros.corruptions.randomness import generator
+from diffkd_ros.frame import CoopFrame
+
+_WHO: tuple[Who, ...] = ('ego', 'neighbours', 'all')
+
+CORRUPTIONS: Mapping[str, Corruption] = {corruption.name: corruption for corruption in CATALOGUE}
+
+
+def lookup(name: str) -> Corruption:
+    """The corruption of that name.
+
+    Raises:
+        CorruptionError: if there is none; names the nearest.
+    """
+    if name not in CORRUPTIONS:
+        raise unknown('corruption', name, CORRUPTIONS)
+    return CORRUPTIONS[name]
+
+
+def names(
+    family: Family | None = None, role: Role | None = None, profile: Profile | None = None
+) -> tuple[str, ...]:
+    """Names of all corruptions of that family and role that have that profile, in the registry's order."""
+    return tuple(
+        corruption.name
+        for corruption in CATALOGUE
+        if (family is None or corruption.family == family)
+        and (role is None or corruption.role == role)
+        and (profile is None or profile in corruption.profiles)
+    )
+
+
+def corrupt_frame(
+    frame: CoopFrame,
+    name: str,
+    severity: int,
+    seed: int,
+    who: Who | None = None,
+    profile: Profile = 'graded',
+    **options: Any,
+) -> CoopFrame:
+    """Corrupt the sweeps or poses of a frame.
+
+    Draws depend on (seed, name, scenario, frame index, agent) and nothing else: the same seed gives the same
+    bytes, and all severities share their draws. Agents not hit keep their very sweeps.
+
+    Args:
+        frame: the clean frame. Ground truth stays as it is; with a corrupted pose take it from this frame.
+        name: of the `lidar` or `pose` family.
+        severity: from 1.
+        seed: of the realisation.
+        who: `ego`, `neighbours` or `all` agents; None for the corruption's own choice: `all` sensors, the
+            `neighbours`' poses.
+        profile: `lab` or `graded`.
+        options: parameters in place of the profile's.
+
+    Raises:
+        CorruptionError: if name, severity, who, profile or an option is unknown or out of range, or the
+            corruption cannot work on this frame (wet ground without ground, say).
+    """
+    corruption = lookup(name)
+    if corruption.apply is None:
+        raise CorruptionError(f'{name} acts on messages, not on frames; use open_link')
+    if who is not None and who not in _WHO:
+        raise unknown('choice of who is hit', who, _WHO)
+    who = who or corruption.hits
+    parameters = corruption.parameters(severity, profile, **options)
+    agents = dict(frame.agents)
+    for agent in agents:
+        if who == 'all' or (agent == frame.ego) == (who == 'ego'):
+            rng = generator(seed, name, frame.scenario, frame.index, agent)
+            try:
+                agents[agent] = corruption.apply(Hit(frame, agent, rng, seed), **parameters)
+            except CorruptionError as error:
+                where = f'frame {frame.index} of scenario {frame.scenario!r}, agent {agent}'
+                raise CorruptionError(f'{name}, {where}: {error}') from error
+    return replace(frame, agents=agents)
+
+
+def open_link(
+    name: str,
+    severity: int,
+    seed: int,
+    scenario: str,
+    sender: int,
+    profile: Profile = 'graded',
+    size_of: SizeOf | None = None,
+    **options: Any,
+) -> Link[Any]:
+    """A link from one sender to the ego under a corruption of the `link` family.
+
+    Args:
+        name: of the `link` family.
+        severity: from 1.
+        seed: of the realisation.
+        scenario: name of the drive.
+        sender: id of the agent.
+        profile: `graded`.
+        size_of: measures the bytes of a map as really sent, for `bandwidth`.
+        options: parameters in place of the profile's.
+
+    Raises:
+        CorruptionError: if name, severity, profile or an option is unknown or out of range.
+    """
+    corruption = lookup(name)
+    if corruption.family != 'link':
+        raise CorruptionError(f'{name} acts on frames, not on messages; use corrupt_frame')
+    conditions = LinkConditions(**corruption.parameters(severity, profile, **options))
+    return Link(conditions, seed, scenario, sender, size_of)

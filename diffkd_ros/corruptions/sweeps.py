@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changing a sweep while its rings and times stay aligned with its points; which return is of which ring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.frame import AgentSweep
+
+# Rings are told apart by their elevation on a histogram this fine; a sensor has at most this wide a ring.
+_ELEVATION_STEP = np.radians(0.02)
+_WIDEST_RING = np.radians(0.2)
+_FEWEST_RINGS = 8
+# How many quantiles stand for rings where elevations show none.
+_QUANTILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rings:
+    """Which laser each return came from.
+
+    Attributes:
+        index: (n,) int64, 0 the lowest of those that returned anything.
+        count: lasers that returned anything.
+    """
+
+    index: NDArray[np.int64]
+    count: int
+
+
+def keep(sweep: AgentSweep, mask: NDArray[np.bool_]) -> AgentSweep:
+    """The sweep's returns where `mask`, (n,), is true."""
+    return replace(
+        sweep,
+        points=sweep.points[mask],
+        ring=None if sweep.ring is None else sweep.ring[mask],
+        time=None if sweep.time is None else sweep.time[mask],
+    )
+
+
+def with_points(sweep: AgentSweep, points: NDArray[np.float32]) -> AgentSweep:
+    """The sweep with other coordinates or intensities, (n, 4); intensities are cut to [0, 1]."""
+    np.clip(points[:, 3], 0.0, 1.0, out=points[:, 3])
+    return replace(sweep, points=points)
+
+
+def ranges(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distance of each of (n, >=3) points from the sensor, metres."""
+    return np.sqrt(np.einsum('ij,ij->i', points[:, :3], points[:, :3]))
+
+
+def elevations(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Angle of each of (n, >=3) points over the sensor's xy plane, radians."""
+    return np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1]))
+
+
+def rings_of(sweep: AgentSweep) -> Rings:
+    """Tell the rings apart, never by the order of the points.
+
+    The sweep's own `ring` counts if it has more than one value. Without it, returns whose elevations form
+    bands with gaps between them, as those of a spinning sensor do, are told apart by band. Where there are
+    no such bands (a cloud turned or corrected for motion), 64 quantiles of the elevation stand for rings.
+    """
+    if sweep.ring is not None:
+        present = np.bincount(sweep.ring) > 0
+        if present.sum() > 1:
+            return Rings((np.cumsum(present) - 1)[sweep.ring], int(present.sum()))
+    if len(sweep.points) == 0:
+        return Rings(np.zeros(0, np.int64), 0)
+    angles = elevations(sweep.points)
+    step = np.floor((angles - angles.min()) / _ELEVATION_STEP).astype(np.int64)
+    filled = np.bincount(step) > 0
+    starts = np.flatnonzero(np.diff(filled, prepend=False) & filled)
+    ends = np.flatnonzero(np.diff(filled, append=False) & filled)
+    if len(starts) >= _FEWEST_RINGS and (ends - starts + 1).max() * _ELEVATION_STEP <= _WIDEST_RING:
+        return Rings(np.searchsorted(starts, step, side='right') - 1, len(starts))
+    edges = np.quantile(angles, np.arange(1, _QUANTILES) / _QUANTILES)
+    return Rings(np.searchsorted(edges, angles, side='right'), _QUANTILES)

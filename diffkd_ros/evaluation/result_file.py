@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes results as JSON that every reader understands."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def _plain(value: object) -> object:
+    """The value with null for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a nested structure of dicts, lists, strings and numbers, indented."""
+    path.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and writes the folder layout of the OPV2V data set.
 
-A set is a folder of drives, `<scenario>/<agent id>/<6-digit number>.{pcd,yaml}`, each drive with a
-`data_protocol.yaml`; the number counts simulation steps. Everything in it is in CARLA's left-handed
-convention and degrees, and is converted here, nowhere else. The cloud's intensity stands in a field
-`intensity` or, as Open3D writes it, in the red channel of `rgb`. Cameras and planned trajectories are not
-read.
+A set is a folder of splits (`SPLITS`), a split one of drives, and a drive has a `data_protocol.yaml` and
+`<agent id>/<6-digit number>.{pcd,yaml}`; the number counts simulation steps. Everything in it is in CARLA's
+left-handed convention and degrees, and is converted here, nowhere else. The cloud's intensity stands in a
+field `intensity` or, as Open3D writes it, in the red channel of `rgb`. Cameras and planned trajectories are
+not read.
 """
 
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import yaml
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from pypcd4 import Encoding, PointCloud
 
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
-from diffkd_ros.geometry.boxes import count_points
+from diffkd_ros.geometry.boxes import count_points, transform_boxes
 from diffkd_ros.geometry.carla import (
     box_from_carla,
     box_to_carla,
@@ -31,9 +33,13 @@ from diffkd_ros.geometry.carla import (
     pose_from_carla,
     pose_to_carla,
 )
-from diffkd_ros.geometry.poses import PoseError, transform_points, yaw_of
+from diffkd_ros.geometry.poses import Matrix, PoseError, inverse, transform_points, yaw_of
+from diffkd_ros.sources.dataset import DatasetError, raised
+from diffkd_ros.sources.pcd import PcdError, read_pcd, xyz
 
+SPLITS = ('train', 'validate', 'test', 'test_culvercity')
 COMMUNICATION_RANGE = 70.0
+PoseSource = Literal['lidar_pose', 'true_ego_pos', 'predicted_ego_pos']
 _FRAME_INTERVAL = 0.1  # seconds: the data set's 10 Hz, for a drive that does not tell its step
 _OWN_BODY_X = (-1.95, 2.95)
 _OWN_BODY_Y = 1.1
@@ -41,7 +47,7 @@ _LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 _DUMPER = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)
 
 
-class Opv2vError(ValueError):
+class Opv2vError(DatasetError):
     """A folder or file that is not laid out as OPV2V has it; the message names it and what is wrong."""
 
 
@@ -49,12 +55,13 @@ class Opv2vError(ValueError):
 class _Drive:
     folder: Path
     ego: int
-    frames: dict[int, frozenset[int]]  # agent -> its frame numbers
-    numbers: tuple[int, ...]  # the ego's, ascending
+    frames: dict[int, frozenset[int]]  # agent -> the numbers of its yaml files
+    clouds: dict[int, frozenset[int]]  # agent -> the numbers of its pcd files
+    numbers: tuple[int, ...]  # the ego's frames, ascending
 
 
 class Opv2vDataset:
-    """Cooperative frames of a set, drive after drive; files are read when a frame is asked for.
+    """Cooperative frames of a set, drive after drive; folders are listed now, files read when asked for.
 
     The ego is the agent with the smallest id that is not negative (road-side units have negative ids). Agents
     out of `communication_range` of the ego are left out of a frame, as the published protocol has it, and
@@ -62,26 +69,66 @@ class Opv2vDataset:
     stands in the other agents' files only, so an ego alone has no box of its own. Returns within a car's
     length of a vehicle's sensor are removed: in the data set they lie on its own body.
 
+    Where an agent is stands in its files three times, and `pose` says which one places its cloud:
+
+    - `lidar_pose`: the simulator's exact pose of the LiDAR.
+    - `true_ego_pos`: the simulator's exact pose of the vehicle (of the unit, at the road side), whose origin
+      is on the ground. Carried to the LiDAR by the mounting, which is true_ego_pos^-1 lidar_pose, it gives
+      `lidar_pose` again.
+    - `predicted_ego_pos`: the same pose as the vehicle's own localisation (satellites, inertia) had it, with
+      its errors; carried to the LiDAR by that mounting. The frame's map is then the one that the ego takes
+      for true: ground truth moves along with the ego's error, so in the ego's LiDAR frame it stays exact,
+      and the neighbours are off by their error against the ego's. Files of drives recorded without
+      localisation errors repeat `true_ego_pos`.
+
+    Returns on a vehicle are those in its box, unless `write_opv2v` has noted how many there are and no agent
+    is out of range. Who is in range, and which returns lie on a box, is told by the exact poses in each case.
+
     Args:
-        root: the folder that holds the drives: `train`, `validate` or `test`, say.
+        root: the set's root, which holds splits, or a split, which holds drives.
         communication_range: metres between the sensors, in the map's plane.
+        split: the only one to read under a set's root, one of `SPLITS`; all of them by default.
+        pose: which of the recorded poses places the clouds.
 
     Raises:
-        Opv2vError: if root is no folder or holds no drive.
+        Opv2vError: if root is no folder, holds no drive or no such split, or `pose` is none of the three.
     """
 
-    def __init__(self, root: str | Path, communication_range: float = COMMUNICATION_RANGE) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        communication_range: float = COMMUNICATION_RANGE,
+        split: str | None = None,
+        pose: PoseSource = 'lidar_pose',
+    ) -> None:
         self.root = Path(root)
         self.communication_range = communication_range
+        if pose not in get_args(PoseSource):
+            raise Opv2vError(f'pose must be one of {", ".join(get_args(PoseSource))}, got {pose!r}')
+        self.pose = pose
         if not self.root.is_dir():
             raise Opv2vError(f'{self.root}: not a folder')
-        self._drives = [
-            drive for path in sorted(self.root.iterdir()) if path.is_dir() and (drive := _index_drive(path))
-        ]
+        if split is not None and not (split in SPLITS and (self.root / split).is_dir()):
+            raise Opv2vError(f'{self.root}: has no split {split!r}; known are {", ".join(SPLITS)}')
+        self._drives: list[_Drive] = []
+        self._not_drives: list[Path] = []
+        for folder in _subfolders(self.root if split is None else self.root / split):
+            if folder.name in SPLITS and split is None:
+                for inner in _subfolders(folder):
+                    self._add(inner)
+            else:
+                self._add(folder)
         self._index = [(drive, k) for drive in self._drives for k in range(len(drive.numbers))]
         if not self._index:
             raise Opv2vError(f'{self.root}: holds no <scenario>/<agent id>/<6-digit number>.yaml')
         self._steps: dict[Path, float] = {}
+
+    def _add(self, folder: Path) -> None:
+        drive = _index_drive(folder)
+        if drive is None:
+            self._not_drives.append(folder)
+        else:
+            self._drives.append(drive)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -100,23 +147,76 @@ class Opv2vDataset:
             for agent, numbers in drive.frames.items()
             if number in numbers
         }
-        poses = {
-            agent: _pose(documents[agent], _path(drive.folder, agent, number, 'yaml')) for agent in documents
-        }
-        ego_xy = poses[drive.ego][:2, 3]
+        paths = {agent: _path(drive.folder, agent, number, 'yaml') for agent in documents}
+        exact = {agent: _pose(documents[agent], 'lidar_pose', paths[agent]) for agent in documents}
+        ego_xy = exact[drive.ego][:2, 3]
         heard = [
             agent
             for agent in sorted(documents)
-            if np.hypot(*(poses[agent][:2, 3] - ego_xy)) <= self.communication_range
+            if np.hypot(*(exact[agent][:2, 3] - ego_xy)) <= self.communication_range
         ]
         agents = {
-            agent: _read_sweep(drive.folder, agent, number, poses[agent], documents[agent]) for agent in heard
+            agent: _read_sweep(drive.folder, agent, number, exact[agent], documents[agent]) for agent in heard
         }
-        truth = _ground_truth(
-            {_path(drive.folder, agent, number, 'yaml'): documents[agent] for agent in heard}, agents
-        )
+        truth = _ground_truth({paths[agent]: documents[agent] for agent in heard}, agents)
+        if len(heard) == len(documents) and (counts := _recorded_counts(truth, documents, paths)) is not None:
+            truth = replace(truth, num_points=counts)
+        if self.pose != 'lidar_pose':
+            believed = {a: self._believed(documents[a], exact[a], paths[a]) for a in heard}
+            moved = believed[drive.ego] @ inverse(exact[drive.ego])
+            truth = truth.with_boxes(transform_boxes(moved, truth.boxes))
+            agents = {agent: replace(sweep, pose=believed[agent]) for agent, sweep in agents.items()}
         stamp = round((number - drive.numbers[0]) * self._step(drive) * 1e9)
         return CoopFrame(agents, drive.ego, stamp, truth, drive.folder.name, position)
+
+    def drives(self) -> list[tuple[str, range]]:
+        """Name and frame numbers of each drive, in order."""
+        ends = accumulate(len(drive.numbers) for drive in self._drives)
+        return [
+            (drive.folder.name, range(end - len(drive.numbers), end))
+            for drive, end in zip(self._drives, ends, strict=True)
+        ]
+
+    def problems(self, index: int) -> list[DatasetError]:
+        """What is wrong with each file of a frame, the files of agents out of range included."""
+        drive, position = self._index[index]
+        number = drive.numbers[position]
+        reads: list[Callable[[], object]] = [partial(self._step, drive)]
+        for agent in sorted(agent for agent, numbers in drive.frames.items() if number in numbers):
+            reads.append(partial(self._read_document, _path(drive.folder, agent, number, 'yaml')))
+            reads.append(partial(_read_sweep, drive.folder, agent, number, np.eye(4), {}))
+        return [error for read in reads if (error := raised(read))]
+
+    def _read_document(self, path: Path) -> None:
+        """Read all that a frame's yaml file is used for."""
+        document = _read_yaml(path)
+        self._believed(document, _pose(document, 'lidar_pose', path), path)
+        _velocity(document, np.eye(4), path)
+        _vehicles(path, document)
+
+    def strays(self) -> Iterator[DatasetError]:
+        """Folders that are no drives, clouds without a yaml file, and what the ego has no frame for."""
+        for folder in self._not_drives:
+            yield Opv2vError(f'{folder}: not a drive: holds no <agent id>/<6-digit number>.yaml of a vehicle')
+        for drive in self._drives:
+            own = drive.frames[drive.ego]
+            for agent, clouds in drive.clouds.items():
+                yaml_files = drive.frames.get(agent, frozenset())
+                for number in sorted(clouds - yaml_files):
+                    path = _path(drive.folder, agent, number, 'pcd')
+                    yield Opv2vError(f'{path}: in no frame: {number:06d}.yaml is missing beside it')
+                for number in sorted(yaml_files - own):
+                    path = _path(drive.folder, agent, number, 'yaml')
+                    yield Opv2vError(
+                        f'{path}: in no frame: the ego, agent {drive.ego}, has no {number:06d}.yaml'
+                    )
+
+    def _believed(self, document: dict[str, Any], exact: Matrix, path: Path) -> Matrix:
+        """Map <- LiDAR by the chosen one of the recorded poses."""
+        if self.pose == 'lidar_pose':
+            return exact
+        mounting = inverse(_pose(document, 'true_ego_pos', path)) @ exact
+        return _pose(document, self.pose, path) @ mounting
 
     def _step(self, drive: _Drive) -> float:
         """Seconds between two numbers of a drive."""
@@ -137,8 +237,9 @@ def write_opv2v(frames: Iterable[CoopFrame], root: str | Path) -> None:
     """Write frames with ground truth in the layout `Opv2vDataset` reads, a drive per `CoopFrame.scenario`.
 
     Intensity goes to 8 bits in the red channel, as in the data set; `ring` and `time` follow as fields of
-    their own. Planned trajectories, cameras and the vehicles' speeds are not written: a frame does not hold
-    them.
+    their own. A vehicle's number of returns, where known, becomes the key `num_points` of its entry, which
+    the data set does not have. Planned trajectories, cameras and the vehicles' speeds are not written: a
+    frame does not hold them.
 
     Raises:
         Opv2vError: if a frame has no ground truth or no track ids, its scenario is no plain folder name, or a
@@ -172,7 +273,8 @@ def write_opv2v(frames: Iterable[CoopFrame], root: str | Path) -> None:
                 'ego_speed': speed,
                 'vehicles': {
                     int(track): dict(box_to_carla(box))
-                    for track, box in zip(truth.track_ids, truth.boxes, strict=True)
+                    | ({} if truth.num_points is None else {'num_points': int(truth.num_points[k])})
+                    for k, (track, box) in enumerate(zip(truth.track_ids, truth.boxes, strict=True))
                     if track != agent
                 },
             }
@@ -186,28 +288,38 @@ def _path(folder: Path, agent: int, number: int, suffix: str) -> Path:
     return folder / str(agent) / f'{number:06d}.{suffix}'
 
 
+def _subfolders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry) for entry in entries if entry.is_dir())
+
+
 def _index_drive(folder: Path) -> _Drive | None:
-    """List a drive's files; None for a folder without agents."""
-    frames = {}
-    for path in folder.iterdir():
-        if path.is_dir() and path.name.removeprefix('-').isdigit():
-            numbers = frozenset(
-                int(file.stem) for file in path.iterdir() if file.suffix == '.yaml' and file.stem.isdigit()
-            )
-            if numbers:
-                frames[int(path.name)] = numbers
+    """List a drive's files; None for a folder without a vehicle's frames."""
+    frames, clouds = {}, {}
+    for path in _subfolders(folder):
+        if not path.name.removeprefix('-').isdecimal():
+            continue
+        numbers: dict[str, set[int]] = {'.yaml': set(), '.pcd': set()}
+        for name in os.listdir(path):
+            stem, suffix = os.path.splitext(name)
+            if suffix in numbers and stem.isdecimal():
+                numbers[suffix].add(int(stem))
+        agent = int(path.name)
+        if numbers['.yaml']:
+            frames[agent] = frozenset(numbers['.yaml'])
+        clouds[agent] = frozenset(numbers['.pcd'])
     vehicles = [agent for agent in frames if agent >= 0]
     if not vehicles:
         return None
     ego = min(vehicles)
-    return _Drive(folder, ego, frames, tuple(sorted(frames[ego])))
+    return _Drive(folder, ego, frames, clouds, tuple(sorted(frames[ego])))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open('rb') as file:
             document = yaml.load(file, _LOADER)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise Opv2vError(f'{path}: {error}') from error
     if not isinstance(document, dict):
         raise Opv2vError(f'{path}: expected a mapping, got {type(document).__name__}')
@@ -219,74 +331,63 @@ def _write_yaml(path: Path, document: dict[str, Any]) -> None:
         yaml.dump(document, file, _DUMPER, sort_keys=False)
 
 
-def _pose(document: dict[str, Any], path: Path) -> NDArray[np.float64]:
-    values = document.get('lidar_pose')
+def _pose(document: dict[str, Any], name: str, path: Path) -> Matrix:
+    values = document.get(name)
     try:
         if not isinstance(values, list) or len(values) != 6:
             raise ValueError(f'expected x, y, z, roll, yaw, pitch, got {values!r}')
-        pose = pose_from_carla(*(float(value) for value in values))
-        if not np.isfinite(pose).all():
-            raise ValueError(f'not finite: {values!r}')
+        return pose_from_carla(*(float(value) for value in values))
     except (PoseError, TypeError, ValueError) as error:
-        raise Opv2vError(f'{path}: lidar_pose: {error}') from error
-    return pose
+        raise Opv2vError(f'{path}: {name}: {error}') from error
 
 
-def _read_sweep(
-    folder: Path, agent: int, number: int, pose: NDArray[np.float64], document: dict[str, Any]
-) -> AgentSweep:
+def _read_sweep(folder: Path, agent: int, number: int, pose: Matrix, document: dict[str, Any]) -> AgentSweep:
     path = _path(folder, agent, number, 'pcd')
-    columns = _read_pcd(path)
-    points = flip_points(columns['points'])
+    try:
+        columns = read_pcd(path)
+    except PcdError as error:
+        raise Opv2vError(str(error)) from error
+    points = flip_points(xyz(columns))
+    points[:, 3] = _intensity(columns, path)
     kept = np.isfinite(points).all(axis=1)
     if agent >= 0:
         inside_x = (points[:, 0] >= _OWN_BODY_X[0]) & (points[:, 0] <= _OWN_BODY_X[1])
         kept &= ~(inside_x & (np.abs(points[:, 1]) <= _OWN_BODY_Y))
-    velocity = None
-    speed = document.get('ego_speed')
-    if isinstance(speed, int | float):
-        yaw = yaw_of(pose)
-        velocity = float(speed) / 3.6 * np.array([np.cos(yaw), np.sin(yaw), 0.0])
     ring, time = columns.get('ring'), columns.get('time')
     return AgentSweep(
         points[kept],
         pose,
-        None if ring is None else ring[kept],
-        None if time is None else time[kept],
-        velocity,
+        None if ring is None else ring[kept].astype(np.uint16),
+        None if time is None else time[kept].astype(np.float32),
+        _velocity(document, pose, path.with_suffix('.yaml')),
     )
 
 
-def _read_pcd(path: Path) -> dict[str, NDArray]:
-    """Columns as they stand in a file: `points` (n, 4) float32, and `ring` and `time` if it has them."""
-    try:
-        cloud = PointCloud.from_path(path)
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError, struct.error) as error:
-        raise Opv2vError(f'{path}: not a readable point cloud: {error}') from error
-    data, fields = np.atleast_1d(cloud.pc_data), cloud.fields
-    if len(data) != cloud.points:
-        raise Opv2vError(f'{path}: cut short: the header promises points that the file does not hold')
-    missing = [name for name in ('x', 'y', 'z') if name not in fields]
-    if missing or not {'intensity', 'rgb'} & set(fields):
-        raise Opv2vError(f'{path}: needs fields x, y, z and intensity or rgb, has {list(fields)}')
-    points = np.empty((len(data), 4), np.float32)
-    for column, name in enumerate(('x', 'y', 'z')):
-        points[:, column] = data[name]
-    if 'intensity' in fields:
-        points[:, 3] = data['intensity']
+def _velocity(document: dict[str, Any], pose: Matrix, path: Path) -> NDArray[np.float64] | None:
+    """(3,) metres per second in the map, along the LiDAR's x axis; None if the file has no speed."""
+    speed = document.get('ego_speed')
+    if speed is None:
+        return None
+    if not isinstance(speed, int | float) or not math.isfinite(speed):
+        raise Opv2vError(f'{path}: ego_speed must be km/h, got {speed!r}')
+    yaw = yaw_of(pose)
+    return speed / 3.6 * np.array([np.cos(yaw), np.sin(yaw), 0.0])
+
+
+def _intensity(columns: dict[str, NDArray], path: Path) -> NDArray[np.float32]:
+    """(n,) in [0, 1], from `intensity` (bytes are scaled) or the red channel of `rgb`."""
+    if 'intensity' in columns:
+        recorded = columns['intensity']
+        intensity = recorded.astype(np.float32) / np.float32(255 if recorded.dtype == np.uint8 else 1)
+    elif 'rgb' in columns and columns['rgb'].itemsize == 4:
+        packed = np.ascontiguousarray(columns['rgb'])
+        intensity = (packed.view(np.uint32) >> 16 & 0xFF) / np.float32(255)
     else:
-        packed = np.ascontiguousarray(data['rgb'])
-        points[:, 3] = (packed.view(np.uint32) >> 16 & 0xFF) / np.float32(255)
-    intensity = points[:, 3]
-    if not (np.nan_to_num(intensity) >= 0).all() or not (np.nan_to_num(intensity) <= 1).all():
-        raise Opv2vError(
-            f'{path}: intensity must lie in [0, 1], got {intensity.min():g} to {intensity.max():g}'
-        )
-    columns: dict[str, NDArray] = {'points': points}
-    for name, dtype in (('ring', np.uint16), ('time', np.float32)):
-        if name in fields:
-            columns[name] = data[name].astype(dtype)
-    return columns
+        raise Opv2vError(f'{path}: needs a field intensity or rgb (of 4 bytes), has {list(columns)}')
+    known = intensity[np.isfinite(intensity)]
+    if len(known) and not (known.min() >= 0 and known.max() <= 1):
+        raise Opv2vError(f'{path}: intensity must lie in [0, 1], got {known.min():g} to {known.max():g}')
+    return intensity
 
 
 def _write_sweep(path: Path, sweep: AgentSweep) -> None:
@@ -322,6 +423,23 @@ def _ground_truth(documents: dict[Path, dict[str, Any]], agents: dict[int, Agent
     return Boxes3D(rows, track_ids=ids, num_points=counts)
 
 
+def _recorded_counts(
+    truth: Boxes3D, documents: dict[int, dict[str, Any]], paths: dict[int, Path]
+) -> NDArray[np.int64] | None:
+    """(n,) returns on each vehicle as noted by `write_opv2v`; None if they are not noted for all."""
+    noted: dict[int, Any] = {}
+    for agent, document in documents.items():
+        for track, entry in (document.get('vehicles') or {}).items():
+            count = noted.setdefault(int(track), entry.get('num_points'))
+            if count is not None and not (isinstance(count, int) and 0 <= count < 2**63):
+                raise Opv2vError(
+                    f'{paths[agent]}: vehicle {track!r}: num_points must be a count, got {count!r}'
+                )
+    assert truth.track_ids is not None
+    counts = [noted[track] for track in truth.track_ids.tolist()]
+    return None if None in counts else np.array(counts, np.int64)
+
+
 def _vehicles(path: Path, document: dict[str, Any]) -> dict[int, NDArray[np.float64]]:
     """Boxes (7,) in the map that a frame file lists, by id."""
     vehicles = document.get('vehicles') or {}
@@ -331,7 +449,10 @@ def _vehicles(path: Path, document: dict[str, Any]) -> dict[int, NDArray[np.floa
     try:
         for track, entry in vehicles.items():
             fields = [[float(v) for v in entry[name]] for name in ('location', 'center', 'angle', 'extent')]
-            boxes[int(track)] = box_from_carla(*fields)
+            box = box_from_carla(*fields)
+            if not (box[3:6] > 0).all():
+                raise ValueError(f'extent must be above 0, got {entry["extent"]!r}')
+            boxes[int(track)] = box
     except KeyError as error:
         raise Opv2vError(f'{path}: vehicle {track!r}: has no {error}') from error
     except (TypeError, ValueError) as error:

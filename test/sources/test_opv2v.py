@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OPV2V layout: what is written is read back, and a scene written by hand pins every sign."""
 
+import re
 import struct
 from dataclasses import replace
 
@@ -8,8 +9,12 @@ import numpy as np
 import pytest
 from pypcd4 import Encoding, PointCloud
 
+from diffkd_ros.evaluation.average_precision import AveragePrecision
+from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in
 from diffkd_ros.geometry.poses import euler_from_pose, transform_points
+from diffkd_ros.sources.dataset import readable_frames
+from diffkd_ros.sources.open_source import open_source
 from diffkd_ros.sources.opv2v import Opv2vDataset, Opv2vError, write_opv2v
 from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
 
@@ -30,6 +35,8 @@ def written(frames, tmp_path):
 def test_round_trip(frames, written):
     dataset = Opv2vDataset(written)
     assert len(dataset) == len(frames) == 7
+    names = list(dict.fromkeys(frame.scenario for frame in frames))
+    assert dataset.drives() == list(zip(names, [range(3), range(3, 6), range(6, 7)], strict=True))
     for read, frame in zip((dataset[i] for i in range(7)), frames, strict=True):
         assert (read.scenario, read.index, read.stamp, read.ego) == (
             frame.scenario, frame.index, frame.stamp, frame.ego,
@@ -49,10 +56,54 @@ def test_round_trip(frames, written):
         wrapped = (read.ground_truth.boxes[:, 6] - truth.boxes[:, 6] + np.pi) % (2 * np.pi) - np.pi
         np.testing.assert_allclose(read.ground_truth.boxes[:, :6], truth.boxes[:, :6], atol=1e-9)
         np.testing.assert_allclose(wrapped, 0, atol=1e-9)
+        assert read.ground_truth.num_points.tolist() == truth.num_points.tolist()
+
+
+def forget_counts(root):
+    """As the data set has it, without the number of returns that `write_opv2v` notes."""
+    for file in root.glob('*/*/*.yaml'):
+        file.write_text(re.sub(r'\n +num_points: \d+', '', file.read_text()))
+
+
+def average_precisions(frames, detections):
+    """AP of the same detections against the ground truth of frames from anywhere, in the ego's frame."""
+    precision = AveragePrecision()
+    for frame, found in zip(frames, detections, strict=True):
+        precision.add(found, ground_truth_in(frame, frame.ego))
+    return precision.compute()
+
+
+def test_what_is_read_scores_as_what_was_written(frames, written):
+    """Boxes off by some decimetres: half of them are hits at one threshold, and not at another."""
+    random = np.random.default_rng(0)
+    detections = []
+    for frame in frames:
+        truth = ground_truth_in(frame, frame.ego)
+        noise = random.normal(0, 0.15, truth.boxes.shape)
+        detections.append(Boxes3D(truth.boxes + noise, scores=random.random(len(truth))))
+    scores = average_precisions(frames, detections)
+    assert 0.2 < scores[0.7] < 0.9
+    assert average_precisions(Opv2vDataset(written), detections) == pytest.approx(scores, abs=1e-9)
+
+
+def test_noted_returns_must_be_counts(written):
+    file = next(iter(sorted(written.glob('*_0/1')))) / '000000.yaml'
+    file.write_text(re.sub(r'num_points: \d+', 'num_points: many', file.read_text()))
+    with pytest.raises(Opv2vError, match=r"000000\.yaml: vehicle .* num_points must be a count, got 'many'"):
+        Opv2vDataset(written)[0]
+
+
+def test_noted_returns_do_not_count_when_an_agent_is_out_of_range(written):
+    alone = Opv2vDataset(written, communication_range=0.0)[0]
+    assert list(alone.agents) == [1]
+    forget_counts(written)
+    again = Opv2vDataset(written, communication_range=0.0)[0]
+    assert alone.ground_truth.num_points.tolist() == again.ground_truth.num_points.tolist()
 
 
 def test_returns_are_counted_from_the_clouds(frames, written):
     """The simulator knows whose each return is; range noise puts up to half of those on a face outside."""
+    forget_counts(written)
     read = Opv2vDataset(written)[0].ground_truth
     truth = frames[0].ground_truth
     truth = truth[np.argsort(truth.track_ids)]
@@ -204,6 +255,13 @@ def cut(data):
         ('yaml', lambda data: data.replace(b'lidar_pose', b'lidar_poze'), 'lidar_pose'),
         ('yaml', lambda data: data.replace(b'lidar_pose:\n-', b'lidar_pose:\n- .nan\n-', 1), 'lidar_pose'),
         ('yaml', lambda data: data.replace(b'extent', b'extend'), "vehicle .*'extent'"),
+        (
+            'yaml',
+            lambda data: data.replace(b'extent:\n    - ', b'extent:\n    - 0.0 #', 1),
+            'extent .* above 0',
+        ),
+        ('yaml', lambda data: re.sub(rb'ego_speed: .*', b'ego_speed: .inf', data), 'ego_speed'),
+        ('yaml', lambda data: b'd: 2021-13-45\n' + data, 'month'),
         ('pcd', cut, 'cut short|point cloud'),
         ('pcd', lambda data: data[: data.index(b'DATA binary\n') + 12 + 22 * 5], 'cut short'),
         ('pcd', lambda data: b'', 'point cloud'),
@@ -227,6 +285,170 @@ def test_damaged_files_are_named(written, suffix, damage, reason):
     assert len(dataset[0].agents) == 3  # the other frames are not affected
 
 
+PCD_HEADER = (
+    'VERSION 0.7\nFIELDS {fields}\nSIZE {size}\nTYPE {type}\nCOUNT {count}\n'
+    'WIDTH {points}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {points}\nDATA {data}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ('header', 'body', 'reason'),
+    [
+        ({'size': '4 4 4'}, bytes(48), 'not a readable|4 FIELDS, 3 SIZE'),
+        ({'size': '4 4 4 4 4', 'type': 'F F F F F', 'count': '1 1 1 1 1'}, bytes(48), '4 FIELDS, 5 SIZE'),
+        # One field forgotten in all of the header: each row would be read from a wrong place.
+        ({'fields': 'x y z', 'size': '4 4 4', 'type': 'F F F', 'count': '1 1 1'}, bytes(48), 'more data'),
+        ({'fields': 'x y q intensity'}, bytes(48), r"not \['z'\]"),
+        ({'points': 4}, bytes(48), 'cut short: .* 4 points, found 3'),
+        ({'data': 'binary_compressed'}, struct.pack('<II', 20, 48) + bytes(range(20)), 'point cloud'),
+        ({'data': 'ascii'}, b'1 2 3 0.5\n1 2 3\n1 2 3 0.5\n', 'point cloud'),
+        ({'data': 'ascii'}, b'1 2 3 0.5\n1 2 3 0.5\n', 'cut short'),
+        ({'data': 'ascii'}, b'5 2 3 0.5\n5 2 3 1.5\n5 2 3 0\n', r'intensity must lie in \[0, 1\]'),
+    ],
+)
+def test_clouds_that_contradict_their_header(tmp_path, header, body, reason):
+    folder = write_agent(tmp_path, 1, '0, 0, 2, 0, 0, 0', [], [])
+    whole = {'fields': 'x y z intensity', 'size': '4 4 4 4', 'type': 'F F F F', 'count': '1 1 1 1'}
+    text = PCD_HEADER.format(**{**whole, 'points': 3, 'data': 'binary', **header})
+    (folder / '000068.pcd').write_bytes(text.encode() + body)
+    with pytest.raises(Opv2vError, match=f'(?s)000068.pcd: .*({reason})'):
+        Opv2vDataset(tmp_path)[0]
+
+
+@pytest.mark.parametrize('encoding', list(Encoding)[:3])
+def test_field_types(tmp_path, encoding):
+    """Coordinates of 8 bytes, intensity in bytes, fields that nobody asked for, ring and time."""
+    folder = write_agent(tmp_path, 1, '0, 0, 2, 0, 0, 0', [], [])
+    columns = {
+        'label': np.array([1, 2], np.int32), 'x': np.array([5.0, 6.0]), 'y': np.array([1.0, 2.0]),
+        'z': np.array([0.5, -0.5]), 'intensity': np.array([51, 255], np.uint8),
+        'ring': np.array([3, 63], np.uint8), 'time': np.array([-0.05, 0.025]),
+    }  # fmt: skip
+    cloud = PointCloud.from_points(
+        list(columns.values()), tuple(columns), tuple(column.dtype for column in columns.values())
+    )
+    cloud.save(folder / '000068.pcd', encoding)
+    sweep = Opv2vDataset(tmp_path)[0].agents[1]
+    np.testing.assert_allclose(sweep.points, [[5, -1, 0.5, 0.2], [6, -2, -0.5, 1]])
+    assert sweep.ring.tolist() == [3, 63]
+    np.testing.assert_allclose(sweep.time, [-0.05, 0.025])
+
+
+def test_splits(tmp_path):
+    """The set's root holds splits; a split can be chosen, or given as the root."""
+    point = [(20, 0, 0, 0.5)]
+    for split, count in (('train', 3), ('validate', 2), ('test', 1), ('test_culvercity', 1)):
+        for k in range(count):
+            folder = write_agent(tmp_path / 'x', 1, '0, 0, 2, 0, 0, 0', [], point).parent
+            (tmp_path / 'set' / split).mkdir(parents=True, exist_ok=True)
+            folder.rename(tmp_path / 'set' / split / f'{split}_{k}')
+    assert len(Opv2vDataset(tmp_path / 'set')) == 7
+    assert len(Opv2vDataset(tmp_path / 'set', split='validate')) == 2
+    assert Opv2vDataset(tmp_path / 'set' / 'test')[0].scenario == 'test_0'
+    with pytest.raises(Opv2vError, match="no split 'val'; known are train, validate"):
+        Opv2vDataset(tmp_path / 'set', split='val')
+
+
+def test_nothing_is_read_before_a_frame_is_asked_for(tmp_path):
+    """The index lists folders: files that no parser would take do not disturb it."""
+    for agent in (-1, 3, 8):
+        folder = tmp_path / 'drive' / str(agent)
+        folder.mkdir(parents=True)
+        for number in (68, 70):
+            (folder / f'{number:06d}.yaml').write_bytes(b'\xff')
+            (folder / f'{number:06d}.pcd').touch()
+            (folder / f'{number:06d}_camera0.png').touch()
+    dataset = Opv2vDataset(tmp_path)
+    assert len(dataset) == 2
+    assert dataset.drives() == [('drive', range(2))]
+
+
+POSES = """
+lidar_pose: [{lidar}]
+true_ego_pos: [{true}]
+predicted_ego_pos: [{predicted}]
+vehicles:
+  9:
+    angle: [0.0, 0.0, 0.0]
+    center: [0.0, 0.0, 0.75]
+    extent: [2.0, 1.0, 0.75]
+    location: [30.0, 0.0, 0.0]
+"""
+
+
+@pytest.fixture
+def localised(tmp_path):
+    """Two vehicles, LiDARs 2 m above them; in CARLA's frame.
+
+    The ego at (10, 20) looks along x; it believes to be 1 m further along x and 0.5 m to the right. The
+    neighbour at (0, 0) looks along +y, and believes to be turned by 90 degrees back, along x.
+    """
+    point = [(20, 0, 0, 0.5)]
+    poses = {
+        1: ('10, 20, 2, 0, 0, 0', '10, 20, 0, 0, 0, 0', '11, 20.5, 0, 0, 0, 0'),
+        2: ('1, 3, 2, 0, 90, 0', '1, 2, 0, 0, 90, 0', '1, 2, 0, 0, 0, 0'),
+    }
+    for agent, (lidar, true, predicted) in poses.items():
+        file = write_agent(tmp_path, agent, lidar, [], point) / '000068.yaml'
+        file.write_text(POSES.format(lidar=lidar, true=true, predicted=predicted))
+    return tmp_path
+
+
+def test_predicted_poses(localised):
+    exact = Opv2vDataset(localised)[0]
+    believed = Opv2vDataset(localised, pose='predicted_ego_pos')[0]
+    np.testing.assert_allclose(exact.agents[1].pose[:3, 3], [10, -20, 2])
+    np.testing.assert_allclose(believed.agents[1].pose[:3, 3], [11, -20.5, 2])
+    # The neighbour's LiDAR is mounted 1 m in front of its origin: along +y in truth, along x as it believes.
+    np.testing.assert_allclose(exact.agents[2].pose[:3, 3], [1, -3, 2], atol=1e-12)
+    np.testing.assert_allclose(believed.agents[2].pose[:3, 3], [2, -2, 2], atol=1e-12)
+    assert euler_from_pose(believed.agents[2].pose) == pytest.approx((0, 0, 0))
+    # What the ego sees is where it was; the map has moved with it.
+    np.testing.assert_allclose(
+        ground_truth_in(believed, 1).boxes, ground_truth_in(exact, 1).boxes, atol=1e-12
+    )
+    np.testing.assert_allclose(believed.ground_truth.boxes[0, :3], [31, -0.5, 0.75])
+    assert believed.ground_truth.num_points.tolist() == exact.ground_truth.num_points.tolist()
+
+
+def test_true_poses_are_those_of_the_lidar(localised):
+    exact = Opv2vDataset(localised)[0]
+    true = Opv2vDataset(localised, pose='true_ego_pos')[0]
+    for agent, sweep in exact.agents.items():
+        np.testing.assert_allclose(true.agents[agent].pose, sweep.pose, atol=1e-12)
+    np.testing.assert_allclose(true.ground_truth.boxes, exact.ground_truth.boxes, atol=1e-12)
+
+
+def test_poses_that_are_not_there(localised):
+    with pytest.raises(Opv2vError, match="got 'gps'"):
+        Opv2vDataset(localised, pose='gps')
+    file = localised / 'drive' / '2' / '000068.yaml'
+    file.write_text(file.read_text().replace('predicted_ego_pos', 'predicted'))
+    assert len(Opv2vDataset(localised)[0].agents) == 2
+    with pytest.raises(Opv2vError, match=r'2/000068\.yaml: predicted_ego_pos: expected x, y, z'):
+        Opv2vDataset(localised, pose='predicted_ego_pos')[0]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_broken_frame_costs_that_frame_only(written, workers):
+    path = next(iter(sorted(written.glob('*_0/2')))) / '000001.yaml'
+    path.write_text('vehicles: {')
+    broken = []
+    frames = readable_frames(Opv2vDataset(written), lambda *what: broken.append(what), workers)
+    assert [frame.index for frame in frames] == [0, 2, 0, 1, 2, 0]
+    [(index, error)] = broken
+    assert index == 1
+    assert str(path) in str(error)
+
+
+def test_a_broken_frame_is_a_line_in_the_log(written, caplog):
+    path = next(iter(sorted(written.glob('*_0/2')))) / '000001.pcd'
+    path.write_bytes(b'')
+    assert len(list(open_source(f'opv2v:{written}'))) == 6
+    [record] = caplog.records
+    assert record.getMessage().startswith(f'frame 1 left out: {path}: not a readable point cloud')
+
+
 def test_not_a_data_set(tmp_path):
     with pytest.raises(Opv2vError, match='not a folder'):
         Opv2vDataset(tmp_path / 'absent')
@@ -246,6 +468,7 @@ def test_what_cannot_be_written(frames, tmp_path):
 
 def test_counts_agree_with_geometry(written):
     """An independent count: all clouds but an agent's own, in the map frame, in the boxes read."""
+    forget_counts(written)
     frame = Opv2vDataset(written)[4]
     total = np.zeros(len(frame.ground_truth), np.int64)
     for agent, sweep in frame.agents.items():

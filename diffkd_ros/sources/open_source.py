@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One way to name any source of frames: ``sim``, ``opv2v:DIR``, ``dair:DIR`` or ``bag:DIR``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffkd_ros.frame import CoopFrame
+
+
+class SourceError(ValueError):
+    """A source that does not exist or cannot be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationOptions:
+    """What a simulated source needs to know; recorded ones know it already.
+
+    Attributes:
+        seed: of the simulator; the drives are numbered from 0.
+        agents: connected vehicles, the ego included.
+        rate: frames per second of simulated time.
+        frames_per_scenario: length of a drive; the next one follows without end.
+    """
+
+    seed: int = 0
+    agents: int = 3
+    rate: float = 10.0
+    frames_per_scenario: int = 20
+
+
+def _simulator(folder: Path | None, options: SimulationOptions) -> Iterable[CoopFrame]:
+    from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
+
+    if folder is not None:
+        raise SourceError(f'source sim takes no folder, got {folder}')
+    config = SimulatorConfig(
+        agents=options.agents, rate=options.rate, frames_per_scenario=options.frames_per_scenario
+    )
+    return Simulator(config, seed=options.seed).frames(itertools.count())
+
+
+def _opv2v(folder: Path | None, options: SimulationOptions) -> Iterable[CoopFrame]:
+    from diffkd_ros.sources.dataset import readable_frames
+    from diffkd_ros.sources.opv2v import Opv2vDataset
+
+    return readable_frames(Opv2vDataset(_existing('opv2v', folder)))
+
+
+def _dair_v2x(folder: Path | None, options: SimulationOptions) -> Iterable[CoopFrame]:
+    from diffkd_ros.sources.dair_v2x import DairV2xDataset
+    from diffkd_ros.sources.dataset import readable_frames
+
+    return readable_frames(DairV2xDataset(_existing('dair', folder)))
+
+
+def _rosbag(folder: Path | None, options: SimulationOptions) -> Iterable[CoopFrame]:
+    from diffkd_ros.sources.rosbag import RosbagSource
+
+    return RosbagSource(_existing('bag', folder))
+
+
+def _existing(kind: str, folder: Path | None) -> Path:
+    if folder is None or not folder.exists():
+        raise SourceError(f'source {kind}:{folder or ""} needs a folder that exists')
+    return folder
+
+
+# Each room of `sources` joins by one line here.
+_SOURCES: dict[str, Callable[[Path | None, SimulationOptions], Iterable[CoopFrame]]] = {
+    'sim': _simulator,
+    'opv2v': _opv2v,
+    'bag': _rosbag,
+    'dair': _dair_v2x,
+}
+
+
+def open_source(spec: str, options: SimulationOptions | None = None) -> Iterable[CoopFrame]:
+    """Open a source of frames.
+
+    Args:
+        spec: ``sim`` (endless), ``opv2v:DIR``, ``dair:DIR`` or ``bag:DIR``. A broken frame of a data set is
+            left out, with a line in the log.
+        options: for the simulator.
+
+    Raises:
+        SourceError: if there is no such source.
+        ValueError: if the simulator's options are out of range, or the folder is not of that kind.
+    """
+    kind, _, folder = spec.partition(':')
+    if kind not in _SOURCES:
+        raise SourceError(
+            f'unknown source {spec!r}; known are {", ".join(_SOURCES)}, with :DIR where recorded'
+        )
+    return _SOURCES[kind](Path(folder).expanduser() if folder else None, options or SimulationOptions())

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the other messages of a cooperative set-up into our own types, and the names its agents go by.
+
+Like `point_cloud` it reads attributes only: messages of rclpy and of `rosbags` do alike.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.geometry.poses import Matrix, pose_from_quaternion
+
+_AGENT = re.compile(r'(cav|rsu)_(\d+)')
+
+
+class MessageError(ValueError):
+    """A message whose fields contradict each other or make no sense."""
+
+
+def agent_name(agent: int) -> str:
+    """The namespace and V2X name of an agent: ``cav_7`` for vehicle 7, ``rsu_1`` for road-side unit -1."""
+    return f'cav_{agent}' if agent >= 0 else f'rsu_{-agent}'
+
+
+def agent_number(name: str) -> int:
+    """The inverse of `agent_name`.
+
+    Raises:
+        MessageError: if the name has another form.
+    """
+    match = _AGENT.fullmatch(name)
+    if not match:
+        raise MessageError(f'agent name {name!r} is neither cav_<number> nor rsu_<number>')
+    return int(match[2]) if match[1] == 'cav' else -int(match[2])
+
+
+def stamp_of(header: Any) -> int:
+    """A header's stamp in nanoseconds."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
+def pose_of(pose: Any) -> Matrix:
+    """A `geometry_msgs/Pose` as a (4, 4) transform.
+
+    Raises:
+        PoseError: if it is not a finite rigid transform.
+    """
+    p, q = pose.position, pose.orientation
+    return pose_from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+
+
+def boxes_of(message: Any) -> Boxes3D:
+    """A `diffkd_ros/Boxes3D` as boxes in the frame its header names.
+
+    Raises:
+        MessageError: if the columns differ in length.
+        FrameError: if a box is not finite.
+    """
+    labels = np.asarray(message.labels, np.int64)
+    count = len(labels)
+    sizes = {'boxes': len(message.boxes) / 7}
+    sizes |= {name: len(getattr(message, name)) for name in ('scores', 'track_ids', 'num_points')}
+    wrong = {k: v for k, v in sizes.items() if v != count and (k == 'boxes' or v)}
+    if wrong:
+        raise MessageError(f'Boxes3D with {count} labels has {wrong} rows in other columns')
+    return Boxes3D(
+        np.asarray(message.boxes, np.float64).reshape(count, 7),
+        scores=np.asarray(message.scores, np.float32) if len(message.scores) == count else None,
+        labels=labels,
+        track_ids=np.asarray(message.track_ids, np.int64) if len(message.track_ids) else None,
+        num_points=np.asarray(message.num_points, np.int64) if len(message.num_points) else None,
+    )

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DAIR-V2X-C: a miniature set in its exact layout, with numbers that are worked out by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from pypcd4 import Encoding, PointCloud
+
+from diffkd_ros.geometry.boxes import ground_truth_in
+from diffkd_ros.geometry.poses import euler_from_pose, transform_points
+from diffkd_ros.sources.dair_v2x import DairV2xDataset, DairV2xError
+from diffkd_ros.sources.dataset import readable_frames
+from diffkd_ros.sources.open_source import open_source
+from diffkd_ros.sources.opv2v import Opv2vDataset, Opv2vError, write_opv2v
+
+TURN_LEFT = [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+STRAIGHT = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+# 4 x 2 x 1.5 m around (105, 210, 0.75), its nose along +y: front left, front right, rear right, rear left.
+CAR = [[104, 212], [106, 212], [106, 208], [104, 208]]
+NAN = float('nan')
+
+
+def write_json(path, document):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+
+
+def write_cloud(path, rows, encoding=Encoding.BINARY_COMPRESSED):
+    """As the set has it: intensity in bytes, and a timestamp of 8 bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = np.array(rows, np.float64).reshape(-1, 4)
+    types = (np.float32, np.float32, np.float32, np.uint8, np.float64)
+    arrays = [columns[:, k].astype(dtype) for k, dtype in enumerate(types[:4])]
+    arrays.append(np.full(len(columns), 1626155123.75))
+    PointCloud.from_points(arrays, ('x', 'y', 'z', 'intensity', 'timestamp'), types).save(path, encoding)
+
+
+def label(corners=CAR, kind='Car', z=(0.0, 1.5)):
+    points = [[float(x), float(y), level] for level in z for x, y in corners]
+    # The set's documentation calls a cooperative label's other values unusable; these are wrong on purpose.
+    return {'type': kind, 'world_8_points': points, 'rotation': 9.9, '3d_location': {'x': 0, 'y': 0, 'z': 0}}
+
+
+def write_set(
+    root, frames=(('000010', '000500', '7'), ('000009', '000501', '7'), ('000020', '000502', '12'))
+):
+    vehicle_info, infrastructure_info, pairs = [], [], []
+    for k, (vehicle, infrastructure, batch) in enumerate(frames):
+        side = root / 'vehicle-side'
+        write_json(
+            side / f'calib/lidar_to_novatel/{vehicle}.json',
+            {'transform': {'rotation': STRAIGHT, 'translation': [[1.0], [0.5], [1.5]]}, 'header': {}},
+        )
+        write_json(
+            side / f'calib/novatel_to_world/{vehicle}.json',
+            {'rotation': TURN_LEFT, 'translation': [[100.0], [200.0], [0.5]]},
+        )
+        write_cloud(side / f'velodyne/{vehicle}.pcd', [(9, -5.5, -1, 51), (NAN, 0, 0, 9), (30, 0, 0, 255)])
+        vehicle_info.append(
+            {
+                'pointcloud_path': f'velodyne/{vehicle}.pcd',
+                'pointcloud_timestamp': str(1626155123000000 + 100000 * k),
+                'calib_lidar_to_novatel_path': f'calib/lidar_to_novatel/{vehicle}.json',
+                'calib_novatel_to_world_path': f'calib/novatel_to_world/{vehicle}.json',
+                'batch_id': batch,
+            }
+        )
+        side = root / 'infrastructure-side'
+        write_json(
+            side / f'calib/virtuallidar_to_world/{infrastructure}.json',
+            {'rotation': STRAIGHT, 'translation': [[110.0], [210.0], [6.0]], 'relative_error': {}},
+        )
+        write_cloud(side / f'velodyne/{infrastructure}.pcd', [(-7, 3, -5, 102), (0, 0, NAN, 1)])
+        infrastructure_info.append({'pointcloud_path': f'velodyne/{infrastructure}.pcd'})
+        pairs.append(
+            {
+                'vehicle_pointcloud_path': f'vehicle-side/velodyne/{vehicle}.pcd',
+                'infrastructure_pointcloud_path': f'infrastructure-side/velodyne/{infrastructure}.pcd',
+                'cooperative_label_path': f'cooperative/label_world/{vehicle}.json',
+                'system_error_offset': {'delta_x': 2.0, 'delta_y': -3.0},
+            }
+        )
+        write_json(root / f'cooperative/label_world/{vehicle}.json', [label(), label(kind='Pedestrian')])
+    write_json(root / 'vehicle-side/data_info.json', vehicle_info)
+    write_json(root / 'infrastructure-side/data_info.json', infrastructure_info)
+    write_json(root / 'cooperative/data_info.json', pairs)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_set(tmp_path / 'cooperative-vehicle-infrastructure')
+
+
+def test_chain_by_hand(root):
+    """The vehicle's LiDAR is at (1, 0.5, 1.5) of a body that stands at (100, 200, 0.5) and looks along +y."""
+    frame = DairV2xDataset(root)[0]
+    assert (frame.ego, list(frame.agents)) == (1, [1, -1])
+    vehicle, infrastructure = frame.agents[1], frame.agents[-1]
+    np.testing.assert_allclose(vehicle.pose[:3, 3], [100 - 0.5, 200 + 1.0, 2.0])
+    assert euler_from_pose(vehicle.pose) == pytest.approx((0, 0, np.pi / 2))
+    # 9 m ahead and 5.5 m to the right of it: along +y and +x.
+    np.testing.assert_allclose(
+        transform_points(vehicle.pose, vehicle.points[:1].astype(float))[0], [105, 210, 1, 0.2]
+    )
+    # The recorded place of the road-side unit, and the offset of the frame.
+    np.testing.assert_allclose(infrastructure.pose[:3, 3], [112, 207, 6])
+    np.testing.assert_allclose(
+        transform_points(infrastructure.pose, infrastructure.points.astype(float)), [[105, 210, 1, 0.4]]
+    )
+    assert vehicle.ring is None
+    assert infrastructure.ring is None
+
+
+def test_box_by_hand(root):
+    frame = DairV2xDataset(root)[0]
+    truth = frame.ground_truth
+    np.testing.assert_allclose(truth.boxes, [[105, 210, 0.75, 4, 2, 1.5, np.pi / 2]])
+    assert truth.num_points.tolist() == [2]  # one return of each agent
+    assert truth.labels.tolist() == [0]
+    np.testing.assert_allclose(ground_truth_in(frame, 1).boxes, [[9, -5.5, -1.25, 4, 2, 1.5, 0]], atol=1e-12)
+
+
+def test_rows_with_nan_are_dropped(root):
+    frame = DairV2xDataset(root)[0]
+    np.testing.assert_allclose(frame.agents[1].points, [[9, -5.5, -1, 0.2], [30, 0, 0, 1]])
+    assert len(frame.agents[-1].points) == 1
+
+
+@pytest.mark.parametrize('encoding', list(Encoding)[:3])
+def test_encodings(root, encoding):
+    write_cloud(root / 'vehicle-side/velodyne/000009.pcd', [(1, 2, 3, 51), (4, 5, 6, 0)], encoding)
+    np.testing.assert_allclose(DairV2xDataset(root)[0].agents[1].points, [[1, 2, 3, 0.2], [4, 5, 6, 0]])
+
+
+@pytest.mark.parametrize('top_first', [False, True])
+@pytest.mark.parametrize('order', [[0, 1, 2, 3], [1, 0, 3, 2]])
+def test_corners_may_go_round_either_way(root, order, top_first):
+    corners = [CAR[k] for k in order]
+    z = (1.5, 0.0) if top_first else (0.0, 1.5)
+    write_json(root / 'cooperative/label_world/000009.json', [label(corners, z=z)])
+    boxes = DairV2xDataset(root)[0].ground_truth.boxes
+    np.testing.assert_allclose(boxes, [[105, 210, 0.75, 4, 2, 1.5, np.pi / 2]])
+
+
+def test_types(root):
+    kinds = ['Car', 'truck', 'Van', 'BUS', 'Cyclist', 'TrafficCone']
+    write_json(root / 'cooperative/label_world/000009.json', [label(kind=kind) for kind in kinds])
+    truth = DairV2xDataset(root)[0].ground_truth
+    assert len(truth) == 4
+    assert truth.track_ids.tolist() == [2, 3, 4, 5]
+
+
+def test_the_box_over_the_vehicles_lidar_is_the_vehicle(root):
+    own = [[98.5, 203], [100.5, 203], [100.5, 199], [98.5, 199]]
+    write_json(root / 'cooperative/label_world/000009.json', [label(), label(own)])
+    frame = DairV2xDataset(root)[0]
+    assert frame.ground_truth.track_ids.tolist() == [2, 1]
+    assert len(ground_truth_in(frame, 1)) == 1
+    assert len(ground_truth_in(frame, -1)) == 2
+
+
+def test_order_scenarios_and_stamps(root):
+    """Segments by number, then frames by number; stamps are the vehicle cloud's microseconds."""
+    dataset = DairV2xDataset(root.parent)  # the folder around the published name will do
+    assert dataset.drives() == [('batch_7', range(2)), ('batch_12', range(2, 3))]
+    frames = list(dataset)
+    assert [(frame.scenario, frame.index) for frame in frames] == [
+        ('batch_7', 0), ('batch_7', 1), ('batch_12', 0),
+    ]  # fmt: skip
+    assert [frame.stamp for frame in frames] == [
+        1626155123100000000, 1626155123000000000, 1626155123200000000,
+    ]  # fmt: skip
+    assert [frame.stamp for frame in open_source(f'dair:{root}')] == [frame.stamp for frame in frames]
+
+
+def test_split_files(root, tmp_path):
+    write_json(tmp_path / 'list.json', ['000010'])
+    write_json(
+        tmp_path / 'all.json', {'batch_split': {}, 'cooperative_split': {'train': [], 'val': ['000020']}}
+    )
+    assert len(DairV2xDataset(root, tmp_path / 'list.json')) == 1
+    assert DairV2xDataset(root, tmp_path / 'all.json', 'val')[0].scenario == 'batch_12'
+    with pytest.raises(DairV2xError, match="no split 'test'; it has train, val"):
+        DairV2xDataset(root, tmp_path / 'all.json', 'test')
+    with pytest.raises(DairV2xError, match='needs a split file'):
+        DairV2xDataset(root, split='val')
+    with pytest.raises(DairV2xError, match='none of the split'):
+        DairV2xDataset(root, tmp_path / 'all.json', 'train')
+    write_json(tmp_path / 'list.json', ['000010', '000011'])
+    with pytest.raises(DairV2xError, match='000011'):
+        DairV2xDataset(root, tmp_path / 'list.json')
+    write_json(tmp_path / 'list.json', [10])
+    with pytest.raises(DairV2xError, match='list of vehicle frame numbers'):
+        DairV2xDataset(root, tmp_path / 'list.json')
+
+
+def test_complemented_labels(root, tmp_path):
+    further = [[x + 20, y] for x, y in CAR]
+    for frame in ('000009', '000010', '000020'):
+        write_json(tmp_path / f'complemented/{frame}.json', [label(), label(further)])
+    assert len(DairV2xDataset(root)[0].ground_truth) == 1
+    assert len(DairV2xDataset(root, labels=tmp_path / 'complemented')[0].ground_truth) == 2
+    with pytest.raises(DairV2xError, match='not a folder of labels'):
+        DairV2xDataset(root, labels=tmp_path / 'absent')
+
+
+def test_offset_of_a_frame_that_nobody_corrected(root):
+    edit(root / 'cooperative/data_info.json', lambda pairs: pairs[1].update(system_error_offset=''))
+    np.testing.assert_allclose(DairV2xDataset(root)[0].agents[-1].pose[:3, 3], [110, 210, 6])
+
+
+def test_written_as_opv2v_it_is_the_same_scene(root, tmp_path):
+    frame = DairV2xDataset(root)[0]
+    write_opv2v([frame], tmp_path / 'opv2v')
+    back = Opv2vDataset(tmp_path / 'opv2v')[0]
+    np.testing.assert_allclose(back.ground_truth.boxes, frame.ground_truth.boxes, atol=1e-9)
+    for agent, sweep in frame.agents.items():
+        np.testing.assert_allclose(back.agents[agent].pose, sweep.pose, atol=1e-9)
+        np.testing.assert_allclose(back.agents[agent].points, sweep.points, atol=1e-6)
+
+
+def edit(path, change):
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(change(document) or document))
+
+
+def replace(path, old, new):
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+LIDAR_TO_NOVATEL = 'vehicle-side/calib/lidar_to_novatel/000009.json'
+NOVATEL_TO_WORLD = 'vehicle-side/calib/novatel_to_world/000009.json'
+TO_WORLD = 'infrastructure-side/calib/virtuallidar_to_world/000501.json'
+LABEL = 'cooperative/label_world/000009.json'
+CLOUD = 'vehicle-side/velodyne/000009.pcd'
+
+
+@pytest.mark.parametrize(
+    ('name', 'damage', 'reason'),
+    [
+        (LIDAR_TO_NOVATEL, None, 'No such file'),
+        (TO_WORLD, None, 'No such file'),
+        (LABEL, None, 'No such file'),
+        (CLOUD, None, 'No such file'),
+        (NOVATEL_TO_WORLD, lambda file: file.write_text('{"rotation": [[1, 0'), 'line 1'),
+        (NOVATEL_TO_WORLD, lambda file: file.write_text('[]'), 'expected a rotation'),
+        (
+            NOVATEL_TO_WORLD,
+            lambda file: edit(file, lambda d: d.update(translation=[[NAN], [0], [0]])),
+            'NaN',
+        ),
+        (NOVATEL_TO_WORLD, lambda file: edit(file, lambda d: d.update(translation=[1, 2])), r'got .*\(2,\)'),
+        (
+            TO_WORLD,
+            lambda file: edit(file, lambda d: d.update(rotation=[[2, 0, 0], [0, 1, 0], [0, 0, 1]])),
+            'not a rotation',
+        ),
+        (
+            TO_WORLD,
+            lambda file: edit(file, lambda d: d.update(rotation=[[1, 0, 0], [0, -1, 0], [0, 0, 1]])),
+            'not a rotation',
+        ),
+        (LABEL, lambda file: edit(file, lambda d: {'objects': d}), 'expected a list'),
+        (LABEL, lambda file: edit(file, lambda d: d[0].pop('type') and None), "object 0: has no 'type'"),
+        (LABEL, lambda file: edit(file, lambda d: d[0]['world_8_points'].pop() and None), 'eight finite'),
+        (LABEL, lambda file: edit(file, lambda d: [label(z=(0, NAN))]), 'eight finite'),
+        (LABEL, lambda file: edit(file, lambda d: [label(z=(1, 1))]), 'box of size'),
+        (LABEL, lambda file: edit(file, lambda d: [label([[104, 215], *CAR[1:]])]), 'off an upright'),
+        (CLOUD, lambda file: file.write_bytes(file.read_bytes()[:-20]), 'point cloud|cut short'),
+        (CLOUD, lambda file: file.write_bytes(b''), 'point cloud'),
+        (CLOUD, lambda file: replace(file, b' intensity', b' hue'), 'needs a field intensity'),
+        (CLOUD, lambda file: replace(file, b'WIDTH 3', b'WIDTH 9'), 'WIDTH 9, HEIGHT 1, but POINTS 3'),
+    ],
+)  # fmt: skip
+def test_damaged_files_are_named(root, name, damage, reason):
+    if damage is None:
+        (root / name).unlink()
+    else:
+        damage(root / name)
+    dataset = DairV2xDataset(root)
+    with pytest.raises(DairV2xError, match=rf'(?s){name}: .*({reason})'):
+        dataset[0]
+    assert len(dataset.problems(0)) == 1
+    skipped = []
+    assert len(list(readable_frames(dataset, lambda *broken: skipped.append(broken)))) == 2
+    assert [index for index, _ in skipped] == [0]
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'reason'),
+    [
+        ('vehicle-side', lambda d: d[1].pop('pointcloud_timestamp') and None, 'pointcloud_timestamp'),
+        ('vehicle-side', lambda d: d[1].update(pointcloud_timestamp='noon'), "got 'noon'"),
+        ('cooperative', lambda d: d[1].update(system_error_offset={'delta_x': 1}), 'delta_x and delta_y'),
+        (
+            'cooperative',
+            lambda d: d[1].update(system_error_offset={'delta_x': NAN, 'delta_y': 0}),
+            'delta_x and delta_y',
+        ),
+    ],
+)
+def test_damaged_entries_of_an_index_are_named(root, name, change, reason):
+    edit(root / name / 'data_info.json', change)
+    dataset = DairV2xDataset(root)
+    with pytest.raises(DairV2xError, match=f'frame 000009.*{reason}'):
+        dataset[0]
+    assert [index for index in range(3) if dataset.problems(index)] == [0]
+
+
+def test_not_a_data_set(root, tmp_path):
+    with pytest.raises(DairV2xError, match='has no vehicle-side, infrastructure-side, cooperative'):
+        DairV2xDataset(tmp_path / 'absent')
+    with pytest.raises(Opv2vError, match='holds no <scenario>'):
+        Opv2vDataset(root)
+    index = root / 'cooperative/data_info.json'
+    edit(index, lambda pairs: pairs[0].pop('cooperative_label_path') and None)
+    with pytest.raises(DairV2xError, match='cooperative_label_path'):
+        DairV2xDataset(root)
+    index.write_text('[]')
+    with pytest.raises(DairV2xError, match='no cooperative frame'):
+        DairV2xDataset(root)
+    index.write_text('[{')
+    with pytest.raises(DairV2xError, match=r'cooperative/data_info\.json'):
+        DairV2xDataset(root)

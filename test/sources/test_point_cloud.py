@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PointCloud2 by field name, type and offset; every layout is packed here point by point with `struct`."""
+
+from __future__ import annotations
+
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from diffkd_ros.sources.point_cloud import PointCloudError, read_cloud
+
+TYPES = {'b': 1, 'B': 2, 'h': 3, 'H': 4, 'i': 5, 'I': 6, 'f': 7, 'd': 8}
+RNG = np.random.default_rng(5)
+XYZ = RNG.uniform(-50, 50, (12, 3)).astype(np.float32)
+INTENSITY = RNG.uniform(0, 1, 12).astype(np.float32)
+
+
+def cloud(fields, values, *, big=False, step=None, height=1, row_padding=0):
+    """`fields`: (name, struct code, offset); `values`: one tuple a point."""
+    step = step or max(offset + struct.calcsize(code) for _, code, offset in fields)
+    data = bytearray()
+    width = len(values) // height
+    for row in range(height):
+        for point in values[row * width : (row + 1) * width]:
+            packed = bytearray(b'\xaa' * step)
+            for (_, code, offset), value in zip(fields, point, strict=True):
+                struct.pack_into(('>' if big else '<') + code, packed, offset, value)
+            data += packed
+        data += b'\xbb' * row_padding
+    return SimpleNamespace(
+        fields=[SimpleNamespace(name=n, datatype=TYPES[c], offset=o, count=1) for n, c, o in fields],
+        height=height,
+        width=width,
+        point_step=step,
+        row_step=width * step + row_padding,
+        is_bigendian=big,
+        data=np.frombuffer(bytes(data), np.uint8),
+    )
+
+
+def rows(*columns):
+    return [tuple(column[i] for column in columns) for i in range(len(XYZ))]
+
+
+def xyz(code='f'):
+    size = struct.calcsize(code)
+    return [('x', code, 0), ('y', code, size), ('z', code, 2 * size)]
+
+
+BYTES = np.arange(12) * 20
+LAYOUTS = {
+    'packed': cloud([*xyz(), ('intensity', 'f', 12)], rows(*XYZ.T, INTENSITY)),
+    'PCL padded': cloud([*xyz(), ('intensity', 'f', 16)], rows(*XYZ.T, INTENSITY), step=32),
+    'Velodyne': cloud(
+        [*xyz(), ('intensity', 'f', 12), ('ring', 'H', 16), ('time', 'f', 18)],
+        rows(*XYZ.T, INTENSITY * 255, range(12), -INTENSITY),
+    ),
+    'Autoware XYZIRC': cloud(
+        [*xyz(), ('intensity', 'B', 12), ('return_type', 'B', 13), ('channel', 'H', 14)],
+        rows(*XYZ.T, BYTES, range(12), range(12)),
+    ),
+    'Ouster': cloud(
+        [*xyz(), ('intensity', 'f', 16), ('t', 'I', 20), ('reflectivity', 'H', 24), ('ring', 'H', 26)],
+        rows(*XYZ.T, INTENSITY * 255, range(12), range(12), range(12)),
+        step=48,
+    ),
+    'big endian': cloud([*xyz(), ('intensity', 'f', 12)], rows(*XYZ.T, INTENSITY), big=True),
+    'double': cloud([*xyz('d'), ('intensity', 'd', 24)], rows(*XYZ.T, INTENSITY)),
+    'other order': cloud(
+        [('intensity', 'f', 0), ('z', 'f', 4), ('y', 'f', 8), ('x', 'f', 13)], rows(INTENSITY, *XYZ.T[::-1])
+    ),
+    'organised, padded rows': cloud(
+        [*xyz(), ('intensity', 'H', 12)], rows(*XYZ.T, BYTES), height=3, row_padding=7
+    ),
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_layouts(layout):
+    points = read_cloud(LAYOUTS[layout])
+    np.testing.assert_array_equal(points.points[:, :3], XYZ)
+    integer = layout in ('Autoware XYZIRC', 'organised, padded rows')
+    np.testing.assert_allclose(points.points[:, 3], BYTES / 255 if integer else INTENSITY, rtol=1e-6)
+    assert points.points.dtype == np.float32
+    assert points.dropped == 0
+
+
+def test_ring_and_time_come_along():
+    points = read_cloud(LAYOUTS['Velodyne'])
+    np.testing.assert_array_equal(points.ring, np.arange(12))
+    np.testing.assert_array_equal(points.time, -INTENSITY)
+    assert read_cloud(LAYOUTS['packed']).ring is None
+
+
+def test_points_that_are_none_are_dropped_from_every_column():
+    x = XYZ.copy()
+    x[2, 1], x[5, 0], x[7] = np.nan, np.inf, 0.0
+    made = cloud([*xyz(), ('intensity', 'f', 12), ('ring', 'H', 16)], rows(*x.T, INTENSITY, range(12)))
+    points = read_cloud(made)
+    kept = [0, 1, 3, 4, 6, 8, 9, 10, 11]
+    np.testing.assert_array_equal(points.points[:, :3], XYZ[kept])
+    np.testing.assert_array_equal(points.ring, kept)
+    assert points.dropped == 3
+
+
+def change(**attributes):
+    made = cloud([*xyz(), ('intensity', 'f', 12)], rows(*XYZ.T, INTENSITY))
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ('made', 'message'),
+    [
+        (
+            cloud(xyz(), rows(*XYZ.T)),
+            r'no field intensity: found x float32@0, .*; accepted: x, y, z as float32',
+        ),
+        (cloud([*xyz()[:2], ('intensity', 'f', 8)], rows(*XYZ.T)), 'no field z'),
+        (cloud([*xyz('i'), ('intensity', 'f', 12)], rows(*XYZ.T.astype(int), INTENSITY)), 'x is no floating'),
+        (change(width=0, data=np.zeros(0, np.uint8)), 'empty'),
+        (change(width=13), '192 bytes of data, but height 1 x width 13 x point_step 16 needs 208'),
+        (change(height=2, width=6, row_step=5), 'row_step 5 is smaller'),
+        (change(point_step=14, width=13), 'outside point_step 14'),
+        (
+            cloud([*xyz(), ('intensity', 'f', 12)], rows(*(XYZ * np.nan).T, INTENSITY)),
+            'none of the 12 points',
+        ),
+    ],
+)
+def test_refusals_name_what_is_wrong(made, message):
+    with pytest.raises(PointCloudError, match=message):
+        read_cloud(made)

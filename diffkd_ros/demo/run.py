@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the demo: starts the processes, plays the phases, reads the recording back, writes the results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
+from diffkd_ros.demo.review import review_bag
+from diffkd_ros.demo.summary import HELD, print_tables, summarise
+from diffkd_ros.evaluation import render
+from diffkd_ros.evaluation.result_file import write_json
+from diffkd_ros.nodes import graph
+from diffkd_ros.nodes.model_folder import model_folder
+from diffkd_ros.nodes.processes import NodeGroup, NodeProcess
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.share import share_directory
+from diffkd_ros.sources.open_source import SimulationOptions, open_source
+
+# Everything the demo writes, so everything it may delete from an earlier run.
+OUTPUTS = ('logs', 'bag', 'summary.json', 'bev.png', 'animation.gif')
+
+_EGO = 1
+_START_TIMEOUT = 120.0
+_MIN_POINTS = 5
+_FRAMES_PER_DRIVE = 20
+# Two drives, every second frame.
+_ANIMATED = range(0, 2 * _FRAMES_PER_DRIVE, 2)
+_FASTER = (1.2, 1.6, 2.0)
+_SLOWER = (0.8, 0.6, 0.4)
+_FASTER_SECONDS = 6.0
+
+
+class DemoError(RuntimeError):
+    """The demo could not be run to its end."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What to run.
+
+    Attributes:
+        out: folder for the results; those of an earlier run there are replaced.
+        model: folder or shipped name.
+        frames: in lock-step.
+        vehicles: connected ones, the ego included.
+        seed: of the simulated traffic.
+        realtime_seconds: how long the first rate is held in real time; 0: no real time.
+        rate: the first rate in real time, Hz.
+    """
+
+    out: Path
+    model: str = 'sim_edge'
+    frames: int = 100
+    vehicles: int = 3
+    seed: int = 2_000_000
+    realtime_seconds: float = 20.0
+    rate: float = 5.0
+
+    @property
+    def agents(self) -> list[int]:
+        """Numbers of the connected vehicles."""
+        return list(range(1, self.vehicles + 1))
+
+
+def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
+    """Run the demo and return the summary it has written.
+
+    Raises:
+        ModelError: if the model folder is missing or does not match its card.
+        NodeFailedError: if a process fails.
+        DemoError: if the run gave nothing to report on.
+        KeyboardInterrupt: after all processes have been ended.
+    """
+    started = time.monotonic()
+    card = ModelCard.load(model_folder(options.model))
+    out = _prepare(options.out)
+    console.print(
+        f'{options.vehicles} vehicles, each a process of its own, over DDS; model {card.model_id}',
+        highlight=False,
+    )
+    realtime: list[Mapping[str, Any]] = []
+    with NodeGroup(share_directory() / 'config' / 'coop.yaml', out / 'logs', _environment(out)) as group:
+        lockstep, evaluation = _play_in_lockstep(group, options, out, console)
+        if options.realtime_seconds > 0:
+            realtime = _play_in_real_time(group, options, out, console)
+    if not evaluation['frames_scored']:
+        raise DemoError(f'no frame was answered and scored; see {out / "logs"}')
+    with PhaseProgress(console, 'ego alone, same frames', options.frames) as progress:
+        review = review_bag(out / 'bag', card, _ANIMATED, _MIN_POINTS, os.cpu_count() or 1, progress.update)
+    with waiting(console, 'drawing'):
+        render.save_png(review.views[review.best], out / 'bev.png')
+        render.save_animation(review.views, out / 'animation.gif')
+    summary = summarise(
+        lockstep,
+        evaluation,
+        realtime,
+        review,
+        {
+            'model': card.model_id,
+            'seed': options.seed,
+            'vehicles': options.vehicles,
+            'frames_per_drive': _FRAMES_PER_DRIVE,
+            'started': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+            'seconds': round(time.monotonic() - started, 1),
+        },
+    )
+    write_json(out / 'summary.json', summary)
+    print_tables(console, summary)
+    console.print(
+        f'in {options.out}: summary.json, bev.png, animation.gif, bag/ (ros2 bag play, Foxglove), logs/',
+        highlight=False,
+        soft_wrap=True,
+    )
+    return summary
+
+
+def _prepare(out: Path) -> Path:
+    """The folder, without what an earlier run left there; other files in it are not touched."""
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in OUTPUTS:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    (out / 'logs').mkdir()
+    return out
+
+
+def _environment(out: Path) -> dict[str, str]:
+    """For the nodes: a DDS domain of their own on this machine, and one thread a library."""
+    environment = {
+        'ROS_DOMAIN_ID': str(_free_domain()),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'ROS_LOG_DIR': str(out / 'logs' / 'ros'),
+        'RCUTILS_COLORIZED_OUTPUT': '0',
+        'OMP_NUM_THREADS': '1',
+        'OPENBLAS_NUM_THREADS': '1',
+    }
+    if 'FASTDDS_DEFAULT_PROFILES_FILE' not in os.environ:
+        environment['FASTDDS_DEFAULT_PROFILES_FILE'] = str(share_directory() / 'config' / 'fastdds.xml')
+    return environment
+
+
+def _free_domain() -> int:
+    """A DDS domain whose first participant's port is free."""
+    for domain in range(1 + os.getpid() % 50, 101):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                # RTPS: port base 7400, 250 a domain, +10 the first participant's unicast discovery.
+                probe.bind(('', 7410 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise DemoError('no DDS domain is free on this machine')
+
+
+def _warm_up(options: DemoOptions) -> None:
+    """Compile the simulator, which a first run has to do, while the nodes start."""
+    source = open_source('sim', SimulationOptions(options.seed, options.vehicles, options.rate, 1))
+    next(iter(source))
+
+
+def _play_in_lockstep(
+    group: NodeGroup, options: DemoOptions, out: Path, console: Console
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Every frame waits for its answer; all is recorded and scored: the player's and evaluator's results."""
+    model = {'model': str(model_folder(options.model))}
+    warm_up = threading.Thread(target=_warm_up, args=(options,), daemon=True)
+    warm_up.start()
+    with waiting(console, 'starting the vehicles'):
+        for spec in graph.vehicle_specs(options.agents, _EGO, model):
+            group.start(spec)
+        recorder = group.start(graph.recorder_spec(options.agents, _EGO, str(out / 'bag')), niceness=10)
+        evaluator = group.start(
+            graph.evaluator_spec(
+                _EGO, {**model, 'min_points': _MIN_POINTS, 'out': str(out / 'logs' / 'evaluator.json')}
+            ),
+            niceness=10,
+        )
+        group.wait_ready(_START_TIMEOUT)
+        while warm_up.is_alive():
+            warm_up.join(0.1)
+            group.check()
+    result = out / 'logs' / 'lockstep.json'
+    player = group.start(
+        graph.player_spec(
+            {
+                'mode': 'lockstep',
+                'frames': options.frames,
+                'frames_per_scenario': _FRAMES_PER_DRIVE,
+                'vehicles': options.vehicles,
+                'seed': options.seed,
+                'out': str(result),
+            },
+            evaluated=True,
+            recorded=True,
+        ),
+        label='player_lockstep',
+    )
+    with PhaseProgress(console, 'lock-step, recorded', options.frames) as progress:
+        _follow(group, player, lambda: progress.update(frame_number(player.latest), evaluator.latest))
+    # The last messages are still on their way to those who watch.
+    time.sleep(1.2)
+    group.stop([evaluator, recorder], patience=60.0)
+    return _read(result), _read(out / 'logs' / 'evaluator.json')
+
+
+def _play_in_real_time(
+    group: NodeGroup, options: DemoOptions, out: Path, console: Console
+) -> list[Mapping[str, Any]]:
+    """The wanted rate, then higher ones until one is not held; if the first is not held, lower ones."""
+    higher = [round(options.rate * factor, 2) for factor in _FASTER]
+    runs = _real_time_run(
+        group, options, out, console, [options.rate, *higher], options.realtime_seconds, 'real time'
+    )
+    if runs[0]['answered'] < HELD * runs[0]['sent']:
+        for factor in _SLOWER:
+            rate = max(1.0, round(options.rate * factor, 2))
+            slower = _real_time_run(group, options, out, console, [rate], _FASTER_SECONDS, f'{rate:g} Hz')
+            runs += slower
+            if slower[0]['answered'] >= HELD * slower[0]['sent']:
+                break
+    return runs
+
+
+def _real_time_run(
+    group: NodeGroup,
+    options: DemoOptions,
+    out: Path,
+    console: Console,
+    rates: list[float],
+    seconds: float,
+    title: str,
+) -> list[Mapping[str, Any]]:
+    result = out / 'logs' / f'realtime_{rates[0]:g}.json'
+    player = group.start(
+        graph.player_spec(
+            {
+                'mode': 'realtime',
+                'rates': rates,
+                'seconds': float(seconds),
+                'seconds_more': _FASTER_SECONDS,
+                'stop_below': HELD,
+                'frames_per_scenario': 100,
+                'vehicles': options.vehicles,
+                # Other traffic than in lock-step.
+                'seed': options.seed + 1,
+                'out': str(result),
+            }
+        ),
+        label=f'player_realtime_{rates[0]:g}',
+    )
+    expected = round(rates[0] * seconds + sum(rates[1:]) * _FASTER_SECONDS)
+    with PhaseProgress(
+        console, f'{title}, from {rates[0]:g} Hz' if rates[1:] else title, expected
+    ) as progress:
+        note = ''
+
+        def show() -> None:
+            nonlocal note
+            if 'answered' in player.latest:
+                note = player.latest
+            progress.update(frame_number(player.latest), note)
+
+        _follow(group, player, show)
+    return list(_read(result)['runs'])
+
+
+def _follow(group: NodeGroup, player: NodeProcess, show: Callable[[], None]) -> None:
+    """Watch a player to its end."""
+    while not player.wait(0.1):
+        group.check()
+        show()
+    group.check()
+    show()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DemoError(f'a node has left no result in {path}: {error}') from error

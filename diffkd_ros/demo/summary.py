@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's figures: `summary.json` and the tables in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import diffkd_ros
+from diffkd_ros.demo.review import Review
+
+# A rate counts as held if at least this share of the ego's sweeps is answered.
+HELD = 0.95
+THRESHOLDS = (0.3, 0.5, 0.7)
+
+
+def summarise(
+    lockstep: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    realtime: list[Mapping[str, Any]],
+    review: Review,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Put the results of all phases together.
+
+    Args:
+        lockstep: the player's result of the lock-step phase.
+        evaluation: the evaluator's result of the same phase.
+        realtime: the player's runs in real time, by rate.
+        review: what the recorded run says of the ego alone.
+        facts: of the run itself (model, seed, ...).
+    """
+    run = lockstep['runs'][0]
+    cooperative = {float(k): v for k, v in evaluation['average_precision'].items()}
+    link, latency = evaluation['link'], evaluation['latency_ms']
+    nodes = evaluation['node_latency_ms']
+    precision = {}
+    for threshold in THRESHOLDS:
+        name = f'ap{round(threshold * 100)}'
+        precision[f'{name}_cooperative'] = cooperative[threshold]
+        precision[f'{name}_ego_only'] = review.ego_only[threshold]
+    features = {
+        agent: {
+            'received': link[agent]['messages'],
+            'fused': evaluation['features_fused'].get(agent, 0),
+            'lost': link[agent]['lost'],
+            'refused': evaluation['features_refused'].get(agent, {}),
+        }
+        for agent in sorted(link)
+    }
+    held = [r['rate'] for r in realtime if r['sent'] and r['answered'] / r['sent'] >= HELD]
+    return {
+        **precision,
+        'frames_sent': run['sent'],
+        'frames_answered': run['answered'],
+        'frames_fused': evaluation['frames_fused'],
+        'frames_lost': run['sent'] - run['answered'],
+        'features_missing': lockstep['features_missing'],
+        'features': features,
+        'latency_p50_ms': latency['total']['p50'] if latency else None,
+        'latency_p95_ms': latency['total']['p95'] if latency else None,
+        'latency_ms': latency,
+        'vehicle_latency_p50_ms': {a: nodes[a]['total p50 [ms]'] for a in sorted(link) if a in nodes},
+        'vehicle_latency_ms': {a: nodes[a] for a in sorted(link) if a in nodes},
+        'mbit_per_s': {agent: link[agent]['mbit_per_s'] for agent in sorted(link)},
+        'realtime': [
+            {**r, 'answered_share': r['answered'] / r['sent'] if r['sent'] else None} for r in realtime
+        ],
+        'realtime_answered_share': realtime[0]['answered'] / realtime[0]['sent'] if realtime else None,
+        'highest_rate_hz': max(held, default=None),
+        'frames_recorded': review.frames,
+        'frames_recorded_incomplete': review.incomplete,
+        'truths_counted': evaluation['truths_counted'],
+        **facts,
+        'versions': versions(),
+        'machine': {'cpus': os.cpu_count(), 'system': platform.platform()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and what matters in it."""
+    found = {'python': platform.python_version(), 'diffkd_ros': diffkd_ros.__version__}
+    for name in ('numpy', 'numba', 'onnxruntime', 'ros-rclpy', 'ros-rmw-fastrtps-cpp', 'rosbags'):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _number(value: float | None, form: str = '.1f') -> str:
+    return '-' if value is None else format(value, form)
+
+
+def _table(
+    console: Console, title: str, first: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    console.print(f'\n{title}', style='bold', highlight=False, soft_wrap=True)
+    table = Table()
+    table.add_column(first)
+    for name in columns:
+        table.add_column(name, justify='right')
+    for row in rows:
+        table.add_row(*row, end_section=row[0] == 'publish')
+    console.print(table)
+
+
+def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
+    """Show the figures; lock-step first, then real time."""
+    _table(
+        console,
+        f'Average precision on the same {summary["frames_recorded"]} frames',
+        '',
+        [f'AP@{threshold}' for threshold in THRESHOLDS],
+        [
+            [label, *(_number(summary[f'ap{round(t * 100)}_{key}'], '.3f') for t in THRESHOLDS)]
+            for label, key in (('cooperative', 'cooperative'), ('ego alone', 'ego_only'))
+        ],
+    )
+    _table(
+        console,
+        'Latency of the ego in lock-step, ms',
+        'stage',
+        ['p50', 'p95'],
+        [[stage, _number(row['p50']), _number(row['p95'])] for stage, row in summary['latency_ms'].items()],
+    )
+    rows = []
+    for agent, row in summary['features'].items():
+        latency = summary['vehicle_latency_ms'].get(agent, {})
+        rows.append(
+            [
+                agent,
+                _number(summary['mbit_per_s'][agent], '.2f'),
+                *(str(row[name]) for name in ('received', 'fused', 'lost')),
+                str(sum(row['refused'].values())),
+                _number(latency.get('total p50 [ms]')),
+                _number(latency.get('total p95 [ms]')),
+            ]
+        )
+    _table(
+        console,
+        'Features sent in lock-step; latency from cloud to feature, ms',
+        'vehicle',
+        ['Mbit/s', 'received', 'fused', 'lost', 'refused', 'p50', 'p95'],
+        rows,
+    )
+    if summary['realtime']:
+        rows = []
+        for row in summary['realtime']:
+            latency = row['latency_ms'] or {}
+            rows.append(
+                [
+                    f'{row["rate"]:g} Hz',
+                    str(row['sent']),
+                    str(row['answered']),
+                    _number(row['answered_share'], '.1%'),
+                    _number(latency.get('p50')),
+                    _number(latency.get('p95')),
+                ]
+            )
+        _table(
+            console,
+            'Real time, all processes sharing this machine; latency of the ego, ms',
+            'rate',
+            ['sweeps', 'answered', 'share', 'p50', 'p95'],
+            rows,
+        )
+    console.print(
+        f'\nframes in lock-step: {summary["frames_sent"]} sent, {summary["frames_fused"]} fused, '
+        f'{summary["frames_lost"]} lost',
+        highlight=False,
+        soft_wrap=True,
+    )
+    if summary['realtime']:
+        highest = summary['highest_rate_hz']
+        console.print(
+            f'highest rate held: {f"{highest:g} Hz" if highest else "none of those tried"} '
+            f'(at least {HELD:.0%} of the sweeps answered)',
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores a run while it runs: detections against ground truth, latency, what the V2X link carried."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+
+from diffkd_ros import frame
+from diffkd_ros.evaluation.average_precision import AveragePrecision
+from diffkd_ros.evaluation.latency import LatencyTable
+from diffkd_ros.evaluation.link_cost import LinkCost
+from diffkd_ros.evaluation.result_file import write_json
+from diffkd_ros.geometry.boxes import within
+from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
+from diffkd_ros.nodes import entry, qos
+from diffkd_ros.nodes.encoding import load_card
+from diffkd_ros.nodes.frame_feeder import SCENARIO_GAP
+from diffkd_ros.nodes.parameters import declare, parameter
+from diffkd_ros.sources.ros_messages import MessageError, boxes_of, stamp_of
+
+# Frames whose detections or truth have not come yet.
+_PENDING = 200
+
+
+@dataclass(frozen=True)
+class EvaluatorParameters:
+    """Parameters of `evaluator_node`."""
+
+    model: str = parameter('sim_edge', 'Model folder or shipped name: truths outside its grid do not count.')
+    min_points: int = parameter(5, 'Truths with fewer LiDAR returns are ignored.', minimum=0)
+    out: str = parameter('', 'JSON file for the result at the end; empty: none.')
+
+
+class _DriveTime:
+    """Stamps without the gaps that a player leaves between drives: nobody sends anything there."""
+
+    def __init__(self) -> None:
+        self._last = self._step = self._removed = 0
+
+    def without_gaps(self, stamp: int) -> int:
+        """The stamp, moved up to follow the drive before; nanoseconds."""
+        step = stamp - self._last
+        if 0 < step < SCENARIO_GAP // 2:
+            self._step = step
+        elif step > 0 and self._last:
+            self._removed += step - self._step
+        self._last = max(self._last, stamp)
+        return stamp - self._removed
+
+
+class EvaluatorNode(entry.RunnableNode):
+    """Subscribes to `detections`, `ground_truth`, `fusion_status`, `v2x/features` and `/diagnostics`."""
+
+    def __init__(self) -> None:
+        super().__init__('evaluator_node')
+        self._p = declare(self, EvaluatorParameters)
+        self._grid = load_card(self._p.model).grid
+        self._precision = AveragePrecision(min_points=self._p.min_points)
+        self._warm_up()
+        self._latency = LatencyTable()
+        self._link = LinkCost()
+        self._time = _DriveTime()
+        self._truth: dict[int, frame.Boxes3D] = {}
+        self._detected: dict[int, frame.Boxes3D] = {}
+        self._truths = 0
+        self._answered = 0
+        self._cooperative = 0
+        self._fused: Counter[str] = Counter()
+        self._refused: dict[str, Counter[str]] = {}
+        self._vehicles: dict[str, dict[str, float]] = {}
+        self.create_subscription(Boxes3D, 'ground_truth', self._on_truth, qos.RESULTS)
+        self.create_subscription(Boxes3D, 'detections', self._on_detections, qos.RESULTS)
+        self.create_subscription(FusionStatus, 'fusion_status', self._on_status, qos.RESULTS)
+        self.create_subscription(BevFeature, 'v2x/features', self._on_feature, qos.FEATURES)
+        self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, qos.RESULTS)
+        self._timer = self.create_timer(1.0, self._report)
+        self.get_logger().info('ready')
+
+    def _warm_up(self) -> None:
+        """Score a pair of boxes and forget it: the first time compiles."""
+        boxes = frame.Boxes3D(np.array([[0.0, 0, 0, 4, 2, 2, 0]]), scores=np.ones(1, np.float32))
+        AveragePrecision().add(boxes, boxes)
+
+    def _on_truth(self, message: Boxes3D) -> None:
+        self._truths += 1
+        self._keep(self._truth, message)
+
+    def _on_detections(self, message: Boxes3D) -> None:
+        self._keep(self._detected, message)
+
+    def _keep(self, table: dict[int, frame.Boxes3D], message: Boxes3D) -> None:
+        try:
+            boxes = boxes_of(message)
+        except (MessageError, frame.FrameError) as error:
+            self.get_logger().warning(f'boxes refused: {error}', throttle_duration_sec=5.0)
+            return
+        stamp = stamp_of(message.header)
+        table[stamp] = boxes
+        while len(table) > _PENDING:
+            del table[min(table)]
+        if stamp in self._truth and stamp in self._detected:
+            grid = self._grid
+            truth = within(self._truth.pop(stamp), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+            self._precision.add(self._detected.pop(stamp), truth)
+
+    def _on_status(self, message: FusionStatus) -> None:
+        self._answered += 1
+        self._latency.add(dict(zip(message.stages, map(float, message.latency_ms), strict=True)))
+        for neighbour in message.neighbours:
+            if neighbour.accepted:
+                self._fused[neighbour.agent_id] += 1
+            else:
+                reason = neighbour.reason.partition(':')[0]
+                self._refused.setdefault(neighbour.agent_id, Counter())[reason] += 1
+        self._cooperative += any(neighbour.accepted for neighbour in message.neighbours)
+
+    def _on_feature(self, message: BevFeature) -> None:
+        stamp = self._time.without_gaps(stamp_of(message.header))
+        self._link.add(message.agent_id, len(message.data), stamp, message.sequence)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        """Keep each agent's latest stage times: a vehicle's are published nowhere else."""
+        for status in message.status:
+            if status.name.endswith(': inference'):
+                times = {v.key: float(v.value) for v in status.values if v.key.endswith('[ms]')}
+                self._vehicles[status.hardware_id] = times
+
+    def _report(self) -> None:
+        if self._precision.frames:
+            self.get_logger().info(self._summary())
+
+    def _summary(self) -> str:
+        precision = self._precision.compute()
+        total = self._latency.summary().get('total', {'p50': 0.0, 'p95': 0.0})
+        link = ', '.join(f'{agent} {rate:.2f}' for agent, rate in self._link.mbit_per_s().items())
+        return (
+            f'{self._precision.frames} frames, AP@0.5 {precision[0.5]:.3f}, '
+            f'latency p50 {total["p50"]:.0f} p95 {total["p95"]:.0f} ms, Mbit/s {link or "none"}'
+        )
+
+    def result(self) -> dict[str, object]:
+        """Everything measured so far, ready for JSON."""
+        return {
+            'frames_scored': self._precision.frames,
+            'frames_with_truth': self._truths,
+            'frames_answered': self._answered,
+            'frames_fused': self._cooperative,
+            'truths_counted': self._precision.truths,
+            'average_precision': {str(k): v for k, v in self._precision.compute().items()},
+            'latency_ms': self._latency.summary(),
+            'link': self._link.summary(),
+            'features_fused': dict(self._fused),
+            'features_refused': {agent: dict(reasons) for agent, reasons in self._refused.items()},
+            'node_latency_ms': self._vehicles,
+        }
+
+    def close(self) -> None:
+        """Write the result."""
+        self.log_last(self._summary())
+        if self._p.out:
+            write_json(Path(self._p.out), self.result())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return entry.run(EvaluatorNode, 'evaluator_node', args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The topics a player publishes: each vehicle's sweep and odometry, ground truth, clock and TF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nav_msgs.msg import Odometry
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import PointCloud2
+
+from diffkd_ros.msg import Boxes3D
+from diffkd_ros.nodes import qos
+from diffkd_ros.nodes.conversions import time_message, transform_message
+from diffkd_ros.nodes.frame_feeder import PlayedFrame
+
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # not among the wheels
+    TFMessage = None
+
+
+class FramePublisher:
+    """Publishes frames, on topics that come into being with the agents.
+
+    Args:
+        node: the player.
+        subscribers: how many each cloud and odometry is to have before the first frame.
+        truth_subscribers: how many the ground truth is to have.
+    """
+
+    def __init__(self, node: Node, subscribers: int, truth_subscribers: int) -> None:
+        self._node = node
+        self._subscribers, self._truth_subscribers = subscribers, truth_subscribers
+        self._clouds: dict[str, Publisher] = {}
+        self._odometry: dict[str, Publisher] = {}
+        self._clock = node.create_publisher(Clock, '/clock', qos.RESULTS)
+        self._truth = node.create_publisher(Boxes3D, 'ground_truth', qos.RESULTS)
+        self._tf = node.create_publisher(TFMessage, '/tf', qos.RESULTS) if TFMessage else None
+
+    def add_agents(self, frame: PlayedFrame) -> bool:
+        """Create the topics of agents not seen before; whether there were any."""
+        fresh = [agent for agent in frame.clouds if agent not in self._clouds]
+        for agent in fresh:
+            self._odometry[agent] = self._node.create_publisher(Odometry, f'/{agent}/odometry', qos.ODOMETRY)
+            self._clouds[agent] = self._node.create_publisher(PointCloud2, f'/{agent}/points', qos.POINTS)
+        return bool(fresh)
+
+    def missing(self) -> list[str]:
+        """Which topics do not have the subscribers they are to have."""
+        wanted = dict.fromkeys([*self._clouds.values(), *self._odometry.values()], self._subscribers)
+        wanted[self._truth] = self._truth_subscribers
+        return [
+            f'{count} subscribers of {publisher.topic_name}'
+            for publisher, count in wanted.items()
+            if publisher.get_subscription_count() < count
+        ]
+
+    def scene(self, frame: PlayedFrame) -> None:
+        """Publish what belongs to no single agent: clock, TF and ground truth."""
+        self._clock.publish(Clock(clock=time_message(frame.stamp)))
+        if self._tf is not None:
+            transforms = [
+                transform_message(odometry.header, odometry.child_frame_id, frame.poses[agent])
+                for agent, odometry in frame.odometry.items()
+            ]
+            self._tf.publish(TFMessage(transforms=transforms))
+        if frame.ground_truth is not None:
+            self._truth.publish(frame.ground_truth)
+
+    def sweeps(self, frame: PlayedFrame, agents: Iterable[str]) -> None:
+        """Publish odometry and cloud of some agents."""
+        agents = list(agents)
+        for agent in agents:
+            self._odometry[agent].publish(frame.odometry[agent])
+        for agent in agents:
+            self._clouds[agent].publish(frame.clouds[agent])

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds a model by folder or by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffkd_ros.runtime.card import ModelError
+from diffkd_ros.share import share_directory
+
+
+def model_folder(name: str) -> Path:
+    """A model's folder: the one given, or the one of that name among those that ship with the package.
+
+    Raises:
+        ModelError: if it is neither; the shipped names are listed.
+    """
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path.resolve()
+    models = share_directory() / 'models'
+    if name and (models / name).is_dir():
+        return models / name
+    shipped = sorted(card.parent.name for card in models.glob('*/card.yaml'))
+    raise ModelError(
+        f'model {name!r} is neither a folder nor one of those that ship with the package: '
+        f'{", ".join(shipped) or "none"}'
+    )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records topics to a rosbag2 in MCAP, as `ros2 bag record` would, where no rosbag2 is installed."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rclpy.subscription import MessageInfo
+
+from diffkd_ros.nodes import entry, qos
+from diffkd_ros.nodes.bag_writer import BagError, BagWriter
+from diffkd_ros.nodes.parameters import declare, parameter
+
+# How often the graph is asked whether a topic has appeared.
+_LOOK_PERIOD = 0.2
+
+
+@dataclass(frozen=True)
+class RecorderParameters:
+    """Parameters of `recorder_node`."""
+
+    out: str = parameter('bag', 'Folder of the bag to write; must not exist yet.')
+    topics: tuple[str, ...] = parameter(
+        ('/ground_truth',),
+        'Topics to record: name:type (as /tf:tf2_msgs/msg/TFMessage) from the start, a bare name from when '
+        'somebody publishes it.',
+    )
+
+
+class RecorderNode(entry.RunnableNode):
+    """Subscribes to serialised messages, so that recording costs no decoding."""
+
+    def __init__(self) -> None:
+        super().__init__('recorder_node')
+        self._p = p = declare(self, RecorderParameters)
+        try:
+            self._bag = BagWriter(Path(p.out))
+        except BagError as error:
+            raise entry.SetupError(str(error)) from error
+        self._waiting = {topic for topic in p.topics if ':' not in topic}
+        for topic in p.topics:
+            name, given, message_type = topic.partition(':')
+            if given:
+                self._record(name, message_type)
+        self._look = self.create_timer(_LOOK_PERIOD, self._find_topics)
+        self._progress = self.create_timer(5.0, self._report)
+        self.get_logger().info(f'ready: records {len(p.topics)} topics to {p.out}')
+
+    def _find_topics(self) -> None:
+        for topic, types in self.get_topic_names_and_types():
+            if topic not in self._waiting:
+                continue
+            self._waiting.discard(topic)
+            self._record(topic, types[0])
+
+    def _record(self, topic: str, message_type: str) -> None:
+        try:
+            message_class = _message_class(message_type)
+        except (ImportError, AttributeError, ValueError):
+            self.get_logger().error(f'{topic} is not recorded: no Python messages for {message_type!r}')
+            return
+        callback = functools.partial(self._on_message, topic, message_type)
+        self.create_subscription(message_class, topic, callback, qos.RECORDING, raw=True)
+
+    def _on_message(self, topic: str, message_type: str, data: bytes, info: MessageInfo) -> None:
+        try:
+            self._bag.write(topic, message_type, int(info['received_timestamp']) or time.time_ns(), data)
+        except BagError as error:
+            if not self.done.done():
+                self.done.set_exception(error)
+
+    def _report(self) -> None:
+        self.get_logger().info(self._summary())
+
+    def _summary(self) -> str:
+        message = f'{self._bag.counts.total()} messages'
+        if self._bag.dropped:
+            message += f', {self._bag.dropped} dropped: the disk is too slow'
+        if self._waiting:
+            message += f', nobody publishes {", ".join(sorted(self._waiting))}'
+        return message
+
+    def close(self) -> None:
+        """Finish the bag."""
+        try:
+            self._bag.close()
+        except BagError as error:
+            self.log_last(str(error))
+        self.log_last(self._summary())
+
+
+def _message_class(name: str) -> type:
+    """The class of a type name such as ``sensor_msgs/msg/PointCloud2``."""
+    package, folder, message = name.split('/')
+    return getattr(importlib.import_module(f'{package}.{folder}'), message)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return entry.run(RecorderNode, 'recorder_node', args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cooperative set-up: one ego, its neighbours, a source that is played to them, scoring, recording, RViz.
+
+ros2 launch diffkd_ros coop.launch.py vehicles:=1,2,3 ego:=1 source:=sim mode:=realtime rviz:=true
+"""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from diffkd_ros.nodes import graph
+
+SHARE = get_package_share_directory('diffkd_ros')
+ARGUMENTS = [
+    DeclareLaunchArgument('vehicles', default_value='1,2,3', description='Connected vehicles, by number.'),
+    DeclareLaunchArgument('ego', default_value='1', description='The one that fuses.'),
+    DeclareLaunchArgument('model', default_value='sim_edge', description='Model folder, or a shipped name.'),
+    DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
+    DeclareLaunchArgument(
+        'params_file',
+        default_value=os.path.join(SHARE, 'config', 'coop.yaml'),
+        description='Parameters of all nodes; the other arguments here override them.',
+    ),
+    DeclareLaunchArgument(
+        'source',
+        default_value='sim',
+        description='sim, opv2v:DIR or bag:DIR are played; with live the vehicles publish themselves.',
+    ),
+    DeclareLaunchArgument('seed', default_value='0', description='Seed of the simulator.'),
+    DeclareLaunchArgument(
+        'mode',
+        default_value='realtime',
+        description='realtime; or lockstep: each frame waits for its answer.',
+    ),
+    DeclareLaunchArgument('rate', default_value='5.0', description='Frames per second in real time.'),
+    DeclareLaunchArgument('frames', default_value='0', description='Frames in lock-step; 0: all there are.'),
+    DeclareLaunchArgument('record', default_value='', description='Folder of a bag to record; empty: none.'),
+    DeclareLaunchArgument('rviz', default_value='false', description='Show it.', choices=['true', 'false']),
+]
+
+
+def start(context):
+    """Resolve the arguments and turn the graph into actions."""
+    given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    vehicles = [int(number) for number in given['vehicles'].split(',')]
+    ego = int(given['ego'])
+    model = {'model': given['model']}
+    specs = graph.vehicle_specs(vehicles, ego, {**model, 'device': given['device']})
+    if given['source'] != 'live':
+        specs.append(
+            graph.player_spec(
+                {
+                    'source': given['source'],
+                    'seed': int(given['seed']),
+                    'vehicles': len(vehicles),
+                    'ego': ego,
+                    'mode': given['mode'],
+                    'rates': [float(given['rate'])],
+                    'frames': int(given['frames']),
+                },
+                evaluated=True,
+                recorded=bool(given['record']),
+            )
+        )
+        specs.append(graph.evaluator_spec(ego, model))
+    if given['record']:
+        specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
+    actions = [
+        Node(
+            package='diffkd_ros',
+            executable=spec.executable,
+            name=spec.executable,
+            namespace=spec.namespace,
+            remappings=list(spec.remappings),
+            parameters=[given['params_file'], dict(spec.parameters)],
+            output='screen',
+            # When there is nothing left to play the set-up ends.
+            on_exit=[Shutdown()] if spec.executable == 'player_node' else None,
+        )
+        for spec in specs
+    ]
+    if given['rviz'] == 'true':
+        config = os.path.join(SHARE, 'config', 'rviz', 'coop.rviz')
+        actions.append(Node(package='rviz2', executable='rviz2', arguments=['-d', config]))
+    return actions
+
+
+def generate_launch_description():
+    """What `ros2 launch` asks for."""
+    profile = os.environ.get('FASTDDS_DEFAULT_PROFILES_FILE') or os.path.join(SHARE, 'config', 'fastdds.xml')
+    return LaunchDescription(
+        [
+            *ARGUMENTS,
+            # See the file for why; other middlewares ignore the variable.
+            SetEnvironmentVariable('FASTDDS_DEFAULT_PROFILES_FILE', profile),
+            OpaqueFunction(function=start),
+        ]
+    )

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo as a user runs it: small, whole; interrupted; with a vehicle that dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('rclpy', reason='the demo needs ROS 2')
+from PIL import Image
+
+from diffkd_ros.sources.rosbag import RosbagSource
+
+
+def command(out, model, *options):
+    run = [sys.executable, '-m', 'diffkd_ros.cli', 'demo', '--out', str(out), '--model', str(model)]
+    return [*run, *options]
+
+
+def nodes_of(out):
+    """Command lines of the nodes that write below a folder."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            line = path.read_bytes().replace(b'\0', b' ').decode(errors='replace')
+        except OSError:
+            continue
+        if 'diffkd_ros.nodes' in line and str(out) in line:
+            found.append((int(path.parent.name), line))
+    return found
+
+
+def test_a_small_demo(tmp_path, model):
+    (tmp_path / 'notes.txt').write_text('mine')
+    (tmp_path / 'bag').mkdir()
+    (tmp_path / 'bag' / 'left.over').write_text('from an earlier run')
+    options = ('--frames', '3', '--vehicles', '2', '--realtime-seconds', '1', '--rate', '2')
+    result = subprocess.run(command(tmp_path, model, *options), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for words in ('AP@0.5', 'cooperative', 'ego alone', 'Mbit/s', 'highest rate held', 'cav_2'):
+        assert words in result.stdout
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert (summary['frames_sent'], summary['frames_fused'], summary['frames_lost']) == (3, 3, 0)
+    assert 0.0 <= summary['ap50_ego_only'] <= 1.0
+    assert 0.0 <= summary['ap50_cooperative'] <= 1.0
+    assert summary['latency_p95_ms'] >= summary['latency_p50_ms'] > 0
+    assert list(summary['mbit_per_s']) == ['cav_2']
+    assert summary['realtime'][0]['sent'] == 2
+    assert len(list(RosbagSource(tmp_path / 'bag'))) == 3
+    assert Image.open(tmp_path / 'bev.png').width > 1000
+    assert Image.open(tmp_path / 'animation.gif').n_frames == 2
+    assert (tmp_path / 'notes.txt').read_text() == 'mine'
+    assert not nodes_of(tmp_path)
+
+
+@pytest.fixture
+def running(tmp_path, model):
+    """A demo that has got as far as lock-step."""
+    process = subprocess.Popen(
+        command(tmp_path, model, '--vehicles', '2'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if 'lock-step' in line:
+            break
+    assert len(nodes_of(tmp_path)) == 5
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_takes_every_process_with_it(running, tmp_path, number):
+    running.send_signal(number)
+    output = running.communicate(timeout=20)[0]
+    assert running.returncode == 130
+    assert 'interrupted' in output
+    assert 'Traceback' not in output
+    assert not nodes_of(tmp_path)
+
+
+def test_killed_it_takes_every_process_with_it(running, tmp_path):
+    running.kill()
+    running.wait()
+    give_up = time.monotonic() + 20
+    while nodes_of(tmp_path) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert not nodes_of(tmp_path)
+
+
+def test_a_process_that_dies_ends_it_with_a_word(running, tmp_path):
+    (ego,) = (pid for pid, line in nodes_of(tmp_path) if 'ego_node' in line)
+    os.kill(ego, signal.SIGKILL)
+    output = running.communicate(timeout=20)[0]
+    assert running.returncode == 1
+    assert 'cav_1.ego_node ended with code -9' in output
+    assert 'Traceback' not in output
+    assert not nodes_of(tmp_path)
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    result = subprocess.run(command(tmp_path, 'nonesuch'), capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith("diffkd demo: model 'nonesuch' is neither a folder nor")
+    assert 'Traceback' not in result.stderr

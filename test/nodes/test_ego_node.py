@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ego as a process of its own: what it fuses, what it refuses, and that refusing costs nothing."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from diffkd_ros.nodes import graph
+
+SECOND = 1_000_000_000
+_ARRIVES = 0.3
+
+
+@pytest.fixture(scope='module')
+def ego(group, partner, model):
+    (spec,) = graph.vehicle_specs([1], 1, {'model': str(model), 'threads': 1})
+    process = group.start(spec)
+    group.wait_ready(60.0)
+    return process
+
+
+def answer(partner, scene, stamp):
+    """Let the ego sweep at that instant; its detections and status."""
+    partner.sweep('cav_1', stamp, scene.agents[1])
+    status = partner.message_at('/cav_1/fusion_status', stamp)
+    return partner.message_at('/cav_1/detections', stamp), status
+
+
+def columns(detections):
+    return [getattr(detections, name).tobytes() for name in ('boxes', 'scores', 'labels')]
+
+
+def send(partner, message):
+    partner.publish('/v2x/features', message)
+    # Nothing tells when the ego has it; it never waits for it either.
+    time.sleep(_ARRIVES)
+
+
+def older(message, stamp, feature_of):
+    message.header.stamp.sec -= 2
+
+
+def newer(message, stamp, feature_of):
+    message.header.stamp.sec += 2
+
+
+def other_model(message, stamp, feature_of):
+    message.model_id = 'other@000000000000'
+
+
+def other_range(message, stamp, feature_of):
+    message.grid_range[3] += 10.0
+
+
+def nan_range(message, stamp, feature_of):
+    message.grid_range[0] = np.nan
+
+
+def other_shape(message, stamp, feature_of):
+    message.height += 1
+
+
+def other_encoding(message, stamp, feature_of):
+    message.encoding = 99
+
+
+def other_map(message, stamp, feature_of):
+    message.map_frame = 'elsewhere'
+
+
+def nan_pose(message, stamp, feature_of):
+    message.pose.pose.position.x = float('nan')
+
+
+def no_rotation(message, stamp, feature_of):
+    message.pose.pose.orientation.w = 0.0
+    message.pose.pose.orientation.x = message.pose.pose.orientation.y = message.pose.pose.orientation.z = 0.0
+
+
+def truncated(message, stamp, feature_of):
+    del message.data[len(message.data) // 2 :]
+
+
+def empty(message, stamp, feature_of):
+    del message.data[:]
+
+
+def garbage(message, stamp, feature_of):
+    size = len(message.data)
+    del message.data[:]
+    message.data.frombytes(np.random.default_rng(0).bytes(size))
+
+
+def nan_scale(message, stamp, feature_of):
+    message.scales[0] = float('nan')
+
+
+def few_scales(message, stamp, feature_of):
+    message.scales.pop()
+
+
+def own_id(message, stamp, feature_of):
+    message.agent_id = 'cav_1'
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'reason'),
+    [
+        (older, 'older than max_age'),
+        (newer, 'from the future'),
+        (other_model, 'of another model'),
+        (other_range, 'of another grid'),
+        (nan_range, 'of another grid'),
+        (other_shape, 'of another grid'),
+        (other_encoding, 'of an unknown encoding'),
+        (other_map, 'pose given in another map frame'),
+        (nan_pose, 'pose is no finite rigid transform'),
+        (no_rotation, 'pose is no finite rigid transform'),
+        (truncated, 'payload cannot be decoded'),
+        (empty, 'payload cannot be decoded'),
+        (garbage, 'payload cannot be decoded'),
+        (nan_scale, 'payload cannot be decoded'),
+        (few_scales, 'payload cannot be decoded'),
+        (own_id, "carries this vehicle's own agent id"),
+    ],
+)
+def test_a_bad_neighbour_is_refused_counted_and_named_and_the_ego_goes_on_alone(
+    ego, partner, scene, feature_of, stamp, spoil, reason
+):
+    alone, status = answer(partner, scene, stamp)
+    assert len(status.neighbours) == 0
+    name = f'cav_{stamp // SECOND}'
+    message = feature_of(2, name, stamp + SECOND, 7)
+    spoil(message, stamp, feature_of)
+    send(partner, message)
+    detections, status = answer(partner, scene, stamp + SECOND)
+
+    assert columns(detections) == columns(alone)
+    (neighbour,) = status.neighbours
+    assert not neighbour.accepted
+    assert neighbour.reason.startswith(reason)
+    assert (neighbour.agent_id, neighbour.gate_weight) == (message.agent_id, 0.0)
+    assert (neighbour.sequence, neighbour.bytes) == (7, len(message.data))
+    item = partner.diagnosis(f'neighbour/{message.agent_id}', reason)
+    assert item.level != b'\x00'
+    assert {v.key: v.value for v in item.values}[f'refused, {reason_value(reason)}'] == '1'
+
+
+def reason_value(beginning):
+    from diffkd_ros.nodes.peer_buffer import Refusal
+
+    (value,) = (refusal.value for refusal in Refusal if refusal.value.startswith(beginning))
+    return value
+
+
+def test_a_good_neighbour_is_fused_and_changes_the_result(ego, partner, scene, feature_of, stamp):
+    alone, _ = answer(partner, scene, stamp)
+    message = feature_of(2, 'cav_2', stamp + SECOND, 3)
+    send(partner, message)
+    detections, status = answer(partner, scene, stamp + SECOND + SECOND // 5)
+    (neighbour,) = status.neighbours
+    assert (neighbour.agent_id, neighbour.accepted, neighbour.reason) == ('cav_2', True, '')
+    assert (neighbour.sequence, neighbour.bytes) == (3, len(message.data))
+    assert neighbour.age == pytest.approx(0.2)
+    assert 0.0 < neighbour.gate_weight < 1.0
+    assert columns(detections) != columns(alone)
+    assert detections.header.frame_id == 'cav_1/lidar'
+    assert status.stages[-1] == 'total'
+    assert len(status.stages) == len(status.latency_ms)
+    assert max(status.latency_ms) == status.latency_ms[-1]
+
+
+def test_a_bad_neighbour_does_not_cost_the_good_ones(ego, partner, scene, feature_of, stamp):
+    send(partner, feature_of(2, 'cav_2', stamp))
+    good, _ = answer(partner, scene, stamp)
+    bad = feature_of(3, 'cav_3', stamp + SECOND)
+    bad.pose.pose.position.y = float('inf')
+    send(partner, feature_of(2, 'cav_2', stamp + SECOND, 1))
+    send(partner, bad)
+    both, status = answer(partner, scene, stamp + SECOND)
+    assert [(n.agent_id, n.accepted) for n in status.neighbours] == [('cav_2', True), ('cav_3', False)]
+    assert columns(both) == columns(good)
+
+
+def test_a_neighbour_that_falls_silent_is_named_absent_and_in_time_forgotten(
+    ego, partner, scene, feature_of, stamp
+):
+    alone, _ = answer(partner, scene, stamp)
+    send(partner, feature_of(2, 'cav_2', stamp + SECOND))
+    _, status = answer(partner, scene, stamp + SECOND)
+    assert [n.accepted for n in status.neighbours] == [True]
+    detections, status = answer(partner, scene, stamp + 3 * SECOND)
+    (neighbour,) = status.neighbours
+    assert (neighbour.accepted, neighbour.age) == (False, pytest.approx(2.0))
+    assert neighbour.reason.startswith('nothing new arrived')
+    assert columns(detections) == columns(alone)
+    partner.diagnosis('neighbour/cav_2', 'nothing new arrived')
+    _, status = answer(partner, scene, stamp + 30 * SECOND)
+    assert len(status.neighbours) == 0
+    partner.diagnosis('neighbours', 'alone')
+
+
+def test_the_nearest_neighbours_are_fused_when_there_are_too_many(
+    ego, partner, scene, feature_of, stamp, card
+):
+    names = {f'cav_{k}': 2 + k % 4 for k in range(2, 2 + card.max_agents)}
+    distance = {
+        name: np.linalg.norm(scene.agents[vehicle].pose[:3, 3] - scene.agents[1].pose[:3, 3])
+        for name, vehicle in names.items()
+    }
+    for name, vehicle in names.items():
+        send(partner, feature_of(vehicle, name, stamp))
+    _, status = answer(partner, scene, stamp)
+    accepted = [n.agent_id for n in status.neighbours if n.accepted]
+    (refused,) = (n for n in status.neighbours if not n.accepted)
+    assert len(accepted) == card.max_agents - 1
+    assert refused.reason.startswith('beyond the number of agents')
+    assert distance[refused.agent_id] == max(distance.values())
+
+
+def test_own_bad_sweeps_are_counted_and_the_next_good_one_is_answered(ego, partner, scene, stamp):
+    from diffkd_ros.nodes.conversions import header_message
+    from diffkd_ros.nodes.point_cloud import cloud_message
+
+    _, before = answer(partner, scene, stamp)
+    # A cloud of this instant without an odometry.
+    points = scene.agents[1].points
+    partner.publish('/cav_1/points', cloud_message(header_message(stamp + SECOND, 'cav_1/lidar'), points))
+    partner.diagnosis('input', 'odometry is 1.000 s from the sweep')
+    partner.publish(
+        '/cav_1/points',
+        cloud_message(header_message(stamp + 2 * SECOND, 'cav_1/lidar'), points * np.float32('nan')),
+    )
+    partner.diagnosis('input', 'NaN')
+    _, after = answer(partner, scene, stamp + 3 * SECOND)
+    assert after.sweeps_refused - before.sweeps_refused == 2
+    assert after.sweeps_fused - before.sweeps_fused == 1
+    assert after.sweeps_received - before.sweeps_received == 3
+
+
+def test_markers_show_boxes_and_neighbours(ego, partner, scene, feature_of, stamp):
+    from visualization_msgs.msg import Marker, MarkerArray
+
+    partner.listen(MarkerArray, '/cav_1/markers')
+    partner.until(lambda: partner.node.count_publishers('/cav_1/markers'), 'the marker publisher')
+    time.sleep(_ARRIVES)
+    send(partner, feature_of(2, 'cav_2', stamp))
+    detections, _ = answer(partner, scene, stamp)
+    (array,) = partner.until(lambda: partner.received['/cav_1/markers'][-1:], 'markers')
+    assert array.markers[0].action == Marker.DELETEALL
+    boxes = [m for m in array.markers if m.ns == 'detections']
+    assert len(boxes) == len(detections.labels)
+    x = [m.pose.position.x for m in boxes]
+    np.testing.assert_allclose(x, np.reshape(detections.boxes, (-1, 7))[:, 0], atol=1e-4)
+    (name,) = (m for m in array.markers if m.ns == 'neighbour_names')
+    assert name.text.startswith('cav_2')

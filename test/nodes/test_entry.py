@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How nodes end: cleanly when told to, with one clear line and a code when they cannot start."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+
+import pytest
+
+from diffkd_ros.nodes.graph import NodeSpec
+from diffkd_ros.nodes.processes import NodeFailedError
+
+
+def fails(group, spec):
+    """Start a node that cannot start; its log."""
+    process = group.start(spec)
+    assert process.wait(60.0)
+    log = process.tail()
+    assert process.returncode == 2
+    with pytest.raises(NodeFailedError, match='ended with code 2'):
+        group.check()
+    group.stop([process])
+    (line,) = (line for line in log.splitlines() if 'FATAL' in line)
+    assert 'Traceback' not in log
+    return line
+
+
+def test_a_model_folder_that_does_not_match_its_card(group, model, tmp_path):
+    shutil.copytree(model, tmp_path / 'model')
+    with (tmp_path / 'model' / 'encoder.onnx').open('ab') as file:
+        file.write(b'0')
+    line = fails(group, NodeSpec('vehicle_node', '/cav_2', (), {'model': str(tmp_path / 'model')}))
+    assert 'encoder.onnx is not the file its card describes' in line
+
+
+@pytest.mark.parametrize(
+    ('spec', 'message'),
+    [
+        (
+            NodeSpec('ego_node', '/cav_1', (), {'model': 'nonesuch'}),
+            "model 'nonesuch' is neither a folder nor",
+        ),
+        (
+            NodeSpec('ego_node', '/cav_1', (), {'max_aeg': 1.0}),
+            'has no parameter max_aeg; did you mean max_age?',
+        ),
+        (NodeSpec('player_node', '/', (), {'source': 'opv2v:/nowhere'}), 'needs a folder that exists'),
+        (NodeSpec('recorder_node', '/', (), {'out': '/proc/bag'}), 'cannot write a bag to /proc/bag'),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line(group, spec, message):
+    assert message in fails(group, spec)
+
+
+def test_a_vehicle_needs_a_name(group, model):
+    assert 'set the parameter agent_id' in fails(
+        group, NodeSpec('vehicle_node', '/', (), {'model': str(model)})
+    )
+
+
+@pytest.mark.parametrize('signals', [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_interrupted_nodes_end_cleanly(group, model, signals):
+    specs = [
+        NodeSpec('vehicle_node', '/cav_2', (), {'model': str(model)}),
+        NodeSpec('evaluator_node', '/cav_1', (), {'model': str(model)}),
+    ]
+    processes = [group.start(spec) for spec in specs]
+    group.wait_ready(60.0)
+    for number in signals:
+        for process in processes:
+            process.signal(number)
+    for process in processes:
+        assert process.wait(10.0)
+        assert process.returncode == 0, process.tail()
+        assert 'Traceback' not in process.tail()
+    group.stop(processes)

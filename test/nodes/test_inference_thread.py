@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Newest wins, and a failure does not end the thread."""
+
+from __future__ import annotations
+
+import threading
+
+from diffkd_ros.nodes.inference_thread import InferenceThread
+
+
+def test_a_newer_item_replaces_the_waiting_one_and_is_counted():
+    started, go, done = threading.Event(), threading.Event(), threading.Event()
+    taken = []
+
+    def work(item):
+        taken.append(item)
+        started.set()
+        assert go.wait(10)
+        if item == 4:
+            done.set()
+
+    thread = InferenceThread(work, lambda error: None)
+    thread.submit(1)
+    assert started.wait(10)
+    for item in (2, 3, 4):
+        thread.submit(item)
+    go.set()
+    assert done.wait(10)
+    thread.stop()
+    assert taken == [1, 4]
+    assert thread.overwritten == 2
+
+
+def test_a_failure_is_reported_and_the_next_item_is_done():
+    errors, done = [], threading.Event()
+
+    def work(item):
+        if item == 0:
+            raise ZeroDivisionError('zero')
+        done.set()
+
+    reported = threading.Event()
+    thread = InferenceThread(work, lambda error: (errors.append(error), reported.set()))
+    thread.submit(0)
+    assert reported.wait(10)
+    thread.submit(1)
+    assert done.wait(10)
+    thread.stop()
+    assert [str(error) for error in errors] == ['zero']

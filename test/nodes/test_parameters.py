@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters from the typed table, given as ROS gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import pytest
+import rclpy
+import yaml
+from rclpy.parameter import Parameter
+
+from diffkd_ros.nodes.ego_node import EgoParameters
+from diffkd_ros.nodes.encoding import EncodingParameters
+from diffkd_ros.nodes.evaluator_node import EvaluatorParameters
+from diffkd_ros.nodes.parameters import ParameterError, declare, parameter
+from diffkd_ros.nodes.player_node import PlayerParameters
+from diffkd_ros.nodes.recorder_node import RecorderParameters
+from diffkd_ros.share import share_directory
+
+TABLES = {
+    'vehicle_node': EncodingParameters,
+    'ego_node': EgoParameters,
+    'player_node': PlayerParameters,
+    'evaluator_node': EvaluatorParameters,
+    'recorder_node': RecorderParameters,
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with one of each kind."""
+
+    max_age: float = parameter(0.5, 'Seconds.', minimum=0.0, maximum=5.0)
+    threads: int = parameter(1, 'Threads.', minimum=1)
+    mode: str = parameter('a', 'Mode.', choices=('a', 'b'))
+    verbose: bool = parameter(False, 'Talk.')
+    rates: tuple[float, ...] = parameter((5.0,), 'Hz.', minimum=1.0)
+
+
+@pytest.fixture
+def make(domain):
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    nodes = []
+
+    def make(**given):
+        overrides = [Parameter(name, value=value) for name, value in given.items()]
+        nodes.append(rclpy.create_node('node', context=context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+def test_defaults_and_values(make):
+    assert declare(make(), Table) == Table()
+    # A YAML file's 2 is an int, and meant as a float.
+    node = make(max_age=2, mode='b', verbose=True, rates=[5.0, 10.0], use_sim_time=False)
+    assert declare(node, Table) == Table(2.0, 1, 'b', True, (5.0, 10.0))
+    assert node.get_parameter('max_age').value == 2.0
+    descriptor = node.describe_parameter('max_age')
+    assert descriptor.read_only
+    assert descriptor.description == 'Seconds.'
+    assert descriptor.floating_point_range[0].to_value == 5.0
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ({'max_agge': 1.0}, r'has no parameter max_agge; did you mean max_age\?'),
+        ({'zzz': 1.0}, r'has no parameter zzz \(it has: max_age, mode, rates, threads, verbose\)'),
+        ({'max_age': 'long'}, "max_age must be a float, got 'long'"),
+        ({'max_age': 6.0}, r'max_age must lie in 0.0 to 5.0, got 6.0'),
+        ({'max_age': float('nan')}, 'max_age must lie in'),
+        ({'threads': 1.5}, 'threads must be an int, got 1.5'),
+        ({'threads': True}, 'threads must be an int, got True'),
+        ({'threads': 0}, 'threads must lie in 1 to inf'),
+        ({'mode': 'c'}, 'mode must be one of a, b, got'),
+        ({'verbose': 1}, 'verbose must be a bool'),
+        ({'rates': 5.0}, 'rates must be a list of floats'),
+        ({'rates': [5.0, 0.5]}, 'rates must lie in'),
+    ],
+)
+def test_bad_values_are_errors(make, given, message):
+    with pytest.raises(ParameterError, match=message):
+        declare(make(**given), Table)
+
+
+def test_the_parameter_file_names_only_parameters_that_exist():
+    content = yaml.safe_load((share_directory() / 'config' / 'coop.yaml').read_text())
+    for pattern, entry in content.items():
+        known = {field.name for field in fields(TABLES[pattern.removeprefix('/**/')])}
+        assert set(entry['ros__parameters']) <= known, pattern
+
+
+def test_every_parameter_is_described():
+    for table in TABLES.values():
+        for field in fields(table):
+            assert len(field.metadata['description']) > 10, field.name

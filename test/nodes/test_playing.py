@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Player, vehicle, ego, evaluator and recorder together, each a process: one run seen from all sides."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+
+from diffkd_ros.evaluation.average_precision import AveragePrecision
+from diffkd_ros.geometry.boxes import ground_truth_in, within
+from diffkd_ros.nodes import graph
+from diffkd_ros.nodes.bag_writer import message_types
+from diffkd_ros.sources.open_source import SimulationOptions, open_source
+from diffkd_ros.sources.ros_messages import boxes_of, stamp_of
+from diffkd_ros.sources.rosbag import RosbagSource
+
+FRAMES = 6
+DRIVE = 4
+SEED = 12
+
+
+@pytest.fixture(scope='module')
+def run(group, model, tmp_path_factory):
+    """Six frames of two drives in lock-step, then two seconds in real time."""
+    out = tmp_path_factory.mktemp('run')
+    common = {'model': str(model)}
+    for spec in graph.vehicle_specs([1, 2], 1, common):
+        group.start(spec)
+    watchers = [
+        group.start(graph.evaluator_spec(1, {**common, 'out': str(out / 'evaluation.json')})),
+        group.start(graph.recorder_spec([1, 2], 1, str(out / 'bag'))),
+    ]
+    group.wait_ready(60.0)
+    play = {'vehicles': 2, 'seed': SEED, 'frames_per_scenario': DRIVE, 'timeout': 20.0}
+    lockstep = {**play, 'mode': 'lockstep', 'frames': FRAMES, 'out': str(out / 'lockstep.json')}
+    player = group.start(graph.player_spec(lockstep, evaluated=True, recorded=True), label='lockstep')
+    assert player.wait(90.0), player.tail()
+    assert player.returncode == 0, player.tail()
+    group.stop(watchers, patience=30.0)
+    realtime = {**play, 'mode': 'realtime', 'rates': [2.0, 4.0], 'seconds': 1.0, 'seconds_more': 1.0}
+    player = group.start(graph.player_spec({**realtime, 'out': str(out / 'realtime.json')}), label='realtime')
+    assert player.wait(90.0), player.tail()
+    assert player.returncode == 0, player.tail()
+    return out
+
+
+@pytest.fixture(scope='module')
+def played():
+    options = SimulationOptions(seed=SEED, agents=2, frames_per_scenario=DRIVE)
+    return list(itertools.islice(open_source('sim', options), FRAMES))
+
+
+def test_in_lockstep_every_frame_is_fused_and_answered(run):
+    result = json.loads((run / 'lockstep.json').read_text())
+    (counts,) = result['runs']
+    assert (counts['sent'], counts['answered'], result['features_missing']) == (FRAMES, FRAMES, 0)
+    evaluation = json.loads((run / 'evaluation.json').read_text())
+    assert (
+        evaluation['frames_answered'] == evaluation['frames_scored'] == evaluation['frames_fused'] == FRAMES
+    )
+    assert evaluation['features_fused'] == {'cav_2': FRAMES}
+    assert evaluation['features_refused'] == {}
+    assert evaluation['link']['cav_2']['lost'] == 0
+
+
+def test_the_bag_gives_back_what_was_played(run, played):
+    source = RosbagSource(run / 'bag')
+    frames = list(source)
+    assert (source.agents, source.ego, source.incomplete, len(frames)) == ([1, 2], 1, 0, FRAMES)
+    for frame, original in zip(frames, played, strict=True):
+        for agent, sweep in original.agents.items():
+            recorded = frame.agents[agent]
+            np.testing.assert_array_equal(recorded.points, sweep.points)
+            np.testing.assert_array_equal(recorded.ring, sweep.ring)
+            np.testing.assert_array_equal(recorded.time, sweep.time)
+            np.testing.assert_allclose(recorded.pose, sweep.pose, atol=1e-9)
+            np.testing.assert_allclose(recorded.velocity, sweep.velocity, atol=1e-9)
+        truth, expected = ground_truth_in(frame, 1), ground_truth_in(original, 1)
+        np.testing.assert_allclose(truth.boxes[:, :6], expected.boxes[:, :6], atol=1e-4)
+        np.testing.assert_array_equal(truth.track_ids, expected.track_ids)
+        np.testing.assert_array_equal(truth.num_points, expected.num_points)
+    steps = np.diff([frame.stamp for frame in frames])
+    assert sorted(set(steps)) == [100_000_000, 10_000_000_000]
+
+
+def test_the_evaluator_agrees_with_the_recorded_detections(run, card):
+    grid = card.grid
+    precision = AveragePrecision()
+    payload = 0
+    with AnyReader([run / 'bag'], default_typestore=message_types()) as reader:
+        found = {'/cav_1/detections': {}, '/ground_truth': {}}
+        for connection, _, data in reader.messages():
+            message = reader.deserialize(data, connection.msgtype)
+            if connection.topic in found:
+                found[connection.topic][stamp_of(message.header)] = boxes_of(message)
+            elif connection.topic == graph.V2X_TOPIC:
+                payload += len(message.data)
+    for stamp, truth in found['/ground_truth'].items():
+        truth = within(truth, grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+        precision.add(found['/cav_1/detections'][stamp], truth)
+    evaluation = json.loads((run / 'evaluation.json').read_text())
+    assert evaluation['average_precision'] == {str(k): v for k, v in precision.compute().items()}
+    assert evaluation['truths_counted'] == precision.truths > 0
+    assert evaluation['link']['cav_2']['bytes'] == payload
+    # Six messages at the 10 Hz of the simulated time; the gap between the drives does not count.
+    assert evaluation['link']['cav_2']['mbit_per_s'] == pytest.approx(payload * 8e-6 / FRAMES * 10)
+
+
+def test_in_real_time_the_rate_is_kept_whatever_is_answered(run):
+    runs = json.loads((run / 'realtime.json').read_text())['runs']
+    assert [(r['rate'], r['sent']) for r in runs] == [(2.0, 2), (4.0, 4)]
+    assert all(0 <= r['answered'] <= r['sent'] for r in runs)

@@ -18,7 +18,7 @@ class CheckpointError(RuntimeError):
 
 
 def save_checkpoint(
-    path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module, minutes: dict[str, float]
+    path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module, minutes: list[float]
 ) -> None:
     """Write both networks; `minutes` are those of the stages completed."""
     tensors = {f'teacher.{name}': tensor.contiguous() for name, tensor in teacher.state_dict().items()}
@@ -26,7 +26,7 @@ def save_checkpoint(
     save_file(tensors, path, metadata={'recipe': recipe.model_dump_json(), 'minutes': json.dumps(minutes)})
 
 
-def load_checkpoint(path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module) -> dict[str, float]:
+def load_checkpoint(path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module) -> list[float]:
     """Read both networks back and return the minutes of the stages completed.
 
     Raises:

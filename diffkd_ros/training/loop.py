@@ -91,26 +91,26 @@ def train(recipe: Recipe, out: Path, threads: int) -> Trained:
     checkpoint = out / 'checkpoint.safetensors'
     torch.manual_seed(recipe.seed)
     teacher, student = Teacher(recipe.model), Student(recipe.model)
-    minutes = load_checkpoint(checkpoint, recipe, teacher, student) if checkpoint.exists() else {}
+    minutes = load_checkpoint(checkpoint, recipe, teacher, student) if checkpoint.exists() else []
     data, grid = recipe.data, grid_of(recipe)
     held_out = validation_frames(
         data.simulator, data.validation_seed, data.validation_scenarios, data.validation_frames
     )
     offset = 0
     for number, stage in enumerate(recipe.stages):
-        if stage.name not in minutes:
+        if number >= len(minutes):
             # Every stage draws from its own stream, so a resumed run repeats what an unbroken one does.
             torch.manual_seed(recipe.seed + number + 1)
             started = time.monotonic()
-            if stage.name == 'student':
+            if stage.name == 'student' and recipe.stages[number - 1].name == 'teacher':
                 copy_teacher(teacher, student)
                 batches = iter(training_batches(data, grid, MEASURED_BATCHES, offset))
                 measure_teacher(teacher, student, batches, MEASURED_BATCHES)
             module = STAGES[stage.name](teacher, student)
             _train_stage(recipe, stage, module, offset, out / f'{number}_{stage.name}.csv')
-            minutes[stage.name] = round((time.monotonic() - started) / 60, 1)
+            minutes.append(round((time.monotonic() - started) / 60, 1))
             scores = validate(recipe, teacher, student, stage.name == 'joint', held_out)
-            print(f'after {stage.name} ({minutes[stage.name]} min): {scores}', flush=True)
+            print(f'after {stage.name} ({minutes[-1]} min): {scores}', flush=True)
             save_checkpoint(checkpoint, recipe, teacher, student, minutes)
         offset += stage.steps * data.batch
     return Trained(
@@ -123,7 +123,10 @@ def train(recipe: Recipe, out: Path, threads: int) -> Trained:
                 'train_scenarios': data.train_seed,
                 'validation_scenarios': data.validation_seed,
             },
-            'minutes_per_stage': minutes,
+            'stages': [
+                {'name': stage.name, 'steps': stage.steps, 'minutes': spent}
+                for stage, spent in zip(recipe.stages, minutes, strict=True)
+            ],
             'machine': f'{platform.machine()}, {os.cpu_count()} CPU cores, {threads} torch threads, no GPU',
             'torch': str(torch.__version__),
         },

@@ -47,7 +47,9 @@ def test_the_command_runs_a_recipe_to_a_verified_model_folder(tmp_path: Path) ->
     card = ModelCard.load(tmp_path / 'small')
     assert card.name == 'small'
     assert card.results.keys() >= {'teacher', 'cooperative', 'ego_only'}
-    assert set(card.training['minutes_per_stage']) == set(STAGES)
+    assert [(stage['name'], stage['steps']) for stage in card.training['stages']] == [
+        (name, 2) for name in STAGES
+    ]
     assert sorted(path.name for path in tmp_path.glob('*.csv')) == [
         f'{i}_{name}.csv' for i, name in enumerate(STAGES)
     ]
@@ -63,7 +65,7 @@ def test_the_command_runs_a_recipe_to_a_verified_model_folder(tmp_path: Path) ->
 def test_a_checkpoint_brings_every_weight_back(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(SMALL)
     saved = Teacher(recipe.model), Student(recipe.model)
-    minutes = {'teacher': 1.5, 'student': 2.0}
+    minutes = [1.5, 2.0]
     save_checkpoint(tmp_path / 'c.safetensors', recipe, *saved, minutes)
     read = Teacher(recipe.model), Student(recipe.model)
     assert load_checkpoint(tmp_path / 'c.safetensors', recipe, *read) == minutes

@@ -247,13 +247,15 @@ def _real_time_run(
     title: str,
 ) -> list[Mapping[str, Any]]:
     result = out / 'logs' / f'realtime_{rates[0]:g}.json'
+    # The further rates are held for a short while only, and no longer than the first.
+    more = max(1.0, min(_FASTER_SECONDS, seconds))
     player = group.start(
         graph.player_spec(
             {
                 'mode': 'realtime',
                 'rates': rates,
                 'seconds': float(seconds),
-                'seconds_more': _FASTER_SECONDS,
+                'seconds_more': more,
                 'stop_below': HELD,
                 'frames_per_scenario': 100,
                 'vehicles': options.vehicles,
@@ -264,7 +266,7 @@ def _real_time_run(
         ),
         label=f'player_realtime_{rates[0]:g}',
     )
-    expected = round(rates[0] * seconds + sum(rates[1:]) * _FASTER_SECONDS)
+    expected = round(rates[0] * seconds + sum(rates[1:]) * more)
     with PhaseProgress(
         console, f'{title}, from {rates[0]:g} Hz' if rates[1:] else title, expected
     ) as progress:

@@ -28,7 +28,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'source',
         default_value='sim',
-        description='sim, opv2v:DIR or bag:DIR are played; with live the vehicles publish themselves.',
+        description='sim, opv2v:DIR, dair:DIR or bag:DIR is played; with live vehicles publish themselves.',
     ),
     DeclareLaunchArgument('seed', default_value='0', description='Seed of the simulator.'),
     DeclareLaunchArgument(

@@ -33,7 +33,7 @@ _PARTNER_TIMEOUT = 30.0
 class PlayerParameters:
     """Parameters of `player_node`."""
 
-    source: str = parameter('sim', 'What to play: sim, opv2v:DIR or bag:DIR.')
+    source: str = parameter('sim', 'What to play: sim, opv2v:DIR, dair:DIR or bag:DIR.')
     seed: int = parameter(0, 'Seed of the simulator.', minimum=0)
     vehicles: int = parameter(
         3, 'Connected vehicles in the simulation, the ego included.', minimum=1, maximum=5

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The robustness benchmark: any model, any source, any corruption; a table, a summary and a report."""

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames to evaluate on: drives of any source, of each the same few frames for every condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from diffkd_ros.experiments.errors import ExperimentError
+from diffkd_ros.frame import CoopFrame
+from diffkd_ros.sources.dataset import log_broken_frame
+from diffkd_ros.sources.simulator import Scenario, Simulator, SimulatorConfig
+
+SIMULATOR_SEED = 3
+"""Another than the shipped model was trained (1) or validated (2) on."""
+
+
+class Drive(Protocol):
+    """One scenario; its frames can be had in any order."""
+
+    @property
+    def name(self) -> str:
+        """As in `CoopFrame.scenario`."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, index: int) -> CoopFrame:
+        """The frame at this position.
+
+        Raises:
+            ValueError: if its files are broken.
+        """
+
+
+class Recording(Protocol):
+    """A recorded set: frames one drive after the other."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> CoopFrame: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDrive:
+    """A part of a recorded set.
+
+    Attributes:
+        name: of the scenario.
+        recording: the set.
+        rows: its frames in the set.
+    """
+
+    name: str
+    recording: Recording
+    rows: range
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def frame(self, index: int) -> CoopFrame:
+        """The frame at this position."""
+        return self.recording[self.rows[index]]
+
+
+def _opv2v(folder: Path, split: str | None, split_file: Path | None) -> Recording:
+    from diffkd_ros.sources.opv2v import Opv2vDataset
+
+    if split_file is not None:
+        raise ExperimentError('the splits of opv2v are folders, so it takes no split file')
+    return Opv2vDataset(folder, split=split)
+
+
+def _dair(folder: Path, split: str | None, split_file: Path | None) -> Recording:
+    from diffkd_ros.sources.dair_v2x import DairV2xDataset
+
+    return DairV2xDataset(folder, split_file, split)
+
+
+# Each recorded source joins by one line here and one in `_PROTOCOLS`.
+_RECORDINGS: dict[str, Callable[[Path, str | None, Path | None], Recording]] = {
+    'opv2v': _opv2v,
+    'dair': _dair,
+}
+_PROTOCOLS = {'sim': 'sim', 'opv2v': 'opencood', 'dair': 'heal_dair'}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where frames come from, in a few words that every process can open for itself.
+
+    Attributes:
+        spec: `sim`, `sim:SEED`, `opv2v:DIR` or `dair:DIR`.
+        scenarios: how many drives, the first ones; None for all of a recorded set.
+        frames: how many frames of each drive, evenly spaced; None for all of a recorded drive.
+        split: of a recorded set, None for all of it.
+        split_file: that lists the splits of a set, for DAIR-V2X.
+
+    Raises:
+        ExperimentError: if there is no such source.
+    """
+
+    spec: str
+    scenarios: int | None
+    frames: int | None
+    split: str | None = None
+    split_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        known = ('sim', *_RECORDINGS)
+        if self.kind not in known:
+            raise ExperimentError(
+                f'no source {self.spec!r}; there are {", ".join(known)}, with :DIR where recorded'
+            )
+        if self.kind != 'sim' and not Path(self._rest).expanduser().is_dir():
+            raise ExperimentError(f'source {self.spec!r} needs a folder that exists')
+        if self.kind == 'sim' and not (self._rest.isdecimal() or self.spec == 'sim'):
+            raise ExperimentError(f'source sim takes a seed as in sim:3, got {self.spec!r}')
+        if self.kind == 'sim' and (self.split or self.split_file):
+            raise ExperimentError('the simulator has no splits')
+        if self.kind == 'sim' and (self.scenarios is None or self.frames is None):
+            raise ExperimentError('the simulator is endless: say how many scenarios, and frames of each')
+
+    @property
+    def kind(self) -> str:
+        """Which reader it needs."""
+        return self.spec.partition(':')[0]
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol with which figures on this source are published."""
+        return _PROTOCOLS[self.kind]
+
+    @property
+    def _rest(self) -> str:
+        return self.spec.partition(':')[2]
+
+    def names(self) -> list[str]:
+        """Names of the drives evaluated on; a drive's place here is its number.
+
+        Raises:
+            ValueError: if the source cannot be opened.
+        """
+        if self.kind == 'sim':
+            return [f'simulated_{self._seed}_{number}' for number in range(self.scenarios or 0)]
+        return [
+            drive.name
+            for drive in _recorded(self.kind, self._rest, self.split, self.split_file)[: self.scenarios]
+        ]
+
+    def drive(self, number: int) -> Drive:
+        """Open a drive."""
+        if self.kind == 'sim':
+            return _simulated(self._seed, number)
+        return self._drives()[number]
+
+    def _drives(self) -> list[RecordedDrive]:
+        return _recorded(self.kind, self._rest, self.split, self.split_file)
+
+    @property
+    def _seed(self) -> int:
+        return int(self._rest) if self._rest else SIMULATOR_SEED
+
+    def positions(self, drive: Drive, history: int) -> list[int]:
+        """Which frames of a drive are scored.
+
+        Args:
+            drive: the drive.
+            history: frames before the first scored one, if enough are left then.
+        """
+        length = len(drive)
+        if self.frames is None or self.frames > length - history:
+            return list(range(length))[: self.frames]
+        return [int(i) for i in np.linspace(history, length - 1, self.frames).round()]
+
+
+@cache
+def _simulated(seed: int, number: int) -> Scenario:
+    return Simulator(SimulatorConfig(), seed).scenario(number)
+
+
+@cache
+def _recorded(kind: str, folder: str, split: str | None, split_file: Path | None) -> list[RecordedDrive]:
+    recording = _RECORDINGS[kind](Path(folder).expanduser(), split, split_file)
+    drives, start = [], 0
+    while start < len(recording):
+        drive = _drive_from(recording, start)
+        if drive is not None:
+            drives.append(drive)
+        start = drive.rows.stop if drive else start + 1
+    return drives
+
+
+def _drive_from(recording: Recording, start: int) -> RecordedDrive | None:
+    """The drive of a frame and of those after it; None, and a line in the log, if the frame is broken.
+
+    A frame says what drive it is of, so the drive's end is found by halving. Broken frames are taken for
+    those of the drive that is searched for; they are left out, each with its reason, when they are read.
+    """
+    try:
+        name = recording[start].scenario
+    except ValueError as error:
+        log_broken_frame(start, error)
+        return None
+    end, beyond = start, len(recording)
+    while beyond - end > 1:
+        middle = (end + beyond) // 2
+        if _is_of(recording, middle, name):
+            end = middle
+        else:
+            beyond = middle
+    return RecordedDrive(name, recording, range(start, beyond))
+
+
+def _is_of(recording: Recording, row: int, name: str) -> bool:
+    try:
+        return recording[row].scenario == name
+    except ValueError:
+        return True
+
+
+def needed_frames(positions: Sequence[int], history: int) -> Iterator[tuple[int, bool]]:
+    """Positions to run through in order, and whether each is scored, given `history` frames before each."""
+    scored = set(positions)
+    needed = sorted({p - back for p in scored for back in range(history + 1) if p - back >= 0})
+    for position in needed:
+        yield position, position in scored
+
+
+def history_frames(max_age: float, rate: float = 10.0) -> int:
+    """How many frames back a message may be and still be fused."""
+    return math.ceil(max_age * rate)

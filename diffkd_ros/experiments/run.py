@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs every condition on every drive, in several processes, and keeps what each gave in a file.
+
+A job is one drive under some of the conditions: its frames are sensed and encoded once and corrupted copies
+follow from them. Each (condition, drive) has one file, `frames/<condition>/<drive>.npz`; those that are there
+and whole are not run again, so a run that was ended goes on where it was, and a larger one builds on it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from diffkd_ros.corruptions import CorruptionError
+from diffkd_ros.evaluation.average_precision import EvaluationError
+from diffkd_ros.evaluation.calibration import MIN_SCORE
+from diffkd_ros.evaluation.frame_results import FrameResults, join
+from diffkd_ros.evaluation.protocol import Protocol, protocol_named
+from diffkd_ros.evaluation.result_file import write_json
+from diffkd_ros.experiments.conditions import Condition
+from diffkd_ros.experiments.drives import Drive, Source, history_frames, needed_frames
+from diffkd_ros.experiments.errors import ExperimentError
+from diffkd_ros.experiments.pipeline import MAX_AGE, CleanFrame, Model, Perceiver, score
+
+SETTINGS = 'evaluation.json'
+LEFT_OUT = 'left_out.json'
+_CONDITIONS_PER_JOB = 16
+_POLL = 0.2  # seconds between looks at the progress
+
+LeftOut = dict[str, str]
+"""Reasons by `condition/drive/position`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is evaluated, for every condition alike.
+
+    Attributes:
+        out: folder for the results.
+        source: of the frames.
+        model: model folder.
+        protocol_name: of a preset.
+    """
+
+    out: Path
+    source: Source
+    model: Path
+    protocol_name: str
+
+    @property
+    def protocol(self) -> Protocol:
+        """What is scored.
+
+        Raises:
+            EvaluationError: if there is no such preset.
+        """
+        return protocol_named(self.protocol_name)
+
+    def positions(self, drive: Drive) -> list[int]:
+        """Frames of a drive that are scored."""
+        return self.source.positions(drive, history_frames(MAX_AGE))
+
+    def file(self, condition: Condition, drive: str) -> Path:
+        """Where the results of a drive under a condition are kept."""
+        return self.out / 'frames' / condition.name / f'{drive}.npz'
+
+    def open_model(self) -> Model:
+        """The model, whose detections are kept from `MIN_SCORE` on, as calibration needs them.
+
+        Raises:
+            ModelError: if it does not load.
+        """
+        return _open_model(self.model)
+
+    def kept(self, condition: Condition, drive: str) -> FrameResults | None:
+        """What an earlier run has left, None if nothing whole of this protocol."""
+        path = self.file(condition, drive)
+        if not path.is_file():
+            return None
+        try:
+            results = FrameResults.load(path)
+        except EvaluationError:
+            return None
+        return results if results.protocol == self.protocol_name else None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Some conditions on one drive.
+
+    Attributes:
+        number: of the drive.
+        conditions: those still to be run.
+    """
+
+    number: int
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(slots=True)
+class _Line:
+    """A worker's line to the process that started it."""
+
+    count: Callable[[], None]
+    stopped: Callable[[], bool]
+
+
+class _StoppedError(RuntimeError):
+    """The run was ended; the job leaves nothing."""
+
+
+@cache
+def _open_model(folder: Path) -> Model:
+    return Model(folder, MIN_SCORE)
+
+
+def settle(plan: Plan) -> None:
+    """Make the folder this evaluation's own.
+
+    Raises:
+        ExperimentError: if it holds results of another source, model or protocol.
+        ModelError: if the model does not load.
+    """
+    card = plan.open_model().card
+    settings: dict[str, Any] = {
+        'format': 1,
+        'source': plan.source.spec,
+        'split': plan.source.split,
+        'frames_per_scenario': plan.source.frames,
+        'model': card.model_id,
+        'files': card.files,
+        'protocol': plan.protocol.name,
+    }
+    path = plan.out / SETTINGS
+    if path.is_file():
+        earlier = _read(path)
+        differing = [key for key in settings if earlier.get(key) != settings[key]]
+        if differing:
+            told = ', '.join(f'{key} {earlier.get(key)!r}, now {settings[key]!r}' for key in differing)
+            raise ExperimentError(f'{plan.out} holds another evaluation: {told}; choose another folder')
+    plan.out.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f'{path} is not readable: {error}') from error
+    if not isinstance(content, dict):
+        raise ExperimentError(f'{path}: expected an object, got {type(content).__name__}')
+    return content
+
+
+def read_left_out(plan: Plan) -> LeftOut:
+    """Frames that could not be run so far, and why."""
+    path = plan.out / LEFT_OUT
+    return _read(path) if path.is_file() else {}
+
+
+def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]) -> list[Job]:
+    """What is still to be run, drive after drive."""
+    jobs = []
+    # Those that need history together: each job with one of them senses more frames.
+    ordered = sorted(conditions, key=lambda condition: condition.needs_history)
+    for number, drive in enumerate(drives):
+        missing = [condition for condition in ordered if plan.kept(condition, drive) is None]
+        jobs += [
+            Job(number, tuple(missing[start : start + _CONDITIONS_PER_JOB]))
+            for start in range(0, len(missing), _CONDITIONS_PER_JOB)
+        ]
+    return jobs
+
+
+def _run_job(plan: Plan, job: Job, line: _Line) -> LeftOut:
+    """Run a job and save its results; what was left out, and why."""
+    model, drive, protocol = plan.open_model(), plan.source.drive(job.number), plan.protocol
+    perceivers = {condition: Perceiver(model, condition) for condition in job.conditions}
+    results: dict[Condition, list[FrameResults]] = defaultdict(list)
+    left_out: LeftOut = {}
+    late = any(condition.needs_history for condition in job.conditions)
+    history = history_frames(MAX_AGE) if late else 0
+    for position, scored in needed_frames(plan.positions(drive), history):
+        try:
+            frame = drive.frame(position)
+        except ValueError as error:
+            if scored:
+                left_out.update({f'{c.name}/{drive.name}/{position}': str(error) for c in job.conditions})
+            continue
+        clean = CleanFrame(frame, model)
+        for condition, perceiver in perceivers.items():
+            if not scored and not condition.needs_history:
+                continue
+            if line.stopped():
+                raise _StoppedError
+            try:
+                sensed = perceiver.take(clean)
+            except CorruptionError as error:
+                left_out[f'{condition.name}/{drive.name}/{position}'] = str(error)
+                continue
+            if scored:
+                results[condition].append(score(frame, perceiver.perceive(clean, sensed), protocol))
+                line.count()
+    for condition, parts in results.items():
+        path = plan.file(condition, drive.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        join(parts).save(path)
+    return left_out
+
+
+class _Worker:
+    """What a worker process knows; set once, when it starts."""
+
+    line: _Line
+
+    @classmethod
+    def start(cls, counter: Any, stop: Any) -> None:
+        # The process that started this one is told by the terminal too, and ends the jobs in order.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+        def count() -> None:
+            with counter.get_lock():
+                counter.value += 1
+
+        cls.line = _Line(count, stop.is_set)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_in_worker(plan: Plan, job: Job) -> LeftOut:
+    return _run_job(plan, job, _Worker.line)
+
+
+def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int], None]) -> None:
+    """Run jobs; each leaves its files when it is done.
+
+    Args:
+        plan: settled before.
+        jobs: from `make_jobs`.
+        workers: processes; with one, the jobs run in this process.
+        progress: told now and then how many frames were scored.
+
+    Raises:
+        ExperimentError: if a worker process dies.
+        KeyboardInterrupt: after all workers have ended; finished jobs have left their files.
+    """
+    left_out = read_left_out(plan)
+
+    def finish(told: LeftOut) -> None:
+        if told:
+            left_out.update(told)
+            write_json(plan.out / LEFT_OUT, left_out)
+
+    if workers == 1:
+        _run_here(plan, jobs, progress, finish)
+        return
+    context = multiprocessing.get_context('spawn')
+    counter, stop = context.Value('q', 0), context.Event()
+    with ProcessPoolExecutor(workers, context, _Worker.start, (counter, stop)) as pool:
+        running: set[Future[LeftOut]] = {pool.submit(_run_in_worker, plan, job) for job in jobs}
+        try:
+            while running:
+                done, running = wait(running, _POLL, FIRST_COMPLETED)
+                for future in done:
+                    finish(future.result())
+                progress(counter.value)
+        except BrokenProcessPool as error:
+            raise ExperimentError(
+                f'a worker process died, perhaps for want of memory; run again with fewer workers '
+                f'than {workers}: what is done is kept'
+            ) from error
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _run_here(
+    plan: Plan, jobs: Iterable[Job], progress: Callable[[int], None], finish: Callable[[LeftOut], None]
+) -> None:
+    scored = 0
+
+    def count() -> None:
+        nonlocal scored
+        scored += 1
+        progress(scored)
+
+    for job in jobs:
+        finish(_run_job(plan, job, _Line(count, lambda: False)))
+
+
+def load_results(
+    plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
+) -> Mapping[Condition, FrameResults]:
+    """The results of every condition that has them for all drives, drives in this order."""
+    loaded = {}
+    for condition in conditions:
+        parts = [plan.kept(condition, drive) for drive in drives]
+        present = [part for part in parts if part is not None]
+        if len(present) == len(drives):
+            loaded[condition] = join(present)
+    return loaded

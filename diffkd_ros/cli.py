@@ -163,7 +163,10 @@ def data_check(
 def evaluate(
     out: Annotated[Path, typer.Option(help='Folder for the results; an earlier run there goes on.')],
     source: Annotated[str, typer.Option(help='sim, sim:SEED, opv2v:DIR or dair:DIR.')] = 'sim',
-    model: Annotated[str, typer.Option(help='Model folder, or the name of a shipped model.')] = 'sim_edge',
+    model: Annotated[
+        str,
+        typer.Option(help='Model folder, name of a shipped model, or checkpoint.safetensors of a training.'),
+    ] = 'sim_edge',
     corruptions: Annotated[
         str, typer.Option(help='all, none, paper, held_out, lidar, pose, link, or names: fog,delay.')
     ] = 'all',
@@ -213,7 +216,13 @@ def evaluate(
             scenarios, frames_per_scenario = scenarios or 25, frames_per_scenario or 2
         chosen = Source(source, scenarios, frames_per_scenario, split, split_file)
         options = Options(
-            out, chosen, model_folder(model), conditions, protocol, workers or os.cpu_count() or 1, baseline
+            out,
+            chosen,
+            _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model),
+            conditions,
+            protocol,
+            workers or os.cpu_count() or 1,
+            baseline,
         )
         run_evaluation(options, console)
     except KeyboardInterrupt:
@@ -224,6 +233,29 @@ def evaluate(
         DrawingUnavailableError,
     ) as error:  # fmt: skip
         _fail('evaluate', str(error))
+
+
+def _checkpoint_folder(checkpoint: Path, out: Path) -> Path:
+    """A training checkpoint as a model folder below `out`, exported unless that was done before."""
+    try:
+        from diffkd_ros.export.model_folder import write_model_folder
+        from diffkd_ros.training.checkpoint import CheckpointError, load_student
+    except ModuleNotFoundError as error:
+        _fail('evaluate', f"a checkpoint needs {error.name}: install the package's train extra")
+    from diffkd_ros.runtime.card import ModelCard, ModelError, sha256
+
+    try:
+        recipe, student = load_student(checkpoint)
+    except CheckpointError as error:
+        _fail('evaluate', str(error))
+    folder, origin = out / 'model' / recipe.name, {'checkpoint_sha256': sha256(checkpoint)}
+    try:
+        if ModelCard.load(folder).training == origin:
+            return folder
+    except ModelError:
+        pass  # not exported yet
+    write_model_folder(student, folder, recipe.description, recipe.min_score, origin, {})
+    return folder
 
 
 def _fail(verb: str, message: str) -> NoReturn:

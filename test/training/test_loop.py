@@ -54,6 +54,15 @@ def test_the_command_runs_a_recipe_to_a_verified_model_folder(tmp_path: Path) ->
         f'{i}_{name}.csv' for i, name in enumerate(STAGES)
     ]
 
+    # The checkpoint can be measured as it is; what it is exported to computes the same.
+    outcome = CliRunner().invoke(
+        app,
+        ['evaluate', '--model', str(tmp_path / 'checkpoint.safetensors'), '--out', str(tmp_path / 'e'),
+         '--corruptions', 'none', '--scenarios', '1', '--frames-per-scenario', '1', '--workers', '1'],
+    )  # fmt: skip
+    assert outcome.exit_code == 0, outcome.output
+    assert ModelCard.load(tmp_path / 'e' / 'model' / 'small').files == card.files
+
     # A finished run is not trained again; another recipe's run is not continued.
     before = (tmp_path / 'checkpoint.safetensors').read_bytes()
     other = Recipe.model_validate(SMALL | {'seed': 1})

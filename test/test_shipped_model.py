@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ships in models/ does what its card claims, on frames it was not trained on."""
+
+import numpy as np
+import pytest
+
+from diffkd_ros.evaluation.average_precision import AveragePrecision
+from diffkd_ros.geometry.boxes import ground_truth_in, within
+from diffkd_ros.runtime import codec
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.detector import CooperativeDetector
+from diffkd_ros.runtime.encoder import FeatureEncoder
+from diffkd_ros.share import share_directory
+from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
+from diffkd_ros.training.recipe import load_recipe
+
+HELD_OUT_SEED = 77
+
+
+@pytest.fixture(scope='module')
+def card() -> ModelCard:
+    return ModelCard.load(share_directory() / 'models' / 'sim_edge')
+
+
+def test_cooperation_finds_what_the_ego_alone_cannot(card: ModelCard) -> None:
+    encoder, detector = FeatureEncoder(card), CooperativeDetector(card)
+    grid = card.grid
+    together, alone = AveragePrecision((0.5,)), AveragePrecision((0.5,))
+    payloads = []
+    for frame in Simulator(SimulatorConfig(), HELD_OUT_SEED).frames(range(8), [10, 60]):
+        agents = [frame.ego, *frame.neighbours]
+        sent = [codec.encode(encoder.encode(frame.agents[agent].points)) for agent in agents]
+        features = [codec.decode(s, card.channels, grid.height, grid.width) for s in sent]
+        poses = [frame.agents[agent].pose for agent in agents]
+        truth = within(ground_truth_in(frame, frame.ego), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+        together.add(detector.detect(features, poses).boxes, truth)
+        alone.add(detector.detect(features[:1], poses[:1]).boxes, truth)
+        payloads += [len(s.data) for s in sent]
+    # Half of what the card states leaves room for 16 frames' luck and none for a broken model.
+    assert together.compute()[0.5] > 0.5 * card.results['cooperative']['ap50'] + 0.1
+    assert together.compute()[0.5] > alone.compute()[0.5] + 0.05
+    assert np.max(payloads) < 400_000
+
+
+def test_the_card_says_where_the_model_comes_from(card: ModelCard) -> None:
+    assert card.training['data'].startswith('simulated only')
+    assert card.training['seeds']['train_scenarios'] != card.training['seeds']['validation_scenarios']
+    recipe = load_recipe(share_directory() / card.training['command'].split()[-1])
+    stages = [(stage['name'], stage['steps']) for stage in card.training['stages']]
+    assert stages == [(stage.name, stage.steps) for stage in recipe.stages]
+    assert all(stage['minutes'] > 0 for stage in card.training['stages'])

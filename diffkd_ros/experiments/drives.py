@@ -14,7 +14,7 @@ import numpy as np
 
 from diffkd_ros.experiments.errors import ExperimentError
 from diffkd_ros.frame import CoopFrame
-from diffkd_ros.sources.dataset import log_broken_frame
+from diffkd_ros.sources.dataset import FrameDataset
 from diffkd_ros.sources.simulator import Scenario, Simulator, SimulatorConfig
 
 SIMULATOR_SEED = 3
@@ -38,14 +38,6 @@ class Drive(Protocol):
         """
 
 
-class Recording(Protocol):
-    """A recorded set: frames one drive after the other."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> CoopFrame: ...
-
-
 @dataclass(frozen=True, slots=True)
 class RecordedDrive:
     """A part of a recorded set.
@@ -57,7 +49,7 @@ class RecordedDrive:
     """
 
     name: str
-    recording: Recording
+    recording: FrameDataset
     rows: range
 
     def __len__(self) -> int:
@@ -68,7 +60,7 @@ class RecordedDrive:
         return self.recording[self.rows[index]]
 
 
-def _opv2v(folder: Path, split: str | None, split_file: Path | None) -> Recording:
+def _opv2v(folder: Path, split: str | None, split_file: Path | None) -> FrameDataset:
     from diffkd_ros.sources.opv2v import Opv2vDataset
 
     if split_file is not None:
@@ -76,14 +68,14 @@ def _opv2v(folder: Path, split: str | None, split_file: Path | None) -> Recordin
     return Opv2vDataset(folder, split=split)
 
 
-def _dair(folder: Path, split: str | None, split_file: Path | None) -> Recording:
+def _dair(folder: Path, split: str | None, split_file: Path | None) -> FrameDataset:
     from diffkd_ros.sources.dair_v2x import DairV2xDataset
 
     return DairV2xDataset(folder, split_file, split)
 
 
 # Each recorded source joins by one line here and one in `_PROTOCOLS`.
-_RECORDINGS: dict[str, Callable[[Path, str | None, Path | None], Recording]] = {
+_RECORDINGS: dict[str, Callable[[Path, str | None, Path | None], FrameDataset]] = {
     'opv2v': _opv2v,
     'dair': _dair,
 }
@@ -187,41 +179,7 @@ def _simulated(seed: int, number: int) -> Scenario:
 @cache
 def _recorded(kind: str, folder: str, split: str | None, split_file: Path | None) -> list[RecordedDrive]:
     recording = _RECORDINGS[kind](Path(folder).expanduser(), split, split_file)
-    drives, start = [], 0
-    while start < len(recording):
-        drive = _drive_from(recording, start)
-        if drive is not None:
-            drives.append(drive)
-        start = drive.rows.stop if drive else start + 1
-    return drives
-
-
-def _drive_from(recording: Recording, start: int) -> RecordedDrive | None:
-    """The drive of a frame and of those after it; None, and a line in the log, if the frame is broken.
-
-    A frame says what drive it is of, so the drive's end is found by halving. Broken frames are taken for
-    those of the drive that is searched for; they are left out, each with its reason, when they are read.
-    """
-    try:
-        name = recording[start].scenario
-    except ValueError as error:
-        log_broken_frame(start, error)
-        return None
-    end, beyond = start, len(recording)
-    while beyond - end > 1:
-        middle = (end + beyond) // 2
-        if _is_of(recording, middle, name):
-            end = middle
-        else:
-            beyond = middle
-    return RecordedDrive(name, recording, range(start, beyond))
-
-
-def _is_of(recording: Recording, row: int, name: str) -> bool:
-    try:
-        return recording[row].scenario == name
-    except ValueError:
-        return True
+    return [RecordedDrive(name, recording, rows) for name, rows in recording.drives()]
 
 
 def needed_frames(positions: Sequence[int], history: int) -> Iterator[tuple[int, bool]]:

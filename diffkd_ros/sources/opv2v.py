@@ -393,9 +393,10 @@ def _intensity(columns: dict[str, NDArray], path: Path) -> NDArray[np.float32]:
 def _write_sweep(path: Path, sweep: AgentSweep) -> None:
     points = flip_points(sweep.points)
     red = np.round(255 * np.clip(points[:, 3], 0, 1)).astype(np.uint32)
-    columns = [points[:, 0], points[:, 1], points[:, 2], (red << 16).view(np.float32)]
-    fields = ['x', 'y', 'z', 'rgb']
-    types: list[type[np.generic]] = [np.float32] * 4
+    # The red channel is for the set's other readers, which know no other place; it holds 8 bits only.
+    columns = [*points[:, :3].T, (red << 16).view(np.float32), points[:, 3]]
+    fields = ['x', 'y', 'z', 'rgb', 'intensity']
+    types: list[type[np.generic]] = [np.float32] * 5
     for name, dtype in (('ring', np.uint16), ('time', np.float32)):
         column = getattr(sweep, name)
         if column is not None:

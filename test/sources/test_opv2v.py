@@ -45,7 +45,7 @@ def test_round_trip(frames, written):
         for agent, sweep in frame.agents.items():
             back = read.agents[agent]
             np.testing.assert_array_equal(back.points[:, :3], sweep.points[:, :3])
-            np.testing.assert_allclose(back.points[:, 3], sweep.points[:, 3], atol=0.5 / 255 + 1e-6)
+            np.testing.assert_array_equal(back.points[:, 3], sweep.points[:, 3])
             np.testing.assert_array_equal(back.ring, sweep.ring)
             np.testing.assert_array_equal(back.time, sweep.time)
             np.testing.assert_allclose(back.pose, sweep.pose, atol=1e-9)
@@ -263,10 +263,10 @@ def cut(data):
         ('yaml', lambda data: re.sub(rb'ego_speed: .*', b'ego_speed: .inf', data), 'ego_speed'),
         ('yaml', lambda data: b'd: 2021-13-45\n' + data, 'month'),
         ('pcd', cut, 'cut short|point cloud'),
-        ('pcd', lambda data: data[: data.index(b'DATA binary\n') + 12 + 22 * 5], 'cut short'),
+        ('pcd', lambda data: data[: data.index(b'DATA binary\n') + 12 + 26 * 5], 'cut short'),
         ('pcd', lambda data: b'', 'point cloud'),
         ('pcd', lambda data: b'PNG' + bytes(500), 'point cloud'),
-        ('pcd', lambda data: data.replace(b'x y z rgb', b'x y z hue'), 'intensity or rgb'),
+        ('pcd', lambda data: data.replace(b'x y z rgb intensity', b'x y z hue albedo'), 'intensity or rgb'),
         ('pcd', lambda data: data.replace(b'DATA binary', b'DATA zipped'), 'point cloud'),
         ('pcd', None, 'point cloud'),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +39,20 @@ class EgoGraph(nn.Module):
         heatmap, regression, fusion = self.student(features, density, ego_to_agent)
         energy = fusion.restored.abs().mean(dim=1, keepdim=True)
         return heatmap, regression, fusion.share, fusion.coverage, fusion.reliability, energy
+
+
+def strip_origin(path: Path) -> None:
+    """Remove the exporter's notes of the Python that each node came from, folder names included.
+
+    The graph computes the same; its bytes then depend on weights and structure alone.
+    """
+    model = onnx.load(path)
+    parts = [model, model.graph, *model.graph.node, *model.graph.value_info]
+    parts += [*model.graph.input, *model.graph.output, *model.graph.initializer]
+    for part in parts:
+        part.doc_string = ''
+        del part.metadata_props[:]
+    onnx.save(model, path)
 
 
 def export_graphs(student: Student, encoder_path: Path, ego_path: Path, max_agents: int) -> None:
@@ -82,3 +97,5 @@ def export_graphs(student: Student, encoder_path: Path, ego_path: Path, max_agen
         external_data=False,
         verbose=False,
     )
+    for path in (encoder_path, ego_path):
+        strip_origin(path)

@@ -160,6 +160,14 @@ def test_a_folder_that_does_not_match_its_card_is_refused(folder: Path, tmp_path
         ModelCard.load(copy)
 
 
+def test_the_graphs_do_not_tell_where_they_were_made(folder: Path) -> None:
+    here = str(Path(__file__).resolve().parents[2]).encode()
+    for name in ('encoder.onnx', 'ego.onnx'):
+        content = (folder / name).read_bytes()
+        assert here not in content
+        assert b'stack_trace' not in content
+
+
 def test_an_unknown_or_absent_device_is_named(folder: Path) -> None:
     card = ModelCard.load(folder)
     with pytest.raises(ModelError, match="unknown device 'gpu'"):

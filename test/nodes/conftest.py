@@ -121,6 +121,30 @@ class Partner:
         cloud = cloud_message(header_message(stamp, frame_id), sweep.points, sweep.ring, sweep.time)
         self.publish(f'/{agent}/points', cloud)
 
+    def until_answered(
+        self,
+        answer: str,
+        exchange: Callable[[int], None],
+        accepted: Callable[[object], bool] = bool,
+        start: int = 0,
+    ) -> int:
+        """Repeat an exchange, 0.1 s of stamp apart, until its answer is as wanted.
+
+        DDS tells nobody when two nodes have found each other in both directions; what is sent before is lost.
+
+        Returns:
+            The stamp of the exchange that was answered.
+        """
+        for k in range(1, 60):
+            stamp = start + k * SECOND // 10
+            exchange(stamp)
+            try:
+                if accepted(self.message_at(answer, stamp, timeout=1.0)):
+                    return stamp
+            except AssertionError:
+                continue
+        raise AssertionError(f'no {answer} as wanted in {k} exchanges')
+
 
 @pytest.fixture(scope='module')
 def domain() -> int:

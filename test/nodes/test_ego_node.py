@@ -15,10 +15,19 @@ _ARRIVES = 0.3
 
 
 @pytest.fixture(scope='module')
-def ego(group, partner, model):
+def ego(group, partner, scene, feature_of, model):
     (spec,) = graph.vehicle_specs([1], 1, {'model': str(model), 'threads': 1})
     process = group.start(spec)
     group.wait_ready(60.0)
+
+    def exchange(stamp):
+        send(partner, feature_of(2, 'first', stamp))
+        partner.sweep('cav_1', stamp, scene.agents[1])
+
+    def fused(status):
+        return any(neighbour.accepted for neighbour in status.neighbours)
+
+    partner.until_answered('/cav_1/fusion_status', exchange, fused)
     return process
 
 

@@ -16,10 +16,11 @@ SECOND = 1_000_000_000
 
 
 @pytest.fixture(scope='module')
-def vehicle(group, partner, model):
+def vehicle(group, partner, scene, model):
     _, spec = graph.vehicle_specs([1, 2], 1, {'model': str(model), 'threads': 1})
     process = group.start(spec)
     group.wait_ready(60.0)
+    partner.until_answered('/v2x/features', lambda at: partner.sweep('cav_2', at, scene.agents[2]))
     return process
 
 

@@ -9,12 +9,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # guard and library path that these wheels leave in the processes they start.
 unexport AMENT_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help demo test lint train bench clean
+.PHONY: help demo demo-carla test lint train bench clean
 # Two installations into one environment must not run at once.
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo    three vehicles perceive together over ROS 2: table, pictures and rosbag in demo/'
+	@echo 'make demo-carla   the same in co-simulation with CARLA, on a stand-in for its server; results in demo-carla/'
 	@echo 'make test    style, types and all tests'
 	@echo 'make lint    style and types only'
 	@echo 'make train   train the shipped model anew (long)'
@@ -23,6 +24,9 @@ help:
 
 demo: $(VENV)/demo-ready
 	@$(BIN)/diffkd demo --out demo
+
+demo-carla: $(VENV)/carla-ready
+	@$(BIN)/diffkd demo-carla --out demo-carla
 
 test: lint
 	$(BIN)/python -m pytest
@@ -39,7 +43,7 @@ bench: $(VENV)/demo-ready
 	@$(BIN)/diffkd bench
 
 clean:
-	rm -rf $(VENV) build demo install log
+	rm -rf $(VENV) build demo demo-carla install log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up, in three steps, each redone only when what it depends on is newer than its stamp. The package is installed
@@ -58,7 +62,7 @@ $(VENV)/demo-installed: pyproject.toml setup.py constraints.txt | $(BIN)/python
 
 $(VENV)/test-installed: $(VENV)/demo-installed
 	@echo 'installing what training and the tests need'
-	@$(PIP_INSTALL) --editable '.[ros,data,report,train,dev]'
+	@$(PIP_INSTALL) --editable '.[ros,data,report,train,dev,carla]'
 	@touch $@
 
 # The messages are compiled against the NumPy and ROS that were installed, hence also after each installation.
@@ -66,6 +70,11 @@ $(VENV)/demo-ready: $(wildcard msg/*.msg) $(wildcard build_tools/*.py) $(VENV)/d
 	@echo 'compiling diffkd_ros.msg'
 	@mkdir -p build
 	@$(BIN)/python build_tools/build_messages.py >build/messages.log 2>&1 || { cat build/messages.log >&2; exit 1; }
+	@touch $@
+
+$(VENV)/carla-ready: $(VENV)/demo-ready
+	@echo "installing CARLA's client"
+	@$(PIP_INSTALL) --editable '.[ros,data,report,carla]'
 	@touch $@
 
 $(VENV)/test-ready: $(VENV)/demo-ready $(VENV)/test-installed

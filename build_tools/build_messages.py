@@ -23,6 +23,7 @@ GENERATORS = (
     'rosidl_generator_py',
     'rosidl_typesupport_c',
     'rosidl_typesupport_fastrtps_c',
+    'rosidl_typesupport_introspection_c',
 )
 
 

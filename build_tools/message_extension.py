@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
-from message_sources import TYPE_SUPPORT, MessagePackage
+from message_sources import INTROSPECTION, TYPE_SUPPORT, MessagePackage
 from ros_prefix import prefix_of
 
-SOURCE_FOLDERS = ('c', 'fastrtps', 'typesupport', 'python')
+SOURCE_FOLDERS = ('c', 'fastrtps', 'introspection', 'typesupport', 'python')
 
 # What the generated sources of any message call, beside the libraries of the messages they hold.
 RUNTIME_LIBRARIES = (
@@ -21,6 +21,7 @@ RUNTIME_LIBRARIES = (
     'rosidl_typesupport_c',
     'rosidl_typesupport_fastrtps_c',
     'rosidl_typesupport_fastrtps_cpp',
+    'rosidl_typesupport_introspection_c',
     'fastcdr',
     'rcutils',
     'rmw',
@@ -99,7 +100,13 @@ def _message_libraries(package: MessagePackage, folders: Sequence[Path]) -> list
     names = [
         f'{dependency}__{part}'
         for dependency in package.dependencies
-        for part in ('rosidl_generator_c', 'rosidl_generator_py', TYPE_SUPPORT, 'rosidl_typesupport_c')
+        for part in (
+            'rosidl_generator_c',
+            'rosidl_generator_py',
+            TYPE_SUPPORT,
+            INTROSPECTION,
+            'rosidl_typesupport_c',
+        )
     ]
     return [name for name in names if any((folder / f'lib{name}.so').exists() for folder in folders)]
 

@@ -5,9 +5,10 @@ CMake's `rosidl_generate_interfaces` does the same for `colcon build`; here the 
 are called directly, because their command `rosidl generate` finds each entry point of the ROS wheels twice
 and stops.
 
-One type support only, `rosidl_typesupport_fastrtps_c`, is handed to `rosidl_typesupport_c`, which then names
-it directly instead of loading it from a library of its own at run time: so all messages fit in one extension
-module, and they travel over `rmw_fastrtps_cpp` only.
+`rosidl_typesupport_c` would load each type support from a library of its own at run time. The few lines of C
+written here in its place name two of them directly, so that all messages fit in one extension module, and
+travel over `rmw_fastrtps_cpp` only: `rosidl_typesupport_fastrtps_c` serialises, and Jazzy's middleware asks
+`rosidl_typesupport_introspection_c` for the fields.
 """
 
 import json
@@ -18,6 +19,53 @@ from pathlib import Path
 from ros_prefix import share_of
 
 TYPE_SUPPORT = 'rosidl_typesupport_fastrtps_c'
+INTROSPECTION = 'rosidl_typesupport_introspection_c'
+
+_DISPATCH_HEAD = """\
+#include <stddef.h>
+#include <string.h>
+#include "rosidl_runtime_c/message_type_support_struct.h"
+#include "rosidl_typesupport_c/identifier.h"
+#include "rosidl_typesupport_interface/macros.h"
+"""
+# Of one message: the handle that rclpy gets, which answers with either type support.
+_DISPATCH = """
+#include "{package}/msg/detail/{header}__functions.h"
+
+const rosidl_message_type_support_t *
+ROSIDL_TYPESUPPORT_INTERFACE__MESSAGE_SYMBOL_NAME({fast}, {package}, msg, {message})(void);
+const rosidl_message_type_support_t *
+ROSIDL_TYPESUPPORT_INTERFACE__MESSAGE_SYMBOL_NAME({introspection}, {package}, msg, {message})(void);
+
+static const rosidl_message_type_support_t *
+{message}_dispatch(const rosidl_message_type_support_t * handle, const char * identifier)
+{{
+  const rosidl_message_type_support_t * known[] = {{
+    handle,
+    ROSIDL_TYPESUPPORT_INTERFACE__MESSAGE_SYMBOL_NAME({fast}, {package}, msg, {message})(),
+    ROSIDL_TYPESUPPORT_INTERFACE__MESSAGE_SYMBOL_NAME({introspection}, {package}, msg, {message})(),
+  }};
+  for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); ++i) {{
+    if (strcmp(known[i]->typesupport_identifier, identifier) == 0) {{
+      return known[i];
+    }}
+  }}
+  return NULL;
+}}
+
+const rosidl_message_type_support_t *
+ROSIDL_TYPESUPPORT_INTERFACE__MESSAGE_SYMBOL_NAME(rosidl_typesupport_c, {package}, msg, {message})(void)
+{{
+  static rosidl_message_type_support_t handle = {{
+    NULL, NULL, {message}_dispatch,
+    &{package}__msg__{message}__get_type_hash,
+    &{package}__msg__{message}__get_type_description,
+    &{package}__msg__{message}__get_type_description_sources,
+  }};
+  handle.typesupport_identifier = rosidl_typesupport_c__typesupport_identifier;
+  return &handle;
+}}
+"""
 
 
 @dataclass(frozen=True)
@@ -43,15 +91,15 @@ class MessagePackage:
 def generate_sources(package: MessagePackage, destination: Path) -> None:
     """Write the C and Python sources of `package` under `destination`, which is emptied first.
 
-    `destination` gets `c`, `fastrtps` and `typesupport` (C and C++ sources and headers, each an include
-    root) and `python` (the importable modules and the C source of their converters).
+    `destination` gets `c`, `fastrtps`, `introspection` and `typesupport` (C and C++ sources and headers, each
+    an include root) and `python` (the importable modules and the C source of their converters).
     """
     from rosidl_adapter.msg import convert_msg_to_idl
     from rosidl_generator_c import generate_c
     from rosidl_generator_py import generate_py
     from rosidl_generator_type_description import generate_type_hash
-    from rosidl_typesupport_c import generate_c as generate_typesupport
     from rosidl_typesupport_fastrtps_c import generate_typesupport_fastrtps_c
+    from rosidl_typesupport_introspection_c import generate_c as generate_introspection
 
     shutil.rmtree(destination, ignore_errors=True)
     idl_root = destination / 'idl' / package.name
@@ -63,12 +111,31 @@ def generate_sources(package: MessagePackage, destination: Path) -> None:
         return _write_arguments(package, destination, generator, folder)
 
     generate_type_hash(arguments('rosidl_generator_type_description', 'descriptions'))
-    for generator, folder in (('rosidl_generator_c', 'c'), (TYPE_SUPPORT, 'fastrtps')):
+    folders = {'rosidl_generator_c': 'c', TYPE_SUPPORT: 'fastrtps', INTROSPECTION: 'introspection'}
+    for generator, folder in folders.items():
         _write_visibility_header(package.name, generator, destination / folder)
     generate_c(arguments('rosidl_generator_c', 'c'))
     generate_typesupport_fastrtps_c(arguments(TYPE_SUPPORT, 'fastrtps'))
-    generate_typesupport(arguments('rosidl_typesupport_c', 'typesupport'), [TYPE_SUPPORT])
+    generate_introspection(arguments(INTROSPECTION, 'introspection'))
+    _write_dispatch(package, destination / 'typesupport')
     generate_py(arguments('rosidl_generator_py', 'python'), ['rosidl_typesupport_c'])
+
+
+def _write_dispatch(package: MessagePackage, folder: Path) -> None:
+    """Write what answers for `rosidl_typesupport_c`."""
+    from rosidl_pycommon import convert_camel_case_to_lower_case_underscore
+
+    text = _DISPATCH_HEAD
+    for definition in package.definitions:
+        text += _DISPATCH.format(
+            package=package.name,
+            message=definition.stem,
+            header=convert_camel_case_to_lower_case_underscore(definition.stem),
+            fast=TYPE_SUPPORT,
+            introspection=INTROSPECTION,
+        )
+    folder.mkdir()
+    (folder / 'dispatch.c').write_text(text, encoding='utf-8')
 
 
 def _write_arguments(package: MessagePackage, destination: Path, generator: str, folder: str) -> str:

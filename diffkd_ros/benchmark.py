@@ -6,6 +6,7 @@ Machines differ and are shared: compare rows of one run, not runs.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ from diffkd_ros.sources.simulator.shapes import upright_box
 
 SEED = 3
 AGENTS = 5
+TRAINED_AGENTS = SimulatorConfig().agents
 
 
 def median_ms(job: Callable[[], object], repetitions: int) -> float:
@@ -74,6 +76,12 @@ def _suppression() -> Callable[[], object]:
     return lambda: nms(boxes, scores, 0.15)
 
 
+def _drawing() -> Callable[[], object]:
+    """A drive never drawn before, and one frame of it, at the settings that recipes train with by default."""
+    simulator, numbers = Simulator(SimulatorConfig(agents=TRAINED_AGENTS), SEED), itertools.count(1)
+    return lambda: simulator.scenario(next(numbers)).frame(50)
+
+
 def run(model: Path, threads: int, device: str, repetitions: int, out: Path | None) -> dict[str, float]:
     """Time every part, print a table and, if asked, write it as JSON.
 
@@ -105,6 +113,8 @@ def run(model: Path, threads: int, device: str, repetitions: int, out: Path | No
     jobs: dict[str, Callable[[], object]] = {
         'cast 64 x 1800 rays, 100 boxes': _ray_casting(),
         f'simulate a frame of {AGENTS} agents': lambda: scenario.frame(1),
+        # What a training sample takes of the simulator: every one is of another drive.
+        f'draw a drive of {TRAINED_AGENTS} agents and simulate a frame': _drawing(),
         'suppress 1,000 boxes': _suppression(),
         f'encode a sweep of {len(sweeps[0].points)} points': lambda: encoder.encode(sweeps[0].points),
         'pack a feature for the link': lambda: codec.encode(features[1]),

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from diffkd_ros.experiments.model import Sessions
+    from diffkd_ros.frame import CoopFrame
 
 app = typer.Typer(
     help='Cooperative LiDAR perception over ROS 2.',
@@ -19,6 +24,8 @@ app = typer.Typer(
 
 data = typer.Typer(help='Data sets on disk.', no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name='data')
+bag = typer.Typer(help='Recordings, without ROS.', no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bag, name='bag')
 
 
 @app.callback()
@@ -66,21 +73,59 @@ def demo(
         _fail('demo', str(error))
 
 
+@app.command('demo-carla')
+def demo_carla(
+    out: Annotated[Path, typer.Option(help='Folder for the results.')] = Path('demo-carla'),
+    model: Annotated[str, typer.Option(help='Model folder, or the name of a shipped model.')] = 'sim_edge',
+    frames: Annotated[int, typer.Option(min=1, help='Steps of the world.')] = 60,
+    vehicles: Annotated[int, typer.Option(min=2, max=5, help='Connected vehicles, the ego included.')] = 3,
+    seed: Annotated[int, typer.Option(min=0, help='Seed of the simulated traffic.')] = 2_000_000,
+) -> None:
+    """The co-simulation with CARLA, end to end on a stand-in for its server: table and logs."""
+    from rich.console import Console
+
+    from diffkd_ros.demo import DemoError
+    from diffkd_ros.demo.carla import CarlaDemoOptions, run_carla_demo
+    from diffkd_ros.nodes.processes import NodeFailedError
+    from diffkd_ros.runtime.card import ModelError
+
+    # Whoever ends the demo, its processes end with it.
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGHUP, _terminated)
+    console = Console()
+    try:
+        run_carla_demo(CarlaDemoOptions(out, model, frames, vehicles, seed), console)
+    except KeyboardInterrupt:
+        console.print('interrupted; every process has ended')
+        raise typer.Exit(130) from None
+    except (DemoError, NodeFailedError, ModelError) as error:
+        _fail('demo-carla', str(error))
+
+
 @app.command()
 def train(
     recipe: Annotated[
         Path | None, typer.Argument(help='Recipe file; the shipped sim_edge by default.')
     ] = None,
     out: Annotated[Path | None, typer.Option(help='Folder for the run; runs/<recipe> by default.')] = None,
-    threads: Annotated[int, typer.Option(min=0, help='CPU threads; 0: one a core.')] = 0,
+    threads: Annotated[int, typer.Option(min=0, help='CPU threads of a process; 0: one a core.')] = 0,
+    accelerator: Annotated[str, typer.Option(help='auto, cpu or gpu.')] = 'auto',
+    devices: Annotated[int, typer.Option(min=1, help='Devices of this node.')] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help='Nodes; start the command on each by torchrun.')] = 1,
 ) -> None:
-    """Train a model by its recipe, score it on held-out scenarios and export its folder."""
+    """Train a model by its recipe, score it on held-out frames and export its folder.
+
+    A run that was stopped goes on where it was.
+    """
     from diffkd_ros.share import share_directory
+    from diffkd_ros.sources.dataset import DatasetError
     from diffkd_ros.training.recipe import RecipeError, load_recipe
 
     try:
-        from diffkd_ros.export.model_folder import write_model_folder
+        from diffkd_ros.export.model_folder import Decoding, write_model_folder
+        from diffkd_ros.model.sparse_encoder import SparseConvolutionError
         from diffkd_ros.training.checkpoint import CheckpointError
+        from diffkd_ros.training.loop import Machine
         from diffkd_ros.training.loop import train as run_training
     except ModuleNotFoundError as error:
         _fail('train', f"{error.name} is missing: install the package's train extra")
@@ -88,12 +133,16 @@ def train(
     try:
         loaded = load_recipe(path)
         run = out or Path('runs') / loaded.name
-        trained = run_training(loaded, run, threads or os.cpu_count() or 1)
-    except (RecipeError, CheckpointError) as error:
+        machine = Machine(accelerator, devices, nodes, threads or os.cpu_count() or 1)
+        trained = run_training(loaded, run, machine)
+    except (RecipeError, CheckpointError, DatasetError, SparseConvolutionError) as error:
         _fail('train', str(error))
+    if trained is None:
+        return  # the first process writes the folder
     folder = run / loaded.name
+    decoding = Decoding(loaded.min_score, loaded.nms_iou, loaded.max_boxes)
     write_model_folder(
-        trained.student, folder, loaded.description, loaded.min_score, trained.training, trained.results
+        trained.student, folder, loaded.description, decoding, trained.training, trained.results
     )
     typer.echo(f'model folder: {folder}')
 
@@ -159,10 +208,125 @@ def data_check(
         _fail('data check', f'{len(report.problems)} problems; {report.broken_frames} frames cannot be used')
 
 
+@bag.callback()
+def _bag() -> None:
+    """Recordings (rosbag2), without ROS."""
+
+
+@bag.command('from-sim')
+def bag_from_sim(
+    out: Annotated[Path, typer.Argument(help='Folder of the bag to write; must not exist yet.')],
+    drives: Annotated[int, typer.Option(min=1, help='Simulated drives.')] = 3,
+    frames_per_drive: Annotated[int, typer.Option(min=1, max=300, help='Frames of each, 10 a second.')] = 200,
+    vehicles: Annotated[int, typer.Option(min=1, max=5, help='Connected vehicles, the ego included.')] = 3,
+    seed: Annotated[int, typer.Option(min=0, help='Seed of the simulated traffic.')] = 0,
+) -> None:
+    """Write simulated drives as a rosbag2."""
+    from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
+
+    config = SimulatorConfig(agents=vehicles, frames_per_scenario=frames_per_drive)
+    frames = Simulator(config, seed).frames(range(drives))
+    _write_bag('from-sim', out, frames, drives * frames_per_drive)
+
+
+@bag.command('from-opv2v')
+def bag_from_opv2v(
+    folder: Annotated[Path, typer.Argument(help='Root of an OPV2V set.')],
+    out: Annotated[Path, typer.Argument(help='Folder of the bag to write; must not exist yet.')],
+    split: Annotated[str | None, typer.Option(help='Split of the set; all by default.')] = None,
+) -> None:
+    """Write an OPV2V set as a rosbag2, one drive after the other."""
+    from diffkd_ros.sources.dataset import DatasetError, readable_frames
+    from diffkd_ros.sources.opv2v import Opv2vDataset
+
+    try:
+        dataset = Opv2vDataset(folder, split=split)
+    except DatasetError as error:
+        _fail('bag from-opv2v', str(error))
+    _write_bag('from-opv2v', out, readable_frames(dataset), len(dataset))
+
+
+@bag.command('from-dair')
+def bag_from_dair(
+    folder: Annotated[Path, typer.Argument(help='Root of a DAIR-V2X-C set.')],
+    out: Annotated[Path, typer.Argument(help='Folder of the bag to write; must not exist yet.')],
+    split: Annotated[str | None, typer.Option(help='Split of the set; all by default.')] = None,
+    split_file: Annotated[Path | None, typer.Option(help='File that lists the splits.')] = None,
+) -> None:
+    """Write a DAIR-V2X-C set as a rosbag2, one drive after the other."""
+    from diffkd_ros.sources.dair_v2x import DairV2xDataset
+    from diffkd_ros.sources.dataset import DatasetError, readable_frames
+
+    try:
+        dataset = DairV2xDataset(folder, split_file, split)
+    except DatasetError as error:
+        _fail('bag from-dair', str(error))
+    _write_bag('from-dair', out, readable_frames(dataset), len(dataset))
+
+
+@bag.command('page')
+def bag_page(
+    recording: Annotated[list[Path], typer.Argument(help='Bag, or several that are read as one.')],
+    out: Annotated[Path, typer.Option(help='HTML file to write.')] = Path('page.html'),
+    frames: Annotated[int, typer.Option(min=1, max=5000, help='At most so many, evenly spaced.')] = 600,
+) -> None:
+    """Draw a recording as one HTML page: the scene from above, gate weights and latency over time."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from diffkd_ros.share import ShareNotFoundError
+
+    try:
+        from diffkd_ros.bags.page import write_page
+        from diffkd_ros.sources.rosbag import BagError
+    except ModuleNotFoundError as error:
+        _fail('bag page', f"{error.name} is missing: install the package's data extra")
+    console = Console()
+    try:
+        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+            task = progress.add_task('frames', total=None)
+            page = write_page(
+                recording, out, frames, lambda done, total: progress.update(task, completed=done, total=total)
+            )
+    except (BagError, ShareNotFoundError, OSError) as error:
+        _fail('bag page', str(error))
+    console.print(
+        f'{out}: {page.frames} frames, {page.answered} with detections, {page.megabytes:.1f} MB',
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _write_bag(verb: str, out: Path, frames: Iterable[CoopFrame], total: int) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from diffkd_ros.share import ShareNotFoundError
+
+    try:
+        from diffkd_ros.bags.convert import write_bag
+        from diffkd_ros.bags.writer import BagError
+    except ModuleNotFoundError as error:
+        _fail(f'bag {verb}', f"{error.name} is missing: install the package's data extra")
+    console = Console()
+    try:
+        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+            task = progress.add_task('frames', total=total)
+            written = write_bag(frames, out, lambda count: progress.update(task, completed=count))
+    except (BagError, ShareNotFoundError) as error:
+        _fail(f'bag {verb}', str(error))
+    console.print(
+        f'{out}: {written.frames} of {total} frames, {written.scenarios} drives, '
+        f'{len(written.agents)} agents, {written.messages} messages',
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @app.command()
 def evaluate(
     out: Annotated[Path, typer.Option(help='Folder for the results; an earlier run there goes on.')],
-    source: Annotated[str, typer.Option(help='sim, sim:SEED, opv2v:DIR or dair:DIR.')] = 'sim',
+    source: Annotated[str, typer.Option(help='sim, sim:SEED, opv2v:DIR, dair:DIR or bag:FILE.')] = 'sim',
     model: Annotated[
         str,
         typer.Option(help='Model folder, name of a shipped model, or checkpoint.safetensors of a training.'),
@@ -187,6 +351,22 @@ def evaluate(
     protocol: Annotated[
         str | None, typer.Option(help="Preset of what is scored; the source's own by default.")
     ] = None,
+    cooperation: Annotated[
+        str, typer.Option(help='What travels: intermediate (features), late (boxes), early (points), none.')
+    ] = 'intermediate',
+    calibration: Annotated[
+        str, typer.Option(help='Scaling of the scores, told beside them: none, temperature or isotonic.')
+    ] = 'none',
+    calibrate_on: Annotated[
+        str | None, typer.Option(help='Source whose clean frames it is fitted to, sim:4 say; never --source.')
+    ] = None,
+    calibrate_split: Annotated[
+        str | None, typer.Option(help='Split of that source; another than --split of the same set.')
+    ] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help='Bag of a live run on this source: its detections are scored as the clean ones.'),
+    ] = None,
     baseline: Annotated[Path | None, typer.Option(help='Results of another model, for mCE.')] = None,
     workers: Annotated[int, typer.Option(min=0, help='Processes; 0: one a core.')] = 0,
 ) -> None:
@@ -195,6 +375,7 @@ def evaluate(
 
     from diffkd_ros.corruptions import CorruptionError
     from diffkd_ros.evaluation.average_precision import EvaluationError
+    from diffkd_ros.evaluation.calibration import CalibrationUnavailableError
     from diffkd_ros.evaluation.render import DrawingUnavailableError
     from diffkd_ros.experiments.conditions import make_conditions
     from diffkd_ros.experiments.drives import Source
@@ -215,14 +396,27 @@ def evaluate(
         if source.partition(':')[0] == 'sim':
             scenarios, frames_per_scenario = scenarios or 25, frames_per_scenario or 2
         chosen = Source(source, scenarios, frames_per_scenario, split, split_file)
+        fitted_on = None
+        if calibrate_on is not None:
+            # As many frames; a set's file of splits lists those of this set too.
+            file = split_file if calibrate_split else None
+            fitted_on = Source(calibrate_on, scenarios, frames_per_scenario, calibrate_split, file)
+        folder = (
+            _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model)
+        )
         options = Options(
             out,
             chosen,
-            _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model),
+            folder,
             conditions,
             protocol,
             workers or os.cpu_count() or 1,
             baseline,
+            cooperation,
+            calibration,
+            fitted_on,
+            tuple(answers or ()),
+            _sessions(folder),
         )
         run_evaluation(options, console)
     except KeyboardInterrupt:
@@ -230,15 +424,49 @@ def evaluate(
         raise typer.Exit(130) from None
     except (
         ExperimentError, CorruptionError, EvaluationError, DatasetError, ModelError, ShareNotFoundError,
-        DrawingUnavailableError,
+        DrawingUnavailableError, CalibrationUnavailableError,
     ) as error:  # fmt: skip
         _fail('evaluate', str(error))
+
+
+@app.command()
+def evidence(
+    plan: Annotated[Path | None, typer.Argument(help='Plan; the shipped one by default.')] = None,
+    out: Annotated[Path, typer.Option(help='Folder for the experiment; an earlier run goes on.')] = Path(
+        'runs/evidence'
+    ),
+    workers: Annotated[int, typer.Option(min=0, help='Processes; 0: one a core.')] = 0,
+) -> None:
+    """Train every variant of a plan, measure all alike, and put them into one table."""
+    from rich.console import Console
+
+    from diffkd_ros.experiments.errors import ExperimentError
+    from diffkd_ros.share import share_directory
+    from diffkd_ros.training.recipe import RecipeError
+
+    try:
+        from diffkd_ros.evidence.plan import EvidenceError
+        from diffkd_ros.evidence.run import run_experiment
+    except ModuleNotFoundError as error:
+        _fail('evidence', f"{error.name} is missing: install the package's train extra")
+    # Whoever ends the run, its processes end with it.
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGHUP, _terminated)
+    path = plan or share_directory() / 'config' / 'evidence.yaml'
+    try:
+        run_experiment(path, out, workers or os.cpu_count() or 1, Console())
+    except KeyboardInterrupt:
+        typer.echo('interrupted; the same command goes on from here')
+        raise typer.Exit(130) from None
+    except (EvidenceError, RecipeError, ExperimentError) as error:
+        _fail('evidence', str(error))
 
 
 def _checkpoint_folder(checkpoint: Path, out: Path) -> Path:
     """A training checkpoint as a model folder below `out`, exported unless that was done before."""
     try:
-        from diffkd_ros.export.model_folder import write_model_folder
+        from diffkd_ros.export.model_folder import Decoding, write_model_folder
+        from diffkd_ros.model.sparse_encoder import SparseConvolutionError
         from diffkd_ros.training.checkpoint import CheckpointError, load_student
     except ModuleNotFoundError as error:
         _fail('evaluate', f"a checkpoint needs {error.name}: install the package's train extra")
@@ -246,7 +474,7 @@ def _checkpoint_folder(checkpoint: Path, out: Path) -> Path:
 
     try:
         recipe, student = load_student(checkpoint)
-    except CheckpointError as error:
+    except (CheckpointError, SparseConvolutionError) as error:
         _fail('evaluate', str(error))
     folder, origin = out / 'model' / recipe.name, {'checkpoint_sha256': sha256(checkpoint)}
     try:
@@ -254,8 +482,24 @@ def _checkpoint_folder(checkpoint: Path, out: Path) -> Path:
             return folder
     except ModelError:
         pass  # not exported yet
-    write_model_folder(student, folder, recipe.description, recipe.min_score, origin, {})
+    decoding = Decoding(recipe.min_score, recipe.nms_iou, recipe.max_boxes)
+    write_model_folder(student, folder, recipe.description, decoding, origin, {})
     return folder
+
+
+def _sessions(folder: Path) -> Sessions | None:
+    """What runs a model that has no graphs; None for one that has."""
+    from diffkd_ros.runtime.card import ModelCard
+
+    if ModelCard.load(folder).runtime == 'onnx':
+        return None
+    try:
+        from diffkd_ros.export.torch_sessions import torch_sessions
+    except ModuleNotFoundError as error:
+        _fail(
+            'evaluate', f"{folder} runs in torch: {error.name} is missing: install the package's train extra"
+        )
+    return torch_sessions
 
 
 def _fail(verb: str, message: str) -> NoReturn:

@@ -5,6 +5,7 @@ ros2 launch diffkd_ros coop.launch.py vehicles:=1,2,3 ego:=1 source:=sim mode:=r
 """
 
 import os
+from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
@@ -13,6 +14,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from diffkd_ros.nodes import graph
+from diffkd_ros.nodes.middleware import fast_dds_environment
 
 SHARE = get_package_share_directory('diffkd_ros')
 ARGUMENTS = [
@@ -39,6 +41,12 @@ ARGUMENTS = [
     DeclareLaunchArgument('rate', default_value='5.0', description='Frames per second in real time.'),
     DeclareLaunchArgument('frames', default_value='0', description='Frames in lock-step; 0: all there are.'),
     DeclareLaunchArgument('record', default_value='', description='Folder of a bag to record; empty: none.'),
+    DeclareLaunchArgument(
+        'use_sim_time',
+        default_value='false',
+        description='Take the time from /clock, which the player or a simulator publishes.',
+        choices=['true', 'false'],
+    ),
     DeclareLaunchArgument('rviz', default_value='false', description='Show it.', choices=['true', 'false']),
 ]
 
@@ -69,6 +77,7 @@ def start(context):
         specs.append(graph.evaluator_spec(ego, model))
     if given['record']:
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
+    clock = {'use_sim_time': given['use_sim_time'] == 'true'}
     actions = [
         Node(
             package='diffkd_ros',
@@ -76,7 +85,7 @@ def start(context):
             name=spec.executable,
             namespace=spec.namespace,
             remappings=list(spec.remappings),
-            parameters=[given['params_file'], dict(spec.parameters)],
+            parameters=[given['params_file'], {**spec.parameters, **clock}],
             output='screen',
             # When there is nothing left to play the set-up ends.
             on_exit=[Shutdown()] if spec.executable == 'player_node' else None,
@@ -91,12 +100,12 @@ def start(context):
 
 def generate_launch_description():
     """What `ros2 launch` asks for."""
-    profile = os.environ.get('FASTDDS_DEFAULT_PROFILES_FILE') or os.path.join(SHARE, 'config', 'fastdds.xml')
+    ((variable, profile),) = fast_dds_environment(Path(SHARE)).items()
     return LaunchDescription(
         [
             *ARGUMENTS,
             # See the file for why; other middlewares ignore the variable.
-            SetEnvironmentVariable('FASTDDS_DEFAULT_PROFILES_FILE', profile),
+            SetEnvironmentVariable(variable, profile),
             OpaqueFunction(function=start),
         ]
     )

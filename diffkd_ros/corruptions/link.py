@@ -90,9 +90,38 @@ class LinkConditions:
         return self.burst_loss / (1.0 - self.burst_loss) / self.burst_length
 
     @property
+    def random(self) -> bool:
+        """Whether anything is drawn, so that seeds differ."""
+        return max(self.tile_loss, self.message_loss, self.burst_loss, self.jitter) > 0
+
+    @property
     def touches_content(self) -> bool:
         """Whether what arrives may differ from what was sent."""
-        return self.tile_loss > 0 or self.bits is not None or self.bandwidth is not None
+        return self.tile_loss > 0 or self.limits_sender
+
+    @property
+    def limits_sender(self) -> bool:
+        """Whether the sender may not send all that it has."""
+        return self.bits is not None or self.bandwidth is not None
+
+    @property
+    def budget(self) -> float | None:
+        """Bytes a message may have, or None for no cap."""
+        return None if self.bandwidth is None else self.bandwidth * 1e6 / 8 * self.period
+
+    def limit(self, feature: Map, density: Map, size_of: SizeOf | None = None) -> tuple[Map, Map]:
+        """What the sender makes of a map before it sends it: quantised, then cut to the bytes there are.
+
+        Args:
+            feature: (channels, height, width) float32.
+            density: (height, width) float32.
+            size_of: measures the bytes of a map as really sent, for the bandwidth.
+        """
+        if self.bits is not None:
+            feature, density = quantise(feature, density, self.bits)
+        if self.budget is not None:
+            feature, density = cap_bytes(feature, density, self.budget, self.bits or 8, size_of)
+        return feature, density
 
     def degrade(
         self, feature: Map, density: Map, rng: np.random.Generator, size_of: SizeOf | None = None
@@ -105,11 +134,7 @@ class LinkConditions:
             rng: draws the tiles.
             size_of: measures the bytes of a map as really sent, for the bandwidth.
         """
-        if self.bits is not None:
-            feature, density = quantise(feature, density, self.bits)
-        if self.bandwidth is not None:
-            budget = self.bandwidth * 1e6 / 8 * self.period
-            feature, density = cap_bytes(feature, density, budget, self.bits or 8, size_of)
+        feature, density = self.limit(feature, density, size_of)
         if self.tile_loss > 0:
             feature, density = lose_tiles(feature, density, rng, self.tile_loss, self.tile)
         return feature, density

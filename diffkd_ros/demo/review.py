@@ -16,8 +16,9 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import CooperativeDetector
 from diffkd_ros.runtime.encoder import FeatureEncoder
 from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.sources.dataset import readable_frames
 from diffkd_ros.sources.ros_messages import agent_name
-from diffkd_ros.sources.rosbag import RosbagSource
+from diffkd_ros.sources.rosbag import RosbagDataset
 
 _IOU = 0.5
 # Weaker boxes count in the average precision, but would clutter a picture.
@@ -64,17 +65,17 @@ def review_bag(
     encoder = FeatureEncoder(card, threads=threads)
     detector = CooperativeDetector(card, threads=threads)
     precision = AveragePrecision(min_points=min_points)
-    source = RosbagSource(bag)
+    source = RosbagDataset(bag)
     views: list[render.FusionView] = []
     gains: list[int] = []
     count = 0
-    for count, frame in enumerate(source, start=1):
+    for count, frame in enumerate(readable_frames(source), start=1):
         ego = frame.agents[frame.ego]
         own = encoder.encode(ego.points)
         alone = detector.detect([own], [ego.pose]).boxes
         truth = _truth(frame, card)
         precision.add(alone, truth)
-        if frame.index in animated:
+        if count - 1 in animated:
             view = _view(frame, card, encoder, detector, own, alone)
             views.append(view)
             gains.append(

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +16,7 @@ from rich.console import Console
 
 from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
 from diffkd_ros.demo.review import review_bag
+from diffkd_ros.demo.set_up import DemoError, node_environment, prepared_folder, read_result
 from diffkd_ros.demo.summary import HELD, print_tables, summarise
 from diffkd_ros.evaluation import render
 from diffkd_ros.evaluation.result_file import write_json
@@ -41,10 +39,6 @@ _ANIMATED = range(0, 2 * _FRAMES_PER_DRIVE, 2)
 _FASTER = (1.2, 1.6, 2.0)
 _SLOWER = (0.8, 0.6, 0.4)
 _FASTER_SECONDS = 6.0
-
-
-class DemoError(RuntimeError):
-    """The demo could not be run to its end."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +80,15 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     """
     started = time.monotonic()
     card = ModelCard.load(model_folder(options.model))
-    out = _prepare(options.out)
+    out = prepared_folder(options.out, OUTPUTS)
     console.print(
         f'{options.vehicles} vehicles, each a process of its own, over DDS; model {card.model_id}',
         highlight=False,
     )
     realtime: list[Mapping[str, Any]] = []
-    with NodeGroup(share_directory() / 'config' / 'coop.yaml', out / 'logs', _environment(out)) as group:
+    with NodeGroup(
+        share_directory() / 'config' / 'coop.yaml', out / 'logs', node_environment(out / 'logs')
+    ) as group:
         lockstep, evaluation = _play_in_lockstep(group, options, out, console)
         if options.realtime_seconds > 0:
             realtime = _play_in_real_time(group, options, out, console)
@@ -125,47 +121,6 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         soft_wrap=True,
     )
     return summary
-
-
-def _prepare(out: Path) -> Path:
-    """The folder, without what an earlier run left there; other files in it are not touched."""
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    for name in OUTPUTS:
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-        else:
-            (out / name).unlink(missing_ok=True)
-    (out / 'logs').mkdir()
-    return out
-
-
-def _environment(out: Path) -> dict[str, str]:
-    """For the nodes: a DDS domain of their own on this machine, and one thread a library."""
-    environment = {
-        'ROS_DOMAIN_ID': str(_free_domain()),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'ROS_LOG_DIR': str(out / 'logs' / 'ros'),
-        'RCUTILS_COLORIZED_OUTPUT': '0',
-        'OMP_NUM_THREADS': '1',
-        'OPENBLAS_NUM_THREADS': '1',
-    }
-    if 'FASTDDS_DEFAULT_PROFILES_FILE' not in os.environ:
-        environment['FASTDDS_DEFAULT_PROFILES_FILE'] = str(share_directory() / 'config' / 'fastdds.xml')
-    return environment
-
-
-def _free_domain() -> int:
-    """A DDS domain whose first participant's port is free."""
-    for domain in range(1 + os.getpid() % 50, 101):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                # RTPS: port base 7400, 250 a domain, +10 the first participant's unicast discovery.
-                probe.bind(('', 7410 + 250 * domain))
-            except OSError:
-                continue
-            return domain
-    raise DemoError('no DDS domain is free on this machine')
 
 
 def _warm_up(options: DemoOptions) -> None:
@@ -216,7 +171,7 @@ def _play_in_lockstep(
     # The last messages are still on their way to those who watch.
     time.sleep(1.2)
     group.stop([evaluator, recorder], patience=60.0)
-    return _read(result), _read(out / 'logs' / 'evaluator.json')
+    return read_result(result), read_result(out / 'logs' / 'evaluator.json')
 
 
 def _play_in_real_time(
@@ -279,7 +234,7 @@ def _real_time_run(
             progress.update(frame_number(player.latest), note)
 
         _follow(group, player, show)
-    return list(_read(result)['runs'])
+    return list(read_result(result)['runs'])
 
 
 def _follow(group: NodeGroup, player: NodeProcess, show: Callable[[], None]) -> None:
@@ -289,10 +244,3 @@ def _follow(group: NodeGroup, player: NodeProcess, show: Callable[[], None]) -> 
         show()
     group.check()
     show()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DemoError(f'a node has left no result in {path}: {error}') from error

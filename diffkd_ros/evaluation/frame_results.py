@@ -40,7 +40,7 @@ DROPPED = -2
 OBSERVED_MARGIN = 0.4
 _ANY_HEIGHT = 1e6
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,56 @@ class Truths:
     returns_others: NDArray[np.int32]
 
 
-def _columns(table: Detections | Truths) -> dict[str, NDArray]:
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """Columns over the frames: how the detections came about. NaN where it is not known or there is no such.
+
+    Attributes:
+        reliability: (frames,) float32 mean reliability of the ego over the cells it observed.
+        gate_ego: (frames,) float32 mean weight of the ego in the fusion, over the cells it covers.
+        gate_neighbours: (frames,) float32 likewise of the neighbours fused, the mean over them.
+        messages: (frames,) int32 messages that neighbours sent, arrived or not.
+        sent_bytes: (frames,) int64 what those messages weighed together.
+        encode_ms: (frames,) float32 milliseconds from the ego's points to its feature map.
+        fuse_ms: (frames,) float32 milliseconds from there, and from what was received, to boxes.
+    """
+
+    reliability: NDArray[np.float32]
+    gate_ego: NDArray[np.float32]
+    gate_neighbours: NDArray[np.float32]
+    messages: NDArray[np.int32]
+    sent_bytes: NDArray[np.int64]
+    encode_ms: NDArray[np.float32]
+    fuse_ms: NDArray[np.float32]
+
+    @classmethod
+    def of_frame(
+        cls,
+        reliability: float = float('nan'),
+        gate_ego: float = float('nan'),
+        gate_neighbours: float = float('nan'),
+        messages: int = 0,
+        sent_bytes: int = 0,
+        encode_ms: float = float('nan'),
+        fuse_ms: float = float('nan'),
+    ) -> Inference:
+        """Of a single frame; by default nothing is known."""
+
+        def column(value: float) -> NDArray[np.float32]:
+            return np.array([value], np.float32)
+
+        return cls(
+            column(reliability),
+            column(gate_ego),
+            column(gate_neighbours),
+            np.array([messages], np.int32),
+            np.array([sent_bytes], np.int64),
+            column(encode_ms),
+            column(fuse_ms),
+        )
+
+
+def _columns(table: Detections | Truths | Inference) -> dict[str, NDArray]:
     return {field.name: getattr(table, field.name) for field in fields(table)}
 
 
@@ -103,6 +152,7 @@ class FrameResults:
         index: (frames,) int64 position of each frame within its scenario.
         detections: of all frames.
         truths: of all frames.
+        inference: of all frames.
 
     Raises:
         EvaluationError: if the columns do not fit together.
@@ -114,6 +164,7 @@ class FrameResults:
     index: NDArray[np.int64]
     detections: Detections
     truths: Truths
+    inference: Inference
 
     def __post_init__(self) -> None:
         frames, detections, truths = len(self.index), self.detections.frame, self.truths.frame
@@ -123,6 +174,8 @@ class FrameResults:
             expected[f'detections.{name}'] = column, (*rows, len(detections))
         for name, column in _columns(self.truths).items():
             expected[f'truths.{name}'] = column, (len(truths),)
+        for name, column in _columns(self.inference).items():
+            expected[f'inference.{name}'] = column, (frames,)
         for name, (column, shape) in expected.items():
             if column.shape != shape:
                 raise EvaluationError(f'results: {name} must be {shape}, got {column.shape}')
@@ -186,6 +239,7 @@ class FrameResults:
             self.index[frames],
             Detections(**{**detections, 'frame': detection_frame}),
             Truths(**{**truths, 'frame': truth_frame}),
+            Inference(**{name: column[frames] for name, column in _columns(self.inference).items()}),
         )
 
     def table(self) -> list[dict[str, Any]]:
@@ -220,6 +274,7 @@ class FrameResults:
             'index': self.index,
             **{f'detections.{name}': column for name, column in _columns(self.detections).items()},
             **{f'truths.{name}': column for name, column in _columns(self.truths).items()},
+            **{f'inference.{name}': column for name, column in _columns(self.inference).items()},
         }
         unfinished = path.with_name(f'{path.name}.{os.getpid()}.part')
         with unfinished.open('wb') as file:
@@ -246,6 +301,7 @@ class FrameResults:
                     **{field.name: columns[f'detections.{field.name}'] for field in fields(Detections)}
                 ),
                 Truths(**{field.name: columns[f'truths.{field.name}'] for field in fields(Truths)}),
+                Inference(**{field.name: columns[f'inference.{field.name}'] for field in fields(Inference)}),
             )
         except (KeyError, EvaluationError) as error:
             raise EvaluationError(f'{path}: damaged: {error}') from error
@@ -297,6 +353,7 @@ def join(results: Sequence[FrameResults]) -> FrameResults:
         }
         detections.append({**_columns(part.detections), **moved})
         truths.append({**_columns(part.truths), 'frame': part.truths.frame + np.int32(frame_offset)})
+    inference = [_columns(part.inference) for part in results]
     return FrameResults(
         first.protocol,
         first.thresholds,
@@ -304,11 +361,16 @@ def join(results: Sequence[FrameResults]) -> FrameResults:
         np.concatenate([part.index for part in results]),
         Detections(**{k: np.concatenate([d[k] for d in detections], axis=-1) for k in detections[0]}),
         Truths(**{k: np.concatenate([t[k] for t in truths]) for k in truths[0]}),
+        Inference(**{k: np.concatenate([i[k] for i in inference]) for k in inference[0]}),
     )
 
 
 def score_frame(
-    frame: CoopFrame, detections: Boxes3D, protocol: Protocol, observed: CoopFrame | None = None
+    frame: CoopFrame,
+    detections: Boxes3D,
+    protocol: Protocol,
+    observed: CoopFrame | None = None,
+    inference: Inference | None = None,
 ) -> FrameResults:
     """Score one frame's detections.
 
@@ -318,6 +380,7 @@ def score_frame(
         protocol: what is scored.
         observed: the sweeps as the detector got them, corrupted or missing; its points are put in place by
             the true poses of `frame`. Default: those of `frame`.
+        inference: how the detections came about, if known.
 
     Raises:
         EvaluationError: if the frame has no ground truth, scores are missing or not finite, or `observed` has
@@ -359,6 +422,7 @@ def score_frame(
             ego[0],
             others[0],
         ),
+        inference or Inference.of_frame(),
     )
 
 

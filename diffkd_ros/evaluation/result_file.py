@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,5 +22,10 @@ def _plain(value: object) -> object:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a nested structure of dicts, lists, strings and numbers, indented."""
-    path.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
+    """Write a nested structure of dicts, lists, strings and numbers, indented.
+
+    A file of that name is whole or, after a kill, as it was before.
+    """
+    unfinished = path.with_name(f'{path.name}.{os.getpid()}.part')
+    unfinished.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
+    unfinished.replace(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffkd_ros.corruptions import LinkConditions, Profile, Who, lookup, names
 from diffkd_ros.experiments.errors import ExperimentError
@@ -49,12 +49,27 @@ class Condition:
         return not self.reference and lookup(self.corruption).family == 'link'
 
     @property
+    def link(self) -> LinkConditions:
+        """How bad the links are; perfect unless it is they that suffer."""
+        if not self.over_links:
+            return LinkConditions()
+        return LinkConditions(**lookup(self.corruption).parameters(self.severity, self.profile))
+
+    @property
     def needs_history(self) -> bool:
         """Whether messages may be lost or late, so that what came before a frame matters to it."""
-        if not self.over_links:
-            return False
-        link = LinkConditions(**lookup(self.corruption).parameters(self.severity, self.profile))
+        link = self.link
         return max(link.message_loss, link.burst_loss, link.delay, link.jitter) > 0
+
+    @property
+    def random(self) -> bool:
+        """Whether seeds give different realisations; few bits and few bytes are the same for each."""
+        return not self.reference and (not self.over_links or self.link.random)
+
+    @property
+    def of_feature_maps(self) -> bool:
+        """Whether it is a thing of feature maps, and of no other message: lost tiles, bits of a value."""
+        return self.link.tile_loss > 0 or self.link.bits is not None
 
     @property
     def level(self) -> Condition:
@@ -86,7 +101,7 @@ def make_conditions(
         severities: numbers from 1, or `all`. A corruption is measured at those of them that it has.
         who: of `ego`, `neighbours` and `all`, or `default`: all sensors, the neighbours' poses. Links are the
             neighbours' always.
-        seeds: numbers from 0.
+        seeds: numbers from 0. What is not random is measured once, as seed 0, whatever they are.
         profile: `graded` or `lab`; names for many stand for the corruptions that have it.
 
     Raises:
@@ -114,11 +129,11 @@ def make_conditions(
             )
         unused -= set(at)
         targets: Sequence[Who] = (corruption.hits,) if hit is None or corruption.family == 'link' else hit
+        levels_of = [Condition(name, level, 0, target, chosen_profile) for target in targets for level in at]
         conditions += [
-            Condition(name, level, seed, target, chosen_profile)
-            for target in targets
-            for level in at
-            for seed in realisations
+            replace(level, seed=seed)
+            for level in levels_of
+            for seed in (realisations if level.random else [0])
         ]
     if unused and chosen:
         raise ExperimentError(f'no corruption chosen has severity {sorted(unused)} in profile {profile!r}')

@@ -15,6 +15,7 @@ import numpy as np
 from diffkd_ros.experiments.errors import ExperimentError
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.sources.dataset import FrameDataset
+from diffkd_ros.sources.open_source import SourceError, bag_paths
 from diffkd_ros.sources.simulator import Scenario, Simulator, SimulatorConfig
 
 SIMULATOR_SEED = 3
@@ -60,26 +61,35 @@ class RecordedDrive:
         return self.recording[self.rows[index]]
 
 
-def _opv2v(folder: Path, split: str | None, split_file: Path | None) -> FrameDataset:
+def _opv2v(place: str, split: str | None, split_file: Path | None) -> FrameDataset:
     from diffkd_ros.sources.opv2v import Opv2vDataset
 
     if split_file is not None:
         raise ExperimentError('the splits of opv2v are folders, so it takes no split file')
-    return Opv2vDataset(folder, split=split)
+    return Opv2vDataset(Path(place).expanduser(), split=split)
 
 
-def _dair(folder: Path, split: str | None, split_file: Path | None) -> FrameDataset:
+def _dair(place: str, split: str | None, split_file: Path | None) -> FrameDataset:
     from diffkd_ros.sources.dair_v2x import DairV2xDataset
 
-    return DairV2xDataset(folder, split_file, split)
+    return DairV2xDataset(Path(place).expanduser(), split_file, split)
+
+
+def _bag(place: str, split: str | None, split_file: Path | None) -> FrameDataset:
+    from diffkd_ros.sources.rosbag import RosbagDataset
+
+    if split or split_file:
+        raise ExperimentError('a bag has no splits')
+    return RosbagDataset(bag_paths(place))
 
 
 # Each recorded source joins by one line here and one in `_PROTOCOLS`.
-_RECORDINGS: dict[str, Callable[[Path, str | None, Path | None], FrameDataset]] = {
+_RECORDINGS: dict[str, Callable[[str, str | None, Path | None], FrameDataset]] = {
     'opv2v': _opv2v,
     'dair': _dair,
+    'bag': _bag,
 }
-_PROTOCOLS = {'sim': 'sim', 'opv2v': 'opencood', 'dair': 'heal_dair'}
+_PROTOCOLS = {'sim': 'sim', 'opv2v': 'opencood', 'dair': 'heal_dair', 'bag': 'sim'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,8 @@ class Source:
     """Where frames come from, in a few words that every process can open for itself.
 
     Attributes:
-        spec: `sim`, `sim:SEED`, `opv2v:DIR` or `dair:DIR`.
+        spec: `sim`, `sim:SEED`, `opv2v:DIR`, `dair:DIR`, or `bag:FILE[,FILE...]`, several bags being read as
+            one.
         scenarios: how many drives, the first ones; None for all of a recorded set.
         frames: how many frames of each drive, evenly spaced; None for all of a recorded drive.
         split: of a recorded set, None for all of it.
@@ -109,7 +120,12 @@ class Source:
             raise ExperimentError(
                 f'no source {self.spec!r}; there are {", ".join(known)}, with :DIR where recorded'
             )
-        if self.kind != 'sim' and not Path(self._rest).expanduser().is_dir():
+        if self.kind == 'bag':
+            try:
+                bag_paths(self._rest)
+            except SourceError as error:
+                raise ExperimentError(str(error)) from error
+        elif self.kind != 'sim' and not Path(self._rest).expanduser().is_dir():
             raise ExperimentError(f'source {self.spec!r} needs a folder that exists')
         if self.kind == 'sim' and not (self._rest.isdecimal() or self.spec == 'sim'):
             raise ExperimentError(f'source sim takes a seed as in sim:3, got {self.spec!r}')
@@ -177,8 +193,8 @@ def _simulated(seed: int, number: int) -> Scenario:
 
 
 @cache
-def _recorded(kind: str, folder: str, split: str | None, split_file: Path | None) -> list[RecordedDrive]:
-    recording = _RECORDINGS[kind](Path(folder).expanduser(), split, split_file)
+def _recorded(kind: str, place: str, split: str | None, split_file: Path | None) -> list[RecordedDrive]:
+    recording = _RECORDINGS[kind](place, split, split_file)
     return [RecordedDrive(name, recording, rows) for name, rows in recording.drives()]
 
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,25 @@ from rich.progress import (
 from rich.table import Table
 
 from diffkd_ros import __version__
-from diffkd_ros.evaluation.frame_results import FrameResults
 from diffkd_ros.evaluation.result_file import write_json
-from diffkd_ros.experiments import report, tables
-from diffkd_ros.experiments.conditions import Condition
+from diffkd_ros.experiments import calibrators, report, tables
+from diffkd_ros.experiments.conditions import CLEAN, Condition
+from diffkd_ros.experiments.cooperation import INTERMEDIATE, cooperation_named
 from diffkd_ros.experiments.drives import Source
+from diffkd_ros.experiments.errors import ExperimentError
 from diffkd_ros.experiments.measures import Evaluation
-from diffkd_ros.experiments.run import Job, Plan, load_results, make_jobs, read_left_out, run, settle
+from diffkd_ros.experiments.model import Sessions
+from diffkd_ros.experiments.run import (
+    LEFT_OUT,
+    Job,
+    Plan,
+    load_results,
+    make_jobs,
+    read_left_out,
+    run,
+    settle,
+    usable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,11 @@ class Options:
         protocol: name of a preset; None for the source's own.
         workers: processes.
         baseline: folder of another model's run to compare with, or None.
+        cooperation: name of the way in which agents cooperate.
+        calibration: how scores are scaled, `none`, `temperature` or `isotonic`.
+        calibrate_on: the frames a calibration is fitted to; none of `source`.
+        answers: bags of a live run on this source, whose detections are the clean condition.
+        sessions: opens what runs a model without graphs.
     """
 
     out: Path
@@ -51,36 +69,67 @@ class Options:
     protocol: str | None = None
     workers: int = 1
     baseline: Path | None = None
+    cooperation: str = INTERMEDIATE
+    calibration: str = calibrators.NONE
+    calibrate_on: Source | None = None
+    answers: tuple[Path, ...] = ()
+    sessions: Sessions | None = None
 
 
 def evaluate(options: Options, console: Console) -> dict[str, Any]:
     """Run the benchmark and return the summary it has written.
 
     Raises:
-        ExperimentError: if the folder holds another evaluation, a worker dies, or nothing was scored.
+        ExperimentError: if the folder holds another evaluation, a worker dies, nothing was scored, or a
+            calibration would be fitted to what it is judged on.
         EvaluationError: if there is no such protocol, or frames carry no ground truth.
         ModelError: if the model does not load.
         DrawingUnavailableError: if Matplotlib, which draws the report, is not installed.
+        CalibrationUnavailableError: if SciPy, which fits a calibration, is not installed.
         KeyboardInterrupt: after all processes have ended; what is done is kept.
     """
     # Before the work rather than after it.
     report.require_drawing()
-    plan = Plan(options.out, options.source, options.model, options.protocol or options.source.protocol)
+    plan = Plan(
+        options.out,
+        options.source,
+        options.model,
+        options.protocol or options.source.protocol,
+        options.cooperation,
+        options.answers,
+        options.sessions,
+    )
+    calibrators.check_calibration(options.calibration, options.calibrate_on, options.source)
     settle(plan)
+    if plan.answers:
+        # Bags are read by what a simulated source can do without.
+        from diffkd_ros.experiments.recorded import score_answers
+
+        console.print('scoring the recorded detections', highlight=False)
+        score_answers(plan, plan.answers)
     drives = options.source.names()
-    jobs = make_jobs(plan, options.conditions, drives)
-    card = plan.open_model().card
+    conditions, pointless = _conditions(plan, options)
+    jobs = make_jobs(plan, conditions, drives)
+    card = plan.open().model.card
     console.print(
-        f'{card.model_id}, protocol {plan.protocol_name}: {len(options.conditions)} conditions on '
+        f'{card.model_id}, cooperation {plan.cooperation}, protocol {plan.protocol_name}: '
+        f'{len(conditions)} conditions on '
         f'{len(drives)} scenarios of {options.source.spec}',
         highlight=False,
         soft_wrap=True,
     )
+    calibrator = _fit(plan, options, console)
     _run_with_progress(plan, jobs, options, console)
-    results = load_results(plan, options.conditions, drives)
-    left_out = _left_out(plan, options.conditions, results)
-    _tell_left_out(left_out, console)
-    evaluation = Evaluation(results, plan.protocol, card.min_score)
+    kept = usable(plan, drives)
+    results = load_results(plan, conditions, kept)
+    left_out = {
+        'frames': read_left_out(plan, conditions, drives),
+        'scenarios': [drive for drive in drives if drive not in kept],
+        'conditions': [condition.name for condition in conditions if condition not in results],
+        'not_of_this_cooperation': [condition.name for condition in pointless],
+    }
+    _tell_left_out(left_out, options.out / LEFT_OUT, console)
+    evaluation = Evaluation(results, plan.protocol, card.min_score, calibrator=calibrator)
     summary = tables.summarise(evaluation, _about(plan, options, left_out))
     if options.baseline is not None:
         summary['mce'] = tables.mean_corruption_error(summary, options.baseline)
@@ -96,6 +145,23 @@ def evaluate(options: Options, console: Console) -> dict[str, Any]:
         soft_wrap=True,
     )
     return summary
+
+
+def _fit(plan: Plan, options: Options, console: Console) -> calibrators.Calibrator | None:
+    """Fit the calibration wanted, if any, to clean frames of its own, run if they were not before."""
+    source = options.calibrate_on
+    if source is None:
+        return None
+    folder = re.sub(r'\W+', '_', source.spec if source.split is None else f'{source.spec}_{source.split}')
+    own = replace(plan, out=plan.out / 'calibration' / folder, source=source)
+    settle(own)
+    clean, drives = Condition(CLEAN), source.names()
+    console.print(f'calibration {options.calibration} on clean frames of {source.spec}', highlight=False)
+    _run_with_progress(own, make_jobs(own, [clean], drives), options, console)
+    results = load_results(own, [clean], usable(own, drives))
+    if clean not in results:
+        raise ExperimentError(f'no frame of {source.spec} could be read, so there is nothing to calibrate on')
+    return calibrators.fit(options.calibration, source, results[clean], tables.IOU)
 
 
 def _run_with_progress(plan: Plan, jobs: Sequence[Job], options: Options, console: Console) -> None:
@@ -119,31 +185,41 @@ def _run_with_progress(plan: Plan, jobs: Sequence[Job], options: Options, consol
         run(plan, jobs, options.workers, lambda scored: bar.update(task, completed=scored))
 
 
-def _left_out(
-    plan: Plan, conditions: Sequence[Condition], results: Mapping[Condition, FrameResults]
-) -> dict[str, Any]:
-    """Frames and whole conditions without a figure, with the reasons given."""
-    names = {condition.name for condition in conditions}
-    reasons = {key: why for key, why in read_left_out(plan).items() if key.split('/')[0] in names}
-    return {
-        'frames': reasons,
-        'conditions': [condition.name for condition in conditions if condition not in results],
-    }
+def _conditions(plan: Plan, options: Options) -> tuple[list[Condition], list[Condition]]:
+    """The conditions that are run, and those that cannot befall what travels in this cooperation."""
+    maps = cooperation_named(plan.cooperation).map_conditions
+    possible = [c for c in options.conditions if maps or not c.of_feature_maps]
+    return possible, [c for c in options.conditions if c not in possible]
 
 
-def _tell_left_out(left_out: Mapping[str, Any], console: Console) -> None:
+def _tell_left_out(left_out: Mapping[str, Any], path: Path, console: Console) -> None:
+    """Say what has no figure, and why; the reasons of all frames go to a file."""
+    path.unlink(missing_ok=True)
     if left_out['frames']:
+        write_json(path, left_out['frames'])
         key, why = next(iter(left_out['frames'].items()))
-        console.print(f'{len(left_out["frames"])} frames left out; the first: {key}: {why}', soft_wrap=True)
+        console.print(
+            f'{len(left_out["frames"])} times a frame was left out of a condition; the first: {key}: {why}',
+            soft_wrap=True,
+        )
+    for name in left_out['scenarios']:
+        console.print(f'{name}: none of its frames can be used, so the scenario is left out', soft_wrap=True)
     for name in left_out['conditions']:
         console.print(f'{name}: a scenario has no frame left, so the condition is not told', soft_wrap=True)
+    if left_out['not_of_this_cooperation']:
+        console.print(
+            f'{", ".join(left_out["not_of_this_cooperation"])}: left out, as no feature maps travel',
+            soft_wrap=True,
+        )
 
 
 def _about(plan: Plan, options: Options, left_out: Mapping[str, Any]) -> dict[str, Any]:
-    card = plan.open_model().card
+    card = plan.open().model.card
     return {
         'model': card.model_id,
         'model_description': card.description,
+        'cooperation': plan.cooperation,
+        'answers': [str(path) for path in plan.answers],
         'source': options.source.spec,
         'frames_per_scenario': options.source.frames,
         'seeds': sorted({condition.seed for condition in options.conditions}),
@@ -168,12 +244,19 @@ def _print(summary: Mapping[str, Any], console: Console) -> None:
     for name, figures in summary['corruptions'].items():
         line(name, figures)
     console.print(table)
+    quality = summary['calibration']
+    figures_told = [
+        f'{summary["link_mbit_s"]:.2f} Mbit/s for each vehicle that sends',
+        f'LaECE0 clean {quality["laece0"]:.3f}',
+    ]
+    if 'scaled' in quality:
+        figures_told.append(f'after {quality["scaled"]["method"]} scaling {quality["scaled"]["laece0"]:.3f}')
+    console.print(', '.join(figures_told), highlight=False, soft_wrap=True)
     if summary['mrce'] is not None:
         low, high = summary['mrce_interval']
         console.print(
             f'mRCE {summary["mrce"]:.2f} % (95 %: {low:.2f} to {high:.2f}), at IoU 0.5 '
-            f'{summary["mrce_ap50"]:.2f} %, at 0.7 {summary["mrce_ap70"]:.2f} %; '
-            f'LaECE0 clean {summary["calibration"]["laece0"]:.3f}',
+            f'{summary["mrce_ap50"]:.2f} %, at 0.7 {summary["mrce_ap70"]:.2f} %',
             highlight=False,
             soft_wrap=True,
         )

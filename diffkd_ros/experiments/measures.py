@@ -27,6 +27,7 @@ from diffkd_ros.evaluation.robustness import (
     Robustness,
     relative_corruption_error,
 )
+from diffkd_ros.experiments.calibrators import Calibrator
 from diffkd_ros.experiments.conditions import CLEAN, Condition
 from diffkd_ros.experiments.errors import ExperimentError
 
@@ -79,6 +80,8 @@ class Evaluation:
         protocol: by which they were scored.
         min_score: the model's own; AP, breakdowns and counts are of detections from this score on.
         resamples: number of draws for the confidence intervals.
+        calibrator: scales scores; told is what it does to calibration, beside the scores as they are. AP and
+            counts are of the latter.
 
     Raises:
         ExperimentError: if there are no clean results.
@@ -90,9 +93,11 @@ class Evaluation:
         protocol: Protocol,
         min_score: float,
         resamples: int = 1000,
+        calibrator: Calibrator | None = None,
     ) -> None:
         self.protocol = protocol
         self.min_score = min_score
+        self.calibrator = calibrator
         levels: dict[Condition, list[FrameResults]] = {}
         self._seeds: dict[Condition, list[int]] = {}
         for condition, part in results.items():
@@ -193,11 +198,29 @@ class Evaluation:
         """LaECE0 of a level."""
         return localisation_aware_calibration(self.every_result(level))
 
-    def calibration_change(self, group: Group) -> CalibrationRobustness:
-        """What a group does to LaECE0."""
+    def scaled_calibration(self, level: Condition) -> Reliability:
+        """LaECE0 of a level after the calibrator.
+
+        Raises:
+            ExperimentError: if there is none.
+        """
+        if self.calibrator is None:
+            raise ExperimentError('no calibrator was fitted')
+        return self.calibrator.localisation_aware(self.every_result(level))
+
+    def calibration_change(
+        self, group: Group, of: Callable[[Condition], Reliability] | None = None
+    ) -> CalibrationRobustness:
+        """What a group does to LaECE0, or to another error.
+
+        Args:
+            group: which.
+            of: the error of a level; `calibration` by default.
+        """
+        of = of or self.calibration
         return calibration_robustness(
-            self.calibration(Condition(CLEAN)),
-            {(level.corruption, level.severity): self.calibration(level) for level in group.conditions},
+            of(Condition(CLEAN)),
+            {(level.corruption, level.severity): of(level) for level in group.conditions},
         )
 
     def _estimate(self, level: Condition, iou: float, order: DetectionOrder) -> float:

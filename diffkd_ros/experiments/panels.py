@@ -10,13 +10,16 @@ from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.evaluation import render
 from diffkd_ros.evaluation.protocol import Protocol
 from diffkd_ros.experiments.conditions import CLEAN, EGO_ALONE, Condition
+from diffkd_ros.experiments.cooperation import Cooperation, cooperation_named
 from diffkd_ros.experiments.drives import history_frames, needed_frames
 from diffkd_ros.experiments.measures import Evaluation
-from diffkd_ros.experiments.pipeline import MAX_AGE, CleanFrame, Model, Perceiver, Perception
+from diffkd_ros.experiments.model import CleanFrame, Model
+from diffkd_ros.experiments.pipeline import MAX_AGE, Perceiver, Perception
 from diffkd_ros.experiments.plots import describe
 from diffkd_ros.experiments.run import Plan
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.poses import inverse, transform_points
+from diffkd_ros.runtime.grid import BevGrid
 
 _PIXELS = 1150
 _COLOURS = 200
@@ -42,32 +45,35 @@ def draw_panels(
     """
     name, position = telling_frame(evaluation)
     drive = plan.source.drive(plan.source.names().index(name))
-    model = Model(plan.model)
-    frames = [
-        CleanFrame(drive.frame(p), model) for p, _ in needed_frames([position], history_frames(MAX_AGE))
-    ]
-    alone = _perceive(model, Condition(EGO_ALONE), frames).detection.boxes
+    cooperation = cooperation_named(plan.cooperation)(Model(plan.model, sessions=plan.sessions))
+    frames = [CleanFrame(drive.frame(p)) for p, _ in needed_frames([position], history_frames(MAX_AGE))]
+    alone = _perceive(cooperation, Condition(EGO_ALONE), frames).detection.boxes
     pictures = []
     for condition in conditions:
         try:
-            seen = _perceive(model, condition, frames)
+            seen = _perceive(cooperation, condition, frames)
         except CorruptionError:
             continue
-        pictures.append((condition, _draw(frames[-1].frame, condition, seen, alone, plan.protocol, model)))
+        grid = cooperation.model.card.grid
+        pictures.append((condition, _draw(frames[-1].frame, condition, seen, alone, plan.protocol, grid)))
     return pictures
 
 
-def _perceive(model: Model, condition: Condition, frames: Sequence[CleanFrame]) -> Perception:
-    perceiver = Perceiver(model, condition)
+def _perceive(cooperation: Cooperation, condition: Condition, frames: Sequence[CleanFrame]) -> Perception:
+    perceiver = Perceiver(cooperation, condition)
     for frame in frames if condition.needs_history else frames[-1:]:
         sensed = perceiver.take(frame)
     return perceiver.perceive(frames[-1], sensed)
 
 
 def _draw(
-    frame: CoopFrame, condition: Condition, seen: Perception, alone: Boxes3D, protocol: Protocol, model: Model
+    frame: CoopFrame,
+    condition: Condition,
+    seen: Perception,
+    alone: Boxes3D,
+    protocol: Protocol,
+    grid: BevGrid,
 ) -> bytes:
-    grid = model.card.grid
     # Points as sensed, at the true poses; truth of the clean frame.
     to_ego = inverse(frame.agents[frame.ego].pose)
     agents = {}

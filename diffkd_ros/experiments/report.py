@@ -14,7 +14,12 @@ from typing import Any
 from diffkd_ros.corruptions import lookup
 from diffkd_ros.evaluation.bootstrap import Interval
 from diffkd_ros.evaluation.breakdown import by_distance, by_visibility, unobserved_false_alarms
-from diffkd_ros.evaluation.calibration import MIN_DETECTIONS, localisation_recall_precision
+from diffkd_ros.evaluation.calibration import (
+    MIN_DETECTIONS,
+    detection_calibration,
+    localisation_recall_precision,
+)
+from diffkd_ros.evaluation.inference import MESSAGES_PER_SECOND, inference_figures
 from diffkd_ros.evaluation.render import DrawingUnavailableError
 from diffkd_ros.experiments import panels, plots
 from diffkd_ros.experiments.conditions import CLEAN, EGO_ALONE, Condition
@@ -80,7 +85,8 @@ def write(path: Path, evaluation: Evaluation, summary: Mapping[str, Any], plan: 
     parts = [
         '<h1>Robustness of cooperative perception</h1>',
         f'<p class="sub">{escape(run["model"])} on {escape(run["source"])}: {summary["frames"]} frames of '
-        f'{summary["scenarios"]} scenarios, {summary["truths"]} vehicles, protocol {summary["protocol"]} '
+        f'{summary["scenarios"]} scenarios, {summary["truths"]} vehicles, {run["cooperation"]} '
+        f'cooperation, protocol {summary["protocol"]} '
         f'({_order(summary["order"])}), seeds {", ".join(map(str, run["seeds"]))}</p>',
         *_warnings(evaluation, summary),
         _cards(summary),
@@ -90,6 +96,7 @@ def write(path: Path, evaluation: Evaluation, summary: Mapping[str, Any], plan: 
     worst = plots.worst_levels(evaluation, _VISIBILITY)
     parts += _calibration_section(evaluation, worst)
     parts += _visibility_section(evaluation, worst)
+    parts += _inference_section(evaluation)
     parts += _picture_section(evaluation, plan)
     parts += _definitions(summary)
     body = '\n'.join(parts)
@@ -119,6 +126,11 @@ def _warnings(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[str]:
             f'{len(left_out["frames"])} times a frame could not be run under a condition and is not in its '
             f'figures; the first: {key}: {why}'
         )
+    if left_out['scenarios']:
+        lines.append(f'Scenarios of which no frame can be used: {", ".join(left_out["scenarios"])}.')
+    if left_out['not_of_this_cooperation']:
+        names = ', '.join(left_out['not_of_this_cooperation'])
+        lines.append(f'Left out, as no feature maps travel: {names}.')
     if left_out['conditions']:
         lines.append(f'Not told, for want of frames: {", ".join(left_out["conditions"])}.')
     return [f'<p class="warning">{escape(line)}</p>' for line in lines]
@@ -138,6 +150,9 @@ def _cards(summary: Mapping[str, Any]) -> str:
             value = 100 * summary[name][f'ap{iou}']
             cards.append((_number(value, 1), f'AP@0.{iou // 10} {label}'))
     cards.append((_number(summary['calibration']['laece0'], 3), 'LaECE₀ clean'))
+    if 'scaled' in summary['calibration']:
+        scaled = summary['calibration']['scaled']
+        cards.append((_number(scaled['laece0'], 3), f'LaECE₀ clean, {scaled["method"]} scaling'))
     change = summary['calibration'].get('laece0_mean_change')
     if change is not None and not math.isnan(change):
         cards.append((f'{change:+.3f}', 'mean ΔLaECE₀ corrupted'))
@@ -214,7 +229,7 @@ def _group_table(summary: Mapping[str, Any]) -> str:
 
 def _level_table(evaluation: Evaluation) -> str:
     header = [
-        'condition', 'who', 'AP@0.3', 'AP@0.5', 'AP@0.7', 'RCE@0.5', 'RCE@0.7', 'LaECE₀', 'LRP', 'made up',
+        'condition', 'who', 'AP@0.3', 'AP@0.5', 'AP@0.7', 'RCE@0.5', 'RCE@0.7', 'LaECE₀', 'LRP',
     ]  # fmt: skip
     body = []
     before = ''
@@ -231,15 +246,14 @@ def _level_table(evaluation: Evaluation) -> str:
         cells.append(_number(quality.error, 3) + ('*' if few else ''))
         every = evaluation.every_result(level)
         cells.append(_number(localisation_recall_precision(every, IOU, evaluation.min_score).error, 3))
-        cells.append(_number(unobserved_false_alarms(evaluation.results(level), IOU).per_frame, 2))
         body.append((level.corruption != before, cells))
         before = level.corruption
     seeds = max(evaluation.seeds(level) for level in evaluation.levels)
     caption = (
         'AP and RCE in percent, in brackets the 95 % interval by scenario'
         + (f', AP the mean over {seeds} seeds' if seeds > 1 else '')
-        + '. LRP at IoU 0.5 and the score threshold of the model. Made up: false alarms a frame where no '
-        f'agent had a return. *: fewer than {MIN_DETECTIONS} detections.'
+        + '. LRP at IoU 0.5 and the score threshold of the model. '
+        f'*: fewer than {MIN_DETECTIONS} detections.'
     )
     return _table(header, body, caption)
 
@@ -254,7 +268,36 @@ def _calibration_section(evaluation: Evaluation, worst: Sequence[Condition]) -> 
             'found (LaECE₀); 25 bins of equal mass, scores from 0.05. Below the diagonal, scores promise too '
             'much. Of each corruption its worst severity.',
         ),
+        *_calibrator_table(evaluation),
     ]
+
+
+def _calibrator_table(evaluation: Evaluation) -> list[str]:
+    calibrator = evaluation.calibrator
+    if calibrator is None:
+        return []
+    header = ['condition', 'who', 'LaECE₀', 'scaled', 'D-ECE', 'scaled']
+    body = []
+    before = ''
+    for level in evaluation.levels:
+        every = evaluation.every_result(level)
+        errors = [
+            evaluation.calibration(level),
+            evaluation.scaled_calibration(level),
+            detection_calibration(every, IOU),
+            calibrator.detection(every),
+        ]
+        cells = [plots.describe(level), '' if level.reference else level.who]
+        body.append((level.corruption != before, [*cells, *(_number(part.error, 3) for part in errors)]))
+        before = level.corruption
+    temperatures = ', '.join(f'{value:.3f} for {name}' for name, value in calibrator.temperatures.items())
+    caption = (
+        f'Before and after {calibrator.method} scaling, fitted to clean frames of {calibrator.source}, of '
+        'which none is evaluated here; one scaling for each error'
+        + (f', of temperature {temperatures}. ' if temperatures else '. ')
+        + 'AP and all else is of the scores as they are.'
+    )
+    return [_table(header, body, caption)]
 
 
 def _visibility_section(evaluation: Evaluation, worst: Sequence[Condition]) -> list[str]:
@@ -285,6 +328,39 @@ def _visibility_section(evaluation: Evaluation, worst: Sequence[Condition]) -> l
     ]
 
 
+def _inference_section(evaluation: Evaluation) -> list[str]:
+    header = [
+        'condition', 'who', 'Mbit/s', 'ego reliability', 'weight of the ego', 'of a neighbour', 'encode, ms',
+        'fuse, ms', 'made up',
+    ]  # fmt: skip
+    body = []
+    before = ''
+    for level in evaluation.levels:
+        results = evaluation.results(level)
+        figures = inference_figures(results)
+        cells = [
+            plots.describe(level),
+            '' if level.reference else level.who,
+            _number(figures.link_mbit_s, 2),
+            *(
+                _number(value, 3)
+                for value in (figures.ego_reliability, figures.gate_ego, figures.gate_neighbours)
+            ),
+            _number(figures.encode_ms, 1),
+            _number(figures.fuse_ms, 1),
+            _number(unobserved_false_alarms(results, IOU).per_frame, 2),
+        ]
+        body.append((level.corruption != before, cells))
+        before = level.corruption
+    caption = (
+        f'Mbit/s of a vehicle that sends {MESSAGES_PER_SECOND:g} messages a second, whether they arrive or '
+        'not. Reliability and weights: means over the frames; the ego has weight 1 where no features of '
+        'others were fused. Encode and fuse: medians as measured in this run, on a processor shared by its '
+        'workers. Made up: false alarms a frame where no agent had a return.'
+    )
+    return ['<h2>What travels, and whom does the ego trust?</h2>', _table(header, body, caption)]
+
+
 def _picture_section(evaluation: Evaluation, plan: Plan) -> list[str]:
     scenario, position = panels.telling_frame(evaluation)
     figures = []
@@ -300,7 +376,8 @@ def _picture_section(evaluation: Evaluation, plan: Plan) -> list[str]:
     return [
         '<h2>One frame, side by side</h2>',
         f'<p class="sub">Frame {position} of {escape(scenario)}, where neighbours help most; seed 0, '
-        f'detections of score {panels.SHOWN_SCORE} or more; the ego alone is that of the clean frame.</p>',
+        f'detections of score {panels.SHOWN_SCORE} or more; the ego alone is that of the clean frame. Fused '
+        'are features; boxes or points of others may have been used all the same.</p>',
         f'<div class="pictures">{"".join(figures)}</div>',
     ]
 
@@ -312,6 +389,10 @@ def _definitions(summary: Mapping[str, Any]) -> list[str]:
         '<h2>What was run</h2>',
         f'<p>The headline mRCE is over {escape(headline)}.</p>' if headline else '',
         f'<p>{escape(run["model_description"])}</p>',
+        '<p>The clean figures are of the detections that a live run recorded; all else, pictures included, '
+        'was computed anew from the same sweeps.</p>'
+        if run['answers']
+        else '',
         f'<p class="sub">diffkd_ros {escape(run["version"])}, written {escape(run["written"])}. Every figure '
         f'is in {TABLE}, the chief ones are in {SUMMARY}.</p>',
     ]

@@ -28,10 +28,12 @@ from diffkd_ros.evaluation.calibration import MIN_SCORE
 from diffkd_ros.evaluation.frame_results import FrameResults, join
 from diffkd_ros.evaluation.protocol import Protocol, protocol_named
 from diffkd_ros.evaluation.result_file import write_json
-from diffkd_ros.experiments.conditions import Condition
+from diffkd_ros.experiments.conditions import CLEAN, Condition
+from diffkd_ros.experiments.cooperation import INTERMEDIATE, Cooperation, cooperation_named
 from diffkd_ros.experiments.drives import Drive, Source, history_frames, needed_frames
 from diffkd_ros.experiments.errors import ExperimentError
-from diffkd_ros.experiments.pipeline import MAX_AGE, CleanFrame, Model, Perceiver, score
+from diffkd_ros.experiments.model import CleanFrame, Model, Sessions
+from diffkd_ros.experiments.pipeline import MAX_AGE, Perceiver, score
 
 SETTINGS = 'evaluation.json'
 LEFT_OUT = 'left_out.json'
@@ -51,12 +53,18 @@ class Plan:
         source: of the frames.
         model: model folder.
         protocol_name: of a preset.
+        cooperation: name of the way in which agents cooperate.
+        answers: bags whose recorded detections are the clean condition, instead of the model's.
+        sessions: opens what runs a model without graphs.
     """
 
     out: Path
     source: Source
     model: Path
     protocol_name: str
+    cooperation: str = INTERMEDIATE
+    answers: tuple[Path, ...] = ()
+    sessions: Sessions | None = None
 
     @property
     def protocol(self) -> Protocol:
@@ -75,13 +83,18 @@ class Plan:
         """Where the results of a drive under a condition are kept."""
         return self.out / 'frames' / condition.name / f'{drive}.npz'
 
-    def open_model(self) -> Model:
-        """The model, whose detections are kept from `MIN_SCORE` on, as calibration needs them.
+    def left_out(self, condition: Condition, drive: str) -> Path:
+        """Where it is kept which frames of a drive could not be run under a condition, if any."""
+        return self.file(condition, drive).with_suffix('.left_out.json')
+
+    def open(self) -> Cooperation:
+        """Agents with the model, whose detections are kept from `MIN_SCORE` on, as calibration needs them.
 
         Raises:
-            ModelError: if it does not load.
+            ModelError: if the model does not load.
+            ExperimentError: if there is no such cooperation.
         """
-        return _open_model(self.model)
+        return _open(self.model, self.cooperation, self.sessions)
 
     def kept(self, condition: Condition, drive: str) -> FrameResults | None:
         """What an earlier run has left, None if nothing whole of this protocol."""
@@ -121,26 +134,28 @@ class _StoppedError(RuntimeError):
 
 
 @cache
-def _open_model(folder: Path) -> Model:
-    return Model(folder, MIN_SCORE)
+def _open(folder: Path, cooperation: str, sessions: Sessions | None) -> Cooperation:
+    return cooperation_named(cooperation)(Model(folder, MIN_SCORE, sessions))
 
 
 def settle(plan: Plan) -> None:
     """Make the folder this evaluation's own.
 
     Raises:
-        ExperimentError: if it holds results of another source, model or protocol.
+        ExperimentError: if it holds results of another source, model, protocol or cooperation.
         ModelError: if the model does not load.
     """
-    card = plan.open_model().card
+    card = plan.open().model.card
     settings: dict[str, Any] = {
-        'format': 1,
+        'format': 2,
         'source': plan.source.spec,
         'split': plan.source.split,
         'frames_per_scenario': plan.source.frames,
         'model': card.model_id,
         'files': card.files,
         'protocol': plan.protocol.name,
+        'cooperation': plan.cooperation,
+        'answers': [str(path) for path in plan.answers],
     }
     path = plan.out / SETTINGS
     if path.is_file():
@@ -163,10 +178,15 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_left_out(plan: Plan) -> LeftOut:
-    """Frames that could not be run so far, and why."""
-    path = plan.out / LEFT_OUT
-    return _read(path) if path.is_file() else {}
+def read_left_out(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]) -> LeftOut:
+    """Frames that could not be run, and why."""
+    left_out: LeftOut = {}
+    for condition in conditions:
+        for drive in drives:
+            path = plan.left_out(condition, drive)
+            if path.is_file():
+                left_out.update(_read(path))
+    return left_out
 
 
 def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]) -> list[Job]:
@@ -183,12 +203,12 @@ def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
     return jobs
 
 
-def _run_job(plan: Plan, job: Job, line: _Line) -> LeftOut:
-    """Run a job and save its results; what was left out, and why."""
-    model, drive, protocol = plan.open_model(), plan.source.drive(job.number), plan.protocol
-    perceivers = {condition: Perceiver(model, condition) for condition in job.conditions}
+def _run_job(plan: Plan, job: Job, line: _Line) -> None:
+    """Run a job and save its results, and what was left out and why."""
+    cooperation, drive, protocol = plan.open(), plan.source.drive(job.number), plan.protocol
+    perceivers = {condition: Perceiver(cooperation, condition) for condition in job.conditions}
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
-    left_out: LeftOut = {}
+    left_out: dict[Condition, LeftOut] = defaultdict(dict)
     late = any(condition.needs_history for condition in job.conditions)
     history = history_frames(MAX_AGE) if late else 0
     for position, scored in needed_frames(plan.positions(drive), history):
@@ -196,9 +216,10 @@ def _run_job(plan: Plan, job: Job, line: _Line) -> LeftOut:
             frame = drive.frame(position)
         except ValueError as error:
             if scored:
-                left_out.update({f'{c.name}/{drive.name}/{position}': str(error) for c in job.conditions})
+                for condition in job.conditions:
+                    left_out[condition][f'{condition.name}/{drive.name}/{position}'] = str(error)
             continue
-        clean = CleanFrame(frame, model)
+        clean = CleanFrame(frame)
         for condition, perceiver in perceivers.items():
             if not scored and not condition.needs_history:
                 continue
@@ -206,17 +227,22 @@ def _run_job(plan: Plan, job: Job, line: _Line) -> LeftOut:
                 raise _StoppedError
             try:
                 sensed = perceiver.take(clean)
+                if scored:
+                    results[condition].append(score(frame, perceiver.perceive(clean, sensed), protocol))
+                    line.count()
             except CorruptionError as error:
-                left_out[f'{condition.name}/{drive.name}/{position}'] = str(error)
-                continue
-            if scored:
-                results[condition].append(score(frame, perceiver.perceive(clean, sensed), protocol))
-                line.count()
-    for condition, parts in results.items():
+                if scored:
+                    left_out[condition][f'{condition.name}/{drive.name}/{position}'] = str(error)
+    for condition in job.conditions:
         path = plan.file(condition, drive.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        join(parts).save(path)
-    return left_out
+        # The reasons first: results that are there count as complete.
+        if left_out[condition]:
+            write_json(plan.left_out(condition, drive.name), left_out[condition])
+        else:
+            plan.left_out(condition, drive.name).unlink(missing_ok=True)
+        if results[condition]:
+            join(results[condition]).save(path)
 
 
 class _Worker:
@@ -244,8 +270,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_worker(plan: Plan, job: Job) -> LeftOut:
-    return _run_job(plan, job, _Worker.line)
+def _run_in_worker(plan: Plan, job: Job) -> None:
+    _run_job(plan, job, _Worker.line)
 
 
 def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int], None]) -> None:
@@ -261,25 +287,18 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
         ExperimentError: if a worker process dies.
         KeyboardInterrupt: after all workers have ended; finished jobs have left their files.
     """
-    left_out = read_left_out(plan)
-
-    def finish(told: LeftOut) -> None:
-        if told:
-            left_out.update(told)
-            write_json(plan.out / LEFT_OUT, left_out)
-
     if workers == 1:
-        _run_here(plan, jobs, progress, finish)
+        _run_here(plan, jobs, progress)
         return
     context = multiprocessing.get_context('spawn')
     counter, stop = context.Value('q', 0), context.Event()
     with ProcessPoolExecutor(workers, context, _Worker.start, (counter, stop)) as pool:
-        running: set[Future[LeftOut]] = {pool.submit(_run_in_worker, plan, job) for job in jobs}
+        running: set[Future[None]] = {pool.submit(_run_in_worker, plan, job) for job in jobs}
         try:
             while running:
                 done, running = wait(running, _POLL, FIRST_COMPLETED)
                 for future in done:
-                    finish(future.result())
+                    future.result()
                 progress(counter.value)
         except BrokenProcessPool as error:
             raise ExperimentError(
@@ -292,9 +311,7 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
             raise
 
 
-def _run_here(
-    plan: Plan, jobs: Iterable[Job], progress: Callable[[int], None], finish: Callable[[LeftOut], None]
-) -> None:
+def _run_here(plan: Plan, jobs: Iterable[Job], progress: Callable[[int], None]) -> None:
     scored = 0
 
     def count() -> None:
@@ -303,17 +320,22 @@ def _run_here(
         progress(scored)
 
     for job in jobs:
-        finish(_run_job(plan, job, _Line(count, lambda: False)))
+        _run_job(plan, job, _Line(count, lambda: False))
 
 
 def load_results(
     plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
 ) -> Mapping[Condition, FrameResults]:
-    """The results of every condition that has them for all drives, drives in this order."""
+    """The results of every condition that has them for all these drives, drives in this order."""
     loaded = {}
     for condition in conditions:
         parts = [plan.kept(condition, drive) for drive in drives]
         present = [part for part in parts if part is not None]
-        if len(present) == len(drives):
+        if present and len(present) == len(drives):
             loaded[condition] = join(present)
     return loaded
+
+
+def usable(plan: Plan, drives: Sequence[str]) -> list[str]:
+    """The drives of which at least one frame could be read, so that there are clean results."""
+    return [drive for drive in drives if plan.kept(Condition(CLEAN), drive) is not None]

@@ -25,6 +25,7 @@ from diffkd_ros.evaluation.calibration import (
     detection_calibration,
     localisation_recall_precision,
 )
+from diffkd_ros.evaluation.inference import inference_figures
 from diffkd_ros.evaluation.robustness import Robustness
 from diffkd_ros.experiments import measures
 from diffkd_ros.experiments.conditions import CLEAN, EGO_ALONE, Condition
@@ -101,6 +102,9 @@ def _figures(
     yield 'laece0_overconfidence', None, '', quality.overconfidence
     yield 'd_ece', IOU, '', precision.error
     yield 'd_ece_overconfidence', IOU, '', precision.overconfidence
+    if evaluation.calibrator is not None:
+        yield 'laece0_scaled', None, '', evaluation.scaled_calibration(level).error
+        yield 'd_ece_scaled', IOU, '', evaluation.calibrator.detection(every).error
     lrp = localisation_recall_precision(every, IOU, evaluation.min_score)
     yield 'lrp', IOU, '', lrp.error
     yield 'lrp_localisation', IOU, '', lrp.localisation
@@ -116,6 +120,8 @@ def _figures(
         yield 'truths_of_part', None, name, float(part.truths)
         yield 'false_alarms_of_part', IOU, name, float(part.false_alarms)
     yield 'unobserved_false_alarms_per_frame', IOU, '', unobserved_false_alarms(results, IOU).per_frame
+    for name, value in asdict(inference_figures(results)).items():
+        yield name, None, '', value
     yield 'frames', None, '', float(len(results))
     yield 'truths', None, '', float(results.counted_truths)
 
@@ -133,13 +139,20 @@ def _unknown(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _precision(evaluation: Evaluation, level: Condition) -> dict[str, Any]:
+_OF_LEVEL = ('false_boxes_outside', 'link_mbit_s', 'ego_reliability', 'gate_ego', 'gate_neighbours')
+"""What a summary tells of a level beside its AP."""
+
+
+def _level(evaluation: Evaluation, level: Condition) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for iou in evaluation.protocol.iou_thresholds:
         value = evaluation.average_precision(level, iou)
         figures[f'ap{round(100 * iou)}'] = value.estimate
         figures[f'ap{round(100 * iou)}_interval'] = [value.low, value.high]
-    return figures
+    results = evaluation.results(level)
+    outside = unobserved_false_alarms(results, IOU).per_frame
+    told = {'false_boxes_outside': outside, **asdict(inference_figures(results))}
+    return {**figures, **{name: told[name] for name in _OF_LEVEL}}
 
 
 def _group(evaluation: Evaluation, group: Group) -> dict[str, Any]:
@@ -191,9 +204,10 @@ def summarise(evaluation: Evaluation, run: dict[str, Any]) -> dict[str, Any]:
         errors = {iou: robustness.rce_by_corruption([iou]) for iou in (0.5, 0.7)}
         for name in told['corruptions']:
             levels = [level for level in group.conditions if level.corruption == name]
-            figures = [_precision(evaluation, level) for level in levels]
+            figures = [_level(evaluation, level) for level in levels]
             thresholds = [f'ap{round(100 * iou)}' for iou in evaluation.protocol.iou_thresholds]
-            entry = {ap: sum(f[ap] for f in figures) / len(figures) for ap in thresholds}
+            means = [*thresholds, *_OF_LEVEL]
+            entry = {name: sum(f[name] for f in figures) / len(figures) for name in means}
             # With several choices of who is hit, the plain name is the first one's.
             key = f'{name} ({group.who})' if name in corruptions else name
             corruptions[key] = {
@@ -206,6 +220,7 @@ def summarise(evaluation: Evaluation, run: dict[str, Any]) -> dict[str, Any]:
                     str(level.severity): figure for level, figure in zip(levels, figures, strict=True)
                 },
             }
+    cost = inference_figures(evaluation.results(clean))
     quality = evaluation.calibration(clean)
     precision = detection_calibration(evaluation.every_result(clean), IOU)
     lrp = localisation_recall_precision(evaluation.every_result(clean), IOU, evaluation.min_score)
@@ -214,8 +229,8 @@ def summarise(evaluation: Evaluation, run: dict[str, Any]) -> dict[str, Any]:
         **{key: headline[key] if headline else None for key in keys},
         'mrce_interval': headline['mrce_interval'] if headline else None,
         'mrce_of': headline['corruptions'] if headline else [],
-        'clean': _precision(evaluation, clean),
-        'ego_alone': _precision(evaluation, Condition(EGO_ALONE)),
+        'clean': _level(evaluation, clean),
+        'ego_alone': _level(evaluation, Condition(EGO_ALONE)),
         'corruptions': corruptions,
         'groups': groups,
         'calibration': {
@@ -225,7 +240,10 @@ def summarise(evaluation: Evaluation, run: dict[str, Any]) -> dict[str, Any]:
             'lrp_ap50': lrp.error,
             'detections': quality.detections,
             **(headline['calibration'] if headline else {}),
+            **_scaled(evaluation),
         },
+        'link_mbit_s': cost.link_mbit_s,
+        'latency_ms': {'encode': cost.encode_ms, 'fuse': cost.fuse_ms},
         'protocol': evaluation.protocol.name,
         'order': evaluation.protocol.order.value,
         'min_score': evaluation.min_score,
@@ -234,6 +252,26 @@ def summarise(evaluation: Evaluation, run: dict[str, Any]) -> dict[str, Any]:
         'truths': evaluation.results(clean).counted_truths,
         'run': run,
     }
+
+
+def _scaled(evaluation: Evaluation) -> dict[str, Any]:
+    """What the calibrator makes of it, if there is one."""
+    calibrator, clean, group = evaluation.calibrator, Condition(CLEAN), evaluation.headline
+    if calibrator is None:
+        return {}
+    overlap = evaluation.scaled_calibration(clean)
+    figures: dict[str, Any] = {
+        'method': calibrator.method,
+        'fitted_on': calibrator.source,
+        'temperatures': calibrator.temperatures,
+        'laece0': overlap.error,
+        'laece0_overconfidence': overlap.overconfidence,
+        'd_ece_ap50': calibrator.detection(evaluation.every_result(clean)).error,
+    }
+    if group is not None:
+        change = evaluation.calibration_change(group, evaluation.scaled_calibration)
+        figures.update(_calibration_change(change))
+    return {'scaled': figures}
 
 
 def mean_corruption_error(own: dict[str, Any], baseline: Path) -> float:

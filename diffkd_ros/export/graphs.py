@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from diffkd_ros.model.student import Student
+from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
 
 OPSET = 18
 MAX_POINTS = 1 << 20
+ENCODER_OUTPUTS = ['feature', 'density']
 
 
 class EncoderGraph(nn.Module):
@@ -55,30 +57,37 @@ def strip_origin(path: Path) -> None:
     onnx.save(model, path)
 
 
-def export_graphs(student: Student, encoder_path: Path, ego_path: Path, max_agents: int) -> None:
-    """Write both graphs; batch norm is folded, the diffusion's steps are unrolled.
+def export_encoder(student: Student, path: Path) -> None:
+    """Write the encoder's graph; batch norm is folded.
 
     Args:
         student: trained, on the CPU; it is put into evaluation mode.
-        encoder_path: file to write.
-        ego_path: file to write.
-        max_agents: most agents the ego's graph takes.
+        path: file to write.
     """
-    student.eval()
-    config = student.config
-    points = torch.rand(1000, 4)
     torch.onnx.export(
-        EncoderGraph(student).eval(),
-        (points,),
-        encoder_path,
+        EncoderGraph(student.eval()).eval(),
+        (torch.rand(1000, 4),),
+        path,
         input_names=['points'],
-        output_names=['feature', 'density'],
+        output_names=ENCODER_OUTPUTS,
         dynamic_shapes={'points': {0: torch.export.Dim('points', min=1, max=MAX_POINTS)}},
         dynamo=True,
         opset_version=OPSET,
         external_data=False,
         verbose=False,
     )
+    strip_origin(path)
+
+
+def export_ego(student: Student, path: Path, max_agents: int) -> None:
+    """Write the ego's graph; the diffusion's steps are unrolled.
+
+    Args:
+        student: trained, on the CPU; it is put into evaluation mode.
+        path: file to write.
+        max_agents: most agents that the graph takes.
+    """
+    config = student.config
     agents = torch.export.Dim('agents', min=1, max=max_agents)
     example = (
         torch.rand(2, config.channels, config.height, config.width),
@@ -86,16 +95,15 @@ def export_graphs(student: Student, encoder_path: Path, ego_path: Path, max_agen
         torch.eye(2, 3).repeat(2, 1, 1),
     )
     torch.onnx.export(
-        EgoGraph(student).eval(),
+        EgoGraph(student.eval()).eval(),
         example,
-        ego_path,
+        path,
         input_names=['features', 'density', 'ego_to_agent'],
-        output_names=['heatmap', 'regression', 'share', 'coverage', 'reliability', 'energy'],
+        output_names=EGO_OUTPUTS,
         dynamic_shapes=({0: agents}, {0: agents}, {0: agents}),
         dynamo=True,
         opset_version=OPSET,
         external_data=False,
         verbose=False,
     )
-    for path in (encoder_path, ego_path):
-        strip_origin(path)
+    strip_origin(path)

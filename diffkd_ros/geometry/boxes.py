@@ -102,9 +102,16 @@ def transform_boxes(pose: NDArray[np.float64], boxes: ArrayLike) -> NDArray[np.f
 
 @numba.njit(cache=True, nogil=True)
 def _scan(
-    points: NDArray, boxes: NDArray[np.float64], holder: NDArray[np.int64], counts: NDArray[np.int64]
+    points: NDArray,
+    order: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    holder: NDArray[np.int64],
+    counts: NDArray[np.int64],
 ) -> None:
-    """Fill `holder` (first box holding each point, -1 for none) and `counts` (points in each box)."""
+    """Fill `holder` (first box holding each point, -1 for none) and `counts` (points in each box).
+
+    The points are sorted by x; `order` tells where each stood before, as it does in `holder`.
+    """
     holder[:] = -1
     counts[:] = 0
     for b in range(len(boxes)):
@@ -112,7 +119,10 @@ def _scan(
         half_l, half_w, half_h = 0.5 * boxes[b, 3], 0.5 * boxes[b, 4], 0.5 * boxes[b, 5]
         cos, sin = np.cos(boxes[b, 6]), np.sin(boxes[b, 6])
         reach = np.hypot(half_l, half_w)
-        for p in range(len(points)):
+        # Only these can lie in it, and a little more against rounding.
+        first = np.searchsorted(points[:, 0], x - reach - 1e-3)
+        last = np.searchsorted(points[:, 0], x + reach + 1e-3)
+        for p in range(first, last):
             dx = points[p, 0] - x
             dy = points[p, 1] - y
             # The enclosing square rejects nearly all points for the price of two comparisons.
@@ -120,8 +130,8 @@ def _scan(
                 continue
             if abs(cos * dx + sin * dy) <= half_l and abs(cos * dy - sin * dx) <= half_w:
                 counts[b] += 1
-                if holder[p] < 0:
-                    holder[p] = b
+                if holder[order[p]] < 0:
+                    holder[order[p]] = b
 
 
 def _scanned(points: NDArray, boxes: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -132,7 +142,8 @@ def _scanned(points: NDArray, boxes: ArrayLike) -> tuple[NDArray[np.int64], NDAr
         array = array.astype(np.float64)
     rows = checked_boxes(boxes)
     holder, counts = np.empty(len(array), np.int64), np.empty(len(rows), np.int64)
-    _scan(array, rows, holder, counts)
+    order = np.argsort(array[:, 0])
+    _scan(array[order, :3], order, rows, holder, counts)
     return holder, counts
 
 

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffkd_ros.model.pillars import PillarEncoder
-
 
 def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution, batch norm, ReLU."""
@@ -29,10 +27,14 @@ class Backbone(nn.Module):
         stages: channels of the three stages.
         depth: 3x3 convolutions per stage after the strided one.
         outputs: channels of the merged map.
+        vectors: pairs of its channels, the first ones, that are directions and may be negative.
     """
 
-    def __init__(self, inputs: int, stages: Sequence[int], depth: int, outputs: int) -> None:
+    def __init__(
+        self, inputs: int, stages: Sequence[int], depth: int, outputs: int, vectors: int = 0
+    ) -> None:
         super().__init__()
+        self.vectors = vectors
         self.stages = nn.ModuleList()
         self.lateral = nn.ModuleList()
         for level, channels in enumerate(stages):
@@ -49,44 +51,47 @@ class Backbone(nn.Module):
             )
             inputs = channels
         self.merge = nn.Sequential(
-            nn.Conv2d(outputs * len(stages), outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs * len(stages), outputs, 1, bias=False), nn.BatchNorm2d(outputs)
         )
 
     def forward(self, pillars: Tensor) -> Tensor:
-        """(n, inputs, 2h, 2w) pillars to (n, outputs, h, w) features, non-negative."""
+        """(n, inputs, 2h, 2w) pillars to (n, outputs, h, w) features, non-negative but for directions."""
         merged = []
         for stage, lateral in zip(self.stages, self.lateral, strict=True):
             pillars = stage(pillars)
             merged.append(lateral(pillars))
-        return self.merge(torch.cat(merged, dim=1))
+        features = self.merge(torch.cat(merged, dim=1))
+        if not self.vectors:
+            return torch.relu(features)
+        first = 2 * self.vectors
+        return torch.cat((features[:, :first], torch.relu(features[:, first:])), dim=1)
 
 
 class Encoder(nn.Module):
     """Points to the feature map an agent shares, and the density that says where it looked.
 
     Args:
-        grid_range: x_min, y_min, z_min, x_max, y_max, z_max in metres, LiDAR frame.
-        cell: pillar edge in metres; a feature cell is twice as large.
-        pillar_channels: channels of the pillar map.
+        pillars: points to the map that the backbone reads, called as `PillarEncoder` is; a feature cell is
+            twice as large as a cell of this map.
+        pillar_channels: channels of that map.
         stages: channels of the backbone's stages.
         depth: convolutions per stage.
         channels: channels of the shared map.
+        vectors: pairs of them that are directions, see `Backbone`.
     """
 
     def __init__(
         self,
-        grid_range: tuple[float, float, float, float, float, float],
-        cell: float,
+        pillars: nn.Module,
         pillar_channels: int,
         stages: Sequence[int],
         depth: int,
         channels: int,
+        vectors: int = 0,
     ) -> None:
         super().__init__()
-        self.pillars = PillarEncoder(grid_range, cell, pillar_channels)
-        self.backbone = Backbone(pillar_channels, stages, depth, channels)
+        self.pillars = pillars
+        self.backbone = Backbone(pillar_channels, stages, depth, channels, vectors)
 
     def forward(self, points: Tensor, cloud: Tensor, clouds: int) -> tuple[Tensor, Tensor]:
         """Encode several clouds at once.

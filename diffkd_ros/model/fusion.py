@@ -7,23 +7,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffkd_ros.model.modulation import LightweightGatedModulation
+from diffkd_ros.model.modulation import LightweightGatedModulation, Unmodulated
 
 MASKED = -1e4
 
 
-def warp(maps: Tensor, ego_to_agent: Tensor) -> Tensor:
+def warp(maps: Tensor, ego_to_agent: Tensor, vectors: int = 0) -> Tensor:
     """Resample agents' maps on the ego's grid, bilinear, zero outside.
 
     Args:
         maps: (n, c, h, w) each in its agent's own grid.
         ego_to_agent: (n, 2, 3) affine maps from the ego's normalised grid coordinates (x, y in [-1, 1] over
             the outer cell edges) to the agent's.
+        vectors: how many pairs of channels, the first ones, are the x and y of a direction: such a pair turns
+            with the grid. Without, a direction that an agent saw stays in its own axes.
 
     Returns:
         (n, c, h, w) in the ego's grid.
     """
     height, width = maps.shape[2:]
+    if vectors:
+        maps = torch.cat((_turned(maps[:, : 2 * vectors], ego_to_agent), maps[:, 2 * vectors :]), dim=1)
     # Built by hand instead of affine_grid: constants and one matrix product export to every ONNX opset.
     x = (torch.arange(width, device=maps.device, dtype=maps.dtype) * 2 + 1) / width - 1
     y = (torch.arange(height, device=maps.device, dtype=maps.dtype) * 2 + 1) / height - 1
@@ -34,6 +38,16 @@ def warp(maps: Tensor, ego_to_agent: Tensor) -> Tensor:
     return functional.grid_sample(
         maps, grid.view(-1, height, width, 2), mode='bilinear', padding_mode='zeros', align_corners=False
     )
+
+
+def _turned(pairs: Tensor, ego_to_agent: Tensor) -> Tensor:
+    """Directions (n, 2 v, h, w), x and y in turn, from each agent's axes to the ego's."""
+    height, width = pairs.shape[2:]
+    # Cells are square, so the half lengths of the grid are as its numbers of cells.
+    cos = ego_to_agent[:, 0, 0, None, None, None]
+    sin = ego_to_agent[:, 1, 0, None, None, None] * (height / width)
+    x, y = pairs[:, 0::2], pairs[:, 1::2]
+    return torch.stack((cos * x + sin * y, cos * y - sin * x), dim=2).flatten(1, 2)
 
 
 class AdaptiveGatedFusion(nn.Module):
@@ -49,9 +63,13 @@ class AdaptiveGatedFusion(nn.Module):
     Args:
         channels: channels of the feature maps.
         key_channels: channels of the attention's query and key.
+        modulation: False leaves both LGMs out, for an ablation.
     """
 
-    def __init__(self, channels: int, key_channels: int) -> None:
+    estimates_reliability = True
+    distance: Tensor
+
+    def __init__(self, channels: int, key_channels: int, modulation: bool = True) -> None:
         super().__init__()
         self.confidence = nn.Conv2d(channels, 1, 1)
         self.reliability = nn.Sequential(
@@ -64,8 +82,11 @@ class AdaptiveGatedFusion(nn.Module):
         self.query = nn.Conv2d(channels, key_channels, 1)
         self.key = nn.Conv2d(channels, key_channels, 1)
         self.confidence_weight = nn.Parameter(torch.ones(()))
-        self.neighbour = LightweightGatedModulation(channels)
-        self.fused = LightweightGatedModulation(channels)
+        block = LightweightGatedModulation if modulation else Unmodulated
+        self.neighbour = block(channels)
+        self.fused = block(channels)
+        # Typical squared distance of the ego's feature from the teacher's, the unit of reliability's target.
+        self.register_buffer('distance', torch.zeros(()))
 
     def forward(
         self, features: Tensor, coverage: Tensor, density: Tensor, change: Tensor

@@ -41,3 +41,18 @@ class LightweightGatedModulation(nn.Module):
             pooled = pooled + self.time(functional.silu(time))
         gamma, beta, gate = (self.local(condition) + pooled[:, :, None, None]).chunk(3, dim=1)
         return x + self.scale * torch.sigmoid(gate) * ((1 + gamma) * self.norm(x) + beta)
+
+
+class Unmodulated(nn.Module):
+    """Stands where an LGM would, for the ablation without: x passes.
+
+    Args:
+        channels: as of `LightweightGatedModulation`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Give x back."""
+        return x

@@ -67,7 +67,8 @@ class PillarEncoder(nn.Module):
         encoded = torch.relu(self.norm(self.linear(described)))
         grid = encoded.new_zeros((clouds * cells + 1, encoded.shape[1]))
         grid = grid.scatter_reduce(0, index[:, None].expand_as(encoded), encoded, 'amax', include_self=True)
-        count = encoded.new_zeros(clouds * cells + 1).scatter_add(0, index, torch.ones_like(encoded[:, 0]))
+        # In the points' own precision: under autocast, counts above 256 would stop counting.
+        count = points.new_zeros(clouds * cells + 1).scatter_add(0, index, torch.ones_like(points[:, 0]))
         shape = (clouds, self.height, self.width)
         pillars = grid[:-1].view(*shape, -1).permute(0, 3, 1, 2)
         return pillars, count[:-1].view(*shape)[:, None]

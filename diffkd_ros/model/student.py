@@ -4,15 +4,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import Encoder, covered_cells
+from diffkd_ros.model.baseline_fusion import AttentionFusion, MaximumFusion
 from diffkd_ros.model.fusion import AdaptiveGatedFusion, warp
 from diffkd_ros.model.head import CentreHead
-from diffkd_ros.model.restoration import DiffusionRestoration
+from diffkd_ros.model.pillars import PillarEncoder
+from diffkd_ros.model.restoration import (
+    DiffusionRestoration,
+    PlainRestoration,
+    Profile,
+    Start,
+    TeacherScale,
+)
+from diffkd_ros.model.sparse_encoder import SparseVoxelEncoder
 
 
 @dataclass(frozen=True)
@@ -22,30 +31,44 @@ class StudentConfig:
     Attributes:
         grid_range: x_min, y_min, z_min, x_max, y_max, z_max in metres, LiDAR frame.
         pillar_cell: pillar edge in metres; a feature cell is twice as large.
+        encoder: `pillars`, which exports, or `sparse`, 3D convolutions that run in torch only.
         pillar_channels: channels of the pillar map.
         stages: channels of the backbone's three stages.
         depth: convolutions per stage after the strided one.
         channels: channels of the shared feature map.
+        vectors: pairs of them that are directions and turn with the grid when a map is warped.
         head_channels: channels of the head's convolution.
-        key_channels: channels of the fusion's query and key.
-        latent_channels: width of the restoration's latent and denoiser.
-        blocks: blocks of the denoiser.
-        start: diffusion time of the truncated start.
-        steps: DDIM steps.
+        fusion: `adaptive` is AGF; `attention` and `maximum` are what it is compared with.
+        modulation: False leaves LGM out of AGF.
+        key_channels: channels of AGF's query and key.
+        restoration: `diffusion` is PKD (a); `plain` is the same without diffusion; `none`.
+        profile: of the denoiser, `edge` or `faithful`.
+        latent_channels: width of the restoration's latent and denoiser, of the `edge` profile.
+        blocks: blocks of the denoiser, of the `edge` profile.
+        start_from: `truncated`, `pure` or `matched`, see `model.restoration`.
+        start: diffusion time of the truncated and matched starts.
+        steps: DDIM steps; 0 leaves features as they are.
     """
 
     __pydantic_config__ = {'extra': 'forbid'}  # noqa: RUF012 - a plain dataclass, strict when read from YAML
 
     grid_range: tuple[float, float, float, float, float, float] = (-51.2, -25.6, -3.0, 51.2, 25.6, 1.0)
     pillar_cell: float = 0.4
+    encoder: Literal['pillars', 'sparse'] = 'pillars'
     pillar_channels: int = 16
     stages: tuple[int, int, int] = (32, 64, 128)
     depth: int = 3
     channels: int = 32
+    vectors: int = 0
     head_channels: int = 64
+    fusion: Literal['adaptive', 'attention', 'maximum'] = 'adaptive'
+    modulation: bool = True
     key_channels: int = 32
+    restoration: Literal['diffusion', 'plain', 'none'] = 'diffusion'
+    profile: Profile = 'edge'
     latent_channels: int = 32
     blocks: int = 6
+    start_from: Start = 'truncated'
     start: int = 400
     steps: int = 2
 
@@ -59,10 +82,41 @@ class StudentConfig:
         """Columns of the feature map."""
         return round((self.grid_range[3] - self.grid_range[0]) / self.pillar_cell) // 2
 
-    def encoder(self) -> Encoder:
-        """A new encoder of these sizes."""
-        return Encoder(
-            self.grid_range, self.pillar_cell, self.pillar_channels, self.stages, self.depth, self.channels
+    def make_encoder(self) -> Encoder:
+        """A new encoder of this kind.
+
+        Raises:
+            SparseConvolutionError: if it needs spconv, which is not installed.
+        """
+        kind = SparseVoxelEncoder if self.encoder == 'sparse' else PillarEncoder
+        pillars = kind(self.grid_range, self.pillar_cell, self.pillar_channels)
+        return Encoder(pillars, self.pillar_channels, self.stages, self.depth, self.channels, self.vectors)
+
+    def make_fusion(self) -> AdaptiveGatedFusion | AttentionFusion | MaximumFusion:
+        """A new fusion of this kind."""
+        if self.fusion == 'attention':
+            return AttentionFusion()
+        if self.fusion == 'maximum':
+            return MaximumFusion()
+        return AdaptiveGatedFusion(self.channels, self.key_channels, self.modulation)
+
+    def make_restoration(self) -> TeacherScale:
+        """A new restoration of this kind."""
+        if self.restoration == 'none':
+            return TeacherScale(self.channels)
+        if self.restoration == 'plain':
+            # As many blocks in one pass as the sampler runs in all of its own: equal cost.
+            return PlainRestoration(self.channels, self.latent_channels, self.blocks * self.steps)
+        return DiffusionRestoration(
+            self.channels,
+            self.latent_channels,
+            self.blocks,
+            self.start_from,
+            self.start,
+            self.steps,
+            self.height,
+            self.width,
+            self.profile,
         )
 
 
@@ -90,17 +144,9 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = config.encoder()
-        self.restoration = DiffusionRestoration(
-            config.channels,
-            config.latent_channels,
-            config.blocks,
-            config.start,
-            config.steps,
-            config.height,
-            config.width,
-        )
-        self.fusion = AdaptiveGatedFusion(config.channels, config.key_channels)
+        self.encoder = config.make_encoder()
+        self.restoration = config.make_restoration()
+        self.fusion = config.make_fusion()
         self.head = CentreHead(config.channels, config.head_channels)
 
     def fuse(self, features: Tensor, restored: Tensor, density: Tensor, ego_to_agent: Tensor) -> Fusion:
@@ -113,7 +159,7 @@ class Student(nn.Module):
             ego_to_agent: (n, 2, 3), see `fusion.warp`.
         """
         covered = covered_cells(density)
-        warped = warp(torch.cat((restored, covered), dim=1), ego_to_agent)
+        warped = warp(torch.cat((restored, covered), dim=1), ego_to_agent, self.config.vectors)
         maps, coverage = warped[:, :-1], (warped[:, -1:] > 0.5).to(warped.dtype)
         # The ego's own map needs no resampling, and is valid everywhere: the fused map starts from it.
         first = torch.zeros_like(coverage[:, :, :1, :1])

@@ -15,7 +15,7 @@ class Teacher(nn.Module):
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
-        self.encoder = config.encoder()
+        self.encoder = config.make_encoder()
         self.modulation = LightweightGatedModulation(config.channels)
         self.head = CentreHead(config.channels, config.head_channels)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # Old entries are of no use to anyone; this bounds an endless run.
 _KEPT = 2000
@@ -40,12 +40,12 @@ class Arrivals:
             self._stopping = True
             self._condition.notify_all()
 
-    def wait_features(self, agents: Iterable[str], stamp: int, timeout: float) -> list[str]:
-        """Wait for all agents' features of a stamp; returns those that did not come in time."""
-        wanted = sorted(agents)
+    def wait_features(self, stamps: Mapping[str, int], timeout: float) -> list[str]:
+        """Wait for each agent's feature of its stamp; returns the agents whose did not come in time."""
+        wanted = sorted(stamps.items())
 
         def missing() -> list[str]:
-            return [agent for agent in wanted if (agent, stamp) not in self._features]
+            return [key[0] for key in wanted if key not in self._features]
 
         with self._condition:
             self._condition.wait_for(lambda: self._stopping or not missing(), timeout)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Pose, PoseWithCovariance, TransformStamped, Twist, TwistWithCovariance
+from geometry_msgs.msg import Pose, PoseWithCovariance, TransformStamped, TwistWithCovariance
 from nav_msgs.msg import Odometry
 from numpy.typing import ArrayLike, NDArray
 from std_msgs.msg import Header
@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 from diffkd_ros import frame
 from diffkd_ros.geometry.poses import Matrix, quaternion_from_pose
 from diffkd_ros.msg import BevFeature, Boxes3D
+from diffkd_ros.nodes.lidar_pose import LidarPose
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.codec import EncodedFeature
 
@@ -94,7 +95,7 @@ def feature_message(
     sequence: int,
     card: ModelCard,
     encoded: EncodedFeature,
-    odometry: Odometry,
+    lidar: LidarPose,
 ) -> BevFeature:
     """An encoded feature as `diffkd_ros/BevFeature`.
 
@@ -104,19 +105,23 @@ def feature_message(
         sequence: counts this sender's messages; wraps at 2**32.
         card: of the model that made the feature.
         encoded: from `diffkd_ros.runtime.codec.encode`.
-        odometry: pose map <- LiDAR at the sweep's stamp, with covariance and twist.
+        lidar: its pose and motion at the sweep's stamp.
     """
+    twist = TwistWithCovariance()
+    if lidar.linear is None:
+        twist.covariance[0] = -1.0
+    else:
+        for vector, values in ((twist.twist.linear, lidar.linear), (twist.twist.angular, lidar.angular)):
+            vector.x, vector.y, vector.z = map(float, values)
+        twist.covariance = lidar.twist_covariance.ravel()
     message = BevFeature(
         header=header,
         agent_id=agent,
         sequence=sequence % 2**32,
         model_id=card.model_id,
-        map_frame=odometry.header.frame_id,
-        pose=PoseWithCovariance(pose=odometry.pose.pose, covariance=odometry.pose.covariance),
-        twist=TwistWithCovariance(
-            twist=Twist(linear=odometry.twist.twist.linear, angular=odometry.twist.twist.angular),
-            covariance=odometry.twist.covariance,
-        ),
+        map_frame=lidar.map_frame,
+        pose=PoseWithCovariance(pose=pose_message(lidar.pose), covariance=lidar.covariance.ravel()),
+        twist=twist,
         channels=encoded.channels,
         height=encoded.height,
         width=encoded.width,

@@ -11,19 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus, NeighbourStatus
 from diffkd_ros.nodes import diagnostics, entry, qos, vision
 from diffkd_ros.nodes.conversions import boxes_message, fill
-from diffkd_ros.nodes.encoding import EncodingParameters, agent_of, encode_sweep, load_card, load_encoder
-from diffkd_ros.nodes.inference_report import InferenceReport
-from diffkd_ros.nodes.inference_thread import InferenceThread
+from diffkd_ros.nodes.encoding import EncodingParameters, encode_sweep
 from diffkd_ros.nodes.markers import marker_array
 from diffkd_ros.nodes.neighbours import NeighbourSelector, Verdict
-from diffkd_ros.nodes.parameters import declare, parameter
-from diffkd_ros.nodes.sweep_input import RefusedSweepError, Sweep, SweepInput
+from diffkd_ros.nodes.observed_area import observed_area
+from diffkd_ros.nodes.parameters import parameter
+from diffkd_ros.nodes.peer_record import PeerRecord
+from diffkd_ros.nodes.perception_node import PerceptionNode
+from diffkd_ros.nodes.sweep_input import RefusedSweepError, Sweep
+from diffkd_ros.nodes.vision import VisionOutput
 from diffkd_ros.runtime import features
 from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.runtime.detector import CooperativeDetector, Detection
@@ -41,97 +44,127 @@ class EgoParameters(EncodingParameters):
     )
 
 
-class EgoNode(entry.RunnableNode):
+class EgoNode(PerceptionNode[EgoParameters]):
     """Encodes own sweeps, fuses them with neighbours' features and detects."""
 
     def __init__(self) -> None:
-        super().__init__('ego_node')
-        p = declare(self, EgoParameters)
-        self._agent = agent_of(self, p)
-        self._card = load_card(p.model)
-        self._encoder = load_encoder(self._card, p)
-        self._detector = self._load_detector(p)
-        self._neighbours = NeighbourSelector(self._card, self._agent, p.max_age, p.future_tolerance)
-        self._report = InferenceReport(self._card, p.device, p.threads)
+        super().__init__('ego_node', EgoParameters)
         self._fused = 0
-        self._detections = self.create_publisher(Boxes3D, 'detections', qos.RESULTS)
-        self._status = self.create_publisher(FusionStatus, 'fusion_status', qos.RESULTS)
-        self._markers = self.create_publisher(MarkerArray, 'markers', qos.RESULTS)
+        self._features: Subscription | None = None
+
+    def configure(self) -> str:
+        """Load the detector and create publishers."""
+        self._detector = self._load_detector(self.p)
+        self._neighbours = NeighbourSelector(self.card, self.agent, self.p.max_age, self.p.future_tolerance)
+        self._detections = self.create_lifecycle_publisher(Boxes3D, 'detections', qos.RESULTS)
+        self._status = self.create_lifecycle_publisher(FusionStatus, 'fusion_status', qos.RESULTS)
+        self._markers = self.create_lifecycle_publisher(MarkerArray, 'markers', qos.RESULTS)
+        self._vision = VisionOutput(self, self.card) if vision.available else None
         outputs = 'detections, markers, fusion_status'
-        self._vision = None
-        if vision.available:
-            self._vision = self.create_publisher(
-                vision.vision_msgs.Detection3DArray, 'detections_3d', qos.RESULTS
-            )
-            outputs += ', detections_3d'
+        if self._vision is not None:
+            outputs += f', {VisionOutput.DETECTIONS}, {VisionOutput.LABELS}'
         else:
-            outputs += '; not detections_3d, for vision_msgs is not installed'
-        self._worker = InferenceThread[Sweep](self._process, self._on_error)
-        self.create_subscription(BevFeature, 'v2x/features', self._neighbours.add, qos.FEATURES)
-        self._input = SweepInput(self, self._worker.submit, p.pose_tolerance)
-        self._diagnostics = diagnostics.DiagnosticsPublisher(self, self._agent, self._items)
-        self.get_logger().info(f'ready: {self._agent} runs {self._card.model_id}; outputs: {outputs}')
+            outputs += f'; not {VisionOutput.DETECTIONS}, for vision_msgs is not installed'
+        return f'{self.agent} runs {self.card.model_id}; outputs: {outputs}'
+
+    def activate(self) -> None:
+        """Listen to neighbours."""
+        self._features = self.create_subscription(
+            BevFeature,
+            'v2x/features',
+            self._neighbours.add,
+            qos.link(self.p.v2x_reliability, self.p.v2x_depth, self.p.v2x_lifespan),
+        )
+        if self._vision is not None:
+            self._vision.publish_labels()
+
+    def deactivate(self) -> None:
+        """Listen no more, and forget what neighbours sent."""
+        if self._features is not None:
+            self.destroy_subscription(self._features)
+            self._features = None
+        self._neighbours.buffer.clear()
+
+    def clean_up(self) -> None:
+        """Remove detector and publishers."""
+        for publisher in (self._detections, self._status, self._markers):
+            self.destroy_lifecycle_publisher(publisher)
+        if self._vision is not None:
+            self._vision.destroy()
+        del self._detector, self._neighbours
+
+    def on_arrival(self, sweep: Sweep) -> None:
+        """Store a sweep that just arrived, and its stamp to compare neighbours' clocks with."""
+        self._neighbours.own_sweep(sweep.stamp)
+        super().on_arrival(sweep)
+
+    def forget_after(self, stamp: int) -> None:
+        """Drop what is stamped later: time has jumped back to here."""
+        super().forget_after(stamp)
+        self._neighbours.buffer.forget_after(stamp)
 
     def _load_detector(self, p: EgoParameters) -> CooperativeDetector:
         """The detector, run once for each number of agents: a first run allocates and compiles."""
         try:
-            detector = CooperativeDetector(self._card, threads=p.threads, device=p.device)
+            detector = CooperativeDetector(self.card, threads=p.threads, device=p.device)
         except ModelError as error:
             raise entry.SetupError(str(error)) from error
-        grid, channels = self._card.grid, self._card.channels
+        grid, channels = self.card.grid, self.card.channels
         empty = features.BevFeature(
             np.zeros((channels, grid.height, grid.width), np.float32),
             np.zeros((grid.height, grid.width), np.float32),
         )
-        for agents in range(1, self._card.max_agents + 1):
+        for agents in range(1, self.card.max_agents + 1):
             detector.detect([empty] * agents, [np.eye(4)] * agents)
         return detector
 
-    def _process(self, sweep: Sweep) -> None:
+    def process(self, sweep: Sweep) -> None:
+        """Fuse a sweep with what has arrived by now, and publish what comes out."""
         timer = sweep.timer()
         timer.mark('wait')
         try:
-            feature, pose, odometry = encode_sweep(sweep, self._input, self._encoder, timer)
+            feature, pose = encode_sweep(sweep, self.input, self.encoder, timer)
         except RefusedSweepError:
             return
-        verdicts = self._neighbours.select(sweep.stamp, pose, odometry.header.frame_id)
+        verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
+        shared = [feature, *(v.feature for v in verdicts if v.feature is not None)]
+        poses = [pose.pose, *(v.pose for v in verdicts if v.pose is not None)]
         timer.mark('neighbours')
-        detection = self._detector.detect(
-            [feature, *(v.feature for v in verdicts if v.feature is not None)],
-            [pose, *(v.pose for v in verdicts if v.pose is not None)],
-        )
+        detection = self._detector.detect(shared, poses)
         timer.add(detection.latency_ms)
+        self._neighbours.weigh(verdicts, detection.gate_weights[1:])
         header = sweep.cloud.header
-        self._detections.publish(boxes_message(header, detection.boxes, self._card.class_names))
+        self._detections.publish(boxes_message(header, detection.boxes, self.card.class_names))
         if self._vision is not None:
-            self._vision.publish(vision.detection_array(header, detection.boxes, self._card.class_names))
+            self._vision.publish(header, detection.boxes)
         timer.mark('publish')
         self._fused += 1
-        self._input.accept()
-        self._report.add(stages := timer.finish())
+        self.input.accept()
+        self.report.add(sweep.stamp, stages := timer.finish())
         self._status.publish(self._status_message(header, verdicts, detection, stages))
         if self._markers.get_subscription_count():
-            self._markers.publish(
-                marker_array(header, detection.boxes, verdicts, detection.gate_weights[1:], pose)
-            )
+            area = observed_area(shared, poses, self.card.grid)
+            self._markers.publish(marker_array(header, detection, verdicts, pose.pose, area, self.card.grid))
 
     def _status_message(
         self, header: Header, verdicts: list[Verdict], detection: Detection, stages: dict[str, float]
     ) -> FusionStatus:
         message = FusionStatus(
             header=header,
-            model_id=self._card.model_id,
+            model_id=self.card.model_id,
             ego_reliability=float(detection.reliability),
             stages=list(stages),
-            sweeps_received=self._input.received,
+            sweeps_received=self.input.received,
             sweeps_fused=self._fused,
-            sweeps_overwritten=self._worker.overwritten,
-            sweeps_refused=self._input.refused.total(),
+            sweeps_overwritten=self.worker.overwritten,
+            sweeps_refused=self.input.refused.total(),
         )
         fill(message.latency_ms, list(stages.values()))
         # Accepted neighbours come first, in the order they were given to the detector.
         weights = [float(weight) for weight in detection.gate_weights[1:]]
+        records = self._neighbours.buffer.snapshot()
         for verdict, weight in zip(verdicts, weights + [0.0] * len(verdicts), strict=False):
+            record = records.get(verdict.agent) or PeerRecord()
             message.neighbours.append(
                 NeighbourStatus(
                     agent_id=verdict.agent,
@@ -141,25 +174,24 @@ class EgoNode(entry.RunnableNode):
                     gate_weight=weight,
                     bytes=verdict.bytes,
                     sequence=verdict.sequence,
+                    rate=record.rate,
+                    kilobytes_per_s=record.kilobytes_per_s,
+                    messages_received=record.received,
+                    messages_lost=record.lost,
+                    messages_fused=record.fused,
+                    messages_refused=record.refused.total(),
+                    messages_overwritten=record.overwritten,
                 )
             )
         return message
 
-    def _on_error(self, error: Exception) -> None:
-        if not self.context.ok():
-            return  # interrupted in the middle of a sweep: there is nobody to publish to any more
-        self._report.fail(error)
-        self.get_logger().error(
-            f'inference failed: {type(error).__name__}: {error}', throttle_duration_sec=5.0
-        )
+    def input_values(self) -> dict[str, object]:
+        """What became of the sweeps."""
+        return {'sweeps fused': self._fused}
 
-    def _items(self) -> list[diagnostics.Item]:
-        values = {'sweeps overwritten': self._worker.overwritten, 'sweeps fused': self._fused}
-        return [self._input.diagnostics(values), *self._neighbours.diagnostics(), *self._report.items()]
-
-    def close(self) -> None:
-        """Stop the inference thread."""
-        self._worker.stop()
+    def items(self) -> list[diagnostics.Item]:
+        """The neighbours."""
+        return self._neighbours.items()
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -6,32 +6,60 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from nav_msgs.msg import Odometry
 from rclpy.node import Node
 
-from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.nodes.entry import SetupError
+from diffkd_ros.nodes.lidar_pose import LidarPose
 from diffkd_ros.nodes.model_folder import model_folder
 from diffkd_ros.nodes.parameters import parameter
+from diffkd_ros.nodes.pose_parameters import PoseParameters
+from diffkd_ros.nodes.qos import RELIABILITIES as LINK_RELIABILITIES
 from diffkd_ros.nodes.stage_timer import StageTimer
 from diffkd_ros.nodes.sweep_input import Sweep, SweepInput
 from diffkd_ros.runtime.card import ModelCard, ModelError
 from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.share import ShareNotFoundError
+from diffkd_ros.sources.point_cloud import INTENSITY_SCALES
 
 
 @dataclass(frozen=True)
-class EncodingParameters:
+class EncodingParameters(PoseParameters):
     """Parameters of every node that runs the encoder."""
 
     model: str = parameter('sim_edge', 'Model folder, or the name of a shipped model.')
-    agent_id: str = parameter('', 'Name of this vehicle on the V2X link; empty: the namespace.')
-    pose_tolerance: float = parameter(
-        0.02, 'Largest difference between the stamps of cloud and odometry, s.', minimum=0.0, maximum=1.0
-    )
-    threads: int = parameter(1, 'CPU threads of the inference.', minimum=1, maximum=64)
     device: str = parameter('cpu', 'Where the inference runs.', choices=('cpu', 'cuda', 'tensorrt'))
+    threads: int = parameter(1, 'CPU threads of the inference.', minimum=1, maximum=64)
+    agent_id: str = parameter('', 'Name of this vehicle on the V2X link; empty: the namespace.')
+    autostart: bool = parameter(
+        True, 'Configure and activate at start; false: wait for the lifecycle transitions.'
+    )
+    intensity_scale: str = parameter(
+        'auto',
+        "How the clouds' intensities count; auto: integer fields 0..255, float fields by what is in them.",
+        choices=INTENSITY_SCALES,
+    )
+    v2x_reliability: str = parameter(
+        'reliable', 'Reliability of the V2X link; the same on all vehicles.', choices=LINK_RELIABILITIES
+    )
+    v2x_depth: int = parameter(
+        10, 'Messages kept on the V2X link, of all senders together.', minimum=1, maximum=100
+    )
+    v2x_lifespan: float = parameter(
+        0.0,
+        'Messages not delivered after so many s are dropped; 0: never. Needs synchronised clocks.',
+        minimum=0.0,
+        maximum=10.0,
+    )
+    max_latency: float = parameter(
+        0.2,
+        "Budget from the cloud's publication to the result, s: an overrun is a warning in diagnostics.",
+        minimum=0.001,
+        maximum=10.0,
+    )
+    max_overrun: float = parameter(
+        1.0, 'Over budget for longer than this on end is an error, s.', minimum=0.0, maximum=60.0
+    )
 
 
 def agent_of(node: Node, parameters: EncodingParameters) -> str:
@@ -77,8 +105,8 @@ def load_encoder(card: ModelCard, parameters: EncodingParameters) -> FeatureEnco
 
 def encode_sweep(
     sweep: Sweep, source: SweepInput, encoder: FeatureEncoder, timer: StageTimer
-) -> tuple[BevFeature, Matrix, Odometry]:
-    """A sweep's feature, its pose map <- LiDAR and the odometry that gave it.
+) -> tuple[BevFeature, LidarPose]:
+    """A sweep's feature and the LiDAR's pose.
 
     Raises:
         RefusedSweepError: if cloud or pose cannot be used; already counted.
@@ -90,5 +118,7 @@ def encode_sweep(
     except CloudError as error:
         raise source.refuse('cloud', error) from error
     timer.mark('encode')
-    # Looked up only now: the odometry may arrive a little after its cloud.
-    return feature, *source.pose(sweep)
+    # Looked up only now: the pose may arrive a little after its cloud.
+    pose = source.pose(sweep)
+    timer.mark('pose')
+    return feature, pose

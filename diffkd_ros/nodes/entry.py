@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -19,15 +20,22 @@ class SetupError(RuntimeError):
 
 
 class RunnableNode(Node):
-    """A node that `run` can run.
+    """What `run` asks of a node, whichever of rclpy's node classes it is.
 
     Attributes:
         done: set it, from any thread, to end the process: to a result if all is well, else to an exception.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
         self.done: Future[None] = Future()
+
+    def start(self) -> None:
+        """Called once the node is built, before it spins.
+
+        Raises:
+            SetupError: if it cannot do its work with what it was given.
+        """
 
     def close(self) -> None:
         """Stop threads and write what is to be written; called once, also after Ctrl-C.
@@ -59,6 +67,7 @@ def run(make_node: Callable[[], RunnableNode], name: str, args: Sequence[str] | 
         rclpy.init(args=None if args is None else list(args))
         try:
             node = make_node()
+            node.start()
         except (ParameterError, SetupError) as error:
             rclpy.logging.get_logger(name).fatal(str(error))
             return 2

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
+from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros import frame
-from diffkd_ros.evaluation.average_precision import AveragePrecision
+from diffkd_ros.evaluation.average_precision import AveragePrecision, EvaluationError, match
 from diffkd_ros.evaluation.latency import LatencyTable
 from diffkd_ros.evaluation.link_cost import LinkCost
 from diffkd_ros.evaluation.result_file import write_json
@@ -21,12 +23,15 @@ from diffkd_ros.geometry.boxes import within
 from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
 from diffkd_ros.nodes import entry, qos
 from diffkd_ros.nodes.encoding import load_card
-from diffkd_ros.nodes.frame_feeder import SCENARIO_GAP
 from diffkd_ros.nodes.parameters import declare, parameter
+from diffkd_ros.nodes.truth_markers import truth_markers
+from diffkd_ros.sources.restamping import SCENARIO_GAP
 from diffkd_ros.sources.ros_messages import MessageError, boxes_of, stamp_of
 
 # Frames whose detections or truth have not come yet.
 _PENDING = 200
+# Overlap from which a vehicle is drawn as found.
+_DRAWN_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,10 @@ class _DriveTime:
 
 
 class EvaluatorNode(entry.RunnableNode):
-    """Subscribes to `detections`, `ground_truth`, `fusion_status`, `v2x/features` and `/diagnostics`."""
+    """Subscribes to `detections`, `ground_truth`, `fusion_status`, `v2x/features` and `/diagnostics`.
+
+    It publishes `truth_markers`: the vehicles to be found, and which of them were.
+    """
 
     def __init__(self) -> None:
         super().__init__('evaluator_node')
@@ -80,6 +88,7 @@ class EvaluatorNode(entry.RunnableNode):
         self.create_subscription(FusionStatus, 'fusion_status', self._on_status, qos.RESULTS)
         self.create_subscription(BevFeature, 'v2x/features', self._on_feature, qos.FEATURES)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, qos.RESULTS)
+        self._markers = self.create_publisher(MarkerArray, 'truth_markers', qos.RESULTS)
         self._timer = self.create_timer(1.0, self._report)
         self.get_logger().info('ready')
 
@@ -99,7 +108,7 @@ class EvaluatorNode(entry.RunnableNode):
         try:
             boxes = boxes_of(message)
         except (MessageError, frame.FrameError) as error:
-            self.get_logger().warning(f'boxes refused: {error}', throttle_duration_sec=5.0)
+            self._refuse(error)
             return
         stamp = stamp_of(message.header)
         table[stamp] = boxes
@@ -108,7 +117,20 @@ class EvaluatorNode(entry.RunnableNode):
         if stamp in self._truth and stamp in self._detected:
             grid = self._grid
             truth = within(self._truth.pop(stamp), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
-            self._precision.add(self._detected.pop(stamp), truth)
+            self._score(message.header, self._detected.pop(stamp), truth)
+
+    def _score(self, header: Header, detected: frame.Boxes3D, truth: frame.Boxes3D) -> None:
+        try:
+            self._precision.add(detected, truth)
+        except EvaluationError as error:
+            self._refuse(error)
+            return
+        if self._markers.get_subscription_count():
+            matching = match(detected, truth, _DRAWN_IOU, self._p.min_points)
+            self._markers.publish(truth_markers(header, truth, matching))
+
+    def _refuse(self, error: Exception) -> None:
+        self.get_logger().warning(f'boxes refused: {error}', throttle_duration_sec=5.0)
 
     def _on_status(self, message: FusionStatus) -> None:
         self._answered += 1

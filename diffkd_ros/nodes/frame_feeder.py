@@ -9,60 +9,46 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from nav_msgs.msg import Odometry
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
-from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.msg import Boxes3D
-from diffkd_ros.nodes.conversions import NANOSECONDS, boxes_message, header_message, odometry_message
+from diffkd_ros.nodes.conversions import boxes_message, header_message, odometry_message
 from diffkd_ros.nodes.point_cloud import cloud_message
-from diffkd_ros.sources.ros_messages import agent_name
+from diffkd_ros.sources.open_source import SimulationOptions, bag_paths, open_source
+from diffkd_ros.sources.restamping import restamped
+from diffkd_ros.sources.ros_messages import CLASS_NAMES, MAP_FRAME, agent_name, lidar_frame
 
-MAP_FRAME = 'map'
-CLASS_NAMES = ['vehicle']
-# Stamps jump by this much between drives, so that nothing of one drive is fused in the next.
-SCENARIO_GAP = 10 * NANOSECONDS
+if TYPE_CHECKING:
+    from diffkd_ros.sources.rosbag import RecordedFrame
+
 _AHEAD = 6
 
 
 @dataclass(frozen=True)
 class PlayedFrame:
-    """One frame as messages.
+    """One frame as messages; clouds and ground truth that were recorded stay serialised.
 
     Attributes:
-        stamp: nanoseconds, as in all messages.
+        stamp: of the ego's cloud, nanoseconds.
         ego: name of the agent that fuses.
+        stamps: of the clouds, by agent name.
         clouds: by agent name.
-        odometry: by agent name.
-        poses: map <- LiDAR by agent name.
+        odometry: by agent name, in order; the last one but for interpolation is the cloud's.
         ground_truth: in the ego's LiDAR frame without the ego, or None.
     """
 
     stamp: int
     ego: str
-    clouds: dict[str, PointCloud2]
-    odometry: dict[str, Odometry]
-    poses: dict[str, Matrix]
-    ground_truth: Boxes3D | None
-
-
-def lidar_frame(agent: str) -> str:
-    """The frame of an agent's LiDAR."""
-    return f'{agent}/lidar'
-
-
-def restamped(frames: Iterable[CoopFrame], start: int) -> Iterator[CoopFrame]:
-    """The same frames with stamps that increase from `start` on, also from one drive to the next."""
-    first, origin, last = start, 0, start - SCENARIO_GAP
-    scenario: str | None = None
-    for frame in frames:
-        if frame.scenario != scenario:
-            scenario, origin, first = frame.scenario, frame.stamp, last + SCENARIO_GAP
-        last = first + frame.stamp - origin
-        yield replace(frame, stamp=last)
+    stamps: dict[str, int]
+    clouds: dict[str, PointCloud2 | bytes]
+    odometry: dict[str, list[Odometry]]
+    ground_truth: Boxes3D | bytes | None
 
 
 def played(frame: CoopFrame) -> PlayedFrame:
@@ -73,15 +59,55 @@ def played(frame: CoopFrame) -> PlayedFrame:
         name = names[agent]
         header = header_message(frame.stamp, lidar_frame(name))
         clouds[name] = cloud_message(header, sweep.points, sweep.ring, sweep.time)
-        odometry[name] = odometry_message(
-            header_message(frame.stamp, MAP_FRAME), lidar_frame(name), sweep.pose, sweep.velocity
-        )
+        header = header_message(frame.stamp, MAP_FRAME)
+        odometry[name] = [odometry_message(header, lidar_frame(name), sweep.pose, sweep.velocity)]
     truth = None
     if frame.ground_truth is not None:
         header = header_message(frame.stamp, lidar_frame(names[frame.ego]))
         truth = boxes_message(header, ground_truth_in(frame, frame.ego), CLASS_NAMES)
-    poses = {names[agent]: sweep.pose for agent, sweep in frame.agents.items()}
-    return PlayedFrame(frame.stamp, names[frame.ego], clouds, odometry, poses, truth)
+    return PlayedFrame(
+        frame.stamp, names[frame.ego], dict.fromkeys(clouds, frame.stamp), clouds, odometry, truth
+    )
+
+
+def replayed(frame: RecordedFrame) -> PlayedFrame:
+    """A recorded frame's own messages, bit for bit."""
+    clouds = {agent_name(agent): data for agent, data in frame.clouds.items()}
+    return PlayedFrame(
+        frame.stamp,
+        agent_name(frame.ego),
+        {agent_name(agent): stamp for agent, stamp in frame.stamps.items()},
+        clouds,
+        {
+            agent_name(agent): [deserialize_message(data, Odometry) for data in messages]
+            for agent, messages in frame.odometry.items()
+        },
+        frame.ground_truth,
+    )
+
+
+def open_played(source: str, options: SimulationOptions, start: int, ego: int) -> Iterator[PlayedFrame]:
+    """A source's frames as messages.
+
+    Args:
+        source: what `open_source` takes.
+        options: for the simulator.
+        start: stamp of the first frame, nanoseconds; what is from a bag keeps its stamps.
+        ego: agent that fuses; 0 for the source's own choice.
+
+    Raises:
+        SourceError: if there is no such source.
+        ValueError: if it cannot be opened.
+    """
+    kind, _, place = source.partition(':')
+    if kind == 'bag':
+        # Bags are read by what other sources can do without.
+        from diffkd_ros.sources.rosbag import RosbagDataset
+
+        dataset = RosbagDataset(bag_paths(place), ego or None)
+        return (replayed(dataset.recorded(index)) for index in range(len(dataset)))
+    frames = restamped(open_source(source, options), start)
+    return (played(replace(frame, ego=ego) if ego else frame) for frame in frames)
 
 
 class FrameFeeder:
@@ -89,16 +115,11 @@ class FrameFeeder:
 
     Args:
         open_frames: opens the source; called in the thread.
-        start: stamp of the first frame, nanoseconds.
         limit: stop after this many frames; 0 for no limit.
-        ego: agent that fuses; 0 for the source's own choice.
     """
 
-    def __init__(
-        self, open_frames: Callable[[], Iterable[CoopFrame]], start: int, limit: int, ego: int = 0
-    ) -> None:
-        self._open_frames = open_frames
-        self._start, self._limit, self._ego = start, limit, ego
+    def __init__(self, open_frames: Callable[[], Iterable[PlayedFrame]], limit: int) -> None:
+        self._open_frames, self._limit = open_frames, limit
         self._queue: queue.Queue[PlayedFrame | Exception | None] = queue.Queue(_AHEAD)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name='frames', daemon=True)
@@ -119,9 +140,8 @@ class FrameFeeder:
 
     def _run(self) -> None:
         try:
-            frames = itertools.islice(self._open_frames(), self._limit or None)
-            for frame in restamped(frames, self._start):
-                self._queue.put(played(replace(frame, ego=self._ego) if self._ego else frame))
+            for frame in itertools.islice(self._open_frames(), self._limit or None):
+                self._queue.put(frame)
                 if self._stopping.is_set():
                     return
             self._queue.put(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -15,6 +16,7 @@ from diffkd_ros.msg import Boxes3D
 from diffkd_ros.nodes import qos
 from diffkd_ros.nodes.conversions import time_message, transform_message
 from diffkd_ros.nodes.frame_feeder import PlayedFrame
+from diffkd_ros.sources.ros_messages import pose_of
 
 try:
     from tf2_msgs.msg import TFMessage
@@ -60,20 +62,37 @@ class FramePublisher:
 
     def scene(self, frame: PlayedFrame) -> None:
         """Publish what belongs to no single agent: clock, TF and ground truth."""
+        self.clock(frame)
+        self.transforms(
+            transform_message(message.header, message.child_frame_id, pose_of(message.pose.pose))
+            for messages in frame.odometry.values()
+            for message in messages
+        )
+        self.truth(frame)
+
+    def clock(self, frame: PlayedFrame) -> None:
+        """Publish the frame's stamp as the time."""
         self._clock.publish(Clock(clock=time_message(frame.stamp)))
+
+    def transforms(self, transforms: Iterable[TransformStamped]) -> None:
+        """Publish to TF, where its messages are installed."""
         if self._tf is not None:
-            transforms = [
-                transform_message(odometry.header, odometry.child_frame_id, frame.poses[agent])
-                for agent, odometry in frame.odometry.items()
-            ]
-            self._tf.publish(TFMessage(transforms=transforms))
+            self._tf.publish(TFMessage(transforms=list(transforms)))
+
+    def truth(self, frame: PlayedFrame) -> None:
+        """Publish ground truth, if the frame has any."""
         if frame.ground_truth is not None:
             self._truth.publish(frame.ground_truth)
+
+    def odometry(self, frame: PlayedFrame, agents: Iterable[str]) -> None:
+        """Publish odometry of some agents."""
+        for agent in agents:
+            for message in frame.odometry[agent]:
+                self._odometry[agent].publish(message)
 
     def sweeps(self, frame: PlayedFrame, agents: Iterable[str]) -> None:
         """Publish odometry and cloud of some agents."""
         agents = list(agents)
-        for agent in agents:
-            self._odometry[agent].publish(frame.odometry[agent])
+        self.odometry(frame, agents)
         for agent in agents:
             self._clouds[agent].publish(frame.clouds[agent])

@@ -24,16 +24,18 @@ class NodeSpec:
     """One node to start.
 
     Attributes:
-        executable: the node's name and that of its module in `diffkd_ros.nodes`.
+        executable: the node's name and that of its module in the room.
         namespace: absolute, '/' for none.
         remappings: (from, to) topic names.
         parameters: set beside those of the parameter file, which they override.
+        room: part of the package that holds the module: `nodes` or `cosim`.
     """
 
     executable: str
     namespace: str = '/'
     remappings: tuple[tuple[str, str], ...] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
+    room: str = 'nodes'
 
     @property
     def label(self) -> str:
@@ -68,11 +70,19 @@ def vehicle_specs(vehicles: Sequence[int], ego: int, parameters: Mapping[str, ob
 
 
 def player_spec(
-    parameters: Mapping[str, object], *, evaluated: bool = False, recorded: bool = False
+    parameters: Mapping[str, object],
+    *,
+    evaluated: bool = False,
+    recorded: bool = False,
+    answers_recorded: bool = False,
 ) -> NodeSpec:
     """The node that plays a source of frames; it waits for evaluator and recorder where there are any."""
     remappings = (('ground_truth', GROUND_TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
-    partners = {'subscribers': 1 + recorded, 'truth_subscribers': int(evaluated) + recorded}
+    partners = {
+        'subscribers': 1 + recorded,
+        'truth_subscribers': int(evaluated) + recorded,
+        'answer_subscribers': int(evaluated) + (recorded or answers_recorded),
+    }
     return NodeSpec('player_node', '/', remappings, {**partners, **parameters})
 
 
@@ -80,6 +90,11 @@ def evaluator_spec(ego: int, parameters: Mapping[str, object]) -> NodeSpec:
     """The node that scores the ego's detections."""
     remappings = (('ground_truth', GROUND_TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
     return NodeSpec('evaluator_node', f'/{agent_name(ego)}', remappings, parameters)
+
+
+def sensor_topics(vehicle: int) -> tuple[str, str]:
+    """A vehicle's clouds and odometry."""
+    return f'/{agent_name(vehicle)}/points', f'/{agent_name(vehicle)}/odometry'
 
 
 def recorded_topics(vehicles: Sequence[int], ego: int) -> list[str]:
@@ -93,11 +108,19 @@ def recorded_topics(vehicles: Sequence[int], ego: int) -> list[str]:
         '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray',
     }
     for vehicle in vehicles:
-        topics[f'/{agent_name(vehicle)}/points'] = 'sensor_msgs/msg/PointCloud2'
-        topics[f'/{agent_name(vehicle)}/odometry'] = 'nav_msgs/msg/Odometry'
+        points, odometry = sensor_topics(vehicle)
+        topics[points] = 'sensor_msgs/msg/PointCloud2'
+        topics[odometry] = 'nav_msgs/msg/Odometry'
     return [*(f'{name}:{message_type}' for name, message_type in topics.items()), '/tf']
 
 
 def recorder_spec(vehicles: Sequence[int], ego: int, out: str) -> NodeSpec:
     """The node that records a run to the folder `out`."""
     return NodeSpec('recorder_node', '/', (), {'out': out, 'topics': recorded_topics(vehicles, ego)})
+
+
+def answer_recorder_spec(ego: int, out: str) -> NodeSpec:
+    """The node that records to the folder `out` what the ego answers to a run that is recorded already."""
+    topics = (V2X_TOPIC, f'/{agent_name(ego)}/detections', f'/{agent_name(ego)}/fusion_status')
+    chosen = [topic for topic in recorded_topics([], ego) if topic.partition(':')[0] in topics]
+    return NodeSpec('recorder_node', '/', (), {'out': out, 'topics': chosen})

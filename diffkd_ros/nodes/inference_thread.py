@@ -26,6 +26,7 @@ class InferenceThread(Generic[Item]):
         self._on_error = on_error
         self._condition = threading.Condition()
         self._slot: list[Item] = []
+        self._busy = False
         self._stopping = False
         self.overwritten = 0
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
@@ -34,26 +35,36 @@ class InferenceThread(Generic[Item]):
     def submit(self, item: Item) -> None:
         """Put an item into the slot; returns at once."""
         with self._condition:
-            if self._slot:
-                self.overwritten += 1
-            self._slot[:] = [item]
-            self._condition.notify()
+            self._overwrite([item])
+
+    def drain(self, timeout: float = 2.0) -> None:
+        """Drop the item that waits, counted as overwritten too, and wait until the one at work is done."""
+        with self._condition:
+            self._overwrite([])
+            self._condition.wait_for(lambda: not self._busy, timeout)
 
     def stop(self, timeout: float = 2.0) -> None:
         """Finish the item at work, drop the one waiting, and end the thread."""
         with self._condition:
             self._stopping = True
-            self._slot.clear()
-            self._condition.notify()
+            self._overwrite([])
         self._thread.join(timeout)
+
+    def _overwrite(self, slot: list[Item]) -> None:
+        self.overwritten += len(self._slot)
+        self._slot = slot
+        self._condition.notify_all()
 
     def _run(self) -> None:
         while True:
             with self._condition:
+                self._busy = False
+                self._condition.notify_all()
                 self._condition.wait_for(lambda: self._slot or self._stopping)
                 if self._stopping:
                     return
                 item = self._slot.pop()
+                self._busy = True
             try:
                 self._work(item)
             except Exception as error:

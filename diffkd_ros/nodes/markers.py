@@ -1,22 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What RViz and Foxglove draw: detected boxes and the neighbours that helped."""
+"""What RViz and Foxglove draw: detected boxes, the neighbours that helped, and what anybody saw."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from geometry_msgs.msg import Point
 from numpy.typing import NDArray
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler
 from diffkd_ros.nodes.conversions import pose_message
 from diffkd_ros.nodes.neighbours import Verdict
+from diffkd_ros.nodes.observed_area import BLOCK, block_centres
+from diffkd_ros.runtime.detector import Detection
+from diffkd_ros.runtime.grid import BevGrid
 
 _BOX = (0.15, 0.75, 0.35)
 _NEIGHBOUR = (0.15, 0.45, 0.95)
+_REFUSED = (0.6, 0.6, 0.6)
+_EGO_SHARE = (0.95, 0.75, 0.2)
+# Just above the bottom of the grid, under everything else.
+_GROUND = 0.5
+
+
+def _color(rgb: tuple[float, float, float], alpha: float) -> ColorRGBA:
+    return ColorRGBA(r=rgb[0], g=rgb[1], b=rgb[2], a=alpha)
 
 
 def _marker(header: Header, namespace: str, number: int, kind: int, pose: Matrix) -> Marker:
@@ -31,39 +42,67 @@ def _scale(marker: Marker, x: float, y: float, z: float) -> None:
 
 def marker_array(
     header: Header,
-    detections: Boxes3D,
+    detection: Detection,
     verdicts: Sequence[Verdict],
-    weights: NDArray[np.float32],
     ego_pose: Matrix,
+    area: NDArray[np.bool_],
+    grid: BevGrid,
 ) -> MarkerArray:
     """All markers of one sweep; the first one deletes those of the sweep before.
 
+    Namespaces: `detections`; `neighbours` and `neighbour_names`, with the gate weight of each; `observed`,
+    the blocks that anybody saw, from the ego's colour to the neighbours' by their share of the fused feature.
+
     Args:
         header: the ego sweep's.
-        detections: in the ego's LiDAR frame; the more certain, the more opaque.
+        detection: in the ego's LiDAR frame; the more certain a box, the more opaque.
         verdicts: on all neighbours, the accepted ones first.
-        weights: gate weights of the accepted ones.
         ego_pose: map <- LiDAR of the ego.
+        area: (agents, rows, columns) from `observed_area`.
+        grid: the ego's.
     """
-    markers = [Marker(header=header, action=Marker.DELETEALL)]
-    scores = np.ones(len(detections)) if detections.scores is None else detections.scores
-    for number, (row, score) in enumerate(zip(detections.boxes, scores, strict=True)):
+    boxes = detection.boxes
+    markers = [Marker(header=header, action=Marker.DELETEALL), _observed(header, detection, area, grid)]
+    scores = np.ones(len(boxes)) if boxes.scores is None else boxes.scores
+    for number, (row, score) in enumerate(zip(boxes.boxes, scores, strict=True)):
         marker = _marker(header, 'detections', number, Marker.CUBE, pose_from_euler(row[:3], yaw=row[6]))
         _scale(marker, *map(float, row[3:6]))
-        marker.color = ColorRGBA(r=_BOX[0], g=_BOX[1], b=_BOX[2], a=0.2 + 0.6 * float(score))
+        marker.color = _color(_BOX, 0.2 + 0.6 * float(score))
         markers.append(marker)
     to_ego = inverse(ego_pose)
+    weights = [*detection.gate_weights[1:], *([0.0] * len(verdicts))]
     for number, (verdict, weight) in enumerate(zip(verdicts, weights, strict=False)):
         if verdict.pose is None:
             continue
         pose = to_ego @ verdict.pose
+        color = _color(_NEIGHBOUR if verdict.accepted else _REFUSED, 0.9)
         sphere = _marker(header, 'neighbours', number, Marker.SPHERE, pose)
-        _scale(sphere, 1.5, 1.5, 1.5)
+        # A neighbour that supplies half of what it covers is drawn as large as a car is wide.
+        size = 1.0 + 2.0 * float(weight)
+        _scale(sphere, size, size, size)
         text = _marker(header, 'neighbour_names', number, Marker.TEXT_VIEW_FACING, pose)
         text.pose.position.z += 2.0
         _scale(text, 0.0, 0.0, 1.5)
         text.text = f'{verdict.agent}: weight {weight:.2f}, {verdict.age * 1e3:.0f} ms old'
         for marker in (sphere, text):
-            marker.color = ColorRGBA(r=_NEIGHBOUR[0], g=_NEIGHBOUR[1], b=_NEIGHBOUR[2], a=0.9)
+            marker.color = color
             markers.append(marker)
     return MarkerArray(markers=markers)
+
+
+def _observed(header: Header, detection: Detection, area: NDArray[np.bool_], grid: BevGrid) -> Marker:
+    """One list of flat squares: a marker each would cost the publisher and RViz far more."""
+    edge = BLOCK * grid.cell
+    marker = _marker(header, 'observed', 0, Marker.CUBE_LIST, np.eye(4))
+    _scale(marker, 0.95 * edge, 0.95 * edge, 0.05)
+    rows, columns = area.shape[1:]
+    share = detection.gate_map[0, : rows * BLOCK, : columns * BLOCK]
+    own = share.reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3))
+    seen = area.any(axis=0)
+    x, y = block_centres(grid)
+    z = grid.z_min + _GROUND
+    marker.points = [Point(x=float(px), y=float(py), z=z) for px, py in zip(x[seen], y[seen], strict=True)]
+    mix = own[seen, None] * np.array(_EGO_SHARE) + (1.0 - own[seen, None]) * np.array(_NEIGHBOUR)
+    marker.colors = [_color((r, g, b), 0.35) for r, g, b in mix.tolist()]
+    marker.color = _color(_EGO_SHARE, 0.35)
+    return marker

@@ -3,24 +3,36 @@
 
 Beside the checks made by `PeerBuffer` (own id, age) these are model, grid, encoding, map frame, pose and
 payload. A feature that fails one is refused with the reason; it never stops the ego.
+
+A feature shows the world at its sweep's stamp, and its pose is the sender's at that stamp. Warped from there
+to the ego's pose at the ego's sweep, whatever stands still comes to lie exactly, however old the feature is;
+what moves by itself stays where it was. So the delay is made up for by bringing both poses to the stamps of
+their own sweeps (`PoseBuffer`), and bounded by `max_age` for the rest.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffkd_ros.geometry.poses import Matrix, PoseError
 from diffkd_ros.msg import BevFeature
 from diffkd_ros.nodes import diagnostics
 from diffkd_ros.nodes.conversions import NANOSECONDS, encoded_of
-from diffkd_ros.nodes.peer_buffer import PeerBuffer, Pick, Refusal
+from diffkd_ros.nodes.peer_buffer import PeerBuffer, Pick
+from diffkd_ros.nodes.peer_record import PeerRecord, Refusal
 from diffkd_ros.runtime import codec, features
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.sources.ros_messages import pose_of, stamp_of
 
 ENCODINGS = {BevFeature.ENCODING_SPARSE_INT8_ZLIB}
+
+# A longer step between two own sweeps is a pause, not a LiDAR's period.
+_LONGEST_PERIOD = 1 * NANOSECONDS
 
 
 @dataclass(frozen=True)
@@ -72,13 +84,26 @@ class NeighbourSelector:
 
     def __init__(self, card: ModelCard, own_id: str, max_age: float, future_tolerance: float) -> None:
         self._card = card
+        self._max_age, self._future_tolerance = max_age, future_tolerance
+        self._sweeps = _SweepClock()
         self.buffer = PeerBuffer[BevFeature](
             own_id, round(max_age * NANOSECONDS), round(future_tolerance * NANOSECONDS)
         )
 
     def add(self, message: BevFeature) -> None:
         """Store a message that just arrived; nothing is checked or decoded yet."""
-        self.buffer.add(message.agent_id, stamp_of(message.header), message.sequence, message)
+        self.buffer.add(
+            message.agent_id,
+            stamp_of(message.header),
+            message.sequence,
+            message,
+            len(message.data),
+            self._sweeps.newest(),
+        )
+
+    def own_sweep(self, stamp: int) -> None:
+        """Note that an own sweep of that stamp has arrived: what neighbours' clocks are compared with."""
+        self._sweeps.arrived(stamp)
 
     def select(self, stamp: int, ego_pose: Matrix, map_frame: str) -> list[Verdict]:
         """Judge every known neighbour for one sweep.
@@ -110,26 +135,58 @@ class NeighbourSelector:
                 refused.append(self._refuse(pick, feature))
             else:
                 accepted.append(_verdict(pick, '', pose, feature))
-                self.buffer.count_fused(pick.entry.sender)
+                self.buffer.count_fused(pick.entry)
         return accepted + refused
 
-    def diagnostics(self) -> list[diagnostics.Item]:
-        """One item a neighbour, with its totals and the reason if its latest feature was refused."""
-        senders = self.buffer.snapshot()
-        if not senders:
-            return [
-                diagnostics.Item('neighbours', diagnostics.OK, 'none heard on v2x/features: the ego is alone')
-            ]
-        items = []
-        for sender, counts in senders.items():
-            values = {'received': counts.received, 'lost': counts.lost, 'fused': counts.fused}
-            values |= {f'refused, {r.value}': n for r, n in counts.refused.items()}
-            level = diagnostics.WARN if counts.last_refusal else diagnostics.OK
-            message = 'fused' if counts.fused else 'heard, not yet needed'
-            if counts.last_refusal:
-                message = f'refused: {counts.last_refusal}'
-            items.append(diagnostics.Item(f'neighbour/{sender}', level, message, values))
-        return items
+    def weigh(self, verdicts: list[Verdict], weights: NDArray[np.float32]) -> None:
+        """Note the gate weights of the accepted ones of a sweep.
+
+        Args:
+            verdicts: from `select`.
+            weights: of the accepted ones, in their order.
+        """
+        for verdict, weight in zip(verdicts, weights, strict=False):
+            self.buffer.count_weight(verdict.agent, float(weight))
+
+    def items(self) -> list[diagnostics.Item]:
+        """`neighbours`, one item each with its totals and why its latest feature was refused, and `clock`."""
+        records = self.buffer.snapshot()
+        items = [_diagnosis(sender, record) for sender, record in records.items()]
+        return [self._total(len(records)), *items, self._clock(records)]
+
+    def _total(self, heard: int) -> diagnostics.Item:
+        """The balance over all neighbours there ever were."""
+        records = self.buffer.snapshot(forgotten=True).values()
+        values = {
+            'received': sum(r.received for r in records),
+            'lost': sum(r.lost for r in records),
+            'fused': sum(r.fused for r in records),
+            'refused': sum(r.refused.total() for r in records),
+            'overwritten': sum(r.overwritten for r in records),
+            'waiting': sum(r.waiting for r in records),
+            'sent before they were heard': sum(r.unheard for r in records),
+            'own ignored': self.buffer.own,
+        }
+        message = f'{heard} heard' if heard else 'none heard on v2x/features: the ego is alone'
+        return diagnostics.Item('neighbours', diagnostics.OK, message, values)
+
+    def _clock(self, records: dict[str, PeerRecord]) -> diagnostics.Item:
+        """Whose clock seems to be off; one that lags cannot be told from a slow link, so both are named."""
+        period = self._sweeps.period
+        wrong, values = [], {}
+        for sender, record in records.items():
+            lead = record.lead
+            if lead is None:
+                continue
+            values[f'{sender} ahead of the own sweep [s]'] = f'{lead:.3f}'
+            if lead > period + self._future_tolerance:
+                wrong.append(f'{sender} is ahead by {lead - period:.2f} s or more')
+            elif -lead > self._max_age:
+                wrong.append(f'{sender} is {-lead:.2f} s behind: its clock, or the link is that slow')
+        if wrong:
+            message = f'{"; ".join(wrong)}: synchronise the clocks'
+            return diagnostics.Item('clock', diagnostics.WARN, message, values)
+        return diagnostics.Item('clock', diagnostics.OK, 'no clock stands out', values)
 
     def _admitted_pose(self, pick: Pick[BevFeature], map_frame: str) -> Matrix | _Refused:
         """The sender's pose, if the message passes every check that needs no decoding."""
@@ -172,8 +229,56 @@ class NeighbourSelector:
         return entry.decoded
 
     def _refuse(self, pick: Pick[BevFeature], why: _Refused) -> Verdict:
-        self.buffer.count_refused(pick.entry.sender, why.refusal, str(why))
+        self.buffer.count_refused(pick.entry, why.refusal, str(why))
         return _verdict(pick, str(why))
+
+
+class _SweepClock:
+    """Stamp and period of the receiver's own sweeps. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stamp: int | None = None
+        self._arrived = 0.0
+        self.period = 0.0
+
+    def arrived(self, stamp: int) -> None:
+        with self._lock:
+            if self._stamp is not None and 0 < stamp - self._stamp < _LONGEST_PERIOD:
+                self.period = (stamp - self._stamp) / NANOSECONDS
+            self._stamp, self._arrived = stamp, time.monotonic()
+
+    def newest(self) -> int | None:
+        """The newest sweep's stamp; None if it came longer ago than sweeps do: it says nothing about now."""
+        with self._lock:
+            late = time.monotonic() - self._arrived > 1.5 * self.period
+            return None if late else self._stamp
+
+
+def _diagnosis(sender: str, record: PeerRecord) -> diagnostics.Item:
+    values: dict[str, object] = {
+        'received': record.received,
+        'lost': record.lost,
+        'lost [%]': f'{100 * record.loss:.1f}',
+        'fused': record.fused,
+        'overwritten': record.overwritten,
+        'waiting': record.waiting,
+    }
+    values |= {f'refused, {r.value}': n for r, n in record.refused.items()}
+    values |= {
+        'repeated': record.repeated,
+        'sent before it was heard': record.unheard,
+        'restarts': record.restarts,
+        'rate [Hz]': f'{record.rate:.2f}',
+        'payload [kB/s]': f'{record.kilobytes_per_s:.1f}',
+        'age [ms]': '' if record.age is None else f'{record.age * 1e3:.0f}',
+        'gate weight': f'{record.gate_weight:.3f}',
+    }
+    level = diagnostics.WARN if record.last_refusal else diagnostics.OK
+    message = 'fused' if record.fused else 'heard, not yet needed'
+    if record.last_refusal:
+        message = f'refused: {record.last_refusal}'
+    return diagnostics.Item(f'neighbour/{sender}', level, message, values)
 
 
 def _verdict(

@@ -32,6 +32,10 @@ _KINDS: dict[Any, tuple[type, str]] = {
 }
 
 
+# A node reads its parameters once, at start: a later change would do nothing, so ROS is told to refuse it.
+READ_ONLY = True
+
+
 class ParameterError(ValueError):
     """A parameter that does not exist, is of the wrong type or lies outside its range."""
 
@@ -84,7 +88,7 @@ def _checked(name: str, value: Any, kind: Any, metadata: Any) -> Any:
 
 def _descriptor(spec: Field, kind: Any) -> ParameterDescriptor:
     metadata = spec.metadata
-    descriptor = ParameterDescriptor(description=metadata['description'], read_only=True)
+    descriptor = ParameterDescriptor(description=metadata['description'], read_only=READ_ONLY)
     if metadata['choices']:
         descriptor.additional_constraints = f'one of {", ".join(metadata["choices"])}'
     low, high = metadata['minimum'], metadata['maximum']

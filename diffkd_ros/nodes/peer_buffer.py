@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections import Counter, deque
-from dataclasses import dataclass, field
-from enum import Enum
+from collections import deque
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from diffkd_ros.nodes.peer_record import PeerRecord, Refusal
 
 Message = TypeVar('Message')
 
@@ -16,29 +18,15 @@ _SECOND = 1_000_000_000
 _RESTART = 1 * _SECOND
 # A silent sender is still reported for this long, measured on the receiver's sweeps, and then forgotten.
 _REPORTED = 10 * _SECOND
+# No link and no pause explains a stamp that far off.
+_ABSURD = 60 * _SECOND
 # Messages kept of one sender: enough to find the one of a sweep while newer ones come in.
 _DEPTH = 4
 # Another vehicle can invent names: bounds the memory they cost.
 _MAX_SENDERS = 64
 
 
-class Refusal(Enum):
-    """Why a neighbour's feature is not fused; the value is what FusionStatus and diagnostics say."""
-
-    OWN = "carries this vehicle's own agent id"
-    ABSENT = 'nothing new arrived'
-    STALE = 'older than max_age'
-    FUTURE = 'from the future: the clocks disagree'
-    MODEL = 'of another model'
-    GRID = 'of another grid'
-    ENCODING = 'of an unknown encoding'
-    MAP_FRAME = 'pose given in another map frame'
-    POSE = 'pose is no finite rigid transform'
-    PAYLOAD = 'payload cannot be decoded'
-    BEYOND_LIMIT = 'beyond the number of agents the model fuses'
-
-
-@dataclass
+@dataclass(eq=False)
 class Received(Generic[Message]):
     """One message with what was read from it on arrival.
 
@@ -49,6 +37,9 @@ class Received(Generic[Message]):
         message: the message.
         decoded: what the buffer's user made of the message, kept for the next sweep; None until then.
         fresh: no sweep has looked at it yet.
+        fused: it took part in a fusion.
+        refusal: why it was refused last.
+        left: it has left the buffer, and is counted.
     """
 
     sender: str
@@ -57,25 +48,9 @@ class Received(Generic[Message]):
     message: Message
     decoded: Any = None
     fresh: bool = True
-
-
-@dataclass
-class SenderCounts:
-    """Totals of one sender since it was first heard.
-
-    Attributes:
-        received: messages that arrived.
-        lost: messages missing from the sequence.
-        fused: fusions its features took part in.
-        refused: times its newest feature was refused, per reason.
-        last_refusal: reason and detail of the latest refusal, empty once a feature is fused again.
-    """
-
-    received: int = 0
-    lost: int = 0
-    fused: int = 0
-    refused: Counter[Refusal] = field(default_factory=Counter)
-    last_refusal: str = ''
+    fused: bool = False
+    refusal: Refusal | None = None
+    left: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,9 +69,12 @@ class PeerBuffer(Generic[Message]):
     Thread-safe: the executor adds while the inference thread picks.
 
     Args:
-        own_id: agent id of the receiver, whose own messages are never fused.
+        own_id: agent id of the receiver, whose own messages are ignored, should the link bring them back.
         max_age: oldest age fused, nanoseconds.
         future_tolerance: how much newer than the sweep a feature may be, nanoseconds.
+
+    Attributes:
+        own: messages ignored because they carry the receiver's own id.
     """
 
     def __init__(self, own_id: str, max_age: int, future_tolerance: int) -> None:
@@ -105,25 +83,44 @@ class PeerBuffer(Generic[Message]):
         self._future_tolerance = future_tolerance
         self._lock = threading.Lock()
         self._senders: dict[str, deque[Received[Message]]] = {}
-        self._last_sequence: dict[str, int] = {}
-        self.counts: dict[str, SenderCounts] = {}
+        self._records: dict[str, PeerRecord] = {}
+        self.own = 0
 
-    def add(self, sender: str, stamp: int, sequence: int, message: Message) -> None:
-        """Store a message that just arrived."""
+    def add(
+        self,
+        sender: str,
+        stamp: int,
+        sequence: int,
+        message: Message,
+        size: int = 0,
+        newest_sweep: int | None = None,
+    ) -> None:
+        """Store a message that just arrived.
+
+        Args:
+            sender: agent id.
+            stamp: nanoseconds.
+            sequence: of the sender.
+            message: kept as it is.
+            size: of the payload, bytes.
+            newest_sweep: stamp of the receiver's newest sweep; None if none came lately.
+        """
         with self._lock:
-            if sender not in self._senders and len(self._senders) >= _MAX_SENDERS:
-                self._forget(min(self._senders, key=lambda name: self._senders[name][-1].stamp))
-            queue = self._senders.setdefault(sender, deque(maxlen=_DEPTH))
-            if queue and stamp < queue[-1].stamp - _RESTART:
-                queue.clear()
+            if sender == self._own_id:
+                self.own += 1
+                return
+            record = self._records.pop(sender, None) or PeerRecord()
+            # The one heard last stands last.
+            self._records[sender] = record
+            if not record.arrived(stamp, sequence, size, newest_sweep):
+                return
+            if len(self._records) > _MAX_SENDERS:
+                self._forget(next(iter(self._records)))
+                self._records.pop(next(iter(self._records)))
+            queue = self._senders.setdefault(sender, deque())
+            while queue and (stamp < queue[-1].stamp - _RESTART or len(queue) >= _DEPTH):
+                self._leave(queue.popleft())
             queue.append(Received(sender, stamp, sequence, message))
-            counts = self.counts.setdefault(sender, SenderCounts())
-            counts.received += 1
-            gap = (sequence - self._last_sequence.get(sender, sequence - 1) - 1) % 2**32
-            # A step back (restarted sender) looks like an enormous gap.
-            if gap < 2**31:
-                counts.lost += gap
-            self._last_sequence[sender] = sequence
 
     def pick(self, stamp: int) -> list[Pick[Message]]:
         """The newest message of each sender not newer than a sweep, senders in order of their names.
@@ -136,47 +133,121 @@ class PeerBuffer(Generic[Message]):
             for sender in sorted(self._senders):
                 queue = self._senders[sender]
                 fresh = any(entry.fresh for entry in queue)
-                candidates = [e for e in queue if e.stamp <= stamp + self._future_tolerance] or list(queue)
-                entry = max(candidates, key=lambda candidate: candidate.stamp)
+                due = [e for e in queue if e.stamp <= stamp + self._future_tolerance]
+                entry = max(due, key=_stamp_of) if due else min(queue, key=_stamp_of)
                 age = stamp - entry.stamp
-                for seen in queue:
-                    seen.fresh = False
                 if not fresh and abs(age) > max(_REPORTED, self._max_age):
                     self._forget(sender)
                     continue
-                picks.append(Pick(entry, age, self._refusal(sender, age, fresh)))
+                # Those it outdates are of no use to a later sweep either.
+                for outdated in [e for e in queue if e.stamp < entry.stamp]:
+                    queue.remove(outdated)
+                    self._leave(outdated)
+                refusal = self._refusal(age, fresh)
+                if entry.fresh:
+                    self._records[sender].looked_at(age)
+                for seen in queue:
+                    seen.fresh = False
+                picks.append(Pick(entry, age, refusal))
             return picks
 
-    def _refusal(self, sender: str, age: int, fresh: bool) -> Refusal | None:
-        if sender == self._own_id:
-            return Refusal.OWN
-        if age < -self._future_tolerance:
-            return Refusal.FUTURE
-        if age > self._max_age:
-            return Refusal.STALE if fresh else Refusal.ABSENT
-        return None
+    def _refusal(self, age: int, fresh: bool) -> Refusal | None:
+        if -self._future_tolerance <= age <= self._max_age:
+            return None
+        if not fresh and age > 0:
+            return Refusal.ABSENT
+        if abs(age) > _ABSURD:
+            return Refusal.CLOCK
+        return Refusal.FUTURE if age < 0 else Refusal.STALE
+
+    def _leave(self, entry: Received[Message]) -> None:
+        """Settle the fate of a message that no further sweep will look at."""
+        entry.left = True
+        self._count(entry, 1)
+
+    def _count(self, entry: Received[Message], by: int) -> None:
+        record = self._records.get(entry.sender)
+        if record is None:
+            return
+        if entry.fused:
+            record.fused += by
+        elif entry.refusal is not None:
+            record.refused[entry.refusal] += by
+        else:
+            record.overwritten += by
+
+    def _decide(self, entry: Received[Message], *, fused: bool, refusal: Refusal | None) -> None:
+        """What a sweep made of a message; it may have left meanwhile, and be counted otherwise."""
+        if entry.left:
+            self._count(entry, -1)
+        entry.fused, entry.refusal = fused, refusal
+        if entry.left:
+            self._count(entry, 1)
 
     def _forget(self, sender: str) -> None:
-        del self._senders[sender], self._last_sequence[sender], self.counts[sender]
+        """Drop a sender's messages; its totals stay, for it may come back."""
+        for entry in self._senders.pop(sender, ()):
+            self._leave(entry)
 
-    def count_fused(self, sender: str) -> None:
-        """Note that a sender's feature was fused."""
+    def clear(self) -> None:
+        """Drop all messages."""
         with self._lock:
-            counts = self.counts.setdefault(sender, SenderCounts())
-            counts.fused += 1
-            counts.last_refusal = ''
+            for sender in list(self._senders):
+                self._forget(sender)
 
-    def count_refused(self, sender: str, refusal: Refusal, detail: str) -> None:
-        """Note that a sender's feature was refused, and why."""
+    def forget_after(self, stamp: int) -> None:
+        """Drop messages stamped later: time has jumped back to here."""
         with self._lock:
-            counts = self.counts.setdefault(sender, SenderCounts())
-            counts.refused[refusal] += 1
-            counts.last_refusal = detail
+            for sender, queue in list(self._senders.items()):
+                for entry in [e for e in queue if e.stamp > stamp + self._future_tolerance]:
+                    queue.remove(entry)
+                    self._leave(entry)
+                if not queue:
+                    del self._senders[sender]
 
-    def snapshot(self) -> dict[str, SenderCounts]:
-        """A copy of the totals of all senders still known."""
+    def count_fused(self, entry: Received[Message]) -> None:
+        """Note that a message takes part in a fusion."""
         with self._lock:
-            return {
-                sender: SenderCounts(c.received, c.lost, c.fused, Counter(c.refused), c.last_refusal)
-                for sender, c in sorted(self.counts.items())
-            }
+            self._decide(entry, fused=True, refusal=entry.refusal)
+            if entry.sender in self._records:
+                self._records[entry.sender].last_refusal = ''
+
+    def count_weight(self, sender: str, weight: float) -> None:
+        """Note the gate weight that a sender's feature got in a fusion."""
+        with self._lock:
+            if sender in self._records:
+                self._records[sender].gate_weight = weight
+
+    def count_refused(self, entry: Received[Message], refusal: Refusal, detail: str) -> None:
+        """Note that a message was refused, and why."""
+        with self._lock:
+            if refusal is not Refusal.ABSENT:
+                self._decide(entry, fused=entry.fused, refusal=refusal)
+            if entry.sender in self._records:
+                record = self._records[entry.sender]
+                record.last_refusal = detail
+                record.gate_weight = 0.0
+
+    def snapshot(self, *, forgotten: bool = False) -> dict[str, PeerRecord]:
+        """A copy of the records of all senders still known, messages in the buffer settled as they stand.
+
+        Args:
+            forgotten: also those of senders that have long been silent.
+        """
+        with self._lock:
+            records = {}
+            for sender in sorted(self._records if forgotten else self._senders):
+                record = copy.deepcopy(self._records[sender])
+                for entry in self._senders.get(sender, ()):
+                    if entry.fused:
+                        record.fused += 1
+                    elif entry.refusal is not None:
+                        record.refused[entry.refusal] += 1
+                    else:
+                        record.waiting += 1
+                records[sender] = record
+            return records
+
+
+def _stamp_of(entry: Received[Any]) -> int:
+    return entry.stamp

@@ -15,14 +15,13 @@ from rclpy.subscription import Subscription
 
 from diffkd_ros.evaluation.latency import LatencyTable
 from diffkd_ros.evaluation.result_file import write_json
-from diffkd_ros.frame import CoopFrame
 from diffkd_ros.msg import BevFeature, FusionStatus
 from diffkd_ros.nodes import entry, qos
 from diffkd_ros.nodes.arrivals import Arrivals
-from diffkd_ros.nodes.frame_feeder import FrameFeeder, PlayedFrame
+from diffkd_ros.nodes.frame_feeder import FrameFeeder, PlayedFrame, open_played
 from diffkd_ros.nodes.frame_publisher import FramePublisher
 from diffkd_ros.nodes.parameters import declare, parameter
-from diffkd_ros.sources.open_source import SimulationOptions, open_source
+from diffkd_ros.sources.open_source import SimulationOptions
 from diffkd_ros.sources.ros_messages import stamp_of
 
 # A node that starts beside the player needs this long at most, else it is not there.
@@ -33,7 +32,9 @@ _PARTNER_TIMEOUT = 30.0
 class PlayerParameters:
     """Parameters of `player_node`."""
 
-    source: str = parameter('sim', 'What to play: sim, opv2v:DIR, dair:DIR or bag:DIR.')
+    source: str = parameter(
+        'sim', 'What to play: sim, opv2v:DIR, dair:DIR or bag:FILE[,FILE...], which keeps its stamps.'
+    )
     seed: int = parameter(0, 'Seed of the simulator.', minimum=0)
     vehicles: int = parameter(
         3, 'Connected vehicles in the simulation, the ego included.', minimum=1, maximum=5
@@ -64,6 +65,9 @@ class PlayerParameters:
     truth_subscribers: int = parameter(
         0, 'Wait at the start for so many subscribers of the ground truth.', minimum=0
     )
+    answer_subscribers: int = parameter(
+        0, "Wait at the start for so many subscribers of the ego's detections.", minimum=0
+    )
     timeout: float = parameter(3.0, 'Longest wait for features or for an answer, s.', minimum=0.1)
     out: str = parameter('', 'JSON file for the counts at the end; empty: none.')
 
@@ -75,7 +79,7 @@ class PlayerNode(entry.RunnableNode):
         super().__init__('player_node')
         self._p = declare(self, PlayerParameters)
         try:
-            self._frames(10.0)
+            self._frames(10.0, 0)
         except ValueError as error:
             raise entry.SetupError(str(error)) from error
         self._arrivals = Arrivals()
@@ -94,10 +98,10 @@ class PlayerNode(entry.RunnableNode):
         self._thread = threading.Thread(target=self._play, name='player', daemon=True)
         self._thread.start()
 
-    def _frames(self, rate: float) -> Iterable[CoopFrame]:
+    def _frames(self, rate: float, start: int) -> Iterable[PlayedFrame]:
         p = self._p
         options = SimulationOptions(p.seed, p.vehicles, rate, p.frames_per_scenario)
-        return open_source(p.source, options)
+        return open_played(p.source, options, start, p.ego)
 
     def _play(self) -> None:
         try:
@@ -115,16 +119,14 @@ class PlayerNode(entry.RunnableNode):
         run: dict[str, object] = {'rate': None}
         latencies: list[float] = []
         sent = 0
-        feeder = FrameFeeder(
-            functools.partial(self._frames, 10.0), time.time_ns(), self._p.frames, self._p.ego
-        )
+        feeder = FrameFeeder(functools.partial(self._frames, 10.0, time.time_ns()), self._p.frames)
         try:
             for frame in feeder:
                 self._connect(frame)
-                neighbours = [agent for agent in frame.clouds if agent != frame.ego]
+                neighbours = {agent: stamp for agent, stamp in frame.stamps.items() if agent != frame.ego}
                 self._output.scene(frame)
                 self._output.sweeps(frame, neighbours)
-                missing = self._arrivals.wait_features(neighbours, frame.stamp, self._p.timeout)
+                missing = self._arrivals.wait_features(neighbours, self._p.timeout)
                 self._features_missing += len(missing)
                 self._output.sweeps(frame, [frame.ego])
                 sent += 1
@@ -142,9 +144,8 @@ class PlayerNode(entry.RunnableNode):
             seconds = self._p.seconds_more if number else self._p.seconds
             stamps: list[int] = []
             late = 0
-            feeder = FrameFeeder(
-                functools.partial(self._frames, rate), time.time_ns(), round(seconds * rate), self._p.ego
-            )
+            open_frames = functools.partial(self._frames, rate, time.time_ns())
+            feeder = FrameFeeder(open_frames, round(seconds * rate))
             try:
                 begin = 0.0
                 for count, frame in enumerate(feeder):
@@ -186,11 +187,15 @@ class PlayerNode(entry.RunnableNode):
     def _missing(self, frame: PlayedFrame) -> list[str]:
         """Who takes part and is not there yet."""
         sources = ((self._features, len(frame.clouds) - 1), (self._answers[frame.ego], 1))
-        return self._output.missing() + [
+        missing = self._output.missing() + [
             f'{count} publishers of {subscription.topic_name}'
             for subscription, count in sources
             if self.count_publishers(subscription.topic_name) < count
         ]
+        answers, wanted = f'/{frame.ego}/detections', self._p.answer_subscribers
+        if self.count_subscribers(answers) < wanted:
+            missing.append(f'{wanted} subscribers of {answers}')
+        return missing
 
     def _on_answer(self, message: FusionStatus) -> None:
         self._arrivals.answer(stamp_of(message.header), float(message.latency_ms[-1]))

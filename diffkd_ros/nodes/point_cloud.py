@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-_DATATYPES = {'<f4': PointField.FLOAT32, '<u2': PointField.UINT16}
+from diffkd_ros.sources.point_cloud import packed
 
 
 def cloud_message(
@@ -25,28 +25,16 @@ def cloud_message(
         ring: (n,) laser index.
         time: (n,) seconds relative to the stamp.
     """
-    columns: dict[str, NDArray] = {name: points[:, i] for i, name in enumerate(('x', 'y', 'z', 'intensity'))}
-    formats = ['<f4'] * 4
-    for name, column, code in (('ring', ring, '<u2'), ('time', time, '<f4')):
-        if column is not None:
-            columns[name] = column
-            formats.append(code)
-    dtype = np.dtype(list(zip(columns, formats, strict=True)))
-    rows = np.empty(len(points), dtype)
-    for name, column in columns.items():
-        rows[name] = column
+    rows, layout = packed(points, ring, time)
     message = PointCloud2(
         header=header,
         height=1,
         width=len(points),
         is_bigendian=False,
-        point_step=dtype.itemsize,
-        row_step=dtype.itemsize * len(points),
+        point_step=rows.itemsize,
+        row_step=rows.nbytes,
         is_dense=True,
-        fields=[
-            PointField(name=name, offset=dtype.fields[name][1], datatype=_DATATYPES[code], count=1)  # type: ignore[index]
-            for name, code in zip(columns, formats, strict=True)
-        ],
+        fields=[PointField(name=name, offset=at, datatype=kind, count=1) for name, at, kind in layout],
     )
     # Assigning an ndarray to a byte field costs seconds a megabyte; this is one memory copy.
     message.data.frombytes(rows.view(np.uint8))

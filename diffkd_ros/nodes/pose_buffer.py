@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The poses a vehicle's odometry reported lately, to be matched with its sweeps."""
+"""The poses a vehicle's localisation reported lately, brought to the stamps of its sweeps."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from nav_msgs.msg import Odometry
-
-from diffkd_ros.geometry.poses import Matrix, PoseError
+from diffkd_ros.geometry.motion import between, moved, twist_between
+from diffkd_ros.geometry.poses import PoseError
 from diffkd_ros.nodes.conversions import NANOSECONDS
-from diffkd_ros.sources.ros_messages import pose_of, stamp_of
+from diffkd_ros.nodes.lidar_pose import LidarPose
+from diffkd_ros.sources.ros_messages import stamp_of
 
 # Two seconds of a 100 Hz odometry.
 _DEPTH = 200
+# Stamps that fall back by more than this come from another run: what was stored before is void.
+_RESTART = 1 * NANOSECONDS
 
 
 class MissingPoseError(ValueError):
@@ -21,48 +26,104 @@ class MissingPoseError(ValueError):
 
 
 class PoseBuffer:
-    """Finds the odometry nearest in time to a sweep. Thread-safe.
+    """Finds the pose at a sweep's stamp. Thread-safe.
+
+    Between two poses it is interpolated. After the newest one, or before the oldest, it is extrapolated by
+    the velocity that came with it or, without one, by that between the two nearest.
 
     Args:
-        tolerance: largest difference between the stamps of sweep and pose, seconds.
+        tolerance: largest difference between the stamps of the sweep and of the nearest pose, seconds.
+        read: makes the pose of a message; may raise `PoseError`.
+        name: what the messages are, for errors.
     """
 
-    def __init__(self, tolerance: float) -> None:
+    def __init__(self, tolerance: float, read: Callable[[Any], LidarPose], name: str = 'odometry') -> None:
         self._tolerance = round(tolerance * NANOSECONDS)
-        self._lock = threading.Lock()
-        self._received: deque[tuple[int, Odometry]] = deque(maxlen=_DEPTH)
+        self._read, self._name = read, name
+        self._condition = threading.Condition()
+        self._received: deque[tuple[int, Any]] = deque(maxlen=_DEPTH)
+        self._closed = False
 
-    def add(self, message: Odometry) -> None:
+    def add(self, message: Any) -> None:
         """Store a message that just arrived; nothing is checked yet."""
-        with self._lock:
-            self._received.append((stamp_of(message.header), message))
+        stamp = stamp_of(message.header)
+        with self._condition:
+            if self._received and stamp < self._received[-1][0] - _RESTART:
+                self._received.clear()
+            self._received.append((stamp, message))
+            self._condition.notify_all()
 
-    def pose_at(self, stamp: int, lidar_frame: str) -> tuple[Matrix, Odometry]:
-        """The pose map <- LiDAR for a sweep, and the message it comes from.
+    def forget_after(self, stamp: int) -> None:
+        """Drop what is stamped later: time has jumped back to here."""
+        with self._condition:
+            kept = [item for item in self._received if item[0] <= stamp]
+            self._received.clear()
+            self._received.extend(kept)
 
-        Args:
-            stamp: of the sweep, nanoseconds.
-            lidar_frame: the cloud's frame, which must be the one whose pose the odometry gives.
+    def close(self) -> None:
+        """Make a wait return at once, now and later."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    def wait_for(self, stamp: int, timeout: float) -> None:
+        """Wait until a pose of that stamp or later has come, at most so many seconds of real time."""
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._closed or any(received >= stamp for received, _ in reversed(self._received)),
+                timeout,
+            )
+
+    def message_near(self, stamp: int) -> Any:
+        """The message whose stamp is nearest.
 
         Raises:
-            MissingPoseError: if there is no odometry within the tolerance, or the nearest one gives the pose
-                of another frame or is no finite rigid transform.
+            MissingPoseError: if there is none within the tolerance.
         """
-        with self._lock:
-            if not self._received:
-                raise MissingPoseError('no odometry received yet')
-            # Of equally near ones the one received last.
-            nearest, message = min(reversed(self._received), key=lambda item: abs(item[0] - stamp))
-        if abs(nearest - stamp) > self._tolerance:
+        with self._condition:
+            return self._nearest(stamp)[1]
+
+    def _nearest(self, stamp: int) -> tuple[int, Any]:
+        if not self._received:
+            raise MissingPoseError(f'no {self._name} received yet')
+        # Of equally near ones the one received last.
+        nearest = min(reversed(self._received), key=lambda item: abs(item[0] - stamp))
+        if abs(nearest[0] - stamp) > self._tolerance:
             raise MissingPoseError(
-                f'the nearest odometry is {abs(nearest - stamp) / NANOSECONDS:.3f} s from the sweep, '
+                f'the nearest {self._name} is {abs(nearest[0] - stamp) / NANOSECONDS:.3f} s from the sweep, '
                 f'pose_tolerance is {self._tolerance / NANOSECONDS:.3f} s'
             )
-        if message.child_frame_id != lidar_frame:
-            raise MissingPoseError(
-                f'odometry gives the pose of {message.child_frame_id!r}, but the cloud is in {lidar_frame!r}'
-            )
+        return nearest
+
+    def pose_at(self, stamp: int) -> LidarPose:
+        """The pose at that stamp; exactly the one received if there is one of that very stamp.
+
+        Raises:
+            MissingPoseError: if no pose lies within the tolerance, or the nearest is no rigid transform.
+        """
+        with self._condition:
+            at, message = self._nearest(stamp)
+            others = [item for item in self._received if item[0] != at]
         try:
-            return pose_of(message.pose.pose), message
+            nearest = self._read(message)
+            if at == stamp:
+                return nearest
+            beyond = [item for item in others if (item[0] > stamp) != (at > stamp)]
+            if beyond:
+                other_at, other = min(beyond, key=lambda item: abs(item[0] - stamp))
+                pose = between(nearest.pose, self._read(other).pose, (stamp - at) / (other_at - at))
+                return replace(nearest, pose=pose)
+            seconds = (stamp - at) / NANOSECONDS
+            if nearest.linear is not None:
+                return replace(nearest, pose=moved(nearest.pose, nearest.linear, nearest.angular, seconds))
+            if not others:
+                return nearest
+            other_at, other = min(others, key=lambda item: abs(item[0] - at))
+            past = (other_at - at) / NANOSECONDS
+            # Too far apart to tell the velocity now.
+            if abs(past) > 1.0:
+                return nearest
+            linear, angular = twist_between(nearest.pose, self._read(other).pose, past)
+            return replace(nearest, pose=moved(nearest.pose, linear, angular, seconds))
         except PoseError as error:
-            raise MissingPoseError(f'odometry is {error}') from error
+            raise MissingPoseError(f'{self._name} is {error}') from error

@@ -61,7 +61,7 @@ class NodeProcess:
         own = logs / f'{self.label}.yaml'
         node = f'{spec.namespace.rstrip("/")}/{spec.executable}'
         own.write_text(yaml.safe_dump({node: {'ros__parameters': dict(spec.parameters)}}))
-        command = [sys.executable, '-m', f'diffkd_ros.nodes.{spec.executable}', '--ros-args']
+        command = [sys.executable, '-m', f'diffkd_ros.{spec.room}.{spec.executable}', '--ros-args']
         command += ['-r', f'__ns:={spec.namespace}']
         for remapping in spec.remappings:
             command += ['-r', ':='.join(remapping)]
@@ -73,14 +73,14 @@ class NodeProcess:
         self._process = subprocess.Popen(
             command,
             cwd=logs,
-            env=_environment(environment or {}),
+            env=child_environment(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors='replace',
             start_new_session=True,
-            preexec_fn=lambda: _in_child(niceness),
+            preexec_fn=lambda: in_child(niceness),
         )
         self._reader = threading.Thread(target=self._read, name=f'log {self.label}', daemon=True)
         self._reader.start()
@@ -97,6 +97,11 @@ class NodeProcess:
                 self.latest = text
                 if text.startswith('ready'):
                     self._ready.set()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -196,15 +201,15 @@ class NodeGroup:
         self._processes = [p for p in self._processes if p not in processes]
 
 
-def _environment(changes: Mapping[str, str]) -> dict[str, str]:
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """The own environment, such that the child imports the same copy of the package."""
     root = str(Path(diffkd_ros.__path__[0]).resolve().parent)
     path = os.pathsep.join(part for part in (root, os.environ.get('PYTHONPATH', '')) if part)
     return {**os.environ, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1', **changes}
 
 
-def _in_child(niceness: int) -> None:
-    """Runs in the child before it becomes the node."""
+def in_child(niceness: int = 0) -> None:
+    """Runs in a child before it becomes what it is to be: it dies with this process."""
     if sys.platform == 'linux':
         # Should this process be killed without a chance to clean up, the kernel interrupts the child.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

@@ -10,12 +10,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rclpy.subscription import MessageInfo
-
+from diffkd_ros.bags.writer import BagError
 from diffkd_ros.nodes import entry, qos
-from diffkd_ros.nodes.bag_writer import BagError, BagWriter
+from diffkd_ros.nodes.bag_thread import BagThread
 from diffkd_ros.nodes.parameters import declare, parameter
+
+if TYPE_CHECKING:
+    # Not in Jazzy, where it is a plain dict.
+    from rclpy.subscription import MessageInfo
 
 # How often the graph is asked whether a topic has appeared.
 _LOOK_PERIOD = 0.2
@@ -40,7 +44,7 @@ class RecorderNode(entry.RunnableNode):
         super().__init__('recorder_node')
         self._p = p = declare(self, RecorderParameters)
         try:
-            self._bag = BagWriter(Path(p.out))
+            self._bag = BagThread(Path(p.out))
         except BagError as error:
             raise entry.SetupError(str(error)) from error
         self._waiting = {topic for topic in p.topics if ':' not in topic}

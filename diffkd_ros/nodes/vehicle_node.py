@@ -4,80 +4,113 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from rclpy.qos import ReliabilityPolicy
 
 from diffkd_ros.msg import BevFeature
 from diffkd_ros.nodes import diagnostics, entry, qos
 from diffkd_ros.nodes.conversions import feature_message
-from diffkd_ros.nodes.encoding import EncodingParameters, agent_of, encode_sweep, load_card, load_encoder
-from diffkd_ros.nodes.inference_report import InferenceReport
-from diffkd_ros.nodes.inference_thread import InferenceThread
-from diffkd_ros.nodes.parameters import declare
-from diffkd_ros.nodes.sweep_input import RefusedSweepError, Sweep, SweepInput
+from diffkd_ros.nodes.encoding import EncodingParameters, encode_sweep
+from diffkd_ros.nodes.perception_node import PerceptionNode
+from diffkd_ros.nodes.sweep_input import RefusedSweepError, Sweep
 from diffkd_ros.runtime import codec
 
 
-class VehicleNode(entry.RunnableNode):
+class VehicleNode(PerceptionNode[EncodingParameters]):
     """Encodes each sweep and shares the feature."""
 
     def __init__(self) -> None:
-        super().__init__('vehicle_node')
-        p = declare(self, EncodingParameters)
-        self._agent = agent_of(self, p)
-        self._card = load_card(p.model)
-        self._encoder = load_encoder(self._card, p)
-        self._publisher = self.create_publisher(BevFeature, 'v2x/features', qos.FEATURES)
-        self._report = InferenceReport(self._card, p.device, p.threads)
+        super().__init__('vehicle_node', EncodingParameters)
+        # Goes on over a deactivation: receivers see gaps as losses and steps back as a restart.
         self._sent = 0
         self._last_bytes = 0
-        self._worker = InferenceThread[Sweep](self._process, self._on_error)
-        self._input = SweepInput(self, self._worker.submit, p.pose_tolerance)
-        self._diagnostics = diagnostics.DiagnosticsPublisher(self, self._agent, self._items)
-        self.get_logger().info(f'ready: {self._agent} shares features of {self._card.model_id}')
 
-    def _process(self, sweep: Sweep) -> None:
+    def configure(self) -> str:
+        """Create the publisher."""
+        profile = qos.link(self.p.v2x_reliability, self.p.v2x_depth, self.p.v2x_lifespan)
+        self._publisher = self.create_lifecycle_publisher(BevFeature, 'v2x/features', profile)
+        return f'{self.agent} shares features of {self.card.model_id}'
+
+    def activate(self) -> None:
+        """Nothing to do: clouds and poses are all it needs."""
+
+    def deactivate(self) -> None:
+        """Nothing to do."""
+
+    def clean_up(self) -> None:
+        """Remove the publisher."""
+        self.destroy_lifecycle_publisher(self._publisher)
+
+    def process(self, sweep: Sweep) -> None:
+        """Encode a sweep and publish its feature."""
         timer = sweep.timer()
         timer.mark('wait')
         try:
-            feature, _, odometry = encode_sweep(sweep, self._input, self._encoder, timer)
+            feature, pose = encode_sweep(sweep, self.input, self.encoder, timer)
         except RefusedSweepError:
             return
         encoded = codec.encode(feature)
         timer.mark('codec')
         self._publisher.publish(
-            feature_message(sweep.cloud.header, self._agent, self._sent, self._card, encoded, odometry)
+            feature_message(sweep.cloud.header, self.agent, self._sent, self.card, encoded, pose)
         )
         timer.mark('publish')
-        self._input.accept()
-        self._report.add(timer.finish())
+        self.input.accept()
+        self.report.add(sweep.stamp, timer.finish())
         self._sent += 1
         self._last_bytes = len(encoded.data)
-        if self._last_bytes > qos.MAX_FEATURE_BYTES:
-            self.get_logger().warning(
-                f'a feature of {self._last_bytes} bytes is larger than {qos.MAX_FEATURE_BYTES}: '
-                'best-effort receivers may lose it',
-                throttle_duration_sec=10.0,
-            )
-
-    def _on_error(self, error: Exception) -> None:
-        if not self.context.ok():
-            return  # interrupted in the middle of a sweep: there is nobody to publish to any more
-        self._report.fail(error)
-        self.get_logger().error(
-            f'inference failed: {type(error).__name__}: {error}', throttle_duration_sec=5.0
-        )
-
-    def _items(self) -> list[diagnostics.Item]:
-        values = {
-            'sweeps overwritten': self._worker.overwritten,
-            'features sent': self._sent,
-            'feature bytes': self._last_bytes,
-        }
-        return [self._input.diagnostics(values), *self._report.items()]
 
     def close(self) -> None:
-        """Stop the inference thread."""
-        self._worker.stop()
+        """Stop, and say how many features went out: the one figure that receivers cannot know."""
+        super().close()
+        self.log_last(f'{self._sent} features sent')
+
+    def input_values(self) -> dict[str, object]:
+        """What became of the sweeps."""
+        return {'features sent': self._sent}
+
+    def items(self) -> list[diagnostics.Item]:
+        """The item `link`: what goes out, and whether it can arrive."""
+        receivers = {
+            f'{info.node_namespace.rstrip("/")}/{info.node_name}': info.qos_profile.reliability
+            for info in self.get_subscriptions_info_by_topic(self._publisher.topic_name)
+        }
+        trouble = link_trouble(
+            self.p.v2x_reliability, receivers, self._last_bytes, qos.loses_large_best_effort()
+        )
+        if trouble:
+            self.get_logger().warning(trouble, throttle_duration_sec=30.0)
+        values = {
+            'features sent': self._sent,
+            'feature bytes': self._last_bytes,
+            'receivers': len(receivers),
+            'reliability': self.p.v2x_reliability,
+        }
+        level = diagnostics.WARN if trouble else diagnostics.OK
+        return [diagnostics.Item('link', level, trouble or f'{len(receivers)} receivers', values)]
+
+
+def link_trouble(reliability: str, receivers: Mapping[str, ReliabilityPolicy], size: int, lossy: bool) -> str:
+    """Why features do not arrive somewhere; empty if nothing is known to stop them.
+
+    Args:
+        reliability: offered on the link.
+        receivers: reliability that each asks for, by node.
+        size: of the last feature, bytes.
+        lossy: whether the middleware loses large best-effort messages.
+    """
+    modest = [name for name, asked in receivers.items() if asked == ReliabilityPolicy.BEST_EFFORT]
+    if reliability == 'best_effort':
+        deaf = sorted(receivers.keys() - set(modest))
+        if deaf:
+            return f'the link is best effort, but {", ".join(deaf)} ask for reliable and get nothing'
+    if modest and lossy and size > qos.MAX_BEST_EFFORT_BYTES:
+        return (
+            f'a feature of {size} bytes is larger than {qos.MAX_BEST_EFFORT_BYTES}: with the defaults of '
+            f'Fast DDS best-effort receivers lose it without notice ({", ".join(sorted(modest))})'
+        )
+    return ''
 
 
 def main(args: Sequence[str] | None = None) -> int:

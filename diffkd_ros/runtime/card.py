@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -15,6 +15,8 @@ from diffkd_ros.runtime.grid import BevGrid
 CARD = 'card.yaml'
 ENCODER = 'encoder.onnx'
 EGO = 'ego.onnx'
+STUDENT = 'student.safetensors'
+FILES = {'onnx': (ENCODER, EGO), 'torch': (STUDENT,)}
 
 
 class ModelError(RuntimeError):
@@ -37,6 +39,9 @@ class ModelCard(BaseModel):
     card_format: int = Field(ge=1, le=1, description='Version of this card layout.')
     name: str = Field(pattern=r'^[a-z0-9_]+$', description='Name of the model and its folder.')
     description: str = Field(description='What it is and what it was trained on, in a sentence or two.')
+    runtime: Literal['onnx', 'torch'] = Field(
+        'onnx', description='What runs it; a model that does not export runs in torch only, on no vehicle.'
+    )
     grid: BevGrid = Field(description='Grid of the feature map, in the LiDAR frame.')
     channels: int = Field(ge=1, le=1024, description='Channels of the shared feature map.')
     max_agents: int = Field(ge=1, le=64, description='Most agents that one fusion takes, the ego included.')
@@ -66,7 +71,7 @@ class ModelCard(BaseModel):
             card = cls.model_validate(yaml.safe_load(path.read_text()))
         except (yaml.YAMLError, ValidationError) as error:
             raise ModelError(f'{path} is not a model card: {error}') from error
-        for name in (ENCODER, EGO):
+        for name in FILES[card.runtime]:
             file = folder / name
             if name not in card.files:
                 raise ModelError(f'{path} lists no {name}')
@@ -83,15 +88,36 @@ class ModelCard(BaseModel):
 
     @property
     def model_id(self) -> str:
-        """Name and encoder hash: two agents' features may be fused only if these are equal."""
-        return f'{self.name}@{self.files[ENCODER][:12]}'
+        """Name and hash of what encodes: two agents' features may be fused only if these are equal."""
+        return f'{self.name}@{self.files[FILES[self.runtime][0]][:12]}'
 
     @property
     def encoder_path(self) -> Path:
-        """The encoder's graph."""
-        return self._folder / ENCODER
+        """The encoder's graph.
+
+        Raises:
+            ModelError: if the model has none.
+        """
+        return self._graph(ENCODER)
 
     @property
     def ego_path(self) -> Path:
-        """The ego's graph: restore, warp, fuse, detect."""
-        return self._folder / EGO
+        """The ego's graph: restore, warp, fuse, detect.
+
+        Raises:
+            ModelError: if the model has none.
+        """
+        return self._graph(EGO)
+
+    @property
+    def student_path(self) -> Path:
+        """The weights of a model that runs in torch only."""
+        return self._folder / STUDENT
+
+    def _graph(self, name: str) -> Path:
+        if self.runtime != 'onnx':
+            raise ModelError(
+                f'{self._folder} has no {name}: the model runs in torch only. Measure it with '
+                '`diffkd evaluate`; for a vehicle, train one with `encoder: pillars`'
+            )
+        return self._folder / name

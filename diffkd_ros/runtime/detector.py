@@ -16,7 +16,7 @@ from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.decoding import decode_boxes
 from diffkd_ros.runtime.features import BevFeature
-from diffkd_ros.runtime.session import open_session
+from diffkd_ros.runtime.session import Session, open_session
 
 OUTPUTS = ['heatmap', 'regression', 'share', 'coverage', 'reliability', 'energy']
 
@@ -51,14 +51,17 @@ class CooperativeDetector:
         card: a loaded model card.
         threads: CPU threads.
         device: `cpu`, `cuda` or `tensorrt`.
+        session: runs the ego's side in place of the folder's graph.
 
     Raises:
         ModelError: if the device is not available or the graph does not load.
     """
 
-    def __init__(self, card: ModelCard, threads: int = 1, device: str = 'cpu') -> None:
+    def __init__(
+        self, card: ModelCard, threads: int = 1, device: str = 'cpu', session: Session | None = None
+    ) -> None:
         self._card = card
-        self._session = open_session(card.ego_path, threads, device)
+        self._session = session or open_session(card.ego_path, threads, device)
 
     def detect(self, features: Sequence[BevFeature], poses: Sequence[Matrix]) -> Detection:
         """Fuse one to `max_agents` agents' features.

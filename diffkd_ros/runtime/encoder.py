@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.features import BevFeature
-from diffkd_ros.runtime.session import open_session
+from diffkd_ros.runtime.session import Session, open_session
 
 
 class CloudError(ValueError):
@@ -22,14 +22,17 @@ class FeatureEncoder:
         card: a loaded model card.
         threads: CPU threads.
         device: `cpu`, `cuda` or `tensorrt`.
+        session: runs the encoder in place of the folder's graph.
 
     Raises:
         ModelError: if the device is not available or the graph does not load.
     """
 
-    def __init__(self, card: ModelCard, threads: int = 1, device: str = 'cpu') -> None:
+    def __init__(
+        self, card: ModelCard, threads: int = 1, device: str = 'cpu', session: Session | None = None
+    ) -> None:
         self._grid = card.grid
-        self._session = open_session(card.encoder_path, threads, device)
+        self._session = session or open_session(card.encoder_path, threads, device)
 
     def encode(self, points: NDArray[np.float32]) -> BevFeature:
         """Encode one sweep; points that are not finite or out of range are left out.

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import onnxruntime
+from numpy.typing import NDArray
 
 from diffkd_ros.runtime.card import ModelError
 
@@ -16,7 +19,14 @@ PROVIDERS = {
 }
 
 
-def open_session(path: Path, threads: int, device: str) -> onnxruntime.InferenceSession:
+class Session(Protocol):
+    """Something that computes named arrays from named arrays, as ONNX Runtime does."""
+
+    def run(self, names: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """The outputs of these names, in this order."""
+
+
+def open_session(path: Path, threads: int, device: str) -> Session:
     """Open a graph.
 
     Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One way to name any source of frames: ``sim``, ``opv2v:DIR``, ``dair:DIR`` or ``bag:DIR``."""
+"""One way to name any source of frames: ``sim``, ``opv2v:DIR``, ``dair:DIR`` or ``bag:FILE``."""
 
 from __future__ import annotations
 
@@ -32,45 +32,59 @@ class SimulationOptions:
     frames_per_scenario: int = 20
 
 
-def _simulator(folder: Path | None, options: SimulationOptions) -> Iterable[CoopFrame]:
+def _simulator(place: str, options: SimulationOptions) -> Iterable[CoopFrame]:
     from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
-    if folder is not None:
-        raise SourceError(f'source sim takes no folder, got {folder}')
+    if place:
+        raise SourceError(f'source sim takes no folder, got {place}')
     config = SimulatorConfig(
         agents=options.agents, rate=options.rate, frames_per_scenario=options.frames_per_scenario
     )
     return Simulator(config, seed=options.seed).frames(itertools.count())
 
 
-def _opv2v(folder: Path | None, options: SimulationOptions) -> Iterable[CoopFrame]:
+def _opv2v(place: str, options: SimulationOptions) -> Iterable[CoopFrame]:
     from diffkd_ros.sources.dataset import readable_frames
     from diffkd_ros.sources.opv2v import Opv2vDataset
 
-    return readable_frames(Opv2vDataset(_existing('opv2v', folder)))
+    return readable_frames(Opv2vDataset(_existing('opv2v', place)))
 
 
-def _dair_v2x(folder: Path | None, options: SimulationOptions) -> Iterable[CoopFrame]:
+def _dair_v2x(place: str, options: SimulationOptions) -> Iterable[CoopFrame]:
     from diffkd_ros.sources.dair_v2x import DairV2xDataset
     from diffkd_ros.sources.dataset import readable_frames
 
-    return readable_frames(DairV2xDataset(_existing('dair', folder)))
+    return readable_frames(DairV2xDataset(_existing('dair', place)))
 
 
-def _rosbag(folder: Path | None, options: SimulationOptions) -> Iterable[CoopFrame]:
-    from diffkd_ros.sources.rosbag import RosbagSource
+def _rosbag(place: str, options: SimulationOptions) -> Iterable[CoopFrame]:
+    from diffkd_ros.sources.dataset import readable_frames
+    from diffkd_ros.sources.rosbag import RosbagDataset
 
-    return RosbagSource(_existing('bag', folder))
+    return readable_frames(RosbagDataset(bag_paths(place)))
 
 
-def _existing(kind: str, folder: Path | None) -> Path:
-    if folder is None or not folder.exists():
-        raise SourceError(f'source {kind}:{folder or ""} needs a folder that exists')
-    return folder
+def bag_paths(place: str) -> list[Path]:
+    """The bags named in ``bag:FILE[,FILE...]``: one, or several that are read as one.
+
+    Args:
+        place: what stands after the colon.
+
+    Raises:
+        SourceError: if one is missing.
+    """
+    return [_existing('bag', part) for part in place.split(',')]
+
+
+def _existing(kind: str, place: str) -> Path:
+    path = Path(place).expanduser()
+    if not place or not path.exists():
+        raise SourceError(f'source {kind}:{place} needs a folder that exists')
+    return path
 
 
 # Each room of `sources` joins by one line here.
-_SOURCES: dict[str, Callable[[Path | None, SimulationOptions], Iterable[CoopFrame]]] = {
+_SOURCES: dict[str, Callable[[str, SimulationOptions], Iterable[CoopFrame]]] = {
     'sim': _simulator,
     'opv2v': _opv2v,
     'bag': _rosbag,
@@ -82,17 +96,17 @@ def open_source(spec: str, options: SimulationOptions | None = None) -> Iterable
     """Open a source of frames.
 
     Args:
-        spec: ``sim`` (endless), ``opv2v:DIR``, ``dair:DIR`` or ``bag:DIR``. A broken frame of a data set is
-            left out, with a line in the log.
+        spec: ``sim`` (endless), ``opv2v:DIR``, ``dair:DIR`` or ``bag:FILE[,FILE...]``, several bags being
+            read as one. A broken frame of a recorded set is left out, with a line in the log.
         options: for the simulator.
 
     Raises:
         SourceError: if there is no such source.
         ValueError: if the simulator's options are out of range, or the folder is not of that kind.
     """
-    kind, _, folder = spec.partition(':')
+    kind, _, place = spec.partition(':')
     if kind not in _SOURCES:
         raise SourceError(
             f'unknown source {spec!r}; known are {", ".join(_SOURCES)}, with :DIR where recorded'
         )
-    return _SOURCES[kind](Path(folder).expanduser() if folder else None, options or SimulationOptions())
+    return _SOURCES[kind](place, options or SimulationOptions())

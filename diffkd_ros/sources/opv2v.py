@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,6 +55,7 @@ class Opv2vError(DatasetError):
 @dataclass(frozen=True, slots=True)
 class _Drive:
     folder: Path
+    name: str
     ego: int
     frames: dict[int, frozenset[int]]  # agent -> the numbers of its yaml files
     clouds: dict[int, frozenset[int]]  # agent -> the numbers of its pcd files
@@ -68,6 +70,8 @@ class Opv2vDataset:
     ground truth is the union of the vehicles that the remaining agents' files list. An agent's own vehicle
     stands in the other agents' files only, so an ego alone has no box of its own. Returns within a car's
     length of a vehicle's sensor are removed: in the data set they lie on its own body.
+
+    A scenario is named as its folder; folders of one name in several splits, as `split.folder`.
 
     Where an agent is stands in its files three times, and `pose` says which one places its cloud:
 
@@ -118,6 +122,7 @@ class Opv2vDataset:
                     self._add(inner)
             else:
                 self._add(folder)
+        self._drives = _named_apart(self._drives)
         self._index = [(drive, k) for drive in self._drives for k in range(len(drive.numbers))]
         if not self._index:
             raise Opv2vError(f'{self.root}: holds no <scenario>/<agent id>/<6-digit number>.yaml')
@@ -167,13 +172,13 @@ class Opv2vDataset:
             truth = truth.with_boxes(transform_boxes(moved, truth.boxes))
             agents = {agent: replace(sweep, pose=believed[agent]) for agent, sweep in agents.items()}
         stamp = round((number - drive.numbers[0]) * self._step(drive) * 1e9)
-        return CoopFrame(agents, drive.ego, stamp, truth, drive.folder.name, position)
+        return CoopFrame(agents, drive.ego, stamp, truth, drive.name, position)
 
     def drives(self) -> list[tuple[str, range]]:
         """Name and frame numbers of each drive, in order."""
         ends = accumulate(len(drive.numbers) for drive in self._drives)
         return [
-            (drive.folder.name, range(end - len(drive.numbers), end))
+            (drive.name, range(end - len(drive.numbers), end))
             for drive, end in zip(self._drives, ends, strict=True)
         ]
 
@@ -312,7 +317,16 @@ def _index_drive(folder: Path) -> _Drive | None:
     if not vehicles:
         return None
     ego = min(vehicles)
-    return _Drive(folder, ego, frames, clouds, tuple(sorted(frames[ego])))
+    return _Drive(folder, folder.name, ego, frames, clouds, tuple(sorted(frames[ego])))
+
+
+def _named_apart(drives: list[_Drive]) -> list[_Drive]:
+    """The drives, with the split before the name where several have the same."""
+    times = Counter(drive.name for drive in drives)
+    return [
+        replace(drive, name=f'{drive.folder.parent.name}.{drive.name}') if times[drive.name] > 1 else drive
+        for drive in drives
+    ]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 """Reading `sensor_msgs/PointCloud2`: by field name, datatype and offset, whatever the layout around them.
 
 It reads attributes only, so a message class of rclpy and one of `rosbags` do alike, and no ROS is needed.
+`sensor_msgs_py` is not used even where it is installed: it takes rclpy's messages alone, reads padded rows
+askew and swaps the bytes of a big-endian message in place. A test compares the two on what both can read.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 DATATYPES = {1: 'i1', 2: 'u1', 3: 'i2', 4: 'u2', 5: 'i4', 6: 'u4', 7: 'f4', 8: 'f8'}
 
 ACCEPTED = 'x, y, z as float32 or float64, and intensity of any numeric type'
+
+# How a cloud's intensities count. `auto`: integer fields 0..255, float fields by what is in them.
+INTENSITY_SCALES = ('auto', '0..1', '0..255')
 
 # A float intensity above this cannot be a reflectance of 0..1 with its noise: the driver counts 0..255.
 _UNIT_SCALE_LIMIT = 2.0
@@ -35,6 +40,8 @@ class CloudPoints:
         time: (n,) float32 seconds relative to the cloud's stamp, or None likewise.
         dropped: points left out: not finite, or at the sensor's origin (which marks a ray without return).
         intensity_scale: what the cloud's intensities were divided by, 1 or 255.
+        largest_intensity: before that.
+        doubt: why the scale may be wrong, with the value found; empty if the data fit it.
     """
 
     points: NDArray[np.float32]
@@ -42,6 +49,13 @@ class CloudPoints:
     time: NDArray[np.float32] | None
     dropped: int
     intensity_scale: float
+    largest_intensity: float
+    doubt: str = ''
+
+    @classmethod
+    def none(cls) -> CloudPoints:
+        """Of no cloud."""
+        return cls(np.empty((0, 4), np.float32), None, None, 0, 1.0, 0.0)
 
 
 def layout_of(cloud: Any) -> str:
@@ -114,11 +128,24 @@ def _columns(cloud: Any) -> dict[str, NDArray]:
     return {name: rows[name] for name in names}
 
 
-def read_cloud(cloud: Any) -> CloudPoints:
+def _intensity_doubt(scale: str, divisor: float, largest: float, integer: bool) -> str:
+    if divisor == 1.0 and largest > _UNIT_SCALE_LIMIT:
+        return f'intensities reach {largest:g}, but intensity_scale says 0..1: set it to auto or 0..255'
+    if divisor == 255.0 and largest > 255.0:
+        return f'intensities reach {largest:g}: what is above 255 is taken for 255'
+    if scale == '0..255' and not integer and 0.0 < largest <= 1.0:
+        return f'intensities reach {largest:g} only, but intensity_scale says 0..255: set it to auto or 0..1'
+    return ''
+
+
+def read_cloud(cloud: Any, intensity_scale: str = 'auto') -> CloudPoints:
     """Take the usable points out of a `sensor_msgs/PointCloud2`.
 
-    Intensities of an integer field count 0..255; those of a float field count 0..1, or 0..255 if one of
-    them is greater than 2. Either way [0, 1] comes out.
+    Args:
+        cloud: the message.
+        intensity_scale: one of `INTENSITY_SCALES`. With `auto`, intensities of an integer field count 0..255;
+            those of a float field count 0..1, or 0..255 if one of them is greater than 2. Whatever it is,
+            [0, 1] comes out.
 
     Raises:
         PointCloudError: if a needed field is missing (found and accepted fields are named), the header's
@@ -141,7 +168,11 @@ def read_cloud(cloud: Any) -> CloudPoints:
     if dropped:
         points = points[kept]
     integer = columns['intensity'].dtype.kind in 'iu'
-    scale = 255.0 if integer or float(points[:, 3].max()) > _UNIT_SCALE_LIMIT else 1.0
+    largest = float(points[:, 3].max())
+    if intensity_scale == 'auto':
+        scale = 255.0 if integer or largest > _UNIT_SCALE_LIMIT else 1.0
+    else:
+        scale = 255.0 if intensity_scale == '0..255' else 1.0
     if scale != 1.0:
         points[:, 3] /= scale
     np.clip(points[:, 3], 0.0, 1.0, out=points[:, 3])
@@ -152,4 +183,40 @@ def read_cloud(cloud: Any) -> CloudPoints:
         column: NDArray = columns[name].astype(dtype).reshape(-1)
         return column[kept] if dropped else column
 
-    return CloudPoints(points, extra('ring', np.uint16), extra('time', np.float32), dropped, scale)
+    return CloudPoints(
+        points,
+        extra('ring', np.uint16),
+        extra('time', np.float32),
+        dropped,
+        scale,
+        largest,
+        _intensity_doubt(intensity_scale, scale, largest, integer),
+    )
+
+
+def packed(
+    points: NDArray[np.float32],
+    ring: NDArray[np.uint16] | None = None,
+    time: NDArray[np.float32] | None = None,
+) -> tuple[NDArray, list[tuple[str, int, int]]]:
+    """The way back: rows as a packed cloud holds them, with the fields x, y, z, intensity and those given.
+
+    Args:
+        points: (n, 4) x, y, z in metres, intensity in [0, 1].
+        ring: (n,) laser index.
+        time: (n,) seconds relative to the stamp.
+
+    Returns:
+        (n,) rows, little-endian, and name, offset and `PointField` datatype of each field.
+    """
+    columns: dict[str, NDArray] = {name: points[:, i] for i, name in enumerate(('x', 'y', 'z', 'intensity'))}
+    columns |= {name: column for name, column in (('ring', ring), ('time', time)) if column is not None}
+    formats = {name: 'u2' if name == 'ring' else 'f4' for name in columns}
+    rows = np.empty(len(points), [(name, f'<{code}') for name, code in formats.items()])
+    for name, column in columns.items():
+        rows[name] = column
+    codes = {code: number for number, code in DATATYPES.items()}
+    offsets = np.cumsum([0, *(np.dtype(code).itemsize for code in formats.values())])
+    return rows, [
+        (name, int(at), codes[code]) for (name, code), at in zip(formats.items(), offsets, strict=False)
+    ]

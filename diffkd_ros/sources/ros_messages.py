@@ -14,6 +14,23 @@ import numpy as np
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import Matrix, pose_from_quaternion
 
+BOXES3D_TYPE = 'diffkd_ros/msg/Boxes3D'
+# For bags that carry no message definitions. As msg/Boxes3D.msg has it, which is not at hand here: a source
+# needs no installation of the package.
+BOXES3D_DEFINITION = """
+std_msgs/Header header
+string[] class_names
+float32[] boxes
+float32[] scores
+uint8[] labels
+int32[] track_ids
+int32[] num_points
+"""
+
+# The frames of what this package plays and writes; recordings may have others.
+MAP_FRAME = 'map'
+CLASS_NAMES = ['vehicle']
+
 _AGENT = re.compile(r'(cav|rsu)_(\d+)')
 
 
@@ -24,6 +41,11 @@ class MessageError(ValueError):
 def agent_name(agent: int) -> str:
     """The namespace and V2X name of an agent: ``cav_7`` for vehicle 7, ``rsu_1`` for road-side unit -1."""
     return f'cav_{agent}' if agent >= 0 else f'rsu_{-agent}'
+
+
+def lidar_frame(agent: str) -> str:
+    """The frame of an agent's LiDAR."""
+    return f'{agent}/lidar'
 
 
 def agent_number(name: str) -> int:

@@ -1,65 +1,130 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights as safetensors, with the recipe inside."""
+"""A training run on disk: weights and optimiser as safetensors, recipe and progress inside."""
 
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffkd_ros.model.student import Student
+from diffkd_ros.model.student import Student, StudentConfig
+from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.recipe import Recipe
+from diffkd_ros.training.stages import lone_student
+
+Tensors = dict[str, Tensor]
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that belongs to another recipe or model."""
+    """A checkpoint that is none, or that belongs to another recipe or model."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        history: name, steps and minutes of every stage completed, those of an initial checkpoint first.
+        step: steps done of the stage under way.
+        minutes: spent on it.
+        optimiser: hyperparameters of each of the optimiser's groups, if a stage is under way.
+        schedule: state of the learning rate's schedule, likewise.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    minutes: float = 0.0
+    optimiser: list[dict[str, Any]] = field(default_factory=list)
+    schedule: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module, minutes: list[float]
+    path: Path, recipe: Recipe, parts: dict[str, dict[str, Tensor]], progress: Progress
 ) -> None:
-    """Write both networks; `minutes` are those of the stages completed."""
-    tensors = {f'teacher.{name}': tensor.contiguous() for name, tensor in teacher.state_dict().items()}
-    tensors |= {f'student.{name}': tensor.contiguous() for name, tensor in student.state_dict().items()}
-    save_file(tensors, path, metadata={'recipe': recipe.model_dump_json(), 'minutes': json.dumps(minutes)})
+    """Write a checkpoint; a process killed meanwhile leaves the one before.
+
+    Args:
+        path: file to write.
+        recipe: of the run.
+        parts: state dictionaries by name: `teacher`, `student`, and more while a stage is under way.
+        progress: to go on from.
+    """
+    tensors = {
+        f'{part}.{name}': tensor.detach().cpu().contiguous().clone()
+        for part, state in parts.items()
+        for name, tensor in state.items()
+    }
+    metadata = {'recipe': recipe.model_dump_json(), 'progress': json.dumps(asdict(progress))}
+    partial = path.with_suffix('.partial')
+    save_file(tensors, partial, metadata=metadata)
+    os.replace(partial, path)
 
 
-def load_student(path: Path) -> tuple[Recipe, Student]:
-    """Read a checkpoint's recipe and its student, in evaluation mode.
+def read_checkpoint(path: Path) -> tuple[Recipe, Progress, dict[str, Tensors]]:
+    """Read a checkpoint's recipe, progress and state dictionaries.
 
     Raises:
         CheckpointError: if the file is no checkpoint of this version.
     """
     try:
         with safe_open(path, 'pt') as file:
-            recipe = Recipe.model_validate_json(file.metadata()['recipe'])
-        student = Student(recipe.model)
-        _load(student, 'student.', load_file(path))
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError, RuntimeError) as error:
+            metadata = file.metadata()
+        recipe = Recipe.model_validate_json(metadata['recipe'])
+        progress = Progress(**json.loads(metadata['progress']))
+        tensors = load_file(path)
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise CheckpointError(f'{path} is not a checkpoint: {error}') from error
+    parts: dict[str, Tensors] = {}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition('.')
+        parts.setdefault(part, {})[name] = tensor
+    return recipe, progress, parts
+
+
+def restore(module: nn.Module, part: Tensors, path: Path) -> None:
+    """Load a whole state dictionary.
+
+    Raises:
+        CheckpointError: if it is not this module's.
+    """
+    try:
+        module.load_state_dict(part)
+    except RuntimeError as error:
+        raise CheckpointError(f'{path} holds another model: {error}') from error
+
+
+def adopt(module: nn.Module, part: Tensors) -> None:
+    """Load what fits by name and shape; the rest of the module stays as it is."""
+    own = module.state_dict()
+    module.load_state_dict(own | {k: t for k, t in part.items() if k in own and own[k].shape == t.shape})
+
+
+def load_student(path: Path) -> tuple[Recipe, Student]:
+    """A checkpoint's recipe and its student, in evaluation mode.
+
+    If no more than a teacher was trained, the student computes the same.
+
+    Raises:
+        CheckpointError: if the file is no checkpoint of this version.
+    """
+    recipe, progress, parts = read_checkpoint(path)
+    if all(stage['name'] == 'teacher' for stage in progress.history):
+        teacher = Teacher(recipe.model)
+        restore(teacher, parts['teacher'], path)
+        return recipe, lone_student(teacher, recipe.model).eval()
+    student = Student(recipe.model)
+    restore(student, parts['student'], path)
     return recipe, student.eval()
 
 
-def _load(module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
-    module.load_state_dict(
-        {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    )
-
-
-def load_checkpoint(path: Path, recipe: Recipe, teacher: nn.Module, student: nn.Module) -> list[float]:
-    """Read both networks back and return the minutes of the stages completed.
-
-    Raises:
-        CheckpointError: if it was written by another recipe.
-    """
-    with safe_open(path, 'pt') as file:
-        metadata = file.metadata()
-    if Recipe.model_validate_json(metadata['recipe']) != recipe:
-        raise CheckpointError(f'{path} was written by another recipe; choose another output folder')
-    tensors = load_file(path)
-    _load(teacher, 'teacher.', tensors)
-    _load(student, 'student.', tensors)
-    return json.loads(metadata['minutes'])
+def with_model(student: Student, config: StudentConfig) -> Student:
+    """The same weights in a student of other settings, such as another number of steps."""
+    other = Student(config)
+    adopt(other, student.state_dict())
+    return other.eval()

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,35 +18,52 @@ from diffkd_ros.geometry.boxes import count_points, ground_truth_in
 from diffkd_ros.geometry.poses import inverse, transform_points
 from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.runtime.grid import BevGrid
-from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
+from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds
+from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data
 from diffkd_ros.training.targets import DetectionTarget, detection_target
-
-MAX_SCENARIOS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One frame, seen by `ego` together with `neighbours`.
+    """One frame, seen by an ego together with neighbours.
 
     Attributes:
-        clouds: per agent (p, 4), each in its own LiDAR frame; the ego's first.
-        union: (p, 4) all agents' points in the ego's LiDAR frame, the teacher's holistic view.
+        clouds: per agent (p, 4), each in its own LiDAR frame; the ego's first; corrupted if so asked.
+        clean: the same as they were sensed.
+        union: (p, 4) all agents' clean points in the ego's LiDAR frame, the teacher's holistic view.
         warps: (n, 2, 3) ego's normalised grid coordinates to each agent's.
+        arriving: (n, 1, height, width) 0 where a cell of an agent's map is lost on its way.
         target: what to detect.
     """
 
     clouds: list[NDArray[np.float32]]
+    clean: list[NDArray[np.float32]]
     union: NDArray[np.float32]
     warps: NDArray[np.float32]
+    arriving: NDArray[np.float32]
     target: DetectionTarget
 
 
 def make_sample(
-    frame: CoopFrame, ego: int, neighbours: Sequence[int], grid: BevGrid, min_points: int
+    frame: CoopFrame,
+    sensed: CoopFrame,
+    agents: Sequence[int],
+    grid: BevGrid,
+    min_points: int,
+    arriving: NDArray[np.float32] | None = None,
 ) -> Sample:
-    """Cut one training sample out of a frame with ground truth."""
-    agents = [ego, *neighbours]
+    """Cut one training sample out of a frame with ground truth.
+
+    Args:
+        frame: as it was.
+        sensed: the same after corruption; only its clouds count.
+        agents: ids, the ego's first.
+        grid: of the feature map.
+        min_points: vehicles with fewer returns are neither target nor clutter.
+        arriving: as in `Sample`; all by default.
+    """
+    ego = agents[0]
     sweeps = [frame.agents[agent] for agent in agents]
     poses = [sweep.pose for sweep in sweeps]
     from_map = inverse(poses[0])
@@ -53,15 +71,20 @@ def make_sample(
     truth = ground_truth_in(frame, ego)
     # Counted anew: only agents that take part lend their returns.
     seen = count_points(union, truth.boxes)
+    if arriving is None:
+        arriving = np.ones((len(agents), 1, grid.height, grid.width), np.float32)
     return Sample(
-        clouds=[sweep.points for sweep in sweeps],
+        clouds=[sensed.agents[agent].points for agent in agents],
+        clean=[sweep.points for sweep in sweeps],
         union=union,
         warps=grid_warps(poses, grid.x_min, grid.y_min, grid.x_max, grid.y_max),
+        arriving=arriving,
         target=detection_target(truth.boxes, seen, min_points, grid),
     )
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: Fabric's mixed precision rebuilds what it hands to a module.
+@dataclass
 class Clouds:
     """Several clouds end to end.
 
@@ -82,28 +105,41 @@ class Clouds:
         points = torch.from_numpy(np.concatenate(clouds))
         return cls(points, torch.repeat_interleave(torch.arange(len(clouds)), sizes), len(clouds))
 
+    def to(self, device: torch.device) -> Clouds:
+        """The same on another device."""
+        return Clouds(self.points.to(device), self.index.to(device), self.count)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass
 class Batch:
     """Several samples.
 
     Attributes:
         agents: every agent's cloud, frame by frame, each frame's ego first.
-        unions: one union cloud per frame.
+        clean: the same clouds uncorrupted.
+        unions: one clean union cloud per frame.
         sizes: number of agents of each frame.
         warps: (sum of sizes, 2, 3).
+        arriving: (sum of sizes, 1, height, width).
         heatmap, regression, centre, counted, foreground: (frames, ...) as in `DetectionTarget`, float32.
     """
 
     agents: Clouds
+    clean: Clouds
     unions: Clouds
     sizes: list[int]
     warps: Tensor
+    arriving: Tensor
     heatmap: Tensor
     regression: Tensor
     centre: Tensor
     counted: Tensor
     foreground: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'sizes'}
+        return replace(self, **{name: value.to(device) for name, value in moved.items()})
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -114,9 +150,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
     return Batch(
         agents=Clouds.join([cloud for sample in samples for cloud in sample.clouds]),
+        clean=Clouds.join([cloud for sample in samples for cloud in sample.clean]),
         unions=Clouds.join([sample.union for sample in samples]),
         sizes=[len(sample.clouds) for sample in samples],
         warps=torch.from_numpy(np.concatenate([sample.warps for sample in samples])),
+        arriving=torch.from_numpy(np.concatenate([sample.arriving for sample in samples])),
         heatmap=stack('heatmap'),
         regression=stack('regression'),
         centre=stack('centre'),
@@ -125,55 +163,90 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-class SimulatedSamples(Dataset[Sample]):
-    """Endless variety: every index is another scenario, frame, ego and choice of neighbours.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of a stream of samples a process takes: batch after batch, in turn with the others.
+
+    Attributes:
+        rank: of this process.
+        processes: how many there are.
+    """
+
+    rank: int = 0
+    processes: int = 1
+
+
+class Samples(Dataset[Sample]):
+    """Endless variety: every index is another frame, ego, choice of neighbours and corruption.
 
     Args:
         data: the recipe's data section.
         grid: of the feature map.
-        length: number of samples.
-        offset: index of the first, so that stages do not repeat each other's scenarios.
+        stream: names the stream; another name gives other samples.
+        steps: batches of the stream that are wanted.
+        share: of this process.
     """
 
-    def __init__(self, data: Data, grid: BevGrid, length: int, offset: int) -> None:
-        self._data, self._grid, self._length, self._offset = data, grid, length, offset
-        self._simulator = Simulator(data.simulator, data.train_seed)
+    def __init__(
+        self, data: Data, grid: BevGrid, stream: int, steps: range, share: Share | None = None
+    ) -> None:
+        self._data, self._grid, self._stream, self._steps = data, grid, stream, steps
+        self._share = share or Share()
+
+    @cached_property
+    def _frames(self) -> Mixture:
+        return Mixture(self._data)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._steps) * self._data.batch
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of this index; the same index gives the same bytes."""
-        index += self._offset
-        draw = np.random.default_rng((self._data.train_seed, index))
-        scenario = self._simulator.scenario(index % MAX_SCENARIOS)
-        frame = scenario.frame(int(draw.integers(len(scenario))))
-        agents = list(draw.permutation(sorted(frame.agents)))
-        ego, neighbours = agents[0], agents[1:]
-        if draw.random() < self._data.drop_neighbours:
-            neighbours = neighbours[: int(draw.integers(len(neighbours)))]
-        return make_sample(frame, ego, neighbours, self._grid, self._data.min_points)
+        """The sample of this index; the same index gives the same bytes.
+
+        Raises:
+            DatasetError: if a data set cannot be read.
+        """
+        data, share = self._data, self._share
+        step, place = divmod(index, data.batch)
+        number = (self._steps[step] * share.processes + share.rank) * data.batch + place
+        rng = np.random.default_rng((data.train_seed, self._stream, number))
+        drive = None
+        if data.frames_per_drive > 1:
+            key = (data.train_seed, self._stream, number // data.frames_per_drive, 1)
+            drive = np.random.default_rng(key)
+        frame = self._frames.draw(rng, drive)
+        others = [int(agent) for agent in rng.permutation(sorted(frame.agents))]
+        ego = others[0] if data.any_ego else frame.ego
+        others.remove(ego)
+        if rng.random() < data.drop_neighbours:
+            others = others[: int(rng.integers(len(others) + 1))]
+        agents = [ego, *others[: data.max_agents - 1]]
+        frame = replace(frame, agents={agent: frame.agents[agent] for agent in agents}, ego=ego)
+        sensed, arriving = frame, None
+        if data.augmentation is not None:
+            sensed = corrupt_clouds(frame, data.augmentation, rng)
+            arriving = arriving_cells(
+                len(agents), self._grid.height, self._grid.width, data.augmentation, rng
+            )
+        return make_sample(frame, sensed, agents, self._grid, data.min_points, arriving)
 
 
-def training_batches(data: Data, grid: BevGrid, steps: int, offset: int) -> Iterable[Batch]:
-    """`steps` batches of simulated samples, made in worker processes, in a fixed order."""
-    samples = SimulatedSamples(data, grid, steps * data.batch, offset)
+def training_batches(
+    data: Data, grid: BevGrid, stream: int, steps: range, share: Share | None = None
+) -> Iterable[Batch]:
+    """Those batches of a stream, made in worker processes, in a fixed order.
+
+    Args:
+        data: the recipe's data section.
+        grid: of the feature map.
+        stream: names the stream.
+        steps: which batches.
+        share: of this process.
+    """
     return DataLoader(
-        samples,
+        Samples(data, grid, stream, steps, share),
         batch_size=data.batch,
         collate_fn=collate,
         num_workers=data.workers,
         prefetch_factor=4 if data.workers else None,
     )
-
-
-def validation_frames(config: SimulatorConfig, seed: int, scenarios: int, frames: int) -> list[CoopFrame]:
-    """Held-out frames: `frames` evenly spaced ones of each of the first `scenarios` scenarios."""
-    simulator = Simulator(config, seed)
-    chosen = []
-    for index in range(scenarios):
-        scenario = simulator.scenario(index)
-        chosen += [
-            scenario.frame(int(i)) for i in np.linspace(0, len(scenario) - 1, frames).round().astype(int)
-        ]
-    return chosen

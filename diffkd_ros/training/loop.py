@@ -1,61 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a recipe from the first stage to a scored student."""
+"""Run a recipe from the first stage to a scored student, on one process or many."""
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
-from diffkd_ros.training.checkpoint import load_checkpoint, save_checkpoint
-from diffkd_ros.training.data import training_batches, validation_frames
-from diffkd_ros.training.recipe import Recipe, Stage
-from diffkd_ros.training.stages import STAGES, copy_teacher, measure_teacher
-from diffkd_ros.training.validation import grid_of, validate
+from diffkd_ros.training import checkpoint
+from diffkd_ros.training.checkpoint import CheckpointError
+from diffkd_ros.training.data import Batch, Share, training_batches
+from diffkd_ros.training.frames import expand
+from diffkd_ros.training.optimisation import Optimisation
+from diffkd_ros.training.recipe import Recipe, RecipeError, Stage
+from diffkd_ros.training.stages import STAGES, copy_teacher, lone_student, measure_teacher
+from diffkd_ros.training.validation import Scores, Validation, grid_of
 
+CHECKPOINT = 'checkpoint.safetensors'
 MEASURED_BATCHES = 32
 REPORT_EVERY = 20
 
 
-def _train_stage(recipe: Recipe, stage: Stage, module: nn.Module, offset: int, log: Path) -> None:
-    """Optimise one stage's parameters; losses go to `log` as CSV."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=stage.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, stage.learning_rate, total_steps=stage.steps, pct_start=0.2
-    )
-    weights = recipe.weights.model_dump()
-    module.train()
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, log.open('w', newline='') as file:
-        task = progress.add_task(stage.name, total=stage.steps)
-        writer = None
-        for step, batch in enumerate(training_batches(recipe.data, grid_of(recipe), stage.steps, offset)):
-            losses = module(batch)
-            total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-            optimiser.zero_grad()
-            total.backward()
-            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
-            optimiser.step()
-            schedule.step()
-            progress.update(task, advance=1, description=f'{stage.name} loss {total.item():.3f}')
-            if step % REPORT_EVERY == 0:
-                row = {'step': step, 'total': total.item(), **{k: v.item() for k, v in losses.items()}}
-                writer = writer or csv.DictWriter(file, row)
-                if step == 0:
-                    writer.writeheader()
-                writer.writerow(row)
-                file.flush()
+@dataclass(frozen=True)
+class Machine:
+    """Where to train. One process, several GPUs and several nodes are the same command.
+
+    Started by `torchrun`, it takes the numbers of devices and nodes from there.
+
+    Attributes:
+        accelerator: as Fabric has it: `auto`, `cpu`, `gpu`, ...
+        devices: number of devices of this node, or `auto`.
+        nodes: number of nodes.
+        threads: CPU threads of each process.
+    """
+
+    accelerator: str = 'auto'
+    devices: int | str = 1
+    nodes: int = 1
+    threads: int = 1
+
+    def fabric(self, recipe: Recipe, out: Path) -> Fabric:
+        """Fabric, with its loggers."""
+        devices, nodes = self.devices, self.nodes
+        if TorchElasticEnvironment.detect():
+            devices, nodes = int(os.environ['LOCAL_WORLD_SIZE']), int(os.environ['GROUP_WORLD_SIZE'])
+        several = devices != 1 or nodes > 1
+        return Fabric(
+            accelerator=self.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            # A stage uses a part of the student only.
+            strategy='ddp_find_unused_parameters_true' if several else 'auto',
+            precision=recipe.precision,
+            loggers=[
+                CSVLogger(out, 'csv', flush_logs_every_n_steps=1),
+                TensorBoardLogger(out, 'tensorboard'),
+            ],
+        )
 
 
 @dataclass(frozen=True)
@@ -63,9 +78,9 @@ class Trained:
     """What a recipe gave.
 
     Attributes:
-        student: in evaluation mode.
+        student: in evaluation mode; if no more than a teacher was trained, one that computes the same.
         training: recipe, seeds, time and machine, for the model card.
-        results: scores on held-out scenarios, for the model card.
+        results: scores on held-out frames, for the model card.
     """
 
     student: Student
@@ -73,65 +88,235 @@ class Trained:
     results: dict[str, Any]
 
 
-def train(recipe: Recipe, out: Path, threads: int) -> Trained:
-    """Train every stage and score on held-out scenarios.
+class _Run:
+    """A run under way: networks, progress and where they are kept."""
 
-    A run that was stopped goes on after its last finished stage.
+    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric) -> None:
+        self.recipe, self.fabric, self.path = recipe, fabric, out / CHECKPOINT
+        torch.manual_seed(recipe.seed)
+        self.teacher, self.student = Teacher(recipe.model), Student(recipe.model)
+        self.parts: dict[str, checkpoint.Tensors] = {}
+        self.progress = checkpoint.Progress()
+        self.before = 0  # stages that an initial checkpoint brought along
+        if recipe.initial is not None:
+            self._begin_from(expand(recipe.initial))
+        if self.path.exists():
+            self._go_on()
+        fabric.to_device(self.teacher)
+        fabric.to_device(self.student)
+        self.validation = Validation(recipe, fabric.device)
+
+    def _begin_from(self, path: Path) -> None:
+        _, progress, parts = checkpoint.read_checkpoint(path)
+        if progress.step:
+            raise CheckpointError(f'{path}: its own run has not ended')
+        self.progress.history = progress.history
+        self.before = len(progress.history)
+        checkpoint.restore(self.teacher, parts['teacher'], path)
+        if self._has('student'):
+            checkpoint.adopt(self.student, parts['student'])
+
+    def _go_on(self) -> None:
+        recipe, self.progress, self.parts = checkpoint.read_checkpoint(self.path)
+        if recipe != self.recipe:
+            raise CheckpointError(f'{self.path} was written by another recipe; choose another output folder')
+        checkpoint.restore(self.teacher, self.parts['teacher'], self.path)
+        checkpoint.restore(self.student, self.parts['student'], self.path)
+
+    def _has(self, name: str) -> bool:
+        return any(stage['name'] == name for stage in self.progress.history)
+
+    def save(self, parts: dict[str, checkpoint.Tensors]) -> None:
+        if self.fabric.is_global_zero:
+            networks = {'teacher': self.teacher.state_dict(), 'student': self.student.state_dict()}
+            checkpoint.save_checkpoint(self.path, self.recipe, networks | parts, self.progress)
+        self.fabric.barrier()
+
+    def stage(self, stage: Stage) -> None:
+        """Run a stage from where it was."""
+        recipe, progress, fabric = self.recipe, self.progress, self.fabric
+        share = Share(fabric.global_rank, fabric.world_size)
+        stream = _stream(stage, progress.history)
+        grid = grid_of(recipe)
+        # A teacher sees clean clouds only.
+        clean = recipe.data.model_copy(update={'augmentation': None})
+        data = clean if stage.name == 'teacher' else recipe.data
+        if stage.name != 'teacher' and not self._has('student') and progress.step == 0:
+            copy_teacher(self.teacher, self.student)
+            # Every process measures the same batches.
+            batches = training_batches(clean, grid, stream, range(MEASURED_BATCHES))
+            measure_teacher(self.teacher, self.student, (batch.to(fabric.device) for batch in batches))
+        module = STAGES[stage.name](self.teacher, self.student, recipe.target)
+        network = self.teacher if stage.name == 'teacher' else self.student
+        if stage.name == 'teacher':
+            network.requires_grad_(True)
+        optimisation = Optimisation(recipe, stage, module, network)
+        if progress.step:
+            optimisation.load(self.parts, progress)
+        trained, optimiser = fabric.setup(module, optimisation.optimiser)
+        module.train()
+        started = time.monotonic() - 60 * progress.minutes
+        remaining = range(progress.step, stage.steps)
+        with _Bar(stage, progress.step, fabric.is_global_zero) as bar:
+            for step, batch in zip(
+                remaining, training_batches(data, grid, stream, remaining, share), strict=True
+            ):
+                # Every step has draws of its own, so a resumed run repeats what an unbroken one does.
+                torch.manual_seed(_seed(recipe.seed, stream, step, fabric.global_rank))
+                losses = self._step(trained, optimiser, optimisation, batch.to(fabric.device))
+                progress.step, progress.minutes = step + 1, (time.monotonic() - started) / 60
+                if step % REPORT_EVERY == 0:
+                    fabric.log_dict({f'{stage.name}/{k}': v for k, v in losses.items()}, step)
+                bar.advance(losses['total'])
+                last = step + 1 == stage.steps
+                if (step + 1) % recipe.validate_every == 0 and not last:
+                    bar.tell(self._score(stage, optimisation.average.module, step + 1))
+                if (step + 1) % recipe.save_every == 0 and not last:
+                    self.save(optimisation.state(progress))
+        optimisation.hand_on()
+        if fabric.world_size > 1:
+            # Processes differ in what batch norm saw last; all go on with what the first one saves.
+            network.load_state_dict(fabric.broadcast(network.state_dict()))
+        progress.history.append(
+            {'name': stage.name, 'steps': stage.steps, 'minutes': round(progress.minutes, 1)}
+        )
+        progress.step, progress.minutes = 0, 0.0
+        progress.optimiser, progress.schedule = [], {}
+        scores = self._score(stage, network, stage.steps)
+        fabric.print(f'after {stage.name} ({progress.history[-1]["minutes"]} min): {_told(scores)}')
+        self.save({})
+
+    def _step(
+        self, module: nn.Module, optimiser: Any, optimisation: Optimisation, batch: Batch
+    ) -> dict[str, float]:
+        weights = self.recipe.weights.model_dump()
+        losses = module(batch)
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        optimiser.zero_grad()
+        self.fabric.backward(total)
+        nn.utils.clip_grad_norm_(optimisation.parameters, self.recipe.gradient_clip)
+        optimiser.step()
+        optimisation.advance()
+        return {'total': total.item(), **{name: loss.item() for name, loss in losses.items()}}
+
+    def _score(self, stage: Stage, network: nn.Module, step: int) -> Scores:
+        """Score on held-out frames, in the first process; the others wait."""
+        scores: Scores = {}
+        if self.fabric.is_global_zero:
+            if isinstance(network, Teacher):
+                scores = self.validation.teacher(network)
+            else:
+                assert isinstance(network, Student)
+                scores = self.validation.student(network, restore=stage.name == 'joint')
+            flat = {f'{stage.name}/{who}_{k}': v for who, row in scores.items() for k, v in row.items()}
+            self.fabric.log_dict(flat, step)
+        self.fabric.barrier()
+        return scores
+
+
+class _Bar:
+    """The progress bar with losses and scores; silent but for the first process."""
+
+    def __init__(self, stage: Stage, done: int, shown: bool) -> None:
+        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns) if shown else nullcontext()
+        self._name, self._scores, self._steps, self._done = stage.name, '', stage.steps, done
+
+    def __enter__(self) -> _Bar:
+        self._progress.__enter__()
+        if isinstance(self._progress, Progress):
+            self._task = self._progress.add_task(self._name, total=self._steps, completed=self._done)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+
+    def advance(self, loss: float) -> None:
+        """One step done."""
+        if isinstance(self._progress, Progress):
+            text = f'{self._name} loss {loss:.3f} {self._scores}'
+            self._progress.update(self._task, advance=1, description=text)
+
+    def tell(self, scores: Scores) -> None:
+        """Show scores from now on."""
+        self._scores = _told(scores)
+
+
+def _told(scores: Scores) -> str:
+    return ', '.join(f'{who} AP@0.5 {row["ap50"]:.3f}' for who, row in scores.items())
+
+
+def _stream(stage: Stage, history: list[dict[str, Any]]) -> int:
+    """A number for each kind of stage and how often it was run: their samples and draws differ.
+
+    It does not depend on which recipe ran the stages before, so a chain of recipes repeats a whole one.
+    """
+    return 10 * sum(earlier['name'] == stage.name for earlier in history) + list(STAGES).index(stage.name)
+
+
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def train(recipe: Recipe, out: Path, machine: Machine | None = None) -> Trained | None:
+    """Train every stage and score on held-out frames.
+
+    A run that was stopped, at whatever moment, goes on from its last checkpoint and ends in the same bits.
 
     Args:
         recipe: what to do.
         out: folder for the checkpoint and the logs.
-        threads: CPU threads for torch.
+        machine: where; one process by default.
+
+    Returns:
+        The result, in the first process; None in the others.
 
     Raises:
-        CheckpointError: if `out` holds another recipe's run.
+        CheckpointError: if `out` holds another recipe's run, or the initial checkpoint is not usable.
+        RecipeError: if stages and model do not fit together.
+        DatasetError: if a data set cannot be read.
     """
-    torch.set_num_threads(threads)
+    machine = machine or Machine()
+    torch.set_num_threads(machine.threads)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / 'checkpoint.safetensors'
-    torch.manual_seed(recipe.seed)
-    teacher, student = Teacher(recipe.model), Student(recipe.model)
-    minutes = load_checkpoint(checkpoint, recipe, teacher, student) if checkpoint.exists() else []
-    data, grid = recipe.data, grid_of(recipe)
-    held_out = validation_frames(
-        data.simulator, data.validation_seed, data.validation_scenarios, data.validation_frames
-    )
-    offset = 0
-    for number, stage in enumerate(recipe.stages):
-        if number >= len(minutes):
-            # Every stage draws from its own stream, so a resumed run repeats what an unbroken one does.
-            torch.manual_seed(recipe.seed + number + 1)
-            started = time.monotonic()
-            if stage.name == 'student' and recipe.stages[number - 1].name == 'teacher':
-                copy_teacher(teacher, student)
-                batches = iter(training_batches(data, grid, MEASURED_BATCHES, offset))
-                measure_teacher(teacher, student, batches, MEASURED_BATCHES)
-            module = STAGES[stage.name](teacher, student)
-            _train_stage(recipe, stage, module, offset, out / f'{number}_{stage.name}.csv')
-            minutes.append(round((time.monotonic() - started) / 60, 1))
-            scores = validate(recipe, teacher, student, stage.name == 'joint', held_out)
-            print(f'after {stage.name} ({minutes[-1]} min): {scores}', flush=True)
-            save_checkpoint(checkpoint, recipe, teacher, student, minutes)
-        offset += stage.steps * data.batch
-    return Trained(
-        student,
-        training={
-            'command': f'diffkd train config/train/{recipe.name}.yaml',
-            'data': 'simulated only (diffkd_ros.sources.simulator)',
-            'seeds': {
-                'weights': recipe.seed,
-                'train_scenarios': data.train_seed,
-                'validation_scenarios': data.validation_seed,
-            },
-            'stages': [
-                {'name': stage.name, 'steps': stage.steps, 'minutes': spent}
-                for stage, spent in zip(recipe.stages, minutes, strict=True)
-            ],
-            'machine': f'{platform.machine()}, {os.cpu_count()} CPU cores, {threads} torch threads, no GPU',
-            'torch': str(torch.__version__),
+    fabric = machine.fabric(recipe, out)
+    fabric.launch()
+    run = _Run(recipe, out, fabric)
+    done = len(run.progress.history) - run.before
+    if recipe.stages[0].name != 'teacher' and not run.progress.history:
+        raise RecipeError(f'stage {recipe.stages[0].name}: there is no teacher before it')
+    for stage in recipe.stages[done:]:
+        run.stage(stage)
+    if not fabric.is_global_zero:
+        return None
+    teacher, student = run.teacher.cpu().eval(), run.student.cpu().eval()
+    last = recipe.stages[-1].name
+    if last == 'teacher':
+        student = lone_student(teacher, recipe.model).eval()
+    scores = Validation(recipe, torch.device('cpu'))
+    results = {
+        'data': scores.description,
+        **scores.teacher(teacher),
+        **scores.student(student, restore=last == 'joint'),
+    }
+    return Trained(student, _account(recipe, run.progress, fabric, machine), results)
+
+
+def _account(
+    recipe: Recipe, progress: checkpoint.Progress, fabric: Fabric, machine: Machine
+) -> dict[str, Any]:
+    data = recipe.data
+    accelerator = type(fabric.accelerator).__name__.removesuffix('Accelerator')
+    return {
+        'recipe': recipe.model_dump(mode='json', exclude_defaults=True, exclude={'description'}),
+        'data': ', '.join(source.kind for source in data.sources) + "; sim is this package's simulator",
+        'seeds': {
+            'weights': recipe.seed,
+            'train_scenarios': data.train_seed,
+            'validation_scenarios': data.validation_seed,
         },
-        results={
-            'data': f'{len(held_out)} simulated frames in {data.validation_scenarios} held-out scenarios',
-            **validate(recipe, teacher, student, True, held_out),
-        },
-    )
+        'stages': progress.history,
+        'machine': f'{platform.machine()}, {os.cpu_count()} CPU cores, {machine.threads} torch threads, '
+        f'{fabric.world_size} process{"es" if fabric.world_size > 1 else ""} on {accelerator}',
+        'torch': str(torch.__version__),
+    }

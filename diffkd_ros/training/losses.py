@@ -24,7 +24,7 @@ def focal_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     Returns:
         Sum over cells per centre.
     """
-    probability = torch.sigmoid(logits).clamp(1e-4, 1 - 1e-4)
+    probability = torch.sigmoid(logits.float()).clamp(1e-4, 1 - 1e-4)
     positive = (target == 1).to(logits.dtype)
     hit = (1 - probability) ** 2 * probability.log() * positive
     miss = probability**2 * (1 - probability).log() * (1 - target) ** 4 * (1 - positive) * counted
@@ -70,8 +70,22 @@ def detection_losses(heatmap: Tensor, regression: Tensor, batch: Batch) -> dict[
     }
 
 
-def reliability_loss(reliability: Tensor, ego: Tensor, teacher: Tensor, deviation: Tensor) -> Tensor:
-    """AGF: cross-entropy of the ego's reliability to exp(-d / median d), d its distance from the teacher."""
-    distance = ((ego - teacher) / deviation).square().mean(dim=1, keepdim=True).detach()
-    wanted = torch.exp(-distance / distance.median().clamp(min=1e-6))
-    return functional.binary_cross_entropy(reliability, wanted)
+def squared_distance(feature: Tensor, teacher: Tensor, deviation: Tensor) -> Tensor:
+    """Mean square over channels of a feature's distance from the teacher's, in units of its deviation.
+
+    Args:
+        feature: (n, c, h, w).
+        teacher: (n, c, h, w).
+        deviation: (1, c, 1, 1).
+
+    Returns:
+        (n, 1, h, w), without gradient.
+    """
+    return ((feature - teacher) / deviation).square().mean(dim=1, keepdim=True).detach()
+
+
+def reliability_loss(reliability: Tensor, distance: Tensor, unit: Tensor) -> Tensor:
+    """AGF: cross-entropy of the ego's reliability (n, 1, h, w) to exp(-distance / unit)."""
+    # In float32: the cross-entropy of probabilities is not allowed under autocast.
+    with torch.autocast(reliability.device.type, enabled=False):
+        return functional.binary_cross_entropy(reliability.float(), torch.exp(-distance.float() / unit))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffkd_ros.corruptions import lookup
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.sources.simulator import SimulatorConfig
 
@@ -22,22 +23,75 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra='forbid', frozen=True)
 
 
-class Data(_Section):
-    """Where frames come from. Scenarios of different seeds share nothing."""
+class FrameSource(_Section):
+    """Where frames come from."""
 
+    kind: Literal['sim', 'opv2v', 'dair'] = Field('sim', description='Simulator or data set.')
+    folder: str = Field('', description='Root of a data set; $NAME stands for an environment variable.')
+    split: str | None = Field(None, description='Split of a data set.')
+    split_file: str | None = Field(None, description='File that lists the splits of DAIR-V2X.')
+    share: float = Field(1.0, gt=0, description='Relative frequency in a mixture.')
+
+    @model_validator(mode='after')
+    def _recorded_ones_lie_somewhere(self) -> FrameSource:
+        if (self.kind == 'sim') != (not self.folder):
+            raise ValueError('a data set needs a folder and the simulator takes none')
+        return self
+
+
+class Augmentation(_Section):
+    """Corruption of what the student sees; the teacher and the ground truth stay clean."""
+
+    probability: float = Field(0.5, ge=0, le=1, description='Chance of each cloud to be corrupted.')
+    corruptions: list[str] = Field(min_length=1, description='Types drawn from, of the lidar family.')
+    severities: list[int] = Field([1, 2], min_length=1, description='Severities drawn from.')
+    held_out: list[str] = Field(
+        [], description='Types that are never drawn, so that generalisation can be measured on them.'
+    )
+    tile_loss: float = Field(
+        0.0, ge=0, le=1, description='Chance of each shared map to lose tiles, once it is encoded.'
+    )
+
+    @model_validator(mode='after')
+    def _known_and_apart(self) -> Augmentation:
+        for name in self.corruptions + self.held_out:
+            if lookup(name).family != 'lidar':
+                raise ValueError(f'{name} does not act on clouds')
+        for name in self.corruptions:
+            for severity in self.severities:
+                lookup(name).parameters(severity)
+        both = sorted({*self.corruptions} & {*self.held_out})
+        if both:
+            raise ValueError(f'{", ".join(both)}: drawn and held out at once')
+        return self
+
+
+class Data(_Section):
+    """What is trained and validated on. Scenarios of different seeds share nothing."""
+
+    sources: list[FrameSource] = Field(
+        default_factory=lambda: [FrameSource()], min_length=1, description='Training frames.'
+    )
+    validation: FrameSource = Field(default_factory=FrameSource, description='Held-out frames.')
     simulator: SimulatorConfig = Field(default_factory=SimulatorConfig)
     train_seed: int = Field(1, description='Simulator seed of the training scenarios.')
+    frames_per_drive: int = Field(
+        1, ge=1, description='Samples in a row of one simulated drive; more come faster, and vary less.'
+    )
     validation_seed: int = Field(2, description='Simulator seed of the held-out scenarios.')
-    validation_scenarios: int = Field(10, ge=1, description='Held-out scenarios scored after training.')
+    validation_scenarios: int = Field(10, ge=1, description='Held-out scenarios scored.')
     validation_frames: int = Field(5, ge=1, description='Frames of each, evenly spaced.')
-    batch: int = Field(4, ge=1, description='Frames per step.')
-    workers: int = Field(1, ge=0, description='Processes that simulate.')
+    batch: int = Field(4, ge=1, description='Frames per step and process.')
+    workers: int = Field(1, ge=0, description='Processes that make samples, per training process.')
     min_points: int = Field(
         5, ge=1, description='Vehicles with fewer returns are neither target nor clutter.'
     )
+    max_agents: int = Field(5, ge=1, le=5, description='Most agents of a sample; 1 trains without others.')
     drop_neighbours: float = Field(
         0.25, ge=0, le=1, description='Share of frames that keep only some of the neighbours.'
     )
+    any_ego: bool = Field(True, description="Draw the ego anew, instead of taking the frame's own.")
+    augmentation: Augmentation | None = None
 
 
 class Weights(_Section):
@@ -47,7 +101,7 @@ class Weights(_Section):
     regression: float = Field(1.0, ge=0, description='Smooth L1 on boxes.')
     feature: float = Field(1.0, ge=0, description='PKD (b): fused feature to the teacher.')
     prediction: float = Field(0.5, ge=0, description='PKD (b): heat map and boxes to the teacher.')
-    diffusion: float = Field(1.0, ge=0, description='PKD (a): predicted clean latent to the teacher.')
+    restoration: float = Field(1.0, ge=0, description='PKD (a): predicted clean latent to the teacher.')
     autoencoder: float = Field(1.0, ge=0, description='PKD (a): reconstruction through the latent.')
     projection: float = Field(0.1, ge=0, description='PKD (a): observed feature into the latent.')
     reliability: float = Field(
@@ -72,10 +126,32 @@ class Recipe(_Section):
     model: StudentConfig = Field(default_factory=StudentConfig)
     data: Data = Field(default_factory=Data)
     weights: Weights = Field(default_factory=Weights)
+    target: Literal['global', 'local'] = Field(
+        'global',
+        description="PKD (a) restores toward the teacher's holistic map as seen from the agent, or toward "
+        "the teacher's map of the agent's own clean cloud.",
+    )
+    initial: str | None = Field(
+        None, description='Checkpoint to start from, in place of stages left out; $NAME as in folders.'
+    )
     stages: list[Stage] = Field(min_length=1)
+    average: float = Field(
+        0.99, ge=0, lt=1, description='Decay of the moving average of the weights, which a stage hands on.'
+    )
+    precision: Literal['32-true', 'bf16-mixed'] = '32-true'
+    validate_every: int = Field(500, ge=1, description='Steps between scores on held-out frames.')
+    save_every: int = Field(100, ge=1, description='Steps between checkpoints.')
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(10.0, gt=0)
-    min_score: float = Field(0.1, ge=0, le=1, description='Score threshold written into the card.')
+    min_score: float = Field(0.1, ge=0, le=1, description='Detections below it are dropped.')
+    nms_iou: float = Field(0.15, ge=0, le=1, description="Bird's-eye-view IoU above which the weaker goes.")
+    max_boxes: int = Field(100, ge=1, description='Most boxes per frame.')
+
+    @model_validator(mode='after')
+    def _stages_have_what_they_train(self) -> Recipe:
+        if self.model.restoration == 'none' and any(stage.name == 'diffuser' for stage in self.stages):
+            raise ValueError('stage diffuser: the model has no restoration')
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -107,7 +183,9 @@ def _known_keys(model: type[BaseModel]) -> set[str]:
 def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
     where = '.'.join(str(part) for part in location)
     if kind not in ('extra_forbidden', 'unexpected_keyword_argument'):
-        return f'{where}: {message}'
-    known = _known_keys(Recipe) | _known_keys(Stage) | set(StudentConfig.__dataclass_fields__)
+        return f'{where}: {message}' if where else message
+    known = set(StudentConfig.__dataclass_fields__)
+    for model in (Recipe, Stage, FrameSource, Augmentation):
+        known |= _known_keys(model)
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f'unknown key {where}' + (f', did you mean {near[0]}?' if near else '')

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import covered_cells
-from diffkd_ros.model.fusion import warp
-from diffkd_ros.model.restoration import TRAINING_STEPS
-from diffkd_ros.model.student import Fusion, Student
+from diffkd_ros.model.fusion import AdaptiveGatedFusion, warp
+from diffkd_ros.model.restoration import Restoration
+from diffkd_ros.model.student import Fusion, Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.data import Batch, Clouds
 from diffkd_ros.training.losses import (
@@ -19,13 +21,16 @@ from diffkd_ros.training.losses import (
     feature_loss,
     prediction_loss,
     reliability_loss,
+    squared_distance,
     weighted_square,
 )
 
 FOREGROUND_WEIGHT = 5.0
 UNSEEN_WEIGHT = 0.25
+DISTANCE_MOMENTUM = 0.02
 
 Losses = dict[str, Tensor]
+Target = Literal['global', 'local']
 Taught = tuple[Tensor, Tensor, Tensor, Tensor]  # the teacher's feature, density, heat map, regression
 
 
@@ -37,7 +42,7 @@ def run_teacher(teacher: Teacher, unions: Clouds) -> Taught:
 class TeacherStage(nn.Module):
     """Detection on the union of all agents' clean clouds."""
 
-    def __init__(self, teacher: Teacher, student: Student) -> None:
+    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
         super().__init__()
         self.teacher = teacher
 
@@ -47,28 +52,37 @@ class TeacherStage(nn.Module):
         return detection_losses(heatmap, regression, batch)
 
 
+def lone_student(teacher: Teacher, config: StudentConfig) -> Student:
+    """A student that computes what the teacher does: alone, with nothing to restore or to fuse."""
+    student = Student(replace(config, restoration='none', fusion='adaptive', modulation=True))
+    copy_teacher(teacher, student)
+    return student
+
+
 def copy_teacher(teacher: Teacher, student: Student) -> None:
-    """Start the student where the teacher ended: same encoder, head and last modulation."""
+    """Start the student where the teacher ended: same encoder, head and, in AGF, last modulation."""
     student.encoder.load_state_dict(teacher.encoder.state_dict())
     student.head.load_state_dict(teacher.head.state_dict())
-    student.fusion.fused.load_state_dict(teacher.modulation.state_dict())
+    if student.config.fusion == 'adaptive' and student.config.modulation:
+        student.fusion.fused.load_state_dict(teacher.modulation.state_dict())  # type: ignore[union-attr]
 
 
 @torch.no_grad()
-def measure_teacher(teacher: Teacher, student: Student, batches: Iterator[Batch], count: int) -> None:
+def measure_teacher(teacher: Teacher, student: Student, batches: Iterable[Batch]) -> None:
     """Store mean and deviation per channel of the teacher's feature over its covered cells in the student."""
     teacher.eval()
-    total, squares = torch.zeros_like(student.restoration.mean), torch.zeros_like(student.restoration.mean)
-    cells = torch.zeros(())
-    for _ in range(count):
-        feature, density, _, _ = run_teacher(teacher, next(batches).unions)
+    scale = student.restoration
+    total, squares = torch.zeros_like(scale.mean), torch.zeros_like(scale.mean)
+    cells = torch.zeros((), device=scale.mean.device)
+    for batch in batches:
+        feature, density, _, _ = run_teacher(teacher, batch.unions)
         covered = covered_cells(density)
         total = total + (feature * covered).sum(dim=(0, 2, 3), keepdim=True)
         squares = squares + (feature.square() * covered).sum(dim=(0, 2, 3), keepdim=True)
         cells = cells + covered.sum()
     mean = total / cells
-    student.restoration.mean.copy_(mean)
-    student.restoration.deviation.copy_((squares / cells - mean.square()).clamp(min=1e-6).sqrt())
+    scale.mean.copy_(mean)
+    scale.deviation.copy_((squares / cells - mean.square()).clamp(min=1e-6).sqrt())
 
 
 def fuse_frames(
@@ -79,26 +93,38 @@ def fuse_frames(
     return [student.fuse(*frame) for frame in zip(*parts, strict=True)]
 
 
-def warp_to_agents(maps: Tensor, batch: Batch) -> Tensor:
+def warp_to_agents(maps: Tensor, batch: Batch, vectors: int = 0) -> Tensor:
     """Resample maps from each frame's ego grid to every agent's: (frames, ...) to (agents, ...)."""
     linear = torch.linalg.inv(batch.warps[:, :, :2])
     offset = -linear @ batch.warps[:, :, 2:]
     per_agent = torch.repeat_interleave(maps, torch.tensor(batch.sizes, device=maps.device), dim=0)
-    return warp(per_agent, torch.cat((linear, offset), dim=2))
+    return warp(per_agent, torch.cat((linear, offset), dim=2), vectors)
 
 
 class _Distillation(nn.Module):
-    """What the stages after the teacher share: a frozen teacher and the losses after fusion."""
+    """What the stages after the teacher share: a frozen teacher and the losses after fusion.
 
-    def __init__(self, teacher: Teacher, student: Student) -> None:
+    Args:
+        teacher: trained; it receives no gradient.
+        student: to be trained.
+        target: what restoration is drawn to, see `Recipe.target`.
+    """
+
+    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
         super().__init__()
         self.student = student
+        self._target = target
         # Outside the module tree, so that train() and parameters() pass the teacher by.
         self._frozen = (teacher.eval().requires_grad_(False),)
 
     @torch.no_grad()
     def teach(self, batch: Batch) -> Taught:
         return run_teacher(self._frozen[0], batch.unions)
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Every agent's feature and density as they arrive at the ego."""
+        features, density = self.student.encoder(batch.agents.points, batch.agents.index, batch.agents.count)
+        return features * batch.arriving, density * batch.arriving
 
     def fusion_losses(
         self, features: Tensor, restored: Tensor, density: Tensor, batch: Batch, taught: Taught
@@ -109,35 +135,48 @@ class _Distillation(nn.Module):
         fused = torch.cat([fusion.fused for fusion in fusions])
         heatmap, regression = self.student.head(fused)
         deviation = self.student.restoration.deviation
-        ego = torch.cat([fusion.restored[:1] for fusion in fusions])
-        reliability = torch.cat([fusion.reliability for fusion in fusions])
-        return {
+        losses = {
             **detection_losses(heatmap, regression, batch),
             'feature': feature_loss(fused, teacher, deviation, batch.foreground),
             'prediction': prediction_loss(heatmap, regression, teacher_heatmap, teacher_regression),
-            'reliability': reliability_loss(reliability, ego, teacher, deviation),
         }
+        if isinstance(self.student.fusion, AdaptiveGatedFusion):
+            ego = torch.cat([fusion.restored[:1] for fusion in fusions])
+            distance = squared_distance(ego, teacher, deviation)
+            unit = self._unit(self.student.fusion, distance)
+            reliability = torch.cat([fusion.reliability for fusion in fusions])
+            losses['reliability'] = reliability_loss(reliability, distance, unit)
+        return losses
+
+    @torch.no_grad()
+    def _unit(self, fusion: AdaptiveGatedFusion, distance: Tensor) -> Tensor:
+        """The running median of the distance: a unit that does not move with one batch's corruptions."""
+        median = distance.median()
+        if self.training:
+            momentum = torch.where(fusion.distance > 0, DISTANCE_MOMENTUM, 1.0)
+            fusion.distance.lerp_(median.to(fusion.distance.dtype), momentum)
+        return fusion.distance.clamp(min=1e-6)
 
 
 class StudentStage(_Distillation):
     """Encoder, fusion and head with the restoration left out, against ground truth and the teacher."""
 
-    def __init__(self, teacher: Teacher, student: Student) -> None:
-        super().__init__(teacher, student)
+    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
+        super().__init__(teacher, student, target)
         student.requires_grad_(True)
         student.restoration.requires_grad_(False)
 
     def forward(self, batch: Batch) -> Losses:
         """One step."""
-        features, density = self.student.encoder(batch.agents.points, batch.agents.index, batch.agents.count)
+        features, density = self.encode(batch)
         return self.fusion_losses(features, features, density, batch, self.teach(batch))
 
 
 class _FrozenEncoder(_Distillation):
     """Stages that keep the encoder as it is: what vehicles already send stays what it was."""
 
-    def __init__(self, teacher: Teacher, student: Student) -> None:
-        super().__init__(teacher, student)
+    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
+        super().__init__(teacher, student, target)
         student.requires_grad_(True)
         student.encoder.requires_grad_(False)
 
@@ -149,28 +188,37 @@ class _FrozenEncoder(_Distillation):
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.student.encoder(batch.agents.points, batch.agents.index, batch.agents.count)
+        return super().encode(batch)
 
-    def diffusion_losses(self, features: Tensor, density: Tensor, batch: Batch, taught: Tensor) -> Losses:
-        """PKD (a): x0-prediction toward the teacher's map as seen from each agent, and its latent."""
-        restoration = self.student.restoration
+    @torch.no_grad()
+    def _targets(self, batch: Batch, taught: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's feature for every agent (n, c, h, w), and what each cell counts (n, 1, h, w)."""
         inside = torch.ones_like(batch.foreground)
-        seen = warp_to_agents(torch.cat((taught, batch.foreground, inside), dim=1), batch)
-        target = restoration.normalise(seen[:, :-2])
+        seen = warp_to_agents(
+            torch.cat((taught, batch.foreground, inside), dim=1), batch, self.student.config.vectors
+        )
         weight = (1 + (FOREGROUND_WEIGHT - 1) * seen[:, -2:-1]) * (seen[:, -1:] > 0.99)
+        if self._target == 'global':
+            return seen[:, :-2], weight
+        return run_teacher(self._frozen[0], batch.clean)[0], weight
+
+    def restoration_losses(
+        self, restoration: Restoration, features: Tensor, density: Tensor, batch: Batch, taught: Tensor
+    ) -> Losses:
+        """PKD (a): each agent's clean latent, the autoencoder it lives in, and the projection into it."""
+        wanted, weight = self._targets(batch, taught)
+        target = restoration.normalise(wanted)
         covered = covered_cells(density)
         weight = weight * (covered + UNSEEN_WEIGHT * (1 - covered))
-        coarse = nn.functional.avg_pool2d(weight, 2)
 
         latent = restoration.to_latent(target)
         decoded = restoration.from_latent(latent)
         clean = latent.detach()
+        coarse = nn.functional.avg_pool2d(weight, weight.shape[-1] // clean.shape[-1])
         projected = restoration.project(restoration.normalise(features))
-        t = torch.randint(TRAINING_STEPS, (len(features),), device=features.device)
-        noisy = restoration.diffuse(clean, t, torch.randn_like(clean))
-        predicted = restoration.denoiser(noisy, t, restoration.conditions(features, density))
+        predicted = restoration.predict(clean, projected, restoration.conditions(features, density))
         return {
-            'diffusion': weighted_square(predicted - clean, coarse),
+            'restoration': weighted_square(predicted - clean, coarse),
             'autoencoder': weighted_square(decoded - target, weight),
             'projection': weighted_square(projected - clean, coarse),
         }
@@ -179,32 +227,37 @@ class _FrozenEncoder(_Distillation):
 class DiffuserStage(_FrozenEncoder):
     """The restoration alone, toward the teacher's feature."""
 
-    def __init__(self, teacher: Teacher, student: Student) -> None:
-        super().__init__(teacher, student)
+    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
+        super().__init__(teacher, student, target)
+        assert isinstance(student.restoration, Restoration), 'the recipe has made sure'
         student.fusion.requires_grad_(False)
         student.head.requires_grad_(False)
+        self._restoration = (student.restoration,)
 
     def forward(self, batch: Batch) -> Losses:
         """One step."""
         features, density = self.encode(batch)
-        return self.diffusion_losses(features, density, batch, self.teach(batch)[0])
+        return self.restoration_losses(self._restoration[0], features, density, batch, self.teach(batch)[0])
 
 
 class JointStage(_FrozenEncoder):
-    """Restoration as it runs on the vehicle (sampler unrolled), gate, fusion and head together."""
+    """Restoration as it runs on the vehicle (sampler unrolled), gate, fusion and head together.
+
+    Without a restoration, fusion and head alone.
+    """
 
     def forward(self, batch: Batch) -> Losses:
         """One step."""
         features, density = self.encode(batch)
-        restored = self.student.restoration(features, density)
+        restoration = self.student.restoration
         taught = self.teach(batch)
-        return {
-            **self.fusion_losses(features, restored, density, batch, taught),
-            **self.diffusion_losses(features, density, batch, taught[0]),
-        }
+        losses = self.fusion_losses(features, restoration(features, density), density, batch, taught)
+        if isinstance(restoration, Restoration):
+            losses |= self.restoration_losses(restoration, features, density, batch, taught[0])
+        return losses
 
 
-STAGES: dict[str, type[nn.Module]] = {
+STAGES: dict[str, Callable[[Teacher, Student, Target], nn.Module]] = {
     'teacher': TeacherStage,
     'student': StudentStage,
     'diffuser': DiffuserStage,

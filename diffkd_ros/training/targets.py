@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffkd_ros.geometry.boxes import points_in_boxes
 from diffkd_ros.runtime.grid import BevGrid
 
 MIN_RADIUS = 1.5  # cells
+NEGLIGIBLE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,16 @@ def detection_target(
     heatmap = np.zeros(shape, np.float32)
     regression = np.zeros((8, *shape[1:]), np.float32)
     centre = np.zeros(shape, bool)
-    rows, columns = np.ogrid[: grid.height, : grid.width]
     for box, i, j in zip(boxes[seen], row[seen], column[seen], strict=True):
         radius = max(MIN_RADIUS, 0.4 * box[4] / grid.cell)
-        gaussian = np.exp(-((rows - i) ** 2 + (columns - j) ** 2) / (2 * (radius / 1.5) ** 2))
-        np.maximum(heatmap[0], np.where(gaussian > 0.01, gaussian, 0), out=heatmap[0])
+        sigma = radius / 1.5
+        # Farther away the Gaussian is below NEGLIGIBLE.
+        reach = math.ceil(sigma * math.sqrt(-2 * math.log(NEGLIGIBLE)))
+        top, left = max(i - reach, 0), max(j - reach, 0)
+        part = heatmap[0, top : i + reach + 1, left : j + reach + 1]
+        rows, columns = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+        gaussian = np.exp(-((rows - i) ** 2 + (columns - j) ** 2) / (2 * sigma**2))
+        np.maximum(part, np.where(gaussian > NEGLIGIBLE, gaussian, 0), out=part)
         centre[0, i, j] = True
         regression[:, i, j] = (
             (box[0] - grid.x_min) / grid.cell - j,

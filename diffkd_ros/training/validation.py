@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,13 +13,17 @@ from torch import Tensor
 from diffkd_ros.evaluation.average_precision import AveragePrecision
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
-from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.decoding import decode_boxes
 from diffkd_ros.runtime.grid import BevGrid
-from diffkd_ros.training.data import Clouds, make_sample
+from diffkd_ros.training.augmentation import corrupt_clouds
+from diffkd_ros.training.data import Batch, collate, make_sample
+from diffkd_ros.training.frames import held_out_frames
 from diffkd_ros.training.recipe import Recipe
+
+Scores = dict[str, dict[str, float]]
+"""{who: {'ap30', 'ap50', 'ap70'}}."""
 
 
 def grid_of(recipe: Recipe) -> BevGrid:
@@ -26,40 +31,86 @@ def grid_of(recipe: Recipe) -> BevGrid:
     return BevGrid(*recipe.model.grid_range, recipe.model.height, recipe.model.width)
 
 
-def _boxes(heatmap: Tensor, regression: Tensor, grid: BevGrid, min_score: float) -> Boxes3D:
-    return decode_boxes(heatmap[0, 0].numpy(), regression[0].numpy(), grid, min_score, 0.15, 100)
+class Validation:
+    """Held-out frames, made once, clean and, with augmentation, corrupted the same way every time.
 
+    Args:
+        recipe: says which frames, and what a detection is.
+        device: where the networks are.
 
-@torch.no_grad()
-def validate(
-    recipe: Recipe, teacher: Teacher, student: Student, restore: bool, frames: Sequence[CoopFrame]
-) -> dict[str, dict[str, float]]:
-    """Score teacher, cooperative student and the student's ego alone on the same frames and truth.
-
-    Returns:
-        {'teacher' | 'cooperative' | 'ego_only': {'ap30', 'ap50', 'ap70'}}.
+    Raises:
+        DatasetError: if a data set cannot be read.
     """
-    teacher.eval()
-    student.eval()
-    grid = grid_of(recipe)
-    scores = {name: AveragePrecision() for name in ('teacher', 'cooperative', 'ego_only')}
-    for frame in frames:
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self._recipe, self._device, self._grid = recipe, device, grid_of(recipe)
+        data = recipe.data
+        frames = held_out_frames(data)
+        self._clean = [self._prepare(frame, frame) for frame in frames]
+        self._corrupted: list[tuple[Batch, Boxes3D]] = []
+        if data.augmentation is not None:
+            always = data.augmentation.model_copy(update={'probability': 1.0})
+            self._corrupted = [
+                self._prepare(frame, corrupt_clouds(frame, always, np.random.default_rng((recipe.seed, i))))
+                for i, frame in enumerate(frames)
+            ]
+        kind = 'simulated' if data.validation.kind == 'sim' else data.validation.kind
+        self.description = f'{len(frames)} held-out {kind} frames'
+
+    def _prepare(self, frame: CoopFrame, sensed: CoopFrame) -> tuple[Batch, Boxes3D]:
+        recipe, grid = self._recipe, self._grid
+        agents = [frame.ego, *frame.neighbours][: recipe.data.max_agents]
+        frame = replace(frame, agents={agent: frame.agents[agent] for agent in agents})
         truth = within(ground_truth_in(frame, frame.ego), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
-        sample = make_sample(frame, frame.ego, frame.neighbours, grid, recipe.data.min_points)
-        union, clouds = Clouds.join([sample.union]), Clouds.join(sample.clouds)
-        _, _, heatmap, regression = teacher(union.points, union.index, union.count)
-        scores['teacher'].add(_boxes(heatmap, regression, grid, recipe.min_score), truth)
-        features, density = student.encoder(clouds.points, clouds.index, clouds.count)
-        restored = student.restoration(features, density) if restore else features
-        poses = [frame.agents[agent].pose for agent in (frame.ego, *frame.neighbours)]
-        warps = torch.from_numpy(grid_warps(poses, grid.x_min, grid.y_min, grid.x_max, grid.y_max))
-        for name, count in (('cooperative', len(poses)), ('ego_only', 1)):
-            fusion = student.fuse(features[:count], restored[:count], density[:count], warps[:count])
-            heatmap, regression = student.head(fusion.fused)
-            scores[name].add(_boxes(heatmap, regression, grid, recipe.min_score), truth)
-    return {
-        name: {
-            f'ap{round(100 * iou)}': round(float(np.float64(ap)), 4) for iou, ap in score.compute().items()
-        }
-        for name, score in scores.items()
-    }
+        sample = make_sample(frame, sensed, agents, grid, recipe.data.min_points)
+        return collate([sample]).to(self._device), truth
+
+    @torch.no_grad()
+    def teacher(self, teacher: Teacher) -> Scores:
+        """Score a teacher on the clean holistic view."""
+        teacher.eval()
+        score = AveragePrecision()
+        for batch, truth in self._clean:
+            union = batch.unions
+            _, _, heatmap, regression = teacher(union.points, union.index, union.count)
+            score.add(self._boxes(heatmap, regression), truth)
+        return {'teacher': _figures(score)}
+
+    @torch.no_grad()
+    def student(self, student: Student, restore: bool) -> Scores:
+        """Score a student with its neighbours, alone, and, with augmentation, under corruption.
+
+        Args:
+            student: to be scored, in evaluation mode from then on.
+            restore: whether features are restored, as they are once restoration is trained.
+        """
+        student.eval()
+        cooperative, alone = self._run(student, self._clean, restore)
+        scores = {'cooperative': cooperative, 'ego_only': alone}
+        if self._corrupted:
+            scores['corrupted'], _ = self._run(student, self._corrupted, restore)
+        return scores
+
+    def _run(
+        self, student: Student, frames: Sequence[tuple[Batch, Boxes3D]], restore: bool
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        together, alone = AveragePrecision(), AveragePrecision()
+        for batch, truth in frames:
+            clouds = batch.agents
+            features, density = student.encoder(clouds.points, clouds.index, clouds.count)
+            restored = student.restoration(features, density) if restore else features
+            for score, count in ((together, clouds.count), (alone, 1)):
+                fusion = student.fuse(
+                    features[:count], restored[:count], density[:count], batch.warps[:count]
+                )
+                score.add(self._boxes(*student.head(fusion.fused)), truth)
+        return _figures(together), _figures(alone)
+
+    def _boxes(self, heatmap: Tensor, regression: Tensor) -> Boxes3D:
+        recipe = self._recipe
+        maps = heatmap[0, 0].cpu().numpy(), regression[0].cpu().numpy()
+        return decode_boxes(*maps, self._grid, recipe.min_score, recipe.nms_iou, recipe.max_boxes)
+
+
+def _figures(score: AveragePrecision) -> dict[str, float]:
+    return {f'ap{round(100 * iou)}': round(float(ap), 4) for iou, ap in score.compute().items()}

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip('rclpy', reason='the demo needs ROS 2')
 from PIL import Image
 
-from diffkd_ros.sources.rosbag import RosbagSource
+from diffkd_ros.sources.rosbag import RosbagDataset
 
 
 def command(out, model, *options):
@@ -53,7 +53,7 @@ def test_a_small_demo(tmp_path, model):
     assert summary['latency_p95_ms'] >= summary['latency_p50_ms'] > 0
     assert list(summary['mbit_per_s']) == ['cav_2']
     assert summary['realtime'][0]['sent'] == 2
-    assert len(list(RosbagSource(tmp_path / 'bag'))) == 3
+    assert len(list(RosbagDataset(tmp_path / 'bag'))) == 3
     assert Image.open(tmp_path / 'bev.png').width > 1000
     assert Image.open(tmp_path / 'animation.gif').n_frames == 2
     assert (tmp_path / 'notes.txt').read_text() == 'mine'

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffkd_ros.evaluation.average_precision import ANY_OVERLAP
-from diffkd_ros.evaluation.frame_results import Detections, FrameResults, Truths, join
+from diffkd_ros.evaluation.frame_results import Detections, FrameResults, Inference, Truths, join
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.poses import pose_from_euler
 
@@ -97,6 +97,7 @@ def results(
             np.zeros(truths, np.int32),
             np.zeros(truths, np.int32),
         ),
+        Inference.of_frame(0.5, 0.6, 0.2, truths, 1000 * index + count, 30.0, 90.0),
     )
 
 

@@ -26,8 +26,10 @@ NOTHING = Boxes3D(np.zeros((0, 7)))
 
 def same(a: FrameResults, b: FrameResults) -> bool:
     def columns(part: FrameResults) -> list:
-        tables = [[getattr(t, f) for f in t.__slots__] for t in (part.detections, part.truths)]
-        return [part.scenario, part.index, *tables[0], *tables[1]]
+        tables = [
+            [getattr(t, f) for f in t.__slots__] for t in (part.detections, part.truths, part.inference)
+        ]
+        return [part.scenario, part.index, *tables[0], *tables[1], *tables[2]]
 
     return (a.protocol, a.thresholds) == (b.protocol, b.thresholds) and all(
         left.dtype == right.dtype and np.array_equal(left, right)
@@ -156,9 +158,9 @@ def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(EvaluationError, match=r'fog\.npz'):
             FrameResults.load(path)
     np.savez(path, format=np.array(99))
-    with pytest.raises(EvaluationError, match=r'format 99, expected 1'):
+    with pytest.raises(EvaluationError, match=r'format 99, expected 2'):
         FrameResults.load(path)
-    np.savez(path, format=np.array(1), protocol=np.array('sim'))
+    np.savez(path, format=np.array(2), protocol=np.array('sim'))
     with pytest.raises(EvaluationError, match='damaged'):
         FrameResults.load(path)
     with pytest.raises(EvaluationError, match=r'gone\.npz'):

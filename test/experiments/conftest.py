@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diffkd_ros.experiments.pipeline import Model
+from diffkd_ros.experiments.cooperation import IntermediateCooperation
+from diffkd_ros.experiments.model import Model
 from diffkd_ros.sources.simulator import Scenario, Simulator, SimulatorConfig
 
 MODEL = Path(__file__).parents[2] / 'models' / 'sim_edge'
@@ -19,6 +20,11 @@ def model_folder() -> Path:
 @pytest.fixture(scope='session')
 def model() -> Model:
     return Model(MODEL)
+
+
+@pytest.fixture(scope='session')
+def intermediate(model: Model) -> IntermediateCooperation:
+    return IntermediateCooperation(model)
 
 
 @pytest.fixture(scope='session')

@@ -75,3 +75,12 @@ def test_seeds_of_one_level_share_it():
     first, second = Condition('fog', 2, 0), Condition('fog', 2, 7)
     assert first.level == second.level
     assert first.name != second.name
+
+
+def test_what_is_not_random_is_measured_once():
+    seeds = {}
+    for condition in make_conditions('all', '1', seeds='3,5'):
+        seeds.setdefault(condition.corruption, []).append(condition.seed)
+    once = {'clean', 'ego_alone', 'quantisation', 'bandwidth'}
+    assert {name for name, drawn in seeds.items() if drawn == [0]} == once
+    assert all(drawn == [3, 5] for name, drawn in seeds.items() if name not in once)

@@ -3,9 +3,13 @@
 import csv
 import json
 import math
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +19,13 @@ from diffkd_ros.evaluation.average_precision import AveragePrecision
 from diffkd_ros.evaluation.frame_results import FrameResults
 from diffkd_ros.experiments import run
 from diffkd_ros.experiments.conditions import CLEAN, Condition, make_conditions
+from diffkd_ros.experiments.cooperation import IntermediateCooperation
 from diffkd_ros.experiments.drives import Source, needed_frames
 from diffkd_ros.experiments.errors import ExperimentError
 from diffkd_ros.experiments.evaluate import Options, evaluate
 from diffkd_ros.experiments.measures import Evaluation
-from diffkd_ros.experiments.pipeline import CleanFrame, Model, Perceiver
+from diffkd_ros.experiments.model import CleanFrame, Model
+from diffkd_ros.experiments.pipeline import Perceiver
 from diffkd_ros.sources.opv2v import write_opv2v
 
 SOURCE = Source('sim', scenarios=2, frames=2)
@@ -56,14 +62,14 @@ def test_every_condition_sees_the_same_frames(finished):
 
 
 def test_clean_precision_is_that_of_the_detector(summary, model_folder):
-    model = Model(model_folder)
+    cooperation = IntermediateCooperation(Model(model_folder))
     precision = AveragePrecision()
     plan = run.Plan(model_folder, SOURCE, model_folder, 'sim')
     for number in range(2):
         drive = SOURCE.drive(number)
         for position in plan.positions(drive):
-            clean = CleanFrame(drive.frame(position), model)
-            perception = Perceiver(model, Condition(CLEAN)).perceive(clean, clean.frame)
+            clean = CleanFrame(drive.frame(position))
+            perception = Perceiver(cooperation, Condition(CLEAN)).perceive(clean, clean.frame)
             kept = plan.protocol.detections(perception.detection.boxes)
             precision.add(kept, plan.protocol.truth(clean.frame))
     assert summary['frames'] == 4
@@ -139,6 +145,82 @@ def test_run_goes_on_where_it_was_in_several_processes(finished, model_folder):
     assert set(files(finished)) == set(before)
 
 
+SECONDS = 240
+
+
+def command(out, workers):
+    """The same evaluation as `options`."""
+    arguments = ('--corruptions', 'fog,message_loss', '--severity', '3', '--scenarios', '2')
+    return [
+        *(sys.executable, '-m', 'diffkd_ros.cli', 'evaluate', '--out', str(out)),
+        *(*arguments, '--workers', str(workers)),
+    ]
+
+
+def children(process):
+    told = Path(f'/proc/{process}/task/{process}/children').read_text()
+    return [int(child) for child in told.split()]
+
+
+def wait_until(condition, what):
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f'waited in vain for {what}'
+        time.sleep(0.002)
+
+
+def running(process):
+    """Whether there is such a process, other than as an entry that nobody has collected yet."""
+    try:
+        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def killed_once(process, condition, what):
+    """Kill a process as soon as something is so; ids of the processes that it had started."""
+    try:
+        wait_until(lambda: condition() or process.poll() is not None, what)
+        assert process.poll() is None
+        started = children(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    return started
+
+
+def start(out, workers):
+    return subprocess.Popen(command(out, workers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_killed_without_warning_it_goes_on_and_ends_the_same(tmp_path, model_folder, finished):
+    out = tmp_path / 'killed'
+    process = start(out, 2)
+    workers = killed_once(process, lambda: len(children(process.pid)) > 2, 'its processes')
+    wait_until(lambda: not any(map(running, workers)), 'the end of its processes')
+
+    killed_once(start(out, 1), lambda: files(out), 'the first results')
+    done = {name: path.stat().st_mtime_ns for name, path in files(out).items()}
+    assert 0 < len(done) < len(files(finished))
+
+    evaluate(options(out, model_folder), Console(file=StringIO()))
+    assert set(files(out)) == set(files(finished))
+    assert all(files(out)[name].stat().st_mtime_ns == written for name, written in done.items())
+    for name, path in files(out).items():
+        with np.load(path) as resumed, np.load(files(finished)[name]) as unbroken:
+            assert set(resumed) == set(unbroken)
+            for column in set(resumed) - {'inference.encode_ms', 'inference.fuse_ms'}:
+                np.testing.assert_array_equal(resumed[column], unbroken[column], err_msg=column)
+    assert figures(out) == figures(finished)
+
+
+def figures(out):
+    """All figures but those that are of the clock."""
+    content = json.loads((out / 'summary.json').read_text())
+    del content['latency_ms'], content['run']['written']
+    return content
+
+
 def test_another_evaluation_is_not_mixed_in(finished, model_folder):
     other = replace(options(finished, model_folder), protocol='opencood')
     with pytest.raises(ExperimentError, match='protocol'):
@@ -158,7 +240,7 @@ def test_written_as_opv2v_a_frame_scores_the_same(finished, model_folder, summar
     clean = Condition(CLEAN)
     run.run(plan, run.make_jobs(plan, [clean], source.names()), 1, lambda scored: None)
     results = run.load_results(plan, [clean], source.names())
-    evaluation = Evaluation(results, plan.protocol, plan.open_model().card.min_score, resamples=10)
+    evaluation = Evaluation(results, plan.protocol, plan.open().model.card.min_score, resamples=10)
     assert len(evaluation.results(clean)) == 4
     assert evaluation.results(clean).counted_truths == summary['truths']
     for iou in (0.3, 0.5, 0.7):
@@ -175,7 +257,8 @@ def test_frames_before_the_scored_ones_are_run_through_once():
 @pytest.mark.parametrize(
     ('spec', 'scenarios', 'told'),
     [
-        ('bag:here', 1, 'no source'),
+        ('carla:here', 1, 'no source'),
+        ('bag:/nowhere', None, 'exists'),
         ('sim:x', 1, 'seed'),
         ('sim', None, 'endless'),
         ('opv2v:/nowhere', 1, 'exists'),

@@ -3,6 +3,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,16 @@ import torch
 import yaml
 from torch import nn
 
-from diffkd_ros.export.model_folder import write_model_folder
+from diffkd_ros.export.graphs import EgoGraph, export_ego
+from diffkd_ros.export.model_folder import Decoding, write_model_folder
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.runtime.card import ModelCard, ModelError
-from diffkd_ros.runtime.detector import CooperativeDetector
+from diffkd_ros.runtime.detector import OUTPUTS, CooperativeDetector
 from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
 from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.session import open_session
 
 TOLERANCE = 1e-3
 
@@ -25,20 +28,24 @@ TOLERANCE = 1e-3
 @pytest.fixture(scope='module')
 def student() -> Student:
     torch.manual_seed(0)
-    student = Student(StudentConfig(blocks=3))
-    # Away from the start of training, where modulations are identities and batch norm has seen nothing.
-    for name, parameter in student.named_parameters():
-        if name.endswith('scale'):
-            nn.init.normal_(parameter, std=0.3)
-    student.train()
+    student = moved(Student(StudentConfig(blocks=3))).train()
+    # Batch norm has seen nothing before.
     student.encoder(cloud(0), torch.zeros(3000, dtype=torch.long), 1)
     return student.eval()
+
+
+def moved(student: Student) -> Student:
+    """Away from the start of training, where modulations are identities and gates the same everywhere."""
+    for name, parameter in student.named_parameters():
+        if name.endswith(('scale', 'gate.weight', 'share.weight')):
+            nn.init.normal_(parameter, std=0.3)
+    return student
 
 
 @pytest.fixture(scope='module')
 def folder(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('models') / 'untrained'
-    write_model_folder(student, folder, 'Untrained, for a test.', 0.0, {}, {})
+    write_model_folder(student, folder, 'Untrained, for a test.', Decoding(0.0, 0.15, 100), {}, {})
     return folder
 
 
@@ -66,6 +73,33 @@ def test_encoder_agrees_with_torch_for_any_number_of_points(student: Student, fo
         found = encoder.encode(points.numpy())
         assert np.abs(found.feature - feature[0].numpy()).max() <= TOLERANCE
         assert np.abs(found.density - density[0, 0].numpy()).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'start_from': 'matched', 'fusion': 'attention', 'steps': 1},
+        {'start_from': 'pure', 'profile': 'faithful', 'steps': 1},
+        {'restoration': 'plain', 'fusion': 'maximum', 'steps': 1},
+        {'restoration': 'none', 'modulation': False},
+    ],
+)
+def test_what_the_student_is_compared_with_exports_too(settings: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = {'stages': (8, 8, 8), 'depth': 1, 'channels': 8, 'latent_channels': 8, 'blocks': 2}
+    config = StudentConfig((-6.4, -6.4, -3.0, 6.4, 6.4, 1.0), **small, **settings)
+    student = moved(Student(config)).eval()
+    export_ego(student, tmp_path / 'ego.onnx', 5)
+    session = open_session(tmp_path / 'ego.onnx', 1, 'cpu')
+    for agents in (1, 3):
+        warps = grid_warps(POSES[:agents], -6.4, -6.4, 6.4, 6.4)
+        inputs = torch.rand(agents, 8, 16, 16), torch.rand(agents, 1, 16, 16), torch.from_numpy(warps)
+        with torch.no_grad():
+            expected = EgoGraph(student)(*inputs)
+        names = ('features', 'density', 'ego_to_agent')
+        found = session.run(OUTPUTS, {k: v.numpy() for k, v in zip(names, inputs, strict=True)})
+        for one, other in zip(found, expected, strict=True):
+            assert np.abs(one - other.numpy()).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize('agents', [1, 2, 3, 4, 5])

@@ -120,3 +120,27 @@ def test_warping_by_the_identity_changes_nothing() -> None:
     maps = torch.rand(2, 3, 6, 10)
     identity = torch.eye(2, 3).repeat(2, 1, 1)
     torch.testing.assert_close(warp(maps, identity), maps, atol=1e-5, rtol=1e-5)
+
+
+def test_directions_turn_with_the_grid_and_back() -> None:
+    """What points at a landmark in the neighbour's axes points at it in the ego's."""
+    x_min, y_min, x_max, y_max, cell = -32.0, -16.0, 32.0, 16.0, 1.0
+    ego = pose_from_euler([100.0, 50.0, 2.0], yaw=0.4)
+    neighbour = pose_from_euler([105.0, 47.0, 2.1], yaw=-1.1)
+    landmark = np.array([140.0, 53.0, 0.0, 1.0])
+    rows, columns = np.mgrid[:32, :64]
+    x, y = x_min + (columns + 0.5) * cell, y_min + (rows + 0.5) * cell
+
+    def field(pose: np.ndarray) -> torch.Tensor:
+        """The vector from each cell to the landmark: linear, so bilinear resampling is exact."""
+        local = np.linalg.inv(pose) @ landmark
+        return torch.from_numpy(np.stack((local[0] - x, local[1] - y)).astype(np.float32))
+
+    maps = torch.stack((field(ego), field(neighbour)))
+    height = torch.full_like(maps[:, :1], 7.0)
+    warps = torch.from_numpy(grid_warps([ego, neighbour], x_min, y_min, x_max, y_max))
+    turned = warp(torch.cat((maps, height), dim=1), warps, vectors=1)[1]
+    inside = turned[2] > 6.999
+    assert inside.sum() > 500
+    torch.testing.assert_close(turned[:2][:, inside], maps[0][:, inside], atol=1e-3, rtol=1e-4)
+    assert (warp(maps, warps)[1][:, inside] - maps[0][:, inside]).abs().max() > 1

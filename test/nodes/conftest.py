@@ -1,178 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real nodes over real DDS: a domain for each test module, and somebody to talk to the nodes."""
+"""Real nodes over real DDS, and the scene that they are shown."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import threading
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip('rclpy', reason='the nodes need ROS 2')
 
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
-from rclpy.executors import SingleThreadedExecutor
+from diffkd_ros.msg import BevFeature
+from ros_partner import SECOND, Partner, domain, group, partner
 
-from diffkd_ros.frame import AgentSweep, CoopFrame
-from diffkd_ros.nodes import qos
+from diffkd_ros.frame import CoopFrame
 from diffkd_ros.nodes.conversions import feature_message, header_message, odometry_message
-from diffkd_ros.nodes.frame_feeder import MAP_FRAME, lidar_frame
-from diffkd_ros.nodes.point_cloud import cloud_message
-from diffkd_ros.nodes.processes import NodeGroup
+from diffkd_ros.nodes.lidar_pose import pose_of_odometry
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.encoder import FeatureEncoder
-from diffkd_ros.share import share_directory
+from diffkd_ros.sources.ros_messages import MAP_FRAME, lidar_frame
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
-SECOND = 1_000_000_000
-TIMEOUT = 20.0
-
-# Read once, when the first participant of this process is made.
-os.environ['FASTDDS_DEFAULT_PROFILES_FILE'] = str(share_directory() / 'config' / 'fastdds.xml')
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-_DOMAINS = itertools.count(os.getpid())
-
-
-class Partner:
-    """A ROS node in this process that feeds the nodes under test and collects what they publish."""
-
-    def __init__(self, domain: int) -> None:
-        self.domain = domain
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=domain)
-        self.node = rclpy.create_node('partner', context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._condition = threading.Condition()
-        self.received: dict[str, list] = defaultdict(list)
-        self._publishers: dict[str, object] = {}
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-        self.node.destroy_node()
-        self._context.try_shutdown()
-
-    def listen(self, message_class: type, topic: str) -> None:
-        def store(message: object) -> None:
-            with self._condition:
-                self.received[topic].append(message)
-                self._condition.notify_all()
-
-        self.node.create_subscription(message_class, topic, store, qos.FEATURES)
-
-    def publish(self, topic: str, message: object) -> None:
-        publisher = self._publishers.get(topic)
-        if publisher is None:
-            publisher = self.node.create_publisher(type(message), topic, qos.FEATURES)
-            self._publishers[topic] = publisher
-            self.until(lambda: publisher.get_subscription_count() > 0, f'a subscriber of {topic}')
-        publisher.publish(message)
-
-    def until(self, condition: Callable[[], object], what: str, timeout: float = TIMEOUT) -> object:
-        """Wait until the condition gives something true, and return that."""
-        with self._condition:
-            give_up = time.monotonic() + timeout
-            while not (result := condition()):
-                assert time.monotonic() < give_up, f'waited {timeout:g} s for {what}'
-                self._condition.wait(0.05)
-            return result
-
-    def message_at(self, topic: str, stamp: int, timeout: float = TIMEOUT) -> object:
-        """The message with that stamp."""
-
-        def find() -> object:
-            wanted = (stamp // SECOND, stamp % SECOND)
-            found = [
-                m for m in self.received[topic] if (m.header.stamp.sec, m.header.stamp.nanosec) == wanted
-            ]
-            return found[-1] if found else None
-
-        return self.until(find, f'{topic} at {stamp}', timeout)
-
-    def diagnosis(self, name: str, text: str) -> DiagnosticStatus:
-        """The first diagnostic item from now on whose name ends so and whose message holds the text."""
-        seen = len(self.received['/diagnostics'])
-
-        def find() -> object:
-            for array in self.received['/diagnostics'][seen:]:
-                for status in array.status:
-                    if status.name.endswith(name) and text in status.message:
-                        return status
-            return None
-
-        return self.until(find, f'diagnostics {name} saying {text!r}')
-
-    def sweep(self, agent: str, stamp: int, sweep: AgentSweep) -> None:
-        """Publish a vehicle's odometry and cloud."""
-        frame_id = lidar_frame(agent)
-        odometry = odometry_message(header_message(stamp, MAP_FRAME), frame_id, sweep.pose, sweep.velocity)
-        self.publish(f'/{agent}/odometry', odometry)
-        cloud = cloud_message(header_message(stamp, frame_id), sweep.points, sweep.ring, sweep.time)
-        self.publish(f'/{agent}/points', cloud)
-
-    def until_answered(
-        self,
-        answer: str,
-        exchange: Callable[[int], None],
-        accepted: Callable[[object], bool] = bool,
-        start: int = 0,
-    ) -> int:
-        """Repeat an exchange, 0.1 s of stamp apart, until its answer is as wanted.
-
-        DDS tells nobody when two nodes have found each other in both directions; what is sent before is lost.
-
-        Returns:
-            The stamp of the exchange that was answered.
-        """
-        for k in range(1, 60):
-            stamp = start + k * SECOND // 10
-            exchange(stamp)
-            try:
-                if accepted(self.message_at(answer, stamp, timeout=1.0)):
-                    return stamp
-            except AssertionError:
-                continue
-        raise AssertionError(f'no {answer} as wanted in {k} exchanges')
-
-
-@pytest.fixture(scope='module')
-def domain() -> int:
-    """A DDS domain that no other test uses."""
-    return 1 + next(_DOMAINS) % 100
-
-
-@pytest.fixture(scope='module')
-def partner(domain: int) -> Iterator[Partner]:
-    partner = Partner(domain)
-    for message_class, topic in (
-        (BevFeature, '/v2x/features'),
-        (Boxes3D, '/cav_1/detections'),
-        (FusionStatus, '/cav_1/fusion_status'),
-        (DiagnosticArray, '/diagnostics'),
-    ):
-        partner.listen(message_class, topic)
-    yield partner
-    partner.close()
-
-
-@pytest.fixture(scope='module')
-def group(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeGroup]:
-    """Starts nodes as processes, with the shipped parameter file."""
-    logs = tmp_path_factory.mktemp('logs')
-    environment = {'ROS_DOMAIN_ID': str(domain), 'ROS_LOG_DIR': str(logs / 'ros')}
-    with NodeGroup(share_directory() / 'config' / 'coop.yaml', logs, environment) as group:
-        yield group
+__all__ = ['Partner', 'domain', 'group', 'partner']
 
 
 @pytest.fixture(scope='session')
@@ -206,7 +57,7 @@ def feature_of(
             header_message(stamp, MAP_FRAME), lidar_frame(name), sweep.pose, sweep.velocity
         )
         header = header_message(stamp, lidar_frame(name))
-        return feature_message(header, name, sequence, card, encoded[vehicle], odometry)
+        return feature_message(header, name, sequence, card, encoded[vehicle], pose_of_odometry(odometry))
 
     return make
 

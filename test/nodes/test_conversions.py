@@ -11,9 +11,9 @@ from rclpy.serialization import deserialize_message, serialize_message
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.nodes.conversions import boxes_message, header_message, odometry_message
-from diffkd_ros.nodes.frame_feeder import SCENARIO_GAP, restamped
 from diffkd_ros.nodes.point_cloud import cloud_message
 from diffkd_ros.sources.point_cloud import read_cloud
+from diffkd_ros.sources.restamping import SCENARIO_GAP, restamped
 from diffkd_ros.sources.ros_messages import (
     MessageError,
     agent_name,

@@ -111,8 +111,8 @@ def few_scales(message, stamp, feature_of):
     message.scales.pop()
 
 
-def own_id(message, stamp, feature_of):
-    message.agent_id = 'cav_1'
+def other_epoch(message, stamp, feature_of):
+    message.header.stamp.sec += 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def own_id(message, stamp, feature_of):
         (garbage, 'payload cannot be decoded'),
         (nan_scale, 'payload cannot be decoded'),
         (few_scales, 'payload cannot be decoded'),
-        (own_id, "carries this vehicle's own agent id"),
+        (other_epoch, 'stamped in another epoch'),
     ],
 )
 def test_a_bad_neighbour_is_refused_counted_and_named_and_the_ego_goes_on_alone(
@@ -159,10 +159,26 @@ def test_a_bad_neighbour_is_refused_counted_and_named_and_the_ego_goes_on_alone(
 
 
 def reason_value(beginning):
-    from diffkd_ros.nodes.peer_buffer import Refusal
+    from diffkd_ros.nodes.peer_record import Refusal
 
     (value,) = (refusal.value for refusal in Refusal if refusal.value.startswith(beginning))
     return value
+
+
+def test_own_messages_that_the_link_brings_back_are_ignored(ego, partner, scene, feature_of, stamp):
+    alone, _ = answer(partner, scene, stamp)
+    before = values(partner.diagnosis('neighbours', 'alone'))
+    send(partner, feature_of(1, 'cav_1', stamp + SECOND))
+    detections, status = answer(partner, scene, stamp + SECOND)
+    assert columns(detections) == columns(alone)
+    assert len(status.neighbours) == 0
+    item = partner.diagnosis('neighbours', 'alone')
+    assert item.level == b'\x00'
+    assert int(values(item)['own ignored']) == int(before['own ignored']) + 1
+
+
+def values(item):
+    return {v.key: v.value for v in item.values}
 
 
 def test_a_good_neighbour_is_fused_and_changes_the_result(ego, partner, scene, feature_of, stamp):
@@ -266,3 +282,61 @@ def test_markers_show_boxes_and_neighbours(ego, partner, scene, feature_of, stam
     np.testing.assert_allclose(x, np.reshape(detections.boxes, (-1, 7))[:, 0], atol=1e-4)
     (name,) = (m for m in array.markers if m.ns == 'neighbour_names')
     assert name.text.startswith('cav_2')
+
+
+def test_a_clock_that_is_off_is_named(ego, partner, scene, feature_of, stamp):
+    """Two neighbours at 10 Hz beside the ego; the stamps of one lie a second ahead."""
+    partner.until_answered(
+        '/cav_1/fusion_status', lambda at: partner.sweep('cav_1', at, scene.agents[1]), start=stamp
+    )
+    for k in range(1, 30):
+        at = stamp + 10 * SECOND + k * SECOND // 10
+        partner.sweep('cav_1', at, scene.agents[1])
+        partner.publish('/v2x/features', feature_of(2, 'cav_2', at, k))
+        partner.publish('/v2x/features', feature_of(3, 'cav_3', at + SECOND, k))
+        time.sleep(0.1)
+    item = partner.diagnosis('clock', 'cav_3 is ahead by')
+    assert item.level == b'\x01'
+    assert 'cav_2 is' not in item.message
+
+
+def test_the_link_s_books_are_in_the_status(ego, partner, scene, feature_of, stamp):
+    answer(partner, scene, stamp)
+    for k in (0, 1, 4):  # 2 and 3 are lost on the way
+        send(partner, feature_of(2, 'booked', stamp + SECOND + k * SECOND // 10, k))
+    _, status = answer(partner, scene, stamp + SECOND + SECOND // 2)
+    (neighbour,) = status.neighbours
+    assert (neighbour.messages_received, neighbour.messages_lost) == (3, 2)
+    assert (neighbour.messages_fused, neighbour.messages_overwritten) == (1, 2)
+    assert neighbour.rate == pytest.approx(5.0)  # three within 0.4 s
+    item = partner.diagnosis('neighbour/booked', 'fused')
+    assert float(values(item)['gate weight']) == pytest.approx(neighbour.gate_weight, abs=1e-3)
+    assert values(item)['lost [%]'] == '40.0'
+
+
+def test_the_observed_area_is_drawn(ego, partner, scene, feature_of, stamp, card):
+    from visualization_msgs.msg import Marker, MarkerArray
+
+    drawn = []
+    partner.node.create_subscription(MarkerArray, '/cav_1/markers', drawn.append, 10)
+
+    def exchange(at):
+        send(partner, feature_of(2, 'cav_2', at))
+        partner.sweep('cav_1', at, scene.agents[1])
+
+    partner.until_answered('/cav_1/fusion_status', exchange, lambda _: bool(drawn), start=stamp)
+    array = drawn[-1]
+    (area,) = (m for m in array.markers if m.ns == 'observed')
+    assert area.type == Marker.CUBE_LIST
+    assert len(area.points) == len(area.colors) > 0
+    x, y = np.array([(p.x, p.y) for p in area.points]).T
+    grid = card.grid
+    # Every return of the ego within the grid lies in a square that is drawn.
+    points = scene.agents[1].points
+    inside = (points[:, 0] > grid.x_min) & (points[:, 0] < grid.x_max)
+    inside &= (points[:, 1] > grid.y_min) & (points[:, 1] < grid.y_max)
+    inside &= (points[:, 2] > grid.z_min) & (points[:, 2] < grid.z_max)
+    some = points[inside][::200, :2]
+    edge = area.scale.x / 0.95
+    reach = np.abs(some[:, None] - np.stack([x, y], 1)).max(axis=2).min(axis=1)
+    assert (reach <= edge / 2 + 1e-3).all()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import signal
 
@@ -75,3 +76,13 @@ def test_interrupted_nodes_end_cleanly(group, model, signals):
         assert process.returncode == 0, process.tail()
         assert 'Traceback' not in process.tail()
     group.stop(processes)
+
+
+@pytest.mark.parametrize(
+    ('node', 'package'),
+    [('autoware_node', 'autoware_perception_msgs'), ('cpm_node', 'etsi_its_cpm_ts_msgs')],
+)
+def test_a_converter_without_its_messages_says_so(group, node, package):
+    if importlib.util.find_spec(package):
+        pytest.skip(f'{package} is installed')
+    assert f'{node} needs the package {package}' in fails(group, NodeSpec(node, '/cav_1', (), {}))

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import types
+import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from launch_stand_in import REAL, load
 
 from diffkd_ros.share import share_directory
 
 LAUNCH_FILE = share_directory() / 'launch' / 'coop.launch.py'
-REAL = importlib.util.find_spec('launch_ros') is not None
 
 # Another value for each argument; each must change what is started.
 OTHER = {
@@ -29,81 +28,14 @@ OTHER = {
     'rate': '7.5',
     'frames': '9',
     'record': '/some/bag',
+    'use_sim_time': 'true',
     'rviz': 'true',
 }
 
 
-class Configuration:
-    def __init__(self, name):
-        self.name = name
-
-    def perform(self, context):
-        return context[self.name]
-
-
-class Argument:
-    def __init__(self, name, *, default_value, description, choices=None):
-        self.name, self.default_value, self.description, self.choices = (
-            name,
-            default_value,
-            description,
-            choices,
-        )
-
-
-class Action:
-    def __init__(self, *arguments, **options):
-        self.arguments, self.options = arguments, options
-
-    def __repr__(self):
-        return f'{type(self).__name__}{self.arguments}{sorted(self.options.items())}'
-
-
-class Node(Action):
-    """With the options of launch_ros.actions.Node that are used."""
-
-    def __init__(
-        self,
-        *,
-        package,
-        executable,
-        name=None,
-        namespace=None,
-        remappings=None,
-        parameters=None,
-        arguments=None,
-        output='log',
-        on_exit=None,
-    ):
-        super().__init__(
-            **{key: value for key, value in locals().items() if key not in ('self', '__class__')}
-        )
-
-
 @pytest.fixture
 def launch_module(monkeypatch):
-    share = types.SimpleNamespace(get_package_share_directory=lambda name: str(share_directory()))
-    monkeypatch.setitem(sys.modules, 'ament_index_python.packages', share)
-    if not REAL:
-        description = type(
-            'LaunchDescription', (), {'__init__': lambda self, e: setattr(self, 'entities', e)}
-        )
-        actions = types.SimpleNamespace(
-            DeclareLaunchArgument=Argument,
-            OpaqueFunction=type('OpaqueFunction', (Action,), {}),
-            SetEnvironmentVariable=type('SetEnvironmentVariable', (Action,), {}),
-            Shutdown=type('Shutdown', (Action,), {}),
-        )
-        monkeypatch.setitem(sys.modules, 'launch', types.SimpleNamespace(LaunchDescription=description))
-        monkeypatch.setitem(sys.modules, 'launch.actions', actions)
-        substitutions = types.SimpleNamespace(LaunchConfiguration=Configuration)
-        monkeypatch.setitem(sys.modules, 'launch.substitutions', substitutions)
-        monkeypatch.setitem(sys.modules, 'launch_ros', types.ModuleType('launch_ros'))
-        monkeypatch.setitem(sys.modules, 'launch_ros.actions', types.SimpleNamespace(Node=Node))
-    spec = importlib.util.spec_from_file_location('coop_launch', LAUNCH_FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(monkeypatch, LAUNCH_FILE)
 
 
 def test_it_loads_and_declares_described_arguments(launch_module):
@@ -170,4 +102,24 @@ def test_real_launch(launch_module):
 def test_the_rviz_configuration_is_yaml_and_shows_the_topics():
     config = yaml.safe_load((share_directory() / 'config' / 'rviz' / 'coop.rviz').read_text())
     topics = {d['Topic']['Value'] for d in config['Visualization Manager']['Displays'] if 'Topic' in d}
-    assert topics == {'/cav_1/points', '/cav_1/markers'}
+    sweeps = {f'/cav_{vehicle}/points' for vehicle in (1, 2, 3)}
+    assert topics == {*sweeps, '/cav_1/markers', '/cav_1/truth_markers'}
+
+
+def test_the_foxglove_layout_shows_the_same_topics_and_every_panel_once():
+    layout = json.loads((share_directory() / 'config' / 'foxglove' / 'coop.json').read_text())
+    scene = layout['configById']['3D!scene']
+    sweeps = {f'/cav_{vehicle}/points' for vehicle in (1, 2, 3)}
+    assert set(scene['topics']) == {*sweeps, '/cav_1/markers', '/cav_1/truth_markers'}
+    fields = (share_directory() / 'msg' / 'FusionStatus.msg').read_text()
+    fields += (share_directory() / 'msg' / 'NeighbourStatus.msg').read_text()
+    for panel in ('Plot!gates', 'Plot!latency'):
+        for path in layout['configById'][panel]['paths']:
+            topic, *names = re.sub(r'\[.*?\]|\{.*?\}', '', path['value']).split('.')
+            assert topic == '/cav_1/fusion_status'
+            assert all(re.search(rf'\b{name}\b', fields) for name in names)
+
+    def panels(part):
+        return [part] if isinstance(part, str) else panels(part['first']) + panels(part['second'])
+
+    assert sorted(panels(layout['layout'])) == sorted(layout['configById'])

@@ -3,28 +3,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 import rclpy
 import yaml
 from rclpy.parameter import Parameter
 
-from diffkd_ros.nodes.ego_node import EgoParameters
-from diffkd_ros.nodes.encoding import EncodingParameters
-from diffkd_ros.nodes.evaluator_node import EvaluatorParameters
 from diffkd_ros.nodes.parameters import ParameterError, declare, parameter
-from diffkd_ros.nodes.player_node import PlayerParameters
-from diffkd_ros.nodes.recorder_node import RecorderParameters
 from diffkd_ros.share import share_directory
 
-TABLES = {
-    'vehicle_node': EncodingParameters,
-    'ego_node': EgoParameters,
-    'player_node': PlayerParameters,
-    'evaluator_node': EvaluatorParameters,
-    'recorder_node': RecorderParameters,
-}
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def documentation():
+    """build_tools/document_parameters.py, which lists all tables."""
+    path = PROJECT / 'build_tools' / 'document_parameters.py'
+    spec = importlib.util.spec_from_file_location('document_parameters', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,30 @@ def test_bad_values_are_errors(make, given, message):
         declare(make(**given), Table)
 
 
-def test_the_parameter_file_names_only_parameters_that_exist():
+def test_a_parameter_cannot_be_changed_later(make):
+    node = make()
+    declare(node, Table)
+    (result,) = node.set_parameters([Parameter('max_age', value=1.0)])
+    assert not result.successful
+    assert node.get_parameter('max_age').value == 0.5
+
+
+def test_the_parameter_file_names_only_parameters_that_exist(documentation):
     content = yaml.safe_load((share_directory() / 'config' / 'coop.yaml').read_text())
     for pattern, entry in content.items():
-        known = {field.name for field in fields(TABLES[pattern.removeprefix('/**/')])}
+        known = {field.name for field in fields(documentation.TABLES[pattern.removeprefix('/**/')])}
         assert set(entry['ros__parameters']) <= known, pattern
 
 
-def test_every_parameter_is_described():
-    for table in TABLES.values():
+def test_every_parameter_is_described(documentation):
+    for table in documentation.TABLES.values():
         for field in fields(table):
             assert len(field.metadata['description']) > 10, field.name
+
+
+def test_the_documented_tables_are_those_in_code(documentation):
+    pages = [path.read_text() for path in documentation.PAGES]
+    for page in pages:
+        assert documentation.documented(page) == page, 'run: python build_tools/document_parameters.py'
+    for node in documentation.TABLES:
+        assert sum(f'<!-- parameters of {node} -->\n| parameter' in page for page in pages) == 1

@@ -8,7 +8,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 # What .gitignore keeps out, and git's own folder.
-MADE = {'.git', '.venv', 'build', 'demo', 'dist', 'install', 'log', 'runs'}
+MADE = {'.git', '.venv', 'build', 'demo', 'demo-carla', 'dist', 'install', 'log', 'runs'}
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-NODES = {'ego_node', 'evaluator_node', 'player_node', 'recorder_node', 'vehicle_node'}
+NODES = {
+    'autoware_node',
+    'bridge_node',
+    'cosim_smoke',
+    'cpm_node',
+    'ego_node',
+    'evaluator_node',
+    'gateway_node',
+    'player_node',
+    'recorder_node',
+    'vehicle_node',
+}
 
 
 def files_under(folder: Path) -> set[Path]:

@@ -30,8 +30,10 @@ NODES = sorted(name for name in PYPROJECT['project']['scripts'] if name != 'diff
 # key: nodes run without.
 PYTHON_MODULES = {
     'PIL': ('pillow', 'python3-pil'),
+    'carla': ('carla', None),
     'lightning': ('lightning', None),
     'matplotlib': ('matplotlib', 'python3-matplotlib'),
+    'msgpack': ('msgpack', 'python3-msgpack'),
     'numba': ('numba', 'python3-numba'),
     'numpy': ('numpy', 'python3-numpy'),
     'onnx': ('onnx', None),
@@ -42,12 +44,16 @@ PYTHON_MODULES = {
     'rich': ('rich', 'python3-rich'),
     'rosbags': ('rosbags', 'python3-rosbags-pip'),
     'safetensors': ('safetensors', None),
+    'spconv': ('spconv', None),
+    'tf2_ros': ('', 'tf2_ros_py'),
     'torch': ('torch', None),
     'typer': ('typer', 'python3-typer'),
     'yaml': ('pyyaml', 'python3-yaml'),
 }
 # In every ROS distribution, but not among the wheels: the code does without them where they are missing.
-ROS_PACKAGES_WITHOUT_WHEEL = {'launch', 'launch_ros', 'tf2_msgs', 'vision_msgs'}
+ROS_PACKAGES_WITHOUT_WHEEL = {'launch', 'launch_ros', 'tf2_msgs', 'tf2_ros', 'vision_msgs'}
+# Each for a converter that does nothing else: who wants it installs it.
+CHOSEN_BY_THE_USER = {'autoware_perception_msgs', 'etsi_its_cpm_ts_msgs'}
 
 
 def requirement_names(requirements: list[str]) -> set[str]:
@@ -63,7 +69,7 @@ def foreign_imports() -> set[str]:
                 imported |= {alias.name.split('.')[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(node.module.split('.')[0])
-    return imported - set(sys.stdlib_module_names) - {'diffkd_ros'}
+    return imported - set(sys.stdlib_module_names) - {'diffkd_ros'} - CHOSEN_BY_THE_USER
 
 
 @pytest.fixture(scope='module')

@@ -51,10 +51,11 @@ def test_import_contracts_see_a_breach(module, line, complaint, tmp_path):
         ('evaluation', ['torch', 'rclpy']),
         ('model', ['rclpy']),
         ('nodes', ['torch']),
+        ('cosim', ['torch', 'carla']),
     ],
 )
 def test_importing_a_room_does_not_load(room, unwanted):
-    needed = {'model': 'torch', 'nodes': 'rclpy'}.get(room)
+    needed = {'model': 'torch', 'nodes': 'rclpy', 'cosim': 'rclpy'}.get(room)
     if needed and find_spec(needed) is None:
         pytest.skip(f'{needed} is not installed')
     program = f"""

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffkd data check` counts what is there and names everything that is broken."""
 
-import numpy as np
 import pytest
-from pypcd4 import PointCloud
+from recorded_sets import write_opv2v_cloud, write_opv2v_frame
 from typer.testing import CliRunner
 
 from diffkd_ros.cli import app
@@ -16,32 +15,16 @@ PAIR = """[{{
   "cooperative_label_path": "cooperative/label_world/000001.json", "system_error_offset": ""}}]"""
 
 
-def write_cloud(path, points):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = np.tile(np.array([[20.0, 0.0, 0.0, 0.5]], np.float32), (points, 1))
-    PointCloud.from_points(rows, ('x', 'y', 'z', 'intensity'), (np.float32,) * 4).save(path)
-
-
-def write_frame(drive, agent, number, x=0, vehicles=(90,), points=3):
-    write_cloud(drive / str(agent) / f'{number:06d}.pcd', points)
-    entries = ''.join(
-        f'  {track}: {{angle: [0, 0, 0], center: [0, 0, 1], extent: [2, 1, 1], location: [{track}, 0, 0]}}\n'
-        for track in vehicles
-    )
-    text = f'lidar_pose: [{x}, 0, 2, 0, 0, 0]\nvehicles:\n{entries}'
-    (drive / str(agent) / f'{number:06d}.yaml').write_text(text)
-
-
 @pytest.fixture
 def opv2v(tmp_path):
     """Two drives in two splits: 2 frames of 3 agents, one of them 200 m away, and 3 frames of one."""
     first, second = tmp_path / 'train' / 'first', tmp_path / 'test' / 'second'
     for number in (68, 70):
-        write_frame(first, 10, number, vehicles=(90, 91))
-        write_frame(first, 11, number, x=200, vehicles=(91, 92), points=4)
-        write_frame(first, -1, number, vehicles=(), points=5)
+        write_opv2v_frame(first, 10, number, vehicles=(90, 91))
+        write_opv2v_frame(first, 11, number, x=200, vehicles=(91, 92), points=4)
+        write_opv2v_frame(first, -1, number, vehicles=(), points=5)
     for number in (0, 1, 2):
-        write_frame(second, 5, number, points=7)
+        write_opv2v_frame(second, 5, number, points=7)
     return tmp_path
 
 
@@ -67,7 +50,7 @@ def damaged(opv2v):
     cut = first / '11' / '000070.pcd'
     cut.write_bytes(cut.read_bytes()[:-10])
     (second / '5' / '000001.yaml').unlink()  # the ego's, so the frame is gone
-    write_frame(first, 11, 72)  # when the ego has no frame
+    write_opv2v_frame(first, 11, 72)  # when the ego has no frame
     (second / '5' / '000002.yaml').write_text('lidar_pose: [')
     (opv2v / 'test' / 'notes').mkdir()
     return {
@@ -117,7 +100,7 @@ def test_dair_v2x(tmp_path):
         )
     (tmp_path / 'cooperative').mkdir()
     (tmp_path / 'cooperative' / 'data_info.json').write_text(PAIR.format())
-    write_cloud(tmp_path / 'infrastructure-side' / 'velodyne' / '000002.pcd', 2)
+    write_opv2v_cloud(tmp_path / 'infrastructure-side' / 'velodyne' / '000002.pcd', 2)
     report = check(tmp_path)
     assert report.format == 'DAIR-V2X-C'
     assert report.broken_frames == 1

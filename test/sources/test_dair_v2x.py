@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from pypcd4 import Encoding, PointCloud
+from pypcd4 import Encoding
+from recorded_sets import CAR, dair_label, write_dair, write_dair_cloud, write_json
 
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.geometry.poses import euler_from_pose, transform_points
@@ -14,83 +15,12 @@ from diffkd_ros.sources.dataset import readable_frames
 from diffkd_ros.sources.open_source import open_source
 from diffkd_ros.sources.opv2v import Opv2vDataset, Opv2vError, write_opv2v
 
-TURN_LEFT = [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
-STRAIGHT = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-# 4 x 2 x 1.5 m around (105, 210, 0.75), its nose along +y: front left, front right, rear right, rear left.
-CAR = [[104, 212], [106, 212], [106, 208], [104, 208]]
 NAN = float('nan')
-
-
-def write_json(path, document):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document))
-
-
-def write_cloud(path, rows, encoding=Encoding.BINARY_COMPRESSED):
-    """As the set has it: intensity in bytes, and a timestamp of 8 bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = np.array(rows, np.float64).reshape(-1, 4)
-    types = (np.float32, np.float32, np.float32, np.uint8, np.float64)
-    arrays = [columns[:, k].astype(dtype) for k, dtype in enumerate(types[:4])]
-    arrays.append(np.full(len(columns), 1626155123.75))
-    PointCloud.from_points(arrays, ('x', 'y', 'z', 'intensity', 'timestamp'), types).save(path, encoding)
-
-
-def label(corners=CAR, kind='Car', z=(0.0, 1.5)):
-    points = [[float(x), float(y), level] for level in z for x, y in corners]
-    # The set's documentation calls a cooperative label's other values unusable; these are wrong on purpose.
-    return {'type': kind, 'world_8_points': points, 'rotation': 9.9, '3d_location': {'x': 0, 'y': 0, 'z': 0}}
-
-
-def write_set(
-    root, frames=(('000010', '000500', '7'), ('000009', '000501', '7'), ('000020', '000502', '12'))
-):
-    vehicle_info, infrastructure_info, pairs = [], [], []
-    for k, (vehicle, infrastructure, batch) in enumerate(frames):
-        side = root / 'vehicle-side'
-        write_json(
-            side / f'calib/lidar_to_novatel/{vehicle}.json',
-            {'transform': {'rotation': STRAIGHT, 'translation': [[1.0], [0.5], [1.5]]}, 'header': {}},
-        )
-        write_json(
-            side / f'calib/novatel_to_world/{vehicle}.json',
-            {'rotation': TURN_LEFT, 'translation': [[100.0], [200.0], [0.5]]},
-        )
-        write_cloud(side / f'velodyne/{vehicle}.pcd', [(9, -5.5, -1, 51), (NAN, 0, 0, 9), (30, 0, 0, 255)])
-        vehicle_info.append(
-            {
-                'pointcloud_path': f'velodyne/{vehicle}.pcd',
-                'pointcloud_timestamp': str(1626155123000000 + 100000 * k),
-                'calib_lidar_to_novatel_path': f'calib/lidar_to_novatel/{vehicle}.json',
-                'calib_novatel_to_world_path': f'calib/novatel_to_world/{vehicle}.json',
-                'batch_id': batch,
-            }
-        )
-        side = root / 'infrastructure-side'
-        write_json(
-            side / f'calib/virtuallidar_to_world/{infrastructure}.json',
-            {'rotation': STRAIGHT, 'translation': [[110.0], [210.0], [6.0]], 'relative_error': {}},
-        )
-        write_cloud(side / f'velodyne/{infrastructure}.pcd', [(-7, 3, -5, 102), (0, 0, NAN, 1)])
-        infrastructure_info.append({'pointcloud_path': f'velodyne/{infrastructure}.pcd'})
-        pairs.append(
-            {
-                'vehicle_pointcloud_path': f'vehicle-side/velodyne/{vehicle}.pcd',
-                'infrastructure_pointcloud_path': f'infrastructure-side/velodyne/{infrastructure}.pcd',
-                'cooperative_label_path': f'cooperative/label_world/{vehicle}.json',
-                'system_error_offset': {'delta_x': 2.0, 'delta_y': -3.0},
-            }
-        )
-        write_json(root / f'cooperative/label_world/{vehicle}.json', [label(), label(kind='Pedestrian')])
-    write_json(root / 'vehicle-side/data_info.json', vehicle_info)
-    write_json(root / 'infrastructure-side/data_info.json', infrastructure_info)
-    write_json(root / 'cooperative/data_info.json', pairs)
-    return root
 
 
 @pytest.fixture
 def root(tmp_path):
-    return write_set(tmp_path / 'cooperative-vehicle-infrastructure')
+    return write_dair(tmp_path / 'cooperative-vehicle-infrastructure')
 
 
 def test_chain_by_hand(root):
@@ -130,7 +60,7 @@ def test_rows_with_nan_are_dropped(root):
 
 @pytest.mark.parametrize('encoding', list(Encoding)[:3])
 def test_encodings(root, encoding):
-    write_cloud(root / 'vehicle-side/velodyne/000009.pcd', [(1, 2, 3, 51), (4, 5, 6, 0)], encoding)
+    write_dair_cloud(root / 'vehicle-side/velodyne/000009.pcd', [(1, 2, 3, 51), (4, 5, 6, 0)], encoding)
     np.testing.assert_allclose(DairV2xDataset(root)[0].agents[1].points, [[1, 2, 3, 0.2], [4, 5, 6, 0]])
 
 
@@ -139,14 +69,14 @@ def test_encodings(root, encoding):
 def test_corners_may_go_round_either_way(root, order, top_first):
     corners = [CAR[k] for k in order]
     z = (1.5, 0.0) if top_first else (0.0, 1.5)
-    write_json(root / 'cooperative/label_world/000009.json', [label(corners, z=z)])
+    write_json(root / 'cooperative/label_world/000009.json', [dair_label(corners, z=z)])
     boxes = DairV2xDataset(root)[0].ground_truth.boxes
     np.testing.assert_allclose(boxes, [[105, 210, 0.75, 4, 2, 1.5, np.pi / 2]])
 
 
 def test_types(root):
     kinds = ['Car', 'truck', 'Van', 'BUS', 'Cyclist', 'TrafficCone']
-    write_json(root / 'cooperative/label_world/000009.json', [label(kind=kind) for kind in kinds])
+    write_json(root / 'cooperative/label_world/000009.json', [dair_label(kind=kind) for kind in kinds])
     truth = DairV2xDataset(root)[0].ground_truth
     assert len(truth) == 4
     assert truth.track_ids.tolist() == [2, 3, 4, 5]
@@ -154,7 +84,7 @@ def test_types(root):
 
 def test_the_box_over_the_vehicles_lidar_is_the_vehicle(root):
     own = [[98.5, 203], [100.5, 203], [100.5, 199], [98.5, 199]]
-    write_json(root / 'cooperative/label_world/000009.json', [label(), label(own)])
+    write_json(root / 'cooperative/label_world/000009.json', [dair_label(), dair_label(own)])
     frame = DairV2xDataset(root)[0]
     assert frame.ground_truth.track_ids.tolist() == [2, 1]
     assert len(ground_truth_in(frame, 1)) == 1
@@ -199,7 +129,7 @@ def test_split_files(root, tmp_path):
 def test_complemented_labels(root, tmp_path):
     further = [[x + 20, y] for x, y in CAR]
     for frame in ('000009', '000010', '000020'):
-        write_json(tmp_path / f'complemented/{frame}.json', [label(), label(further)])
+        write_json(tmp_path / f'complemented/{frame}.json', [dair_label(), dair_label(further)])
     assert len(DairV2xDataset(root)[0].ground_truth) == 1
     assert len(DairV2xDataset(root, labels=tmp_path / 'complemented')[0].ground_truth) == 2
     with pytest.raises(DairV2xError, match='not a folder of labels'):
@@ -265,9 +195,9 @@ CLOUD = 'vehicle-side/velodyne/000009.pcd'
         (LABEL, lambda file: edit(file, lambda d: {'objects': d}), 'expected a list'),
         (LABEL, lambda file: edit(file, lambda d: d[0].pop('type') and None), "object 0: has no 'type'"),
         (LABEL, lambda file: edit(file, lambda d: d[0]['world_8_points'].pop() and None), 'eight finite'),
-        (LABEL, lambda file: edit(file, lambda d: [label(z=(0, NAN))]), 'eight finite'),
-        (LABEL, lambda file: edit(file, lambda d: [label(z=(1, 1))]), 'box of size'),
-        (LABEL, lambda file: edit(file, lambda d: [label([[104, 215], *CAR[1:]])]), 'off an upright'),
+        (LABEL, lambda file: edit(file, lambda d: [dair_label(z=(0, NAN))]), 'eight finite'),
+        (LABEL, lambda file: edit(file, lambda d: [dair_label(z=(1, 1))]), 'box of size'),
+        (LABEL, lambda file: edit(file, lambda d: [dair_label([[104, 215], *CAR[1:]])]), 'off an upright'),
         (CLOUD, lambda file: file.write_bytes(file.read_bytes()[:-20]), 'point cloud|cut short'),
         (CLOUD, lambda file: file.write_bytes(b''), 'point cloud'),
         (CLOUD, lambda file: replace(file, b' intensity', b' hue'), 'needs a field intensity'),

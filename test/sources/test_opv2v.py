@@ -349,6 +349,17 @@ def test_splits(tmp_path):
         Opv2vDataset(tmp_path / 'set', split='val')
 
 
+def test_drives_of_one_name_in_several_splits_are_told_apart(tmp_path):
+    for split, drive in (('train', 'a'), ('train', 'b'), ('test', 'a')):
+        folder = write_agent(tmp_path / 'x', 1, '0, 0, 2, 0, 0, 0', [], [(20, 0, 0, 0.5)]).parent
+        (tmp_path / 'set' / split).mkdir(parents=True, exist_ok=True)
+        folder.rename(tmp_path / 'set' / split / drive)
+    dataset = Opv2vDataset(tmp_path / 'set')
+    assert [name for name, _ in dataset.drives()] == ['test.a', 'train.a', 'b']
+    assert [frame.scenario for frame in dataset] == ['test.a', 'train.a', 'b']
+    assert Opv2vDataset(tmp_path / 'set', split='train')[0].scenario == 'a'
+
+
 def test_nothing_is_read_before_a_frame_is_asked_for(tmp_path):
     """The index lists folders: files that no parser would take do not disturb it."""
     for agent in (-1, 3, 8):

@@ -61,9 +61,30 @@ LAYOUTS = {
         [*xyz(), ('intensity', 'B', 12), ('return_type', 'B', 13), ('channel', 'H', 14)],
         rows(*XYZ.T, BYTES, range(12), range(12)),
     ),
+    'Autoware XYZIRCAEDT': cloud(
+        [
+            *xyz(),
+            ('intensity', 'B', 12),
+            ('return_type', 'B', 13),
+            ('channel', 'H', 14),
+            ('azimuth', 'f', 16),
+            ('elevation', 'f', 20),
+            ('distance', 'f', 24),
+            ('time_stamp', 'I', 28),
+        ],
+        rows(*XYZ.T, BYTES, range(12), range(12), INTENSITY, INTENSITY, INTENSITY, range(12)),
+    ),
     'Ouster': cloud(
-        [*xyz(), ('intensity', 'f', 16), ('t', 'I', 20), ('reflectivity', 'H', 24), ('ring', 'H', 26)],
-        rows(*XYZ.T, INTENSITY * 255, range(12), range(12), range(12)),
+        [
+            *xyz(),
+            ('intensity', 'f', 16),
+            ('t', 'I', 20),
+            ('reflectivity', 'H', 24),
+            ('ring', 'H', 26),
+            ('ambient', 'H', 28),
+            ('range', 'I', 32),
+        ],
+        rows(*XYZ.T, INTENSITY * 255, *[range(12)] * 5),
         step=48,
     ),
     'big endian': cloud([*xyz(), ('intensity', 'f', 12)], rows(*XYZ.T, INTENSITY), big=True),
@@ -81,7 +102,7 @@ LAYOUTS = {
 def test_layouts(layout):
     points = read_cloud(LAYOUTS[layout])
     np.testing.assert_array_equal(points.points[:, :3], XYZ)
-    integer = layout in ('Autoware XYZIRC', 'organised, padded rows')
+    integer = layout.startswith('Autoware') or layout == 'organised, padded rows'
     np.testing.assert_allclose(points.points[:, 3], BYTES / 255 if integer else INTENSITY, rtol=1e-6)
     assert points.points.dtype == np.float32
     assert points.dropped == 0
@@ -92,6 +113,45 @@ def test_ring_and_time_come_along():
     np.testing.assert_array_equal(points.ring, np.arange(12))
     np.testing.assert_array_equal(points.time, -INTENSITY)
     assert read_cloud(LAYOUTS['packed']).ring is None
+
+
+def test_the_scale_can_be_given_and_data_that_contradict_it_are_named():
+    dark = cloud([*xyz(), ('intensity', 'f', 12)], rows(*XYZ.T, INTENSITY / 4))
+    bright = cloud([*xyz(), ('intensity', 'f', 12)], rows(*XYZ.T, INTENSITY * 255))
+    counts = cloud([*xyz(), ('intensity', 'H', 12)], rows(*XYZ.T, BYTES * 8))
+    np.testing.assert_allclose(read_cloud(dark, '0..255').points[:, 3], INTENSITY / 4 / 255, rtol=1e-6)
+    assert '0..255: set it to auto or 0..1' in read_cloud(dark, '0..255').doubt
+    assert 'says 0..1: set it to auto or 0..255' in read_cloud(bright, '0..1').doubt
+    assert f'intensities reach {BYTES.max() * 8}: what is above 255' in read_cloud(counts).doubt
+    for fine, scale in ((dark, 'auto'), (dark, '0..1'), (bright, 'auto'), (bright, '0..255')):
+        assert read_cloud(fine, scale).doubt == ''
+
+
+@pytest.mark.parametrize('layout', [name for name in LAYOUTS if 'rows' not in name])
+def test_sensor_msgs_py_reads_the_same(layout):
+    # It takes no account of padding between rows, and gives what it finds: NaN, and intensities as they come.
+    point_cloud2 = pytest.importorskip(
+        'sensor_msgs_py.point_cloud2', reason='sensor_msgs_py is not installed'
+    )
+    from sensor_msgs.msg import PointCloud2, PointField
+
+    made = LAYOUTS[layout]
+    message = PointCloud2(
+        height=made.height,
+        width=made.width,
+        point_step=made.point_step,
+        row_step=made.row_step,
+        is_bigendian=made.is_bigendian,
+        fields=[PointField(name=f.name, offset=f.offset, datatype=f.datatype, count=1) for f in made.fields],
+    )
+    message.data.frombytes(made.data.tobytes())
+    ours = read_cloud(message)
+    # Second, for it swaps the bytes of a big-endian message in place.
+    found = point_cloud2.read_points(message)
+    for i, name in enumerate('xyz'):
+        np.testing.assert_array_equal(ours.points[:, i], found[name].astype(np.float32))
+    expected = found['intensity'] / np.float32(ours.intensity_scale)
+    np.testing.assert_allclose(ours.points[:, 3], expected, rtol=1e-6)
 
 
 def test_points_that_are_none_are_dropped_from_every_column():

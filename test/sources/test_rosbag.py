@@ -3,26 +3,26 @@
 
 from __future__ import annotations
 
+import pickle
+import sqlite3
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_types_from_msg
 
-pytest.importorskip('rclpy', reason='messages are serialised by ROS 2')
-
-from rclpy.serialization import serialize_message
-
+from diffkd_ros.bags.frame_messages import FrameMessages
+from diffkd_ros.bags.writer import BagWriter, message_types
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.nodes.bag_writer import BagError as WriteError
-from diffkd_ros.nodes.bag_writer import BagWriter
-from diffkd_ros.nodes.frame_feeder import played
-from diffkd_ros.sources.rosbag import BagError, RosbagSource
+from diffkd_ros.sources.dataset import readable_frames
+from diffkd_ros.sources.ros_messages import BOXES3D_DEFINITION, BOXES3D_TYPE
+from diffkd_ros.sources.rosbag import BagError, RosbagDataset
 
-TYPES = {
-    'points': 'sensor_msgs/msg/PointCloud2',
-    'odometry': 'nav_msgs/msg/Odometry',
-    'ground_truth': 'diffkd_ros/msg/Boxes3D',
-}
+TYPES = message_types()
+STEP = 100_000_000
 
 
 def frames(count, agents=(2, 5, -1), ego=5):
@@ -40,37 +40,40 @@ def frames(count, agents=(2, 5, -1), ego=5):
             track_ids=np.array(agents),
             num_points=np.arange(len(agents)),
         )
-        yield CoopFrame(sweeps, ego, (index + 1) * 100_000_000, truth)
-
-
-def write(path, messages):
-    writer = BagWriter(path)
-    for topic, message in messages:
-        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-        writer.write(topic, TYPES[topic.rpartition('/')[2]], stamp, serialize_message(message))
-    writer.close()
-    return path
+        yield CoopFrame(sweeps, ego, (index + 1) * STEP, truth)
 
 
 def messages_of(frame):
-    """Topic and message of everything in a frame."""
-    parts = played(frame)
-    for agent in parts.clouds:
-        yield f'/{agent}/odometry', parts.odometry[agent]
-        yield f'/{agent}/points', parts.clouds[agent]
-    yield '/ground_truth', parts.ground_truth
+    """Stamp and message of everything in a frame that the reader reads."""
+    return [(frame.stamp, m) for m in FrameMessages(TYPES).of(frame) if m.topic != '/tf']
 
 
-def test_frames_come_back_in_order_with_all_agents(tmp_path):
-    originals = list(frames(3))
-    everything = [item for frame in originals for item in messages_of(frame)]
-    # As when vehicles are not heard in the order of their sweeps.
-    source = RosbagSource(write(tmp_path / 'bag', everything[::-1]))
-    back = list(source)
-    assert (source.agents, source.ego, source.incomplete) == ([-1, 2, 5], 5, 0)
+def write(path, messages):
+    with BagWriter(path) as bag:
+        for stamp, message in messages:
+            bag.write(*message[:2], stamp, message.data)
+    return path
+
+
+def write_sqlite(path, messages):
+    with Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as bag:
+        connections = {}
+        for stamp, (topic, kind, data) in messages:
+            if topic not in connections:
+                connections[topic] = bag.add_connection(topic, kind, typestore=TYPES)
+            bag.write(connections[topic], stamp, data)
+    return path
+
+
+@pytest.fixture
+def everything():
+    return [item for frame in frames(3) for item in messages_of(frame)]
+
+
+def assert_same(back, originals):
     assert [frame.stamp for frame in back] == [frame.stamp for frame in originals]
-    assert [frame.index for frame in back] == [0, 1, 2]
     for frame, original in zip(back, originals, strict=True):
+        assert sorted(frame.agents) == sorted(original.agents)
         for agent, sweep in original.agents.items():
             np.testing.assert_array_equal(frame.agents[agent].points, sweep.points)
             np.testing.assert_allclose(frame.agents[agent].pose, sweep.pose, atol=1e-9)
@@ -80,43 +83,139 @@ def test_frames_come_back_in_order_with_all_agents(tmp_path):
         np.testing.assert_array_equal(truth.num_points, [0, 2])
 
 
+def test_frames_come_back_in_order_with_all_agents(tmp_path, everything):
+    # As when vehicles are not heard in the order of their sweeps.
+    dataset = RosbagDataset(write(tmp_path / 'bag', everything[::-1]))
+    assert (dataset.agents, dataset.ego, dataset.incomplete) == ([-1, 2, 5], 5, 0)
+    back = list(dataset)
+    assert_same(back, list(frames(3)))
+    assert [(frame.scenario, frame.index) for frame in back] == [('bag_000', i) for i in range(3)]
+    assert_same([pickle.loads(pickle.dumps(dataset))[1]], list(frames(3))[1:2])
+
+
+def test_sqlite3_with_and_without_message_definitions(tmp_path, everything):
+    path = write_sqlite(tmp_path / 'bag', everything)
+    assert_same(list(RosbagDataset(path)), list(frames(3)))
+    (database,) = path.glob('*.db3')
+    with sqlite3.connect(database) as connection:
+        # ROS 2 Humble writes none.
+        connection.execute('delete from message_definitions')
+    assert_same(list(RosbagDataset(path)), list(frames(3)))
+
+
+def test_the_definition_for_such_bags_is_that_of_the_message_file():
+    written = get_types_from_msg(BOXES3D_DEFINITION, BOXES3D_TYPE)
+    assert written[BOXES3D_TYPE] == TYPES.fielddefs[BOXES3D_TYPE]
+
+
+def test_what_each_vehicle_recorded_is_read_as_one(tmp_path, everything):
+    parts = {'cav_2': [], 'cav_5': [], 'rsu_1': [], 'ground_truth': []}
+    for stamp, message in everything:
+        parts[message.topic.split('/')[1]].append((stamp, message))
+    paths = [write(tmp_path / name, messages) for name, messages in parts.items()]
+    dataset = RosbagDataset(paths)
+    assert dataset.incomplete == 0
+    assert_same(list(dataset), list(frames(3)))
+
+
+def test_a_neighbour_that_turns_out_of_step_is_taken_where_it_was(tmp_path):
+    late = []
+    for frame in frames(3):
+        shifted = replace(frame, stamp=frame.stamp + 30_000_000)
+        late += [item for item in messages_of(frame) if item[1].topic[1:6] not in ('cav_2', 'rsu_1')]
+        late += [item for item in messages_of(shifted) if item[1].topic[1:6] in ('cav_2', 'rsu_1')]
+    dataset = RosbagDataset(write(tmp_path / 'bag', late))
+    assert dataset.incomplete == 0
+    assert [frame.stamp for frame in dataset] == [STEP, 2 * STEP, 3 * STEP]
+    for frame, original in zip(dataset, frames(3), strict=True):
+        np.testing.assert_array_equal(frame.agents[2].points, original.agents[2].points)
+
+
+def test_a_pose_between_two_is_interpolated(tmp_path):
+    """Odometry at 20 Hz, never at a sweep's stamp; the vehicle moves 1 m a frame."""
+    items = []
+    for frame in frames(3, agents=(5,)):
+        items += [item for item in messages_of(frame) if item[1].topic != '/cav_5/odometry']
+        for early in (-60_000_000, -10_000_000, 40_000_000):
+            sweep = frame.agents[5]
+            pose = sweep.pose.copy()
+            pose[1, 3] += early / STEP
+            moved = replace(frame, agents={5: replace(sweep, pose=pose)}, stamp=frame.stamp + early)
+            items += [item for item in messages_of(moved) if item[1].topic == '/cav_5/odometry']
+    dataset = RosbagDataset(write(tmp_path / 'bag', items))
+    assert (len(dataset), dataset.incomplete) == (3, 0)
+    for frame, original in zip(dataset, frames(3, agents=(5,)), strict=True):
+        np.testing.assert_allclose(frame.agents[5].pose, original.agents[5].pose, atol=1e-9)
+    # Replayed, nothing that was recorded is kept from a node that interpolates too.
+    assert [len(dataset.recorded(k).odometry[5]) for k in range(3)] == [3, 2, 2]
+
+
 def test_what_was_lost_is_missing_and_counted(tmp_path):
-    everything = [list(messages_of(frame)) for frame in frames(4)]
-    everything[1] = [item for item in everything[1] if item[0] != '/cav_2/points']
-    everything[2] = [item for item in everything[2] if item[0] != '/cav_5/odometry']
-    everything[3] = [item for item in everything[3] if item[0] != '/ground_truth']
-    source = RosbagSource(write(tmp_path / 'bag', [item for frame in everything for item in frame]))
-    back = list(source)
-    # The third has no ego and cannot be a frame.
+    parts = [messages_of(frame) for frame in frames(5)]
+    lost = {1: '/cav_2/points', 2: '/cav_5/odometry', 3: '/ground_truth', 4: '/cav_5/points'}
+    kept = [item for k, part in enumerate(parts) for item in part if item[1].topic != lost.get(k)]
+    dataset = RosbagDataset(write(tmp_path / 'bag', kept))
+    back = list(dataset)
+    # The third and the fifth have no ego and cannot be frames.
     assert [sorted(frame.agents) for frame in back] == [[-1, 2, 5], [-1, 5], [-1, 2, 5]]
     assert [frame.ground_truth is None for frame in back] == [False, False, True]
-    assert source.incomplete == 3
-    assert len(list(source)) == 3
-    assert source.incomplete == 3
+    assert dataset.incomplete == 4
+
+
+def test_a_damaged_message_costs_its_frame(tmp_path, everything):
+    broken = []
+    for stamp, message in everything:
+        if (stamp, message.topic) == (2 * STEP, '/cav_2/points'):
+            message = message._replace(data=bytes(message.data)[:60])
+        if (stamp, message.topic) == (3 * STEP, '/cav_2/odometry'):
+            message = message._replace(data=bytes(message.data).replace(b'cav_2/lidar', b'cav_2/wheel'))
+        broken.append((stamp, message))
+    told = []
+    dataset = RosbagDataset(write(tmp_path / 'bag', broken))
+    back = list(readable_frames(dataset, lambda index, error: told.append((index, str(error)))))
+    assert [frame.stamp for frame in back] == [STEP]
+    assert [index for index, _ in told] == [1, 2]
+    assert "pose of 'cav_2/wheel', but the cloud is in 'cav_2/lidar'" in told[1][1]
+
+
+def test_a_long_recording_is_cut_into_stretches(tmp_path):
+    # 25 s at 1 Hz without a break, then 3 s more after a gap.
+    stamps = [k * 1_000_000_000 for k in [*range(1, 26), *range(40, 43)]]
+    (frame,) = frames(1)
+    items = [item for stamp in stamps for item in messages_of(replace(frame, stamp=stamp))]
+    dataset = RosbagDataset(write(tmp_path / 'run', items))
+    assert [(name, len(rows)) for name, rows in dataset.drives()] == [
+        ('run_000', 10), ('run_001', 10), ('run_002', 5), ('run_003', 3),
+    ]  # fmt: skip
+    assert (dataset[10].scenario, dataset[10].index) == ('run_001', 0)
+    assert (dataset[-1].scenario, dataset[-1].index) == ('run_003', 2)
 
 
 def test_another_ego_can_be_chosen(tmp_path):
-    path = write(tmp_path / 'bag', [m for f in frames(1) for m in messages_of(f) if m[0] != '/ground_truth'])
-    assert RosbagSource(path).ego == -1
-    (frame,) = RosbagSource(path, ego=2)
+    path = write(
+        tmp_path / 'bag', [m for f in frames(1) for m in messages_of(f) if m[1].topic != '/ground_truth']
+    )
+    assert RosbagDataset(path).ego == -1
+    (frame,) = RosbagDataset(path, ego=2)
     assert (frame.ego, frame.ground_truth) == (2, None)
     with pytest.raises(BagError, match=r'ego 9 is not among the agents .*\[-1, 2, 5\]'):
-        RosbagSource(path, ego=9)
+        RosbagDataset(path, ego=9)
 
 
 def test_what_is_no_bag_of_ours(tmp_path):
     with pytest.raises(BagError, match='no bag at'):
-        RosbagSource(tmp_path / 'nowhere')
+        RosbagDataset(tmp_path / 'nowhere')
     (tmp_path / 'folder').mkdir()
     with pytest.raises(BagError, match='is no bag'):
-        RosbagSource(tmp_path / 'folder')
+        RosbagDataset(tmp_path / 'folder')
     (frame,) = frames(1)
-    path = write(tmp_path / 'bag', [('/ground_truth', played(frame).ground_truth)])
+    path = write(tmp_path / 'bag', [m for m in messages_of(frame) if m[1].topic == '/ground_truth'])
     with pytest.raises(BagError, match=r'has no agent with both .* it has /ground_truth'):
-        RosbagSource(path)
+        RosbagDataset(path)
 
 
-def test_a_bag_is_never_overwritten(tmp_path):
-    (tmp_path / 'bag').mkdir()
-    with pytest.raises(WriteError, match='cannot write a bag'):
-        BagWriter(tmp_path / 'bag')
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, everything):
+    (file,) = write(tmp_path / 'bag', everything).glob('*.mcap')
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(BagError, match='bag'):
+        list(RosbagDataset(tmp_path / 'bag'))

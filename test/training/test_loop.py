@@ -1,123 +1,132 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole recipe in small, with real frames, checkpoints and export."""
+"""Recipes run to their end with real frames: what a run leaves, and what it goes on from."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+from small_recipe import small_recipe
 from typer.testing import CliRunner
 
 from diffkd_ros.cli import app
-from diffkd_ros.model.student import Student, StudentConfig
+from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.card import ModelCard
-from diffkd_ros.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from diffkd_ros.training.data import training_batches
-from diffkd_ros.training.loop import train
-from diffkd_ros.training.recipe import Recipe
-from diffkd_ros.training.stages import STAGES, copy_teacher
-from diffkd_ros.training.validation import grid_of
-
-SMALL = {
-    'name': 'small',
-    'description': 'A few steps, for a test.',
-    'model': {
-        'grid_range': (-25.6, -12.8, -3.0, 25.6, 12.8, 1.0),
-        'stages': (8, 16, 16),
-        'depth': 1,
-        'channels': 8,
-        'latent_channels': 8,
-        'blocks': 1,
-        'head_channels': 16,
-        'key_channels': 8,
-    },
-    'data': {'batch': 2, 'workers': 0, 'validation_scenarios': 1, 'validation_frames': 1},
-    'stages': [{'name': name, 'steps': 2} for name in STAGES],
-}
+from diffkd_ros.training.checkpoint import CheckpointError, load_student, read_checkpoint, with_model
+from diffkd_ros.training.loop import CHECKPOINT, train
+from diffkd_ros.training.recipe import Recipe, RecipeError
 
 
-def test_the_command_runs_a_recipe_to_a_verified_model_folder(tmp_path: Path) -> None:
-    recipe = Recipe.model_validate(SMALL)
-    (tmp_path / 'small.yaml').write_text(yaml.safe_dump(recipe.model_dump(mode='json')))
-    outcome = CliRunner().invoke(
-        app, ['train', str(tmp_path / 'small.yaml'), '--out', str(tmp_path), '--threads', '1']
-    )
-    assert outcome.exit_code == 0, outcome.output
-    card = ModelCard.load(tmp_path / 'small')
-    assert card.name == 'small'
-    assert card.results.keys() >= {'teacher', 'cooperative', 'ego_only'}
-    assert [(stage['name'], stage['steps']) for stage in card.training['stages']] == [
-        (name, 2) for name in STAGES
-    ]
-    assert sorted(path.name for path in tmp_path.glob('*.csv')) == [
-        f'{i}_{name}.csv' for i, name in enumerate(STAGES)
-    ]
+def test_a_checkpoint_holds_recipe_progress_and_every_weight(tmp_path: Path) -> None:
+    recipe = small_recipe('teacher', 'student')
+    trained = train(recipe, tmp_path)
+    assert trained is not None
+    with safe_open(tmp_path / CHECKPOINT, 'pt') as file:
+        written = json.loads(file.metadata()['recipe'])
+    assert Recipe.model_validate(written) == recipe
+    read, progress, parts = read_checkpoint(tmp_path / CHECKPOINT)
+    assert read == recipe
+    assert [stage['name'] for stage in progress.history] == ['teacher', 'student']
+    assert {*parts} == {'teacher', 'student'}
+    assert {*parts['teacher']} == {*Teacher(recipe.model).state_dict()}
+    loaded = load_student(tmp_path / CHECKPOINT)[1].state_dict()
+    for key, value in trained.student.state_dict().items():
+        assert torch.equal(loaded[key], value)
 
-    # The checkpoint can be measured as it is; what it is exported to computes the same.
-    outcome = CliRunner().invoke(
-        app,
-        ['evaluate', '--model', str(tmp_path / 'checkpoint.safetensors'), '--out', str(tmp_path / 'e'),
-         '--corruptions', 'none', '--scenarios', '1', '--frames-per-scenario', '1', '--workers', '1'],
-    )  # fmt: skip
-    assert outcome.exit_code == 0, outcome.output
-    assert ModelCard.load(tmp_path / 'e' / 'model' / 'small').files == card.files
 
-    # A finished run is not trained again; another recipe's run is not continued.
-    before = (tmp_path / 'checkpoint.safetensors').read_bytes()
-    other = Recipe.model_validate(SMALL | {'seed': 1})
+def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    file = tmp_path / CHECKPOINT
+    with pytest.raises(CheckpointError, match=CHECKPOINT):
+        read_checkpoint(file)
+    file.write_bytes(b'something else')
+    with pytest.raises(CheckpointError, match='is not a checkpoint'):
+        train(small_recipe(), tmp_path)
+    with pytest.raises(CheckpointError, match='is not a checkpoint'):
+        train(small_recipe('student', initial=str(file)), tmp_path / 'other')
+
+
+def test_a_chain_of_recipes_ends_in_the_bits_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(small_recipe('teacher', 'student', 'student'), tmp_path / 'whole')
+    train(small_recipe('teacher', 'student'), tmp_path / 'first')
+    monkeypatch.setenv('RUNS', str(tmp_path))
+    train(small_recipe('student', initial=f'$RUNS/first/{CHECKPOINT}'), tmp_path / 'second')
+    whole, chained = (load_file(tmp_path / name / CHECKPOINT) for name in ('whole', 'second'))
+    assert {*whole} == {*chained}
+    assert all(torch.equal(value, chained[key]) for key, value in whole.items())
+    history = read_checkpoint(tmp_path / 'second' / CHECKPOINT)[1].history
+    assert [stage['name'] for stage in history] == ['teacher', 'student', 'student']
+
+
+def test_students_of_several_kinds_grow_from_one_teacher(tmp_path: Path) -> None:
+    """What they share with it they take over, and the rest they learn."""
+    train(small_recipe('teacher'), tmp_path / 'teacher')
+    initial = str(tmp_path / 'teacher' / CHECKPOINT)
+    before = load_file(initial)
+    for fusion in ('attention', 'maximum'):
+        model = {'fusion': fusion, 'restoration': 'none'}
+        trained = train(small_recipe('student', 'joint', initial=initial, model=model), tmp_path / fusion)
+        assert trained is not None
+        after = load_file(tmp_path / fusion / CHECKPOINT)
+        assert all(torch.equal(after[key], value) for key, value in before.items() if key[:8] == 'teacher.')
+
+
+def test_the_run_of_another_recipe_is_not_gone_on_with(tmp_path: Path) -> None:
+    train(small_recipe('teacher', steps=1), tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
     with pytest.raises(CheckpointError, match='another recipe'):
-        train(other, tmp_path, threads=1)
-    assert (tmp_path / 'checkpoint.safetensors').read_bytes() == before
+        train(small_recipe('teacher', steps=1, seed=1), tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    # A finished one is not trained again.
+    train(small_recipe('teacher', steps=1), tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
-def test_a_checkpoint_brings_every_weight_back(tmp_path: Path) -> None:
-    recipe = Recipe.model_validate(SMALL)
-    saved = Teacher(recipe.model), Student(recipe.model)
-    minutes = [1.5, 2.0]
-    save_checkpoint(tmp_path / 'c.safetensors', recipe, *saved, minutes)
-    read = Teacher(recipe.model), Student(recipe.model)
-    assert load_checkpoint(tmp_path / 'c.safetensors', recipe, *read) == minutes
-    for one, two in zip(saved, read, strict=True):
-        weights = two.state_dict()
-        assert all(torch.equal(value, weights[key]) for key, value in one.state_dict().items())
+def test_a_recipe_without_a_teacher_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match='no teacher'):
+        train(small_recipe('student'), tmp_path)
 
 
-@pytest.mark.parametrize('name', list(STAGES))
-def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
-    recipe = Recipe.model_validate(SMALL)
+def test_a_teacher_alone_can_be_measured(tmp_path: Path) -> None:
+    recipe = small_recipe('teacher', data={'max_agents': 1})
+    trained = train(recipe, tmp_path)
+    assert trained is not None
+    assert trained.results['teacher'] == trained.results['ego_only'] == trained.results['cooperative']
+    student = load_student(tmp_path / CHECKPOINT)[1]
+    feature, density = torch.rand(1, 8, 32, 64), torch.rand(1, 1, 32, 64)
+    with torch.no_grad():
+        found = student(feature, density, torch.eye(2, 3)[None])[0]
+        assert torch.equal(found, trained.student(feature, density, torch.eye(2, 3)[None])[0])
+
+
+def test_mixed_precision_trains_too(tmp_path: Path) -> None:
+    trained = train(small_recipe('teacher', 'student', 'joint', steps=1, precision='bf16-mixed'), tmp_path)
+    assert trained is not None
+    assert all(torch.isfinite(value).all() for value in trained.student.state_dict().values())
+    # Weights are kept in full precision.
+    assert {value.dtype for value in trained.student.state_dict().values() if value.is_floating_point()} == {
+        torch.float32
+    }
+
+
+def test_a_student_can_take_other_numbers_of_steps() -> None:
     torch.manual_seed(0)
-    teacher, student = Teacher(recipe.model), Student(recipe.model)
-    copy_teacher(teacher, student)
-    module = STAGES[name](teacher, student).train()
-    batch = next(iter(training_batches(recipe.data, grid_of(recipe), 1, 0)))
-    losses = module(batch)
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    torch.stack(list(losses.values())).sum().backward()
-
-    def moved(part: torch.nn.Module) -> bool:
-        return any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in part.parameters())
-
-    assert moved(teacher) == (name == 'teacher')
-    assert moved(student.encoder) == (name == 'student')
-    assert moved(student.restoration) == (name in ('diffuser', 'joint'))
-    assert moved(student.restoration.gate) == (name == 'joint')
-    assert moved(student.fusion) == (name in ('student', 'joint'))
-    assert moved(student.head) == (name in ('student', 'joint'))
+    student = Student(small_recipe().model).eval()
+    other = with_model(student, small_recipe(model={'steps': 4, 'start_from': 'pure'}).model)
+    assert len(other.restoration.times) == 4  # type: ignore[arg-type]
+    own = other.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in student.state_dict().items())
 
 
-def test_the_teacher_learns_a_frame_it_sees_again_and_again() -> None:
-    recipe = Recipe.model_validate(SMALL)
-    torch.manual_seed(0)
-    teacher, student = Teacher(recipe.model), Student(StudentConfig())
-    module = STAGES['teacher'](teacher, student).train()
-    batch = next(iter(training_batches(recipe.data, grid_of(recipe), 1, 0)))
-    optimiser = torch.optim.AdamW(teacher.parameters(), lr=5e-3)
-    history = []
-    for _ in range(40):
-        loss = torch.stack(list(module(batch).values())).sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        history.append(loss.item())
-    assert history[-1] < 0.5 * history[0]
+def test_a_sparse_encoder_trains_to_a_folder_for_torch(tmp_path: Path) -> None:
+    pytest.importorskip('spconv')
+    model = {'encoder': 'sparse', 'grid_range': (-12.8, -6.4, -3.0, 12.8, 6.4, 1.0)}
+    recipe = small_recipe('teacher', steps=1, model=model, data={'batch': 1})
+    (tmp_path / 'small.yaml').write_text(yaml.safe_dump(recipe.model_dump(mode='json')))
+    command = ['train', str(tmp_path / 'small.yaml'), '--out', str(tmp_path), '--threads', '1']
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code == 0, outcome.output
+    assert ModelCard.load(tmp_path / 'small').runtime == 'torch'

@@ -14,6 +14,10 @@ def write(path: Path, text: str) -> Path:
     return file
 
 
+def augmented(corruptions: str) -> str:
+    return f'name: a\ndescription: b\ndata: {{augmentation: {{corruptions: {corruptions}}}}}\n' + STAGES
+
+
 def test_every_shipped_recipe_loads() -> None:
     recipes = sorted(Path('config/train').glob('*.yaml'))
     assert recipes
@@ -35,6 +39,21 @@ def test_every_shipped_recipe_loads() -> None:
             r'data\.batch: .*greater than or equal to 1',
         ),
         ('name: a\ndescription: b\nstages: []\n', 'stages: '),
+        (
+            'name: a\ndescription: b\nmodel: {restoration: none}\nstages: [{name: diffuser, steps: 1}]\n',
+            'stage diffuser: the model has no restoration',
+        ),
+        (augmented('[fog, snow], held_out: [rain, snow]'), 'rain'),
+        (augmented('[fog, snow], held_out: [snow]'), 'snow: drawn and held out at once'),
+        (augmented('[fgo]'), "'fog'"),
+        (augmented('[fog], severities: [4]'), 'fog has severities'),
+        (augmented('[delay]'), 'delay does not act on clouds'),
+        (augmented('[fog], probabilty: 0.5'), r'did you mean probability'),
+        ('name: a\ndescription: b\ndata: {sources: [{kind: opv2v}]}\n' + STAGES, 'needs a folder'),
+        (
+            'name: a\ndescription: b\ndata: {validation: {folder: x}}\n' + STAGES,
+            'simulator takes none',
+        ),
         ('name: [', 'recipe.yaml'),
     ],
 )

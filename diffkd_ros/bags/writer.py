@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes serialised ROS messages to a rosbag2 (MCAP) with `rosbags`: no rosbag2 needs to be installed."""
+"""Writes serialised ROS messages to a rosbag2 (MCAP) without ROS."""
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -19,7 +17,7 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from diffkd_ros.share import PACKAGE_NAME, share_directory
@@ -39,8 +37,6 @@ _RELIABLE = Qos(
 )
 # Version 8 is read by Humble and everything after it.
 _METADATA_VERSION: Literal[8] = 8
-# About 300 MB of sweeps, should the disk stall.
-_QUEUED = 300
 
 
 class BagError(RuntimeError):
@@ -56,7 +52,7 @@ def message_types() -> Typestore:
 
 
 class BagWriter:
-    """Takes messages from any thread and writes them in one of its own.
+    """Writes serialised messages to an MCAP bag; `close` it, or use it as a context.
 
     Args:
         path: the bag's folder, which must not exist yet.
@@ -66,23 +62,25 @@ class BagWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._types = message_types()
+        self.types = message_types()
+        self.counts: Counter[str] = Counter()
+        self._path = path
+        self._connections: dict[str, Connection] = {}
         try:
             # Not compressed: a sweep shrinks by a fifth only, and zstd takes as much time as the encoder.
             self._writer = Writer(path, version=_METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
         except (WriterError, OSError) as error:
             raise BagError(f'cannot write a bag to {path}: {error}') from error
-        self._connections: dict[str, Connection] = {}
-        self._queue: queue.Queue[tuple[str, str, int, bytes] | None] = queue.Queue(_QUEUED)
-        self._error: Exception | None = None
-        self.dropped = 0
-        self.counts: Counter[str] = Counter()
-        self._thread = threading.Thread(target=self._run, name='bag', daemon=True)
-        self._thread.start()
 
-    def write(self, topic: str, message_type: str, stamp: int, data: bytes) -> None:
-        """Queue one serialised message; if the disk lags far behind it is dropped and counted.
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def write(self, topic: str, message_type: str, stamp: int, data: bytes | memoryview) -> None:
+        """Write one serialised message.
 
         Args:
             topic: absolute name.
@@ -91,38 +89,25 @@ class BagWriter:
             data: CDR bytes.
 
         Raises:
-            BagError: if an earlier message could not be written.
+            BagError: if it cannot be written.
         """
-        if self._error is not None:
-            raise BagError(f'writing the bag failed: {self._error}') from self._error
         try:
-            self._queue.put_nowait((topic, message_type, stamp, data))
-        except queue.Full:
-            self.dropped += 1
+            if topic not in self._connections:
+                self._connections[topic] = self._writer.add_connection(
+                    topic, message_type, typestore=self.types, offered_qos_profiles=[_RELIABLE]
+                )
+            self._writer.write(self._connections[topic], stamp, data)
+        except (WriterError, TypesysError, OSError) as error:
+            raise BagError(f'writing {topic} to {self._path} failed: {error}') from error
+        self.counts[topic] += 1
 
     def close(self) -> None:
-        """Write what is queued, then the index and `metadata.yaml`.
+        """Write the index and `metadata.yaml`.
 
         Raises:
             BagError: if that fails.
         """
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise BagError(f'writing the bag failed: {self._error}') from self._error
-
-    def _run(self) -> None:
         try:
-            while (item := self._queue.get()) is not None:
-                topic, message_type, stamp, data = item
-                if topic not in self._connections:
-                    self._connections[topic] = self._writer.add_connection(
-                        topic, message_type, typestore=self._types, offered_qos_profiles=[_RELIABLE]
-                    )
-                self._writer.write(self._connections[topic], stamp, data)
-                self.counts[topic] += 1
             self._writer.close()
-        except Exception as error:  # raised again in the next call of write or close
-            self._error = error
-            while self._queue.get() is not None:
-                self.dropped += 1
+        except (WriterError, OSError) as error:
+            raise BagError(f'finishing {self._path} failed: {error}') from error

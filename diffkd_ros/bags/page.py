@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording as one HTML page that needs no other file and no network: for where there is no viewer.
+
+Everything is seen from above in the ego's LiDAR frame. Points become occupied cells of `CELL` metres, without
+what lies on the ground, at most `MAX_CELLS` an agent and frame; so a page of 600 frames of 3 agents is a few
+megabytes. What is drawn how stands in `page.html`, which holds no data.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.bags.answers import Answer, read_answers, read_area
+from diffkd_ros.bags.writer import message_types
+from diffkd_ros.evaluation.average_precision import match
+from diffkd_ros.frame import Boxes3D, CoopFrame
+from diffkd_ros.geometry.boxes import ground_truth_in, within
+from diffkd_ros.geometry.poses import inverse, transform_points
+from diffkd_ros.sources.dataset import DatasetError
+from diffkd_ros.sources.ros_messages import agent_name
+from diffkd_ros.sources.rosbag import BagError, RosbagDataset
+
+MAX_FRAMES = 600
+MAX_CELLS = 1500
+CELL = 0.2
+# x_min, y_min, x_max, y_max, metres.
+EXTENT = (-60.0, -36.0, 60.0, 36.0)
+_COLUMNS = round((EXTENT[2] - EXTENT[0]) / CELL)
+_ROWS = round((EXTENT[3] - EXTENT[1]) / CELL)
+# The lowest return in a square of this size, metres, stands for the ground; what is less than `_GROUND` above
+# it is not drawn.
+_GROUND_CELL = 4.0
+_GROUND = 0.3
+# As in the pictures of an evaluation: weaker boxes count in the average precision, but clutter a picture.
+_SHOWN_SCORE = 0.3
+_IOU = 0.5
+_MIN_POINTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What was written.
+
+    Attributes:
+        frames: shown.
+        answered: those of them with recorded detections.
+        megabytes: size of the file.
+    """
+
+    frames: int
+    answered: int
+    megabytes: float
+
+
+def write_page(
+    paths: Sequence[Path],
+    out: Path,
+    frames: int = MAX_FRAMES,
+    on_frame: Callable[[int, int], object] = lambda done, total: None,
+) -> Page:
+    """Write the page of a recording.
+
+    Args:
+        paths: bags, read as one: clouds, poses and where recorded ground truth, detections, fusion status.
+        out: the HTML file.
+        frames: at most so many, evenly spaced. A broken one is left out.
+        on_frame: called with how many frames are done, and of how many.
+
+    Raises:
+        BagError: if a bag is none or holds no frame that can be read.
+    """
+    dataset = RosbagDataset(paths)
+    types = message_types()
+    answers, area = read_answers(paths, dataset.ego, types), read_area(paths, types)
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).round().astype(int))
+    shown: list[dict[str, Any]] = []
+    for done, index in enumerate(chosen.tolist(), start=1):
+        try:
+            frame = dataset[index]
+        except DatasetError:
+            continue
+        shown.append(_shown(frame, answers.get(frame.stamp), area or EXTENT))
+        on_frame(done, len(chosen))
+    if not shown:
+        raise BagError(f'{dataset.root} has no frame that can be read')
+    title = dataset.root.resolve().name
+    content = {
+        'title': title,
+        'ego': agent_name(dataset.ego),
+        'agents': [agent_name(agent) for agent in dataset.agents],
+        'extent': EXTENT,
+        'area': area,
+        'cell': CELL,
+        'columns': _COLUMNS,
+        'iou': _IOU,
+        'frames': shown,
+    }
+    data = json.dumps(content, separators=(',', ':'), allow_nan=False).replace('</', '<\\/')
+    template = files('diffkd_ros.bags').joinpath('page.html').read_text(encoding='utf-8')
+    text = template.replace('@TITLE@', escape(title)).replace('@DATA@', data)
+    out.write_text(text, encoding='utf-8')
+    answered = sum(entry['answered'] for entry in shown)
+    return Page(len(shown), answered, out.stat().st_size / 1e6)
+
+
+def _shown(
+    frame: CoopFrame, answer: Answer | None, area: tuple[float, float, float, float]
+) -> dict[str, Any]:
+    """A frame as the page wants it; boxes are x, y, length, width, yaw, and what became of them.
+
+    Args:
+        frame: the frame.
+        answer: what the ego made of it, if recorded.
+        area: x_min, y_min, x_max, y_max in which a vehicle can be found.
+    """
+    to_ego = inverse(frame.agents[frame.ego].pose)
+    cells, places = {}, {}
+    for agent, sweep in frame.agents.items():
+        pose = to_ego @ sweep.pose
+        cells[agent_name(agent)] = _cells(transform_points(pose, sweep.points))
+        places[agent_name(agent)] = [round(float(v), 2) for v in pose[:2, 3]]
+    truth = within(ground_truth_in(frame, frame.ego), *EXTENT) if frame.ground_truth is not None else None
+    found = within(answer.detections, *EXTENT) if answer else Boxes3D.empty()
+    if found.scores is not None:
+        found = found[found.scores >= _SHOWN_SCORE]
+    return {
+        'stamp': frame.stamp / 1e9,
+        'scenario': frame.scenario,
+        'answered': answer is not None,
+        'points': cells,
+        'places': places,
+        **_boxes(found, truth, area),
+        **_status(answer),
+    }
+
+
+def _boxes(found: Boxes3D, truth: Boxes3D | None, area: tuple[float, float, float, float]) -> dict[str, Any]:
+    hit = np.full(len(found), -1)
+    met: set[int] = set()
+    if truth is not None:
+        matching = match(found, truth, _IOU, _MIN_POINTS)
+        # 1 found, 0 false alarm, -1 neither: on a truth that is ignored.
+        hit = np.where(matching.dropped, -1, matching.truth_index >= 0)
+        met = set(matching.truth_index.tolist())
+    scores = np.zeros(len(found)) if found.scores is None else found.scores
+    told: list[list[Any]] = []
+    if truth is not None:
+        points = np.full(len(truth), _MIN_POINTS) if truth.num_points is None else truth.num_points
+        for row, (box, count) in enumerate(zip(truth.boxes, points, strict=True)):
+            inside = area[0] <= box[0] < area[2] and area[1] <= box[1] < area[3]
+            # 1 found, 0 missed, -1 neither: out of reach, or with too few returns.
+            told.append([*_flat(box), 1 if row in met else 0 if inside and count >= _MIN_POINTS else -1])
+    return {
+        'detections': [
+            [*_flat(box), int(state), round(float(score), 2)]
+            for box, state, score in zip(found.boxes, hit, scores, strict=True)
+        ],
+        'truth': told if truth is not None else None,
+    }
+
+
+def _flat(box: NDArray[np.float64]) -> list[float]:
+    return [round(float(box[column]), 2) for column in (0, 1, 3, 4)] + [round(float(box[6]), 3)]
+
+
+def _status(answer: Answer | None) -> dict[str, Any]:
+    status = answer.status if answer else None
+    if status is None:
+        return {'neighbours': {}, 'reliability': None, 'stages': {}}
+    neighbours: Mapping[str, Any] = {
+        neighbour.agent: {
+            'weight': round(neighbour.gate_weight, 3),
+            'accepted': neighbour.accepted,
+            'reason': neighbour.reason,
+            'age': round(neighbour.age, 3),
+            'kilobytes': round(neighbour.bytes / 1e3, 1),
+        }
+        for neighbour in status.neighbours
+    }
+    stages = {name: round(milliseconds, 1) for name, milliseconds in status.stages.items()}
+    return {'neighbours': neighbours, 'reliability': round(status.reliability, 3), 'stages': stages}
+
+
+def _cells(points: NDArray[np.float32]) -> str:
+    """Occupied cells: the steps between their sorted numbers, seven bits a byte, low ones first, as base64.
+
+    All but the last byte of a step have the top bit set.
+
+    Args:
+        points: (n, 3 or more) x, y, z in the ego's LiDAR frame.
+    """
+    x, y, z = points[:, 0], points[:, 1], points[:, 2]
+    inside = (x >= EXTENT[0]) & (x < EXTENT[2]) & (y >= EXTENT[1]) & (y < EXTENT[3])
+    x, y, z = x[inside], y[inside], z[inside]
+    width = round((EXTENT[2] - EXTENT[0]) / _GROUND_CELL)
+    square = ((y - EXTENT[1]) // _GROUND_CELL * width + (x - EXTENT[0]) // _GROUND_CELL).astype(np.int64)
+    lowest = np.full(square.max(initial=0) + 1, np.inf)
+    np.minimum.at(lowest, square, z)
+    above = z > lowest[square] + _GROUND
+    column = ((x[above] - EXTENT[0]) / CELL).astype(np.int64).clip(0, _COLUMNS - 1)
+    row = ((y[above] - EXTENT[1]) / CELL).astype(np.int64).clip(0, _ROWS - 1)
+    cells = np.unique(row * _COLUMNS + column)
+    if len(cells) > MAX_CELLS:
+        cells = cells[np.linspace(0, len(cells) - 1, MAX_CELLS).astype(int)]
+    packed = bytearray()
+    for step in np.diff(cells, prepend=0).tolist():
+        while step >= 128:
+            packed.append(step & 127 | 128)
+            step >>= 7
+        packed.append(step)
+    return base64.b64encode(packed).decode()

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A CARLA world as ROS topics, in lock-step with the ego where we tick; a process of its own.
+
+It outlives the server: whatever goes wrong is named in the log and in diagnostics, and a new session is
+tried, with longer and longer pauses.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from geometry_msgs.msg import TransformStamped
+
+from diffkd_ros.cosim.errors import CosimError, NobodyTicksError
+from diffkd_ros.cosim.graph import native_lidar_name, role_names
+from diffkd_ros.cosim.lockstep import LockStep
+from diffkd_ros.cosim.session import CarlaSession, LidarSettings, SessionSettings
+from diffkd_ros.evaluation.result_file import write_json
+from diffkd_ros.frame import CoopFrame, FrameError
+from diffkd_ros.geometry.poses import Matrix, PoseError, inverse
+from diffkd_ros.msg import Boxes3D
+from diffkd_ros.nodes import diagnostics, entry
+from diffkd_ros.nodes.conversions import header_message, transform_message
+from diffkd_ros.nodes.frame_feeder import PlayedFrame, played
+from diffkd_ros.nodes.parameters import declare, parameter
+from diffkd_ros.sources.ros_messages import MAP_FRAME, agent_name, lidar_frame
+
+# Pause before a new session, seconds; it doubles up to the longest.
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True)
+class BridgeParameters:
+    """Parameters of `bridge_node`."""
+
+    host: str = parameter('127.0.0.1', 'Where the CARLA server runs.')
+    port: int = parameter(2000, "The server's port.", minimum=1, maximum=65535)
+    timeout: float = parameter(
+        5.0, 'Longest wait for an answer of the server, s.', minimum=0.5, maximum=120.0
+    )
+    tick: str = parameter(
+        'own', 'own: the bridge ticks the world; follow: another client does.', choices=('own', 'follow')
+    )
+    step: float = parameter(0.1, 'With tick own: seconds of the world a tick.', minimum=0.005, maximum=0.1)
+    vehicles: tuple[int, ...] = parameter((1, 2, 3), 'Connected vehicles, by number.', minimum=0)
+    roles: tuple[str, ...] = parameter(
+        ('',), "The vehicles' role names in CARLA, in the same order; one empty: cav_1, cav_2, ..."
+    )
+    ego: int = parameter(1, 'The vehicle that fuses.', minimum=0)
+    spawn: bool = parameter(True, 'Spawn vehicles whose role names nobody has.')
+    blueprint: str = parameter('vehicle.tesla.model3', 'Blueprint of spawned vehicles.')
+    native: bool = parameter(
+        False, 'The server publishes clouds, clock and vehicle-to-LiDAR TF itself (--ros2).'
+    )
+    wait_for_ego: bool = parameter(
+        True, 'With tick own: tick on when the ego has answered, or its time is up.'
+    )
+    ego_timeout: float = parameter(3.0, 'Longest wait for features or for an answer, s.', minimum=0.1)
+    sweep_timeout: float = parameter(2.0, 'Longest wait for the sweeps of a frame, s.', minimum=0.05)
+    frames: int = parameter(0, 'Frames to publish, then the node ends; 0: no end.', minimum=0)
+    out: str = parameter('', 'JSON file for the counts at the end; empty: none.')
+    channels: int = parameter(32, 'LiDAR: laser rings.', minimum=1, maximum=256)
+    lidar_range: float = parameter(100.0, 'LiDAR: farthest return, m.', minimum=1.0, maximum=1000.0)
+    points_per_second: int = parameter(330_000, 'LiDAR: of all rings together.', minimum=1000)
+    upper_fov: float = parameter(
+        10.0, 'LiDAR: elevation of the highest ring, degrees.', minimum=-90.0, maximum=90.0
+    )
+    lower_fov: float = parameter(
+        -25.0, 'LiDAR: elevation of the lowest ring, degrees.', minimum=-90.0, maximum=90.0
+    )
+    rotation_frequency: float = parameter(
+        0.0, 'LiDAR: turns a second; 0: one a step, as it must be.', minimum=0.0, maximum=200.0
+    )
+    lidar_forward: float = parameter(0.0, "LiDAR: ahead of the vehicle's origin, m.")
+    lidar_height: float = parameter(1.9, "LiDAR: above the vehicle's origin, m.")
+
+
+def session_settings(p: BridgeParameters) -> SessionSettings:
+    """What a session needs of the parameters.
+
+    Raises:
+        SetupError: if vehicles, roles and ego do not go together.
+    """
+    try:
+        roles = role_names(p.vehicles, [] if p.roles == ('',) else p.roles)
+    except ValueError as error:
+        raise entry.SetupError(str(error)) from error
+    if p.ego not in p.vehicles:
+        raise entry.SetupError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
+    lidar = LidarSettings(
+        channels=p.channels,
+        range=p.lidar_range,
+        points_per_second=p.points_per_second,
+        upper_fov=p.upper_fov,
+        lower_fov=p.lower_fov,
+        rotation_frequency=p.rotation_frequency,
+        forward=p.lidar_forward,
+        height=p.lidar_height,
+    )
+    return SessionSettings(
+        roles,
+        p.ego,
+        host=p.host,
+        port=p.port,
+        timeout=p.timeout,
+        tick='own' if p.tick == 'own' else 'follow',
+        step=p.step,
+        spawn=p.spawn,
+        blueprint=p.blueprint,
+        lidar=lidar,
+        native=p.native,
+        sweep_timeout=p.sweep_timeout,
+    )
+
+
+class BridgeNode(entry.RunnableNode):
+    """Talks to CARLA in a thread of its own."""
+
+    def __init__(self) -> None:
+        super().__init__('bridge_node')
+        self._p = declare(self, BridgeParameters)
+        self._settings = session_settings(self._p)
+        self._lockstep = LockStep(
+            self, agent_name(self._p.ego), list(map(agent_name, self._p.vehicles)), self._p.ego_timeout
+        )
+        self._session: CarlaSession | None = None
+        self._sessions = 0
+        self._problem = 'no session yet'
+        self._problems: Counter[str] = Counter()
+        self._stopping = False
+        self._diagnostics = diagnostics.DiagnosticsPublisher(
+            self, f'CARLA {self._settings.address}', self._items
+        )
+        self._progress = self.create_timer(1.0, self._log_progress)
+        self._thread = threading.Thread(target=self._run, name='carla', daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        try:
+            while not self._stopping and not self._finished():
+                before = self._lockstep.sent
+                try:
+                    self._bridge()
+                except (CosimError, FrameError, PoseError) as error:
+                    self._report(error)
+                if self._lockstep.sent > before:
+                    pause = _FIRST_PAUSE  # what has worked may soon work again
+                if not self._finished():
+                    self._lockstep.sleep(pause)
+                pause = min(2.0 * pause, _LONGEST_PAUSE)
+            self.done.set_result(None)
+        except Exception as error:  # ends the node: nothing else would notice that it bridges no more
+            if self.context.ok():
+                self.done.set_exception(error)
+
+    def _finished(self) -> bool:
+        return 0 < self._p.frames <= self._lockstep.sent
+
+    def _log_progress(self) -> None:
+        if self._p.frames and self._lockstep.sent:
+            missing = self._lockstep.features_missing
+            self.get_logger().info(
+                f'frame {self._lockstep.sent} of {self._p.frames}, {missing} features missing'
+            )
+
+    def _report(self, error: Exception) -> None:
+        name = type(error).__name__
+        self._problem = f'{name}: {error}'
+        self._problems[name] += 1
+        self.get_logger().error(self._problem)
+
+    def _bridge(self) -> None:
+        """One session, from its beginning until it fails or the node stops."""
+        with CarlaSession(self._settings) as session:
+            self._session = session
+            self._sessions += 1
+            self._problem = ''
+            settings = self._settings
+            who = ', '.join(settings.roles[agent] for agent in session.agents)
+            self.get_logger().info(f'ready: CARLA at {settings.address}, tick {settings.tick}, {who}')
+            try:
+                first = True
+                while not self._stopping and not self._finished():
+                    frame = self._next(session)
+                    if frame is None:
+                        continue
+                    message = played(frame)
+                    if first and not self._p.native and settings.tick == 'own' and self._p.wait_for_ego:
+                        if missing := self._lockstep.wait_for_partners(message):
+                            self.get_logger().warning(f'still missing, going on: {", ".join(missing)}')
+                        first = False
+                    self._publish(frame, message)
+            finally:
+                self._session = None
+
+    def _next(self, session: CarlaSession) -> CoopFrame | None:
+        """The next frame; None if the other client pauses."""
+        try:
+            frame = session.next_frame()
+        except NobodyTicksError as error:
+            if not self._problem:
+                self._report(error)
+            return None
+        self._problem = ''
+        return frame
+
+    def _publish(self, frame: CoopFrame, message: PlayedFrame) -> None:
+        wait = self._p.wait_for_ego and self._settings.tick == 'own'
+        transforms = vehicle_transforms(frame, self._settings.lidar.mount, self._p.native)
+        if self._p.native:
+            answered = self._lockstep.publish_poses(_in_native_frames(message), transforms, wait)
+        else:
+            answered = self._lockstep.publish(message, transforms, wait)
+        if wait and not answered and not self._stopping:
+            self.get_logger().warning(
+                f'no answer to the frame at {message.stamp / 1e9:.2f} s within {self._p.ego_timeout:g} s',
+                throttle_duration_sec=5.0,
+            )
+
+    def _items(self) -> list[diagnostics.Item]:
+        session, lockstep = self._session, self._lockstep
+        values: dict[str, object] = {
+            'address': self._settings.address,
+            'sessions': self._sessions,
+            'frames': lockstep.sent,
+            **self._problems,
+        }
+        if self._problem:
+            return [diagnostics.Item('carla', diagnostics.ERROR, self._problem, values)]
+        level, text = diagnostics.OK, 'connected'
+        if session is not None:
+            unreadable, why = session.unreadable
+            values |= {
+                'late sweeps': session.late_sweeps,
+                'skipped frames': session.skipped,
+                'unreadable sweeps': unreadable,
+            }
+            if session.missing:
+                level, text = diagnostics.WARN, f'no vehicle has the role name {", ".join(session.missing)}'
+            elif why:
+                level, text = diagnostics.WARN, f'unreadable sweep: {why}'
+        items = [diagnostics.Item('carla', level, text, values)]
+        if self._settings.tick == 'own' and self._p.wait_for_ego:
+            unanswered = lockstep.sent - lockstep.answered
+            items.append(
+                diagnostics.Item(
+                    'lock-step',
+                    diagnostics.OK if unanswered <= 1 else diagnostics.WARN,
+                    f'{unanswered} of {lockstep.sent} frames unanswered',
+                    {'features missing': lockstep.features_missing},
+                )
+            )
+        return items
+
+    def close(self) -> None:
+        """End the session, so that the world is left as it was found."""
+        self._stopping = True
+        self._lockstep.stop()
+        self._thread.join(self._settings.timeout + 1.0)
+        lockstep = self._lockstep
+        self.log_last(
+            f'{lockstep.sent} frames published, {lockstep.answered} answered, '
+            f'{lockstep.features_missing} features missing'
+        )
+        if self._p.out:
+            result = {
+                'sent': lockstep.sent,
+                'answered': lockstep.answered,
+                'features_missing': lockstep.features_missing,
+                'sessions': self._sessions,
+                'problems': dict(self._problems),
+            }
+            write_json(Path(self._p.out), result)
+
+
+def vehicle_transforms(frame: CoopFrame, mount: Matrix, native: bool) -> list[TransformStamped]:
+    """TF of a frame: map -> cav_1 -> cav_1/lidar for each agent.
+
+    Args:
+        frame: the frame.
+        mount: vehicle <- LiDAR.
+        native: CARLA publishes the second itself.
+    """
+    transforms = []
+    for agent, sweep in frame.agents.items():
+        name = agent_name(agent)
+        header = header_message(frame.stamp, MAP_FRAME)
+        transforms.append(transform_message(header, name, sweep.pose @ inverse(mount)))
+        if not native:
+            transforms.append(transform_message(header_message(frame.stamp, name), lidar_frame(name), mount))
+    return transforms
+
+
+def _in_native_frames(message: PlayedFrame) -> PlayedFrame:
+    """The same messages in the LiDAR frames of CARLA's own clouds."""
+    for agent, odometry in message.odometry.items():
+        for one in odometry:
+            one.child_frame_id = native_lidar_name(agent)
+    if isinstance(message.ground_truth, Boxes3D):
+        message.ground_truth.header.frame_id = native_lidar_name(message.ego)
+    return message
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return entry.run(BridgeNode, 'bridge_node', args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection to a CARLA server that fails by name. `carla` is imported when one is opened; only here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from diffkd_ros.cosim.errors import (
+    ClientMissingError,
+    CosimError,
+    ServerAbsentError,
+    ServerLostError,
+    UnknownCallError,
+    VersionMismatchError,
+)
+
+_RELEASE = re.compile(r'\d+\.\d+\.\d+')
+
+
+def carla_module() -> ModuleType:
+    """CARLA's Python client.
+
+    Raises:
+        ClientMissingError: if it is not installed.
+    """
+    try:
+        import carla
+    except ImportError as error:
+        raise ClientMissingError(
+            f"CARLA's Python client cannot be imported ({error}): pip install carla==<the server's version>; "
+            'its wheels are for Linux on x86-64, 0.9.16 for Python 3.10 to 3.12'
+        ) from error
+    return carla
+
+
+@contextmanager
+def named_errors(address: str) -> Iterator[None]:
+    """Turn the client's bare RuntimeError into one of ours; it can be told by its text only.
+
+    Raises:
+        ServerLostError: if the server did not answer in time.
+        UnknownCallError: if it does not know the call.
+        CosimError: if it said anything else.
+    """
+    try:
+        yield
+    except CosimError:
+        raise
+    except RuntimeError as error:
+        text = str(error)
+        if 'time-out' in text:
+            raise ServerLostError(f'the CARLA server at {address} has stopped answering: {text}') from error
+        if 'rpc_error' in text:
+            raise UnknownCallError(
+                f'the CARLA server at {address} does not know a call of this client: {text}'
+            ) from error
+        raise CosimError(f'the CARLA server at {address} refused: {text}') from error
+
+
+def release(version: str) -> str:
+    """The release of a version: a build's suffix does not matter."""
+    match = _RELEASE.match(version)
+    return match[0] if match else version
+
+
+def connect(host: str, port: int, timeout: float) -> tuple[Any, Any]:
+    """Connect to a server and check that it can be talked to.
+
+    The client crashes the whole process in `get_world` when the server is of another release (its list of
+    sensors is compiled in), so the versions are compared first.
+
+    Args:
+        host: name or address.
+        port: of the calls; CARLA's default is 2000.
+        timeout: of every call, seconds.
+
+    Returns:
+        `carla.Client` and `carla.World`.
+
+    Raises:
+        ClientMissingError: if `carla` is not installed.
+        ServerAbsentError: if nobody answers in time.
+        VersionMismatchError: if server and client are of different releases.
+        CosimError: as `named_errors` has it.
+    """
+    carla = carla_module()
+    address = f'{host}:{port}'
+    client = carla.Client(host, port)
+    client.set_timeout(timeout)
+    try:
+        with named_errors(address):
+            server = client.get_server_version()
+    except ServerLostError as error:
+        raise ServerAbsentError(
+            f'no CARLA server answers at {address} within {timeout:g} s: start it, or set host and port'
+        ) from error
+    own = client.get_client_version()
+    if release(server) != release(own):
+        raise VersionMismatchError(
+            f'the CARLA server at {address} is {server}, the Python client {own}: '
+            f'pip install carla=={release(server)}'
+        )
+    with named_errors(address):
+        return client, client.get_world()

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenCDA's vehicles as ROS topics: each step's sweeps come in over TCP, the ego's detections go back.
+
+The other end is `opencda/diffkd_opencda.py`, in OpenCDA's own Python. OpenCDA ticks; it waits for the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.cosim.lockstep import LockStep
+from diffkd_ros.cosim.opencda.diffkd_opencda import (
+    PROTOCOL,
+    GatewayError,
+    receive_message,
+    send_message,
+)
+from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
+from diffkd_ros.geometry.boxes import transform_boxes
+from diffkd_ros.geometry.carla import flip_points, pose_from_carla
+from diffkd_ros.geometry.poses import Matrix, PoseError
+from diffkd_ros.msg import Boxes3D as Boxes3DMessage
+from diffkd_ros.nodes import diagnostics, entry, qos
+from diffkd_ros.nodes.conversions import NANOSECONDS, header_message, transform_message
+from diffkd_ros.nodes.frame_feeder import played
+from diffkd_ros.nodes.parameters import declare, parameter
+from diffkd_ros.sources.ros_messages import (
+    MAP_FRAME,
+    MessageError,
+    agent_name,
+    boxes_of,
+    lidar_frame,
+    stamp_of,
+)
+
+
+class StepError(ValueError):
+    """A message of OpenCDA's that is no step of the world that we know how to read."""
+
+
+@dataclass(frozen=True)
+class GatewayParameters:
+    """Parameters of `gateway_node`."""
+
+    host: str = parameter('127.0.0.1', 'Address to listen on; there is no password.')
+    port: int = parameter(7410, 'Port to listen on; 0: any, which the log names.', minimum=0, maximum=65535)
+    vehicles: tuple[int, ...] = parameter(
+        (1, 2, 3), 'Agents with nodes: vehicles 1, 2, ... in the order OpenCDA makes them, units -1, ...'
+    )
+    ego: int = parameter(1, 'The vehicle that fuses.')
+    ego_timeout: float = parameter(1.5, 'Longest wait for features, and for an answer, s.', minimum=0.05)
+
+
+def frame_of_step(head: Mapping[str, Any], data: bytes, agents: Sequence[int], ego: int) -> CoopFrame:
+    """Read a step's message.
+
+    Args:
+        head: its line of JSON.
+        data: the sweeps, float32.
+        agents: those that have nodes; others are left out.
+        ego: the one that fuses.
+
+    Raises:
+        StepError: if something is missing or of the wrong size, or the ego is not in it.
+    """
+    if head.get('protocol') != PROTOCOL:
+        raise StepError(
+            f'protocol {head.get("protocol")!r} came, this gateway speaks {PROTOCOL}: use the '
+            'diffkd_opencda.py of this release'
+        )
+    try:
+        described = list(head['agents'])
+        stamp = round(float(head['stamp']) * NANOSECONDS)
+        sizes = [int(agent['points']) for agent in described]
+        if min(sizes, default=0) < 0 or len(data) != 16 * sum(sizes):
+            raise StepError(f'{len(data)} bytes came for sweeps of {sizes} points of 16 bytes')
+        points = np.frombuffer(data, '<f4').reshape(-1, 4)
+        sweeps = {}
+        for agent, end in zip(described, np.cumsum(sizes), strict=True):
+            velocity = agent.get('velocity')
+            sweeps[int(agent['agent'])] = AgentSweep(
+                flip_points(points[end - int(agent['points']) : end]),
+                pose_from_carla(*map(float, agent['pose'])),
+                velocity=None if velocity is None else flip_points(np.array([velocity], float))[0],
+            )
+        known = {agent: sweep for agent, sweep in sweeps.items() if agent in agents}
+        return CoopFrame(known, ego, stamp, scenario='opencda', index=int(head['frame']))
+    except (KeyError, TypeError, OverflowError, FrameError, PoseError) as error:
+        raise StepError(f'unreadable step: {type(error).__name__}: {error}') from error
+    except StepError:
+        raise
+    except ValueError as error:
+        raise StepError(f'unreadable step: {error}') from error
+
+
+def rows_in_carla(boxes: Boxes3D, lidar_pose: Matrix) -> NDArray[np.float32]:
+    """Detections as the adapter gets them.
+
+    Args:
+        boxes: with scores, in the LiDAR frame, REP-103.
+        lidar_pose: map <- LiDAR.
+
+    Returns:
+        (n, 8) float32 x, y, z, length, width, height, yaw in degrees and score in CARLA's map.
+    """
+    in_map = transform_boxes(lidar_pose, boxes.boxes)
+    scores = np.zeros(len(boxes)) if boxes.scores is None else boxes.scores
+    yaw = [-math.degrees(angle) for angle in in_map[:, 6]]
+    rows = np.c_[in_map[:, :6] * (1.0, -1.0, 1.0, 1.0, 1.0, 1.0), yaw, scores]
+    return rows.astype(np.float32).reshape(-1, 8)
+
+
+class GatewayNode(entry.RunnableNode):
+    """Serves one OpenCDA process at a time, in a thread of its own."""
+
+    def __init__(self) -> None:
+        super().__init__('gateway_node')
+        self._p = p = declare(self, GatewayParameters)
+        if p.ego not in p.vehicles:
+            raise entry.SetupError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
+        self._ego = agent_name(p.ego)
+        self._lockstep = LockStep(self, self._ego, list(map(agent_name, p.vehicles)), p.ego_timeout)
+        self._detections: dict[int, Boxes3D] = {}
+        self._condition = threading.Condition()
+        self.create_subscription(Boxes3DMessage, f'/{self._ego}/detections', self._on_detections, qos.RESULTS)
+        self._problem = ''
+        self._refused = 0
+        self._stopping = False
+        self._connection: socket.socket | None = None
+        try:
+            self._listener = socket.create_server((p.host, p.port))
+        except OSError as error:
+            raise entry.SetupError(f'cannot listen on {p.host}:{p.port}: {error}') from error
+        self._address = f'{p.host}:{self._listener.getsockname()[1]}'
+        self._diagnostics = diagnostics.DiagnosticsPublisher(self, f'OpenCDA {self._address}', self._items)
+        self._thread = threading.Thread(target=self._run, name='opencda', daemon=True)
+        self._thread.start()
+        self.get_logger().info(f'ready: waiting for OpenCDA at {self._address}')
+
+    def _on_detections(self, message: Boxes3DMessage) -> None:
+        try:
+            boxes = boxes_of(message)
+        except (MessageError, FrameError) as error:
+            self.get_logger().warning(f'detections refused: {error}', throttle_duration_sec=5.0)
+            return
+        with self._condition:
+            self._detections[stamp_of(message.header)] = boxes
+            while len(self._detections) > 20:
+                del self._detections[next(iter(self._detections))]
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                connection, peer = self._listener.accept()
+            except OSError:
+                return  # closed: the node stops
+            self._connection = connection
+            self.get_logger().info(f'OpenCDA connected from {peer[0]}:{peer[1]}')
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                try:
+                    while not self._stopping:
+                        self._step(connection)
+                except (OSError, GatewayError) as error:
+                    if not self._stopping:
+                        self.get_logger().info(f'OpenCDA has gone: {error or type(error).__name__}')
+            self._connection = None
+
+    def _step(self, connection: socket.socket) -> None:
+        """One message in, one out."""
+        head, data = receive_message(connection)
+        try:
+            frame = frame_of_step(head, data, self._p.vehicles, self._p.ego)
+        except StepError as error:
+            self._refused += 1
+            self._problem = str(error)
+            self.get_logger().warning(self._problem, throttle_duration_sec=5.0)
+            send_message(connection, {'protocol': PROTOCOL, 'error': self._problem})
+            return
+        boxes = self._fused(frame)
+        rows = rows_in_carla(boxes, frame.agents[frame.ego].pose)
+        answer = {'protocol': PROTOCOL, 'frame': frame.index, 'ego': frame.ego, 'detections': len(rows)}
+        send_message(connection, answer, [rows])
+
+    def _fused(self, frame: CoopFrame) -> Boxes3D:
+        """The ego's detections for a frame; none, and a warning, if it does not answer."""
+        message = played(frame)
+        with self._condition:
+            # Left by a step that was not waited for any longer, maybe of an earlier scenario.
+            self._detections.clear()
+        if not self._lockstep.sent and (missing := self._lockstep.wait_for_partners(message)):
+            self.get_logger().warning(f'still missing, going on: {", ".join(missing)}')
+        transforms = [
+            transform_message(
+                header_message(frame.stamp, MAP_FRAME), lidar_frame(agent_name(agent)), sweep.pose
+            )
+            for agent, sweep in frame.agents.items()
+        ]
+        answered = self._lockstep.publish(message, transforms, wait=True)
+        with self._condition:
+            # The ego publishes its detections before its status.
+            self._condition.wait_for(lambda: frame.stamp in self._detections, 0.5 if answered else 0.0)
+            boxes = self._detections.pop(frame.stamp, None)
+        if boxes is None:
+            self._problem = f'{self._ego} did not answer within {self._p.ego_timeout:g} s'
+            self.get_logger().warning(self._problem, throttle_duration_sec=5.0)
+            return Boxes3D.empty()
+        self._problem = ''
+        return boxes
+
+    def _items(self) -> list[diagnostics.Item]:
+        lockstep = self._lockstep
+        values = {
+            'steps': lockstep.sent,
+            'unanswered': lockstep.sent - lockstep.answered,
+            'features missing': lockstep.features_missing,
+            'refused': self._refused,
+        }
+        if self._problem:
+            return [diagnostics.Item('opencda', diagnostics.WARN, self._problem, values)]
+        text = 'connected' if self._connection is not None else f'waiting for OpenCDA at {self._address}'
+        return [diagnostics.Item('opencda', diagnostics.OK, text, values)]
+
+    def close(self) -> None:
+        """Hang up."""
+        self._stopping = True
+        self._lockstep.stop()
+        # shutdown wakes a thread that waits in accept or recv; close alone does not.
+        for end in (self._listener, self._connection):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+        self._thread.join(2.0)
+        self.log_last(f'{self._lockstep.sent} steps, {self._lockstep.answered} answered')
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return entry.run(GatewayNode, 'gateway_node', args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

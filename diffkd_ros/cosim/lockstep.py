@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frame through the nodes: every vehicle's sweep out, the features and the ego's answer awaited."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from geometry_msgs.msg import TransformStamped
+from rclpy.node import Node
+
+from diffkd_ros.msg import BevFeature, FusionStatus
+from diffkd_ros.nodes import qos
+from diffkd_ros.nodes.arrivals import Arrivals
+from diffkd_ros.nodes.frame_feeder import PlayedFrame
+from diffkd_ros.nodes.frame_publisher import FramePublisher
+from diffkd_ros.sources.ros_messages import stamp_of
+
+# Nodes that start beside us need this long at most, else they are not there.
+_PARTNER_TIMEOUT = 30.0
+
+
+class LockStep:
+    """Publishes frames and waits for what comes back of each; for a thread beside the executor's.
+
+    Args:
+        node: the node that publishes.
+        ego: name of the agent that fuses.
+        agents: names of all agents.
+        timeout: longest wait for features, and for the answer, seconds.
+
+    Attributes:
+        sent: frames published.
+        answered: of these, how many the ego answered in time.
+        features_missing: neighbours' features that did not come in time.
+    """
+
+    def __init__(self, node: Node, ego: str, agents: Sequence[str], timeout: float) -> None:
+        self._node = node
+        self._ego, self._agents, self._timeout = ego, list(agents), timeout
+        self._arrivals = Arrivals()
+        self._output = FramePublisher(node, 1, 0)
+        self._features = node.create_subscription(
+            BevFeature,
+            'v2x/features',
+            lambda message: self._arrivals.feature(message.agent_id, stamp_of(message.header)),
+            qos.FEATURES,
+        )
+        self._answers = node.create_subscription(
+            FusionStatus,
+            f'/{ego}/fusion_status',
+            lambda message: self._arrivals.answer(stamp_of(message.header), float(message.latency_ms[-1])),
+            qos.RESULTS,
+        )
+        self._last = -1
+        self.sent = 0
+        self.answered = 0
+        self.features_missing = 0
+
+    def wait_for_partners(self, frame: PlayedFrame) -> list[str]:
+        """Wait for the nodes that take the sweeps, as long as that may take.
+
+        Args:
+            frame: one with all agents.
+
+        Returns:
+            What is still missing.
+        """
+        self._output.add_agents(frame)
+        give_up = time.monotonic() + _PARTNER_TIMEOUT
+        while (missing := self._missing()) and time.monotonic() < give_up:
+            if not self.sleep(0.05):
+                break
+        return missing
+
+    def _missing(self) -> list[str]:
+        sources = ((self._features.topic_name, len(self._agents) - 1), (self._answers.topic_name, 1))
+        return self._output.missing() + [
+            f'{count} publishers of {topic}'
+            for topic, count in sources
+            if self._node.count_publishers(topic) < count
+        ]
+
+    def publish(self, frame: PlayedFrame, transforms: Sequence[TransformStamped], wait: bool) -> bool:
+        """Publish a frame: the scene, the neighbours' sweeps, and once their features are there the ego's.
+
+        Args:
+            frame: the frame.
+            transforms: for TF.
+            wait: for the features and the answer; else only publish.
+
+        Returns:
+            Whether the ego has answered.
+        """
+        self._begin(frame)
+        self._output.add_agents(frame)
+        self._output.clock(frame)
+        self._output.transforms(transforms)
+        self._output.truth(frame)
+        neighbours = [agent for agent in frame.clouds if agent != frame.ego]
+        self._output.sweeps(frame, neighbours)
+        if wait:
+            missing = self._arrivals.wait_features(dict.fromkeys(neighbours, frame.stamp), self._timeout)
+            self.features_missing += len(missing)
+        self._output.sweeps(frame, [frame.ego])
+        self.sent += 1
+        if not wait:
+            return False
+        answered = bool(self._arrivals.wait_answers([frame.stamp], self._timeout))
+        self.answered += answered
+        return answered
+
+    def _begin(self, frame: PlayedFrame) -> None:
+        if frame.stamp <= self._last:
+            # The world has begun anew: what came for a stamp of the old one is no answer to the new one's.
+            self._arrivals = Arrivals()
+        self._last = frame.stamp
+
+    def publish_poses(self, frame: PlayedFrame, transforms: Sequence[TransformStamped], wait: bool) -> bool:
+        """Publish what CARLA itself does not: odometry, TF and ground truth; returns as `publish`."""
+        self._begin(frame)
+        self._output.add_agents(frame)
+        self._output.transforms(transforms)
+        self._output.odometry(frame, frame.odometry)
+        self._output.truth(frame)
+        self.sent += 1
+        answered = wait and bool(self._arrivals.wait_answers([frame.stamp], self._timeout))
+        self.answered += answered
+        return answered
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep; False if stopped meanwhile."""
+        return self._arrivals.sleep_until(time.monotonic() + seconds)
+
+    def stop(self) -> None:
+        """Make every wait return at once."""
+        self._arrivals.stop()

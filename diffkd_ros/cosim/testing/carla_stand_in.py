@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stand-in for a CARLA 0.9.16 server: enough of its protocol for the real, unmodified `carla` client.
+
+It answers what a LiDAR co-simulation calls: connect, settings, actors, spawning, ticks, sensor streams. There
+is no physics, rendering or traffic: vehicles keep their velocity, or follow a recorded or simulated drive.
+What it does not know it refuses as rpclib does, and counts. It must run in a process of its own: while the
+client waits in `get_world` it holds Python's global lock, so in one process both would wait for ever.
+
+    python -m diffkd_ros.cosim.testing.carla_stand_in --port 2000 --source sim
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+from diffkd_ros.cosim.testing.rpc import DONE, CallError, Method, RpcServer, StreamServer, value
+from diffkd_ros.cosim.testing.scene import PlayedDrive
+from diffkd_ros.cosim.testing.world import Actor, World
+from diffkd_ros.sources.open_source import SimulationOptions, SourceError, open_source
+
+VERSION = '0.9.16'
+_OBSERVER_STREAM = 1
+_VEHICLE_EXTENT = (2.4, 0.95, 0.75)
+_FREE_RUNNING = 0.05  # seconds between steps while nobody has asked for synchronous mode
+_SPAWN_POINTS = 8
+# Attribute types: bool 1, int 2, float 3, string 4, colour 5.
+_VEHICLE = {'role_name': (4, 'autopilot'), 'number_of_wheels': (2, '4'), 'ros_name': (4, '')}
+_LIDAR = {
+    'role_name': (4, 'front'),
+    'ros_name': (4, ''),
+    'range': (3, '10.0'),
+    'channels': (2, '32'),
+    'points_per_second': (2, '56000'),
+    'rotation_frequency': (3, '10.0'),
+    'upper_fov': (3, '10.0'),
+    'lower_fov': (3, '-30.0'),
+    'sensor_tick': (3, '0.0'),
+    'dropoff_general_rate': (3, '0.45'),
+    'dropoff_intensity_limit': (3, '0.8'),
+    'dropoff_zero_intensity': (3, '0.4'),
+    'noise_stddev': (3, '0.0'),
+}
+_BLUEPRINTS = {
+    'vehicle.tesla.model3': _VEHICLE,
+    'vehicle.lincoln.mkz_2020': _VEHICLE,
+    'sensor.lidar.ray_cast': _LIDAR,
+    'sensor.other.gnss': {'role_name': (4, 'gnss')},
+}
+# One straight road: the client makes no map of less.
+_ROAD = """<?xml version="1.0"?>
+<OpenDRIVE>
+  <header revMajor="1" revMinor="4" name="stand-in"/>
+  <road name="street" length="200.0" id="1" junction="-1">
+    <planView><geometry s="0.0" x="-100.0" y="0.0" hdg="0.0" length="200.0"><line/></geometry></planView>
+    <elevationProfile><elevation s="0.0" a="0.0" b="0.0" c="0.0" d="0.0"/></elevationProfile>
+    <lanes><laneSection s="0.0">
+      <center><lane id="0" type="none" level="false"/></center>
+      <right><lane id="-1" type="driving" level="false">
+        <width sOffset="0.0" a="3.5" b="0.0" c="0.0" d="0.0"/>
+      </lane></right>
+    </laneSection></lanes>
+  </road>
+</OpenDRIVE>"""
+# Sync, no rendering, fixed step, substepping, substep, substeps, culling, ragdoll, tile, active distance,
+# spectator as ego; the third is an optional.
+_SETTINGS = [False, False, [False], True, 0.01, 10, 0.0, False, 3000.0, 2000.0, True]
+
+
+class CarlaStandIn:
+    """World, calls and streams together.
+
+    Args:
+        host: address to listen on.
+        port: of the calls; 0 takes any that is free. The streams take a free one of their own.
+        version: what it says it is.
+        open_world: sets up the drive that is played, given the world; None: an empty street.
+    """
+
+    def __init__(
+        self,
+        host: str = '127.0.0.1',
+        port: int = 2000,
+        version: str = VERSION,
+        open_world: Callable[[World], PlayedDrive] | None = None,
+    ) -> None:
+        self._version = version
+        self._world = World()
+        self._lock = threading.RLock()
+        self._settings = list(_SETTINGS)
+        self._spectator = self._world.add('spectator', [], (0.0,) * 6)
+        self._drive = None if open_world is None else open_world(self._world)
+        self._muted: set[int] = set()
+        self._methods: dict[str, Method] = {
+            'version': lambda: value(self._version),
+            'get_episode_info': lambda: value([1, [self._streams.token(_OBSERVER_STREAM)]]),
+            'get_sensor_token': lambda stream: value([self._streams.token(stream)]),
+            'get_episode_settings': lambda: value(self._settings),
+            'set_episode_settings': self._set_settings,
+            'tick_cue': self._tick,
+            'get_actors_by_id': self._get_actors,
+            'get_spectator': lambda: value(self._described(self._spectator)),
+            'get_required_files': lambda folder='', download=False: value([]),
+            'get_map_info': self._get_map,
+            'get_map_data': lambda: value(_ROAD),
+            'get_actor_definitions': self._get_definitions,
+            'query_lights_state': lambda client: value([]),
+            'spawn_actor': self._spawn,
+            'spawn_actor_with_parent': self._spawn,
+            'destroy_actor': self._destroy,
+            'set_actor_transform': self._set_transform,
+            'set_actor_target_velocity': self._set_velocity,
+            'get_actor_bounding_box': lambda number: value(self._bounding_box(self._actor(number))),
+            'enable_sensor_for_ros': self._enable_for_ros,
+            # Not CARLA's: for tests.
+            'stand_in_report': self._report,
+            'stand_in_forget': self._forget,
+            'stand_in_mute': self._muted.add,  # an actor's number; 0: all
+            'stand_in_clear': self._clear,
+        }
+        self._forgotten: dict[str, Method] = {}
+        self._enabled_for_ros: list[int] = []
+        self._streams = StreamServer(host)
+        self._calls = RpcServer(host, port, self._methods)
+        self._stopping = threading.Event()
+
+    @property
+    def port(self) -> int:
+        """Where calls are answered."""
+        return self._calls.port
+
+    def start(self) -> None:
+        """Answer, in threads."""
+        self._streams.start()
+        self._calls.start()
+        threading.Thread(target=self._run_freely, daemon=True).start()
+
+    def _run_freely(self) -> None:
+        while not self._stopping.wait(_FREE_RUNNING):
+            if not self._settings[0]:
+                with self._lock:
+                    self._step()
+
+    def _step(self) -> int:
+        world = self._world
+        world.advance()
+        if self._drive is not None and self._settings[0]:
+            self._drive.advance()
+        for actor in list(world.actors.values()):
+            if self._muted & {0, actor.number}:
+                continue
+            if actor.stream and self._streams.wanted(actor.stream):
+                self._streams.send(actor.stream, world.measurement(actor))
+        self._streams.send(_OBSERVER_STREAM, world.snapshot())
+        return world.frame
+
+    def _tick(self) -> list:
+        with self._lock:
+            return value(self._step())
+
+    def _set_settings(self, settings: list) -> list:
+        """Take them over, and step once without moving a drive on, as the client waits for that frame."""
+        with self._lock:
+            self._settings = [False, *settings[1:]]
+            if len(settings[2]) == 2:
+                self._world.step = settings[2][1]
+            frame = self._step()
+            self._settings = settings
+            return value(frame)
+
+    def _actor(self, number: int) -> Actor:
+        actor = self._world.actors.get(number)
+        if actor is None:
+            raise CallError(f'unable to find actor {number}')
+        return actor
+
+    def _described(self, actor: Actor) -> list:
+        token = self._streams.token(actor.stream) if actor.stream else b''
+        kind = [actor.number, actor.type_id, [list(attribute) for attribute in actor.attributes]]
+        tags = bytes([14] if actor.is_vehicle else [])
+        return [actor.number, actor.parent, kind, self._bounding_box(actor), tags, token]
+
+    @staticmethod
+    def _bounding_box(actor: Actor) -> list:
+        return [[0.0, 0.0, actor.extent[2]], list(actor.extent), [0.0, 0.0, 0.0], actor.number]
+
+    def _get_actors(self, numbers: list[int]) -> list:
+        with self._lock:
+            actors = self._world.actors
+            return value([self._described(actors[number]) for number in numbers if number in actors])
+
+    @staticmethod
+    def _get_map() -> list:
+        points = [[[12.0 * i, -3.5 * (i % 2), 0.0], [0.0, 0.0, 0.0]] for i in range(_SPAWN_POINTS)]
+        return value(['Carla/Maps/StandIn', points])
+
+    @staticmethod
+    def _get_definitions() -> list:
+        return value(
+            [
+                [
+                    number,
+                    name,
+                    name.replace('.', ','),
+                    [[key, kind, default, [], True, False] for key, (kind, default) in attributes.items()],
+                ]
+                for number, (name, attributes) in enumerate(_BLUEPRINTS.items(), 1)
+            ]
+        )
+
+    def _spawn(
+        self, description: list, transform: list, parent: int = 0, attachment: int = 0, socket: str = ''
+    ) -> list:
+        (x, y, z), (pitch, yaw, roll) = transform
+        _, type_id, attributes = description
+        with self._lock:
+            vehicle = type_id.startswith('vehicle.')
+            if vehicle and any(
+                actor.is_vehicle and abs(actor.transform[0] - x) < 4.0 and abs(actor.transform[1] - y) < 2.0
+                for actor in self._world.actors.values()
+            ):
+                raise CallError('failed to spawn actor: collision at spawn position')
+            actor = self._world.add(
+                type_id,
+                [tuple(attribute) for attribute in attributes],
+                (x, y, z, pitch, yaw, roll),
+                parent,
+                _VEHICLE_EXTENT if vehicle else (0.0, 0.0, 0.0),
+            )
+            if self._drive is not None:
+                self._drive.aim()
+            return value(self._described(actor))
+
+    def _destroy(self, number: int) -> list:
+        with self._lock:
+            return value(self._world.remove(number))
+
+    def _set_transform(self, number: int, transform: list) -> list:
+        (x, y, z), (pitch, yaw, roll) = transform
+        with self._lock:
+            self._actor(number).transform = (x, y, z, pitch, yaw, roll)
+        return DONE
+
+    def _set_velocity(self, number: int, velocity: list[float]) -> list:
+        x, y, z = velocity
+        with self._lock:
+            self._actor(number).velocity = (x, y, z)
+        return DONE
+
+    def _enable_for_ros(self, stream: int) -> list:
+        self._enabled_for_ros.append(stream)
+        return DONE
+
+    def _report(self) -> dict:
+        """Counts of calls, and the state a client leaves behind."""
+        with self._lock:
+            return {
+                'calls': dict(self._calls.calls),
+                'unknown': dict(self._calls.unknown),
+                'failed': dict(self._calls.failed),
+                'synchronous': self._settings[0],
+                'actors': {actor.number: actor.type_id for actor in self._world.actors.values()},
+                'ros_names': [
+                    actor.attribute('ros_name') for actor in self._world.actors.values() if actor.number > 1
+                ],
+                'enabled_for_ros': self._enabled_for_ros,
+                'frame': self._world.frame,
+            }
+
+    def _forget(self, name: str) -> None:
+        """Be a server that lacks a method."""
+        self._forgotten[name] = self._methods.pop(name)
+
+    def _clear(self) -> None:
+        """Be as new: nothing in the world but the spectator, nothing forgotten, muted or counted."""
+        with self._lock:
+            for number in list(self._world.actors):
+                if number != self._spectator.number:
+                    self._world.remove(number)
+            self._settings = list(_SETTINGS)
+            self._methods |= self._forgotten
+            self._forgotten.clear()
+            self._muted.clear()
+            self._enabled_for_ros.clear()
+            for counts in (self._calls.calls, self._calls.unknown, self._calls.failed):
+                counts.clear()
+
+    def stop(self) -> None:
+        """End the free running; the rest ends with the process."""
+        self._stopping.set()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point: runs until it is interrupted."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--host', default='127.0.0.1')
+    parser.add_argument('--port', type=int, default=2000, help='0: any that is free; it is printed')
+    parser.add_argument('--version', default=VERSION, help='what it says it is')
+    parser.add_argument('--source', default='', help='drive to play: sim, opv2v:DIR, ...; empty: no vehicles')
+    parser.add_argument('--seed', type=int, default=0, help='of the simulator')
+    parser.add_argument('--vehicles', type=int, default=3, help='connected vehicles of the simulator')
+    parser.add_argument('--frames', type=int, default=100, help='length of a drive, then it starts over')
+    given = parser.parse_args(arguments)
+
+    def open_world(world: World) -> PlayedDrive:
+        options = SimulationOptions(given.seed, given.vehicles, 10.0, min(given.frames, 300))
+        return PlayedDrive(world, itertools.islice(open_source(given.source, options), given.frames))
+
+    try:
+        server = CarlaStandIn(given.host, given.port, given.version, open_world if given.source else None)
+    except (OSError, SourceError, ValueError) as error:
+        print(f'carla_stand_in: {error}', file=sys.stderr)
+        return 2
+    server.start()
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    print(f'ready: CARLA {given.version} stand-in, port {server.port}', flush=True)
+    stopped.wait()
+    server.stop()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A look-alike of the parts of OpenCDA that the adapter meets; OpenCDA's own code may not be used here.
+
+Names, call order and the constructor signatures of its generations are OpenCDA's, the contents are not:
+sensors and vehicles are real actors of a CARLA server, objects come from the server or from `activate_mode`,
+and a planner of a few lines slows down for what it knows about.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from diffkd_ros.cosim.client import carla_module
+
+# How far OpenCDA looks where its perception is not active, metres.
+_TRUTH_RANGE = 50.0
+# An object so near to a vehicle of the server is that vehicle, metres.
+_SAME = 3.0
+_CRUISE = 12.0
+_HEADWAY = 2.0
+_STANDSTILL = 5.0
+_CORRIDOR = 12.0
+
+PERCEPTION = {'activate': True, 'camera': {'num': 0}, 'lidar': {'range': 100, 'rotation_frequency': 10}}
+
+
+class BoundingBox:
+    """Axis-aligned box around corners."""
+
+    def __init__(self, corners: Any) -> None:
+        carla = carla_module()
+        self.corners = np.asarray(corners)
+        low, high = self.corners.min(axis=0), self.corners.max(axis=0)
+        self.location = carla.Location(*map(float, 0.5 * (low + high)))
+        self.extent = carla.Vector3D(*map(float, 0.5 * (high - low)))
+
+
+class ObstacleVehicle:
+    """An object the planner knows about."""
+
+    def __init__(self, corners: Any, o3d_bbx: Any, vehicle: Any = None) -> None:
+        carla = carla_module()
+        self.o3d_bbx = o3d_bbx
+        if vehicle is None:
+            self.bounding_box: Any = BoundingBox(corners)
+            self.location = self.bounding_box.location
+            self.transform = None
+            self.carla_id = -1
+            self.velocity = carla.Vector3D(0.0, 0.0, 0.0)
+        else:
+            self.bounding_box = vehicle.bounding_box
+            self.location = vehicle.get_location()
+            self.transform = vehicle.get_transform()
+            self.carla_id = vehicle.id
+            self.velocity = vehicle.get_velocity()
+
+
+class CavWorld:
+    """What the vehicles of a scenario share."""
+
+    def __init__(self) -> None:
+        self.ml_manager = None
+
+
+class LidarSensor:
+    """A LiDAR whose latest sweep lies in `data`."""
+
+    def __init__(self, vehicle: Any, world: Any, config: dict) -> None:
+        carla = carla_module()
+        blueprint = world.get_blueprint_library().find('sensor.lidar.ray_cast')
+        for key, value in config.items():
+            blueprint.set_attribute(key, str(value))
+        mount = carla.Transform(carla.Location(x=-0.5, z=1.9))
+        self.sensor = world.spawn_actor(blueprint, mount, attach_to=vehicle)
+        self.data: Any = None
+        self.frame = 0
+        self.timestamp: Any = None
+        self.sensor.listen(self.on_data_event)
+
+    def on_data_event(self, event: Any) -> None:
+        """Called by the client."""
+        self.timestamp = event.timestamp
+        self.data = np.copy(np.frombuffer(event.raw_data, 'f4')).reshape(-1, 4)
+        self.frame = event.frame
+
+
+class PerceptionBase:
+    """What all generations of the perception manager have in common."""
+
+    def set_up(self, vehicle: Any, config: dict, cav_world: Any, world: Any) -> None:
+        """Called by each generation's constructor."""
+        self.vehicle = vehicle
+        self.carla_world = vehicle.get_world() if world is None else world
+        self.activate = config['activate']
+        if self.activate and not cav_world.ml_manager:
+            sys.exit('If you activate the perception module, then apply_ml must be set to true')
+        self.lidar = LidarSensor(vehicle, self.carla_world, config['lidar']) if self.activate else None
+        self.objects: dict = {}
+
+    def detect(self, ego_pos: Any) -> dict:
+        """The objects around the vehicle."""
+        self.ego_pos = ego_pos
+        objects: dict = {'vehicles': [], 'traffic_lights': []}
+        return self.activate_mode(objects) if self.activate else self.deactivate_mode(objects)
+
+    def activate_mode(self, objects: dict, *args: Any) -> dict:
+        """OpenCDA's own detector would run here."""
+        raise NotImplementedError('the look-alike has no detector')
+
+    def deactivate_mode(self, objects: dict) -> dict:
+        """What the server says."""
+        for actor in self._others():
+            if actor.get_location().distance(self.ego_pos.location) < _TRUTH_RANGE:
+                objects['vehicles'].append(ObstacleVehicle(None, None, actor))
+        return self.retrieve_traffic_lights(objects)
+
+    def _others(self) -> list[Any]:
+        actors = self.carla_world.get_actors().filter('vehicle.*')
+        return [actor for actor in actors if actor.id != self.vehicle.id]
+
+    def speed_retrieve(self, objects: dict) -> None:
+        """Velocity and id of detected objects, from the server."""
+        for actor in self._others():
+            for found in objects['vehicles']:
+                if actor.get_location().distance(found.location) < _SAME:
+                    found.velocity = actor.get_velocity()
+                    found.carla_id = actor.id
+
+    def retrieve_traffic_lights(self, objects: dict) -> dict:
+        """None in the look-alike."""
+        objects['traffic_lights'] = []
+        return objects
+
+    def destroy(self) -> None:
+        """Destroy the sensor."""
+        if self.lidar is not None:
+            self.lidar.sensor.stop()
+            self.lidar.sensor.destroy()
+
+
+class FirstGeneration(PerceptionBase):
+    """As first published."""
+
+    def __init__(
+        self,
+        vehicle: Any,
+        config_yaml: dict,
+        cav_world: Any,
+        data_dump: bool = False,
+        carla_world: Any = None,
+        infra_id: Any = None,
+    ) -> None:
+        self.set_up(vehicle, config_yaml, cav_world, carla_world)
+
+
+class InfrastructureGeneration(PerceptionBase):
+    """With the road-side unit's id before the rest."""
+
+    def __init__(
+        self,
+        vehicle: Any,
+        config_yaml: dict,
+        cav_world: Any,
+        infra_id: Any,
+        data_dump: bool = False,
+        carla_world: Any = None,
+    ) -> None:
+        self.set_up(vehicle, config_yaml, cav_world, carla_world)
+
+
+class CooperativeGeneration(PerceptionBase):
+    """With the managers for cooperative perception in front."""
+
+    def __init__(
+        self,
+        v2x_manager: Any,
+        localization_manager: Any,
+        behavior_agent: Any,
+        vehicle: Any,
+        config_yaml: dict,
+        cav_world: Any,
+        data_dump: bool = False,
+        carla_world: Any = None,
+        infra_id: Any = None,
+    ) -> None:
+        self.set_up(vehicle, config_yaml, cav_world, carla_world)
+
+
+class KeywordGeneration(PerceptionBase):
+    """With keywords only."""
+
+    def __init__(
+        self, *, vehicle: Any, config_yaml: dict, cav_world: Any, carla_world: Any, sensor_actors: Any = None
+    ) -> None:
+        self.set_up(vehicle, config_yaml, cav_world, carla_world)
+
+
+def _make_first(manager: Any, vehicle: Any, config: dict, cav_world: Any) -> Any:
+    return manager(vehicle, config, cav_world, False)
+
+
+def _make_infrastructure(manager: Any, vehicle: Any, config: dict, cav_world: Any) -> Any:
+    return manager(vehicle, config, cav_world, None, False, vehicle.get_world())
+
+
+def _make_cooperative(manager: Any, vehicle: Any, config: dict, cav_world: Any) -> Any:
+    return manager(None, None, None, vehicle, config, cav_world)
+
+
+def _make_keyword(manager: Any, vehicle: Any, config: dict, cav_world: Any) -> Any:
+    world = vehicle.get_world()
+    return manager(vehicle=vehicle, config_yaml=config, cav_world=cav_world, carla_world=world)
+
+
+# Name: (module that holds the class, the class, how that module constructs it).
+GENERATIONS: dict[str, tuple[str, type, Any]] = {
+    'first': ('vehicle_manager', FirstGeneration, _make_first),
+    'infrastructure': ('vehicle_manager', InfrastructureGeneration, _make_infrastructure),
+    'cooperative': ('vehicle_manager', CooperativeGeneration, _make_cooperative),
+    'keyword': ('agent_manager', KeywordGeneration, _make_keyword),
+}
+
+
+class VehicleManager:
+    """A connected vehicle: perceives, then plans.
+
+    Args:
+        vehicle: `carla.Vehicle`.
+        cav_world: shared.
+        generation: one of `GENERATIONS`, which `modules` put into place.
+        config: of its perception.
+    """
+
+    def __init__(self, vehicle: Any, cav_world: CavWorld, generation: str, config: dict) -> None:
+        module, _, make = GENERATIONS[generation]
+        # By the module's name at run time, as OpenCDA's own does: that is where the adapter comes in.
+        manager = sys.modules[f'opencda.core.common.{module}'].PerceptionManager
+        self.vehicle = vehicle
+        self.perception_manager = make(manager, vehicle, config, cav_world)
+        self.objects: dict = {}
+
+    def update_info(self) -> None:
+        """Perceive."""
+        self.objects = self.perception_manager.detect(self.vehicle.get_transform())
+
+    def run_step(self) -> float:
+        """Plan: the speed wanted, metres per second, which keeps a time gap to the nearest object ahead."""
+        to_vehicle = np.array(self.vehicle.get_transform().get_inverse_matrix())
+        speed = _CRUISE
+        for found in self.objects['vehicles']:
+            at = found.location
+            x, y = (to_vehicle @ (at.x, at.y, at.z, 1.0))[:2]
+            if x > 0.0 and abs(y) < _CORRIDOR:
+                speed = min(speed, max(0.0, (x - _STANDSTILL) / _HEADWAY))
+        return float(speed)
+
+    def destroy(self) -> None:
+        """Destroy the sensors."""
+        self.perception_manager.destroy()
+
+
+def modules(generation: str) -> dict[str, ModuleType]:
+    """The modules of an OpenCDA of that generation, to be put into `sys.modules`."""
+    holder, manager, _ = GENERATIONS[generation]
+    contents: dict[str, dict[str, Any]] = {
+        'opencda': {},
+        'opencda.core': {},
+        'opencda.core.common': {},
+        f'opencda.core.common.{holder}': {'PerceptionManager': manager},
+        'opencda.core.sensing': {},
+        'opencda.core.sensing.perception': {},
+        'opencda.core.sensing.perception.obstacle_vehicle': {'ObstacleVehicle': ObstacleVehicle},
+    }
+    made = {}
+    for name, values in contents.items():
+        made[name] = ModuleType(name)
+        # A package, so that what is not here is looked for in it and found missing.
+        vars(made[name]).update({'__path__': [], **values})
+    return made

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vehicles of a CARLA world: who they are and how large, asked once each; where they are, every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.cosim.sweeps import Measured, pose_of
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.geometry.boxes import count_points
+from diffkd_ros.geometry.poses import Matrix, inverse, transform_points, yaw_of
+
+# A vehicle farther than this from every agent is no ground truth, metres.
+_TRUTH_RANGE = 100.0
+# Actor ids become track ids by this, clear of the agents' own.
+_TRACK = 1_000_000
+# Returns so near to the own body lie on it, metres.
+_SKIN = 0.05
+
+
+@dataclass(frozen=True)
+class Vehicle:
+    """What does not change about a vehicle.
+
+    Attributes:
+        actor: the `carla.Actor`.
+        role: its role name.
+        body_from_box: (4, 4) pose of the bounding box's centre on the vehicle.
+        size: length, width, height in metres.
+    """
+
+    actor: Any
+    role: str
+    body_from_box: Matrix
+    size: NDArray[np.float64]
+
+    def outside(self, measured: Measured, pose: Matrix) -> Measured:
+        """A sweep without the returns on this vehicle's own body.
+
+        Args:
+            measured: by a LiDAR on this vehicle.
+            pose: map <- vehicle.
+        """
+        box_from_lidar = inverse(pose @ self.body_from_box) @ measured.pose
+        local = transform_points(box_from_lidar, measured.points)[:, :3]
+        inside = (np.abs(local) <= 0.5 * self.size + _SKIN).all(axis=1)
+        return Measured(measured.points[~inside], measured.pose) if inside.any() else measured
+
+
+class Vehicles:
+    """Knows every four-wheeled vehicle that has been in a snapshot.
+
+    Args:
+        world: `carla.World`.
+    """
+
+    def __init__(self, world: Any) -> None:
+        self._world = world
+        self._known: dict[int, Vehicle | None] = {}
+
+    def __iter__(self) -> Iterator[Vehicle]:
+        return (vehicle for vehicle in self._known.values() if vehicle is not None)
+
+    def update(self, snapshot: Any) -> Iterator[Vehicle]:
+        """Ask about the actors that are new in a snapshot; yields the vehicles among them.
+
+        In CARLA 0.9.16 reading `bounding_box` is a call to the server each time, hence the cache.
+        """
+        present = {state.id for state in snapshot}
+        for gone in self._known.keys() - present:
+            del self._known[gone]
+        new = sorted(present - self._known.keys())
+        if not new:
+            return
+        for actor in self._world.get_actors(new):
+            vehicle = None
+            # A bicycle is no vehicle of the models' one class.
+            if actor.type_id.startswith('vehicle.') and actor.attributes.get('number_of_wheels') != '2':
+                box = actor.bounding_box
+                vehicle = Vehicle(
+                    actor,
+                    actor.attributes.get('role_name', ''),
+                    pose_of(box),
+                    2.0 * np.array([box.extent.x, box.extent.y, box.extent.z]),
+                )
+            self._known[actor.id] = vehicle
+            if vehicle is not None:
+                yield vehicle
+
+    def boxes(self, snapshot: Any, agents: dict[int, int], sweeps: dict[int, Measured] | None) -> Boxes3D:
+        """Ground truth: the boxes of all vehicles within range of an agent, map frame.
+
+        Args:
+            snapshot: `carla.WorldSnapshot`.
+            agents: actor id of each connected vehicle -> its agent number.
+            sweeps: of this frame, in which the returns on each vehicle are counted; None: not counted.
+        """
+        tracks, rows = [], []
+        for number, vehicle in self._known.items():
+            state = snapshot.find(number)
+            if vehicle is None or state is None:
+                continue
+            pose = pose_of(state.get_transform()) @ vehicle.body_from_box
+            tracks.append(agents.get(number, _TRACK + number))
+            rows.append([*pose[:3, 3], *vehicle.size, yaw_of(pose)])
+        boxes = np.array(rows, np.float64).reshape(-1, 7)
+        own = boxes[[track < _TRACK for track in tracks]]
+        if len(own):
+            apart = np.linalg.norm(boxes[:, None, :2] - own[None, :, :2], axis=2).min(axis=1)
+            near = apart <= _TRUTH_RANGE
+        else:
+            near = np.zeros(len(boxes), bool)
+        counts = None
+        if sweeps is not None:
+            counts = np.zeros(len(boxes), np.int64)
+            for measured in sweeps.values():
+                counts += count_points(transform_points(measured.pose, measured.points), boxes)
+            counts = counts[near]
+        return Boxes3D(boxes[near], track_ids=np.array(tracks, np.int64)[near], num_points=counts)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The co-simulation with CARLA, end to end on the stand-in for its server."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from diffkd_ros.cosim import graph as cosim_graph
+from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
+from diffkd_ros.demo.set_up import DemoError, node_environment, prepared_folder, read_result
+from diffkd_ros.evaluation.result_file import write_json
+from diffkd_ros.nodes import graph
+from diffkd_ros.nodes.model_folder import model_folder
+from diffkd_ros.nodes.processes import NodeGroup
+from diffkd_ros.share import share_directory
+
+OUTPUTS = ('logs', 'summary.json')
+
+_EGO = 1
+_START_TIMEOUT = 120.0
+# The drive starts over after so many frames.
+_DRIVE = 50
+
+
+@dataclass(frozen=True)
+class CarlaDemoOptions:
+    """What to run.
+
+    Attributes:
+        out: folder for the results; those of an earlier run there are replaced.
+        model: folder or shipped name.
+        frames: steps of the world.
+        vehicles: connected ones, the ego included.
+        seed: of the simulated traffic that the stand-in plays.
+    """
+
+    out: Path
+    model: str = 'sim_edge'
+    frames: int = 60
+    vehicles: int = 3
+    seed: int = 2_000_000
+
+
+def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any]:
+    """Run the demo and return the summary it has written.
+
+    Raises:
+        ModelError: if the model folder is missing or does not match its card.
+        NodeFailedError: if a process fails.
+        DemoError: if CARLA's client is not installed, or the run gave nothing to report on.
+        KeyboardInterrupt: after all processes have been ended.
+    """
+    if importlib.util.find_spec('carla') is None or importlib.util.find_spec('msgpack') is None:
+        raise DemoError("CARLA's client or msgpack is not installed: pip install '.[carla]'")
+    from diffkd_ros.cosim.testing.process import StandInProcess
+
+    out = prepared_folder(options.out, OUTPUTS)
+    logs = out / 'logs'
+    model = {'model': str(model_folder(options.model))}
+    roles = cosim_graph.role_names(range(1, options.vehicles + 1), [])
+    drive = ('--seed', str(options.seed), '--vehicles', str(options.vehicles), '--frames', str(_DRIVE))
+    with waiting(console, 'starting the stand-in for a CARLA server'):
+        server = StandInProcess('--source', 'sim', *drive)
+    with server, NodeGroup(share_directory() / 'config' / 'coop.yaml', logs, node_environment(logs)) as group:
+        with waiting(console, 'starting the vehicles'):
+            for spec in cosim_graph.carla_vehicle_specs('python', roles, _EGO, model):
+                group.start(spec)
+            evaluation = logs / 'evaluator.json'
+            evaluator = group.start(
+                graph.evaluator_spec(_EGO, {**model, 'use_sim_time': True, 'out': str(evaluation)}),
+                niceness=10,
+            )
+            group.wait_ready(_START_TIMEOUT)
+        bridge = group.start(
+            cosim_graph.bridge_spec(
+                {
+                    'port': server.port,
+                    'vehicles': list(roles),
+                    'spawn': False,
+                    'frames': options.frames,
+                    'ego_timeout': 10.0,
+                    'out': str(logs / 'bridge.json'),
+                }
+            )
+        )
+        with PhaseProgress(console, 'lock-step with the world', options.frames) as progress:
+            while not bridge.wait(0.1):
+                group.check()
+                progress.update(frame_number(bridge.latest))
+            group.check()
+        # The last messages are still on their way to those who watch.
+        time.sleep(1.2)
+        group.stop([evaluator], patience=30.0)
+        report = server.report()
+    summary = _summary(read_result(logs / 'bridge.json'), read_result(evaluation), report)
+    write_json(out / 'summary.json', summary)
+    _print(console, summary)
+    console.print(
+        f'in {options.out}: summary.json, logs/. With a CARLA server of your own: docs/carla.md',
+        highlight=False,
+        soft_wrap=True,
+    )
+    return summary
+
+
+def _summary(
+    bridge: Mapping[str, Any], evaluation: Mapping[str, Any], report: Mapping[str, Any]
+) -> dict[str, Any]:
+    if not evaluation['frames_scored']:
+        raise DemoError('no frame was answered and scored; see the logs')
+    kinds = list(report['actors'].values())
+    return {
+        'frames': {key: bridge[key] for key in ('sent', 'answered', 'features_missing')},
+        'frames_fused': evaluation['frames_fused'],
+        'average_precision': evaluation['average_precision'],
+        'latency_ms': evaluation['latency_ms']['total'],
+        'problems': bridge['problems'],
+        'carla': {
+            'ticks': report['calls']['tick_cue'],
+            'vehicles': sum(kind.startswith('vehicle.') for kind in kinds),
+            'bounding_box_calls': report['calls']['get_actor_bounding_box'],
+            'unknown_calls': report['unknown'],
+            'sensors_left_behind': sum(kind.startswith('sensor.') for kind in kinds),
+            'left_synchronous': report['synchronous'],
+        },
+    }
+
+
+def _print(console: Console, summary: Mapping[str, Any]) -> None:
+    frames, carla, latency = summary['frames'], summary['carla'], summary['latency_ms']
+    left = 'as it was found'
+    if carla['sensors_left_behind'] or carla['left_synchronous']:
+        left = f'{carla["sensors_left_behind"]} sensors left, synchronous {carla["left_synchronous"]}'
+    precision = ', '.join(
+        f'{float(value):.3f} at {threshold}' for threshold, value in summary['average_precision'].items()
+    )
+    table = Table(title='CARLA co-simulation on the stand-in, no server involved', show_header=False)
+    counts = f'{frames["sent"]}, {frames["answered"]}, {summary["frames_fused"]}'
+    sizes = f'{carla["bounding_box_calls"]}; vehicles at the end: {carla["vehicles"]}'
+    for row in (
+        ('frames published, answered, fused', counts),
+        ('features missing', str(frames['features_missing'])),
+        ('average precision', precision),
+        ('ego sweep to detections', f'{latency["p50"]:.0f} ms (p50), {latency["p95"]:.0f} ms (p95)'),
+        ('calls for the size of a vehicle', sizes),
+        ('calls the stand-in does not know', str(sum(carla['unknown_calls'].values()))),
+        ('the world was left', left),
+    ):
+        table.add_row(*row)
+    console.print(table)

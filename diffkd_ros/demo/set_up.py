@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demos share: a folder for the results, an environment for the nodes, the nodes' results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.share import share_directory
+
+
+class DemoError(RuntimeError):
+    """The demo could not be run to its end."""
+
+
+def prepared_folder(out: Path, outputs: Iterable[str]) -> Path:
+    """The folder with an empty `logs/`, without what an earlier run left there; other files stay.
+
+    Args:
+        out: the folder.
+        outputs: names of the files and folders that a run writes there.
+    """
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in outputs:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    (out / 'logs').mkdir()
+    return out
+
+
+def node_environment(logs: Path) -> dict[str, str]:
+    """For the nodes: a DDS domain of their own on this machine, and one thread a library."""
+    return {
+        **fast_dds_environment(share_directory()),
+        'ROS_DOMAIN_ID': str(_free_domain()),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'ROS_LOG_DIR': str(logs / 'ros'),
+        'RCUTILS_COLORIZED_OUTPUT': '0',
+        'OMP_NUM_THREADS': '1',
+        'OPENBLAS_NUM_THREADS': '1',
+    }
+
+
+def _free_domain() -> int:
+    """A DDS domain whose first participant's port is free."""
+    for domain in range(1 + os.getpid() % 50, 101):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                # RTPS: port base 7400, 250 a domain, +10 the first participant's unicast discovery.
+                probe.bind(('', 7410 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise DemoError('no DDS domain is free on this machine')
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What a node has written at its end.
+
+    Raises:
+        DemoError: if it has not.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DemoError(f'a node has left no result in {path}: {error}') from error

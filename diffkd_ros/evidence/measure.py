@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures every row of an experiment under the same conditions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from diffkd_ros.evidence.plan import Conditions, Experiment, checkpoint_of
+from diffkd_ros.experiments.conditions import make_conditions
+from diffkd_ros.experiments.drives import Source
+from diffkd_ros.experiments.evaluate import Options, evaluate
+from diffkd_ros.export.model_folder import Decoding, write_model_folder
+from diffkd_ros.model.student import StudentConfig
+from diffkd_ros.runtime.card import ModelCard, ModelError, sha256
+from diffkd_ros.training.checkpoint import load_student, with_model
+
+Summary = dict[str, Any]
+
+
+def measure_rows(experiment: Experiment, out: Path, workers: int, console: Console) -> dict[str, Summary]:
+    """The summary of `diffkd evaluate` for each row.
+
+    Raises:
+        ExperimentError: if a measurement fails.
+    """
+    plan = experiment.plan
+    return {
+        name: _measure(
+            out / 'rows' / name,
+            export(row.training, out),
+            plan.conditions,
+            workers,
+            console,
+            cooperation=row.cooperation,
+        )
+        for name, row in plan.rows.items()
+    }
+
+
+def measure_reliability(experiment: Experiment, out: Path, workers: int, console: Console) -> Summary | None:
+    """The summary of the row whose ego is hit, None if the plan does not ask."""
+    wanted = experiment.plan.reliability
+    if wanted is None:
+        return None
+    model = export(experiment.plan.rows[wanted.row].training, out)
+    return _measure(out / 'reliability', model, wanted, workers, console)
+
+
+def measure_steps(
+    experiment: Experiment, out: Path, workers: int, console: Console
+) -> dict[tuple[str, int], Summary]:
+    """Summaries by start and number of steps; without steps the start does not matter."""
+    wanted = experiment.plan.steps
+    if wanted is None:
+        return {}
+    config = experiment.recipes[wanted.training].model
+    summaries: dict[tuple[str, int], Summary] = {}
+    for steps in wanted.steps:
+        for start in wanted.starts if steps else wanted.starts[:1]:
+            changed = replace(config, start_from=start, steps=steps)
+            model = export(wanted.training, out, changed)
+            summaries[start, steps] = _measure(
+                out / 'steps' / f'{start}_{steps}', model, wanted, workers, console
+            )
+    return summaries
+
+
+def _measure(
+    folder: Path,
+    model: Path,
+    conditions: Conditions,
+    workers: int,
+    console: Console,
+    cooperation: str = 'intermediate',
+) -> Summary:
+    console.print(f'measuring {folder.name}', highlight=False)
+    chosen = make_conditions(
+        conditions.corruptions, conditions.severity, conditions.agents, conditions.seeds, 'graded'
+    )
+    source = Source(conditions.source, conditions.scenarios, conditions.frames_per_scenario)
+    return evaluate(Options(folder, source, model, chosen, workers=workers, cooperation=cooperation), console)
+
+
+def export(training: str, out: Path, config: StudentConfig | None = None) -> Path:
+    """A training's student as a model folder, exported unless that was done before.
+
+    Args:
+        training: its name.
+        out: the experiment's folder.
+        config: the student's settings in place of its own.
+
+    Returns:
+        The folder.
+    """
+    checkpoint = checkpoint_of(training, out)
+    origin: dict[str, Any] = {'checkpoint_sha256': sha256(checkpoint)}
+    name = training
+    if config is not None:
+        origin['model'] = asdict(config)
+        name = f'{training}_{config.start_from}_{config.steps}'
+    folder = out / 'models' / name
+    try:
+        # As YAML gives it back: tuples have become lists.
+        if ModelCard.load(folder).training['checkpoint_sha256'] == origin['checkpoint_sha256']:
+            return folder
+    except (ModelError, KeyError):
+        pass  # not exported yet
+    recipe, student = load_student(checkpoint)
+    if config is not None:
+        student = with_model(student, config)
+    decoding = Decoding(recipe.min_score, recipe.nms_iou, recipe.max_boxes)
+    write_model_folder(student, folder, recipe.description, decoding, origin, {})
+    return folder

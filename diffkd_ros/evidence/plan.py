@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An experiment of many trainings and measurements as one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffkd_ros.training.recipe import Recipe, Stage, load_recipe
+
+
+class EvidenceError(ValueError):
+    """A plan that is not valid, or a part of it that failed."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
+
+class Training(_Section):
+    """One network, as a change to the base recipe."""
+
+    after: str | None = Field(None, description='Training whose checkpoint it starts from.')
+    stages: list[str] = Field(min_length=1, description="Names of the base recipe's stages.")
+    change: dict[str, Any] = Field(
+        default_factory=dict, description="What differs from the base recipe: sections as in a recipe's file."
+    )
+
+
+class Row(_Section):
+    """One line of the table."""
+
+    training: str
+    label: str = Field(description='As the table calls it.')
+    cooperation: Literal['intermediate', 'late', 'early', 'none'] = 'intermediate'
+
+
+class Conditions(_Section):
+    """What is measured; the words of `diffkd evaluate`."""
+
+    source: str = 'sim'
+    scenarios: int = Field(25, ge=1)
+    frames_per_scenario: int = Field(4, ge=1)
+    corruptions: str = 'all'
+    severity: str = 'all'
+    agents: str = 'default'
+    seeds: str = '0'
+
+
+class Steps(Conditions):
+    """The sampler's settings, tried on one training without training anew."""
+
+    training: str
+    starts: list[Literal['truncated', 'pure', 'matched']] = Field(min_length=1)
+    steps: list[int] = Field(min_length=1)
+
+
+class Reliability(Conditions):
+    """Whom the ego trusts when it is hit."""
+
+    row: str
+
+
+class Plan(_Section):
+    """The whole experiment."""
+
+    base: str = Field(description="Recipe that trainings change; a path from the plan's folder.")
+    trainings: dict[str, Training] = Field(min_length=1)
+    rows: dict[str, Row] = Field(min_length=1)
+    conditions: Conditions = Field(default_factory=Conditions)
+    reference: str = Field(description='Row that mRCE is compared with.')
+    subject: str = Field(description='Row of the method itself.')
+    steps: Steps | None = None
+    reliability: Reliability | None = None
+
+    @model_validator(mode='after')
+    def _names_are_known(self) -> Plan:
+        wanted = {row.training for row in self.rows.values()}
+        wanted |= {training.after for training in self.trainings.values() if training.after is not None}
+        if self.steps is not None:
+            wanted.add(self.steps.training)
+        unknown = sorted(wanted - set(self.trainings))
+        if unknown:
+            raise ValueError(f'no training {", ".join(unknown)}')
+        rows = {self.reference, self.subject} | ({self.reliability.row} if self.reliability else set())
+        if rows - set(self.rows):
+            raise ValueError(f'no row {", ".join(sorted(rows - set(self.rows)))}')
+        return self
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A plan and the recipes of its trainings.
+
+    Attributes:
+        plan: as read.
+        recipes: by name of the training, in an order in which they can be run.
+    """
+
+    plan: Plan
+    recipes: dict[str, Recipe]
+
+
+def load_experiment(path: Path, out: Path) -> Experiment:
+    """Read a plan.
+
+    Args:
+        path: of the plan.
+        out: folder in which each training has its own; checkpoints are looked for there.
+
+    Raises:
+        EvidenceError: if the plan is missing, not YAML, or not valid.
+        RecipeError: if the base recipe or a change to it is not valid.
+    """
+    try:
+        plan = Plan.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise EvidenceError(f'{path}: {error}') from error
+    base = load_recipe(path.parent / plan.base)
+    recipes = {name: _recipe(name, plan, base, out) for name in _in_order(plan)}
+    return Experiment(plan, recipes)
+
+
+def checkpoint_of(training: str, out: Path) -> Path:
+    """Where a training leaves its networks."""
+    return out / 'trainings' / training / 'checkpoint.safetensors'
+
+
+def _recipe(name: str, plan: Plan, base: Recipe, out: Path) -> Recipe:
+    training = plan.trainings[name]
+    stages: dict[str, Stage] = {stage.name: stage for stage in base.stages}
+    missing = [stage for stage in training.stages if stage not in stages]
+    if missing:
+        raise EvidenceError(f'training {name}: the base recipe has no stage {", ".join(missing)}')
+    content = _merged(base.model_dump(mode='json'), training.change)
+    content['name'] = name
+    content['stages'] = [stages[stage].model_dump() for stage in training.stages]
+    if training.after is not None:
+        content['initial'] = str(checkpoint_of(training.after, out))
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise EvidenceError(f'training {name}: {error}') from error
+
+
+def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        inner = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        merged[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _in_order(plan: Plan) -> list[str]:
+    """Names of the trainings as the plan has them, but each behind the one that it starts from."""
+    ordered: list[str] = []
+
+    def add(name: str, waiting: tuple[str, ...]) -> None:
+        if name in waiting:
+            raise EvidenceError(f'trainings {", ".join(waiting)} wait for each other')
+        after = plan.trainings[name].after
+        if after is not None:
+            add(after, (*waiting, name))
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in plan.trainings:
+        add(name, ())
+    return ordered

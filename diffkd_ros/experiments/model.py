@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model under test, and frames with what it computed from their clean sweeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.frame import AgentSweep, CoopFrame
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.detector import CooperativeDetector, Detection
+from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
+from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.session import Session
+
+Result = TypeVar('Result')
+Sessions = Callable[[ModelCard], tuple[Session, Session]]
+"""Opens a model's encoder and ego's side; a function of a module, since processes hand it on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the encoder made of points.
+
+    Attributes:
+        feature: None if no point lies in the grid.
+        milliseconds: it took.
+    """
+
+    feature: BevFeature | None
+    milliseconds: float
+
+
+class Model:
+    """A model folder's encoder and detector.
+
+    Args:
+        folder: of the model.
+        min_score: detections from this score on are kept, instead of the card's.
+        sessions: opens what runs a model without graphs.
+
+    Raises:
+        ModelError: if the model does not load.
+    """
+
+    def __init__(
+        self, folder: Path, min_score: float | None = None, sessions: Sessions | None = None
+    ) -> None:
+        self.card = ModelCard.load(folder)
+        card = self.card if min_score is None else self.card.model_copy(update={'min_score': min_score})
+        encoder, ego = (None, None) if sessions is None else sessions(card)
+        self._encoder = FeatureEncoder(card, session=encoder)
+        self._detector = CooperativeDetector(card, session=ego)
+
+    def encode(self, points: NDArray[np.float32]) -> Encoded:
+        """Encode (n, 4) points in the LiDAR frame."""
+        started = time.perf_counter()
+        try:
+            feature = self._encoder.encode(points)
+        except CloudError:
+            feature = None
+        return Encoded(feature, (time.perf_counter() - started) * 1e3)
+
+    def nothing(self) -> BevFeature:
+        """What an agent knows that has sensed nothing."""
+        grid = self.card.grid
+        shape = grid.height, grid.width
+        return BevFeature(np.zeros((self.card.channels, *shape), np.float32), np.zeros(shape, np.float32))
+
+    def detect(self, features: Sequence[BevFeature], poses: Sequence[NDArray[np.float64]]) -> Detection:
+        """Fuse and detect; the ego first."""
+        return self._detector.detect(features, poses)
+
+
+class CleanFrame:
+    """A frame, and what was computed from its clean sweeps: each thing once and only if asked for.
+
+    Args:
+        frame: the frame.
+    """
+
+    def __init__(self, frame: CoopFrame) -> None:
+        self.frame = frame
+        self._kept: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
+        """The result of the first call with this key."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return cast(Result, self._kept[key])
+
+    def known(self, key: Hashable) -> Any:
+        """What `once` has computed for this key, None if nothing yet."""
+        return self._kept.get(key)
+
+    def of_points(
+        self, agent: int, sweep: AgentSweep, compute: Callable[[NDArray[np.float32]], Result]
+    ) -> Result:
+        """What follows from an agent's points and nothing else, kept if they are the clean ones."""
+        if sweep.points is not self.frame.agents[agent].points:
+            return compute(sweep.points)
+        return self.once((compute, agent), lambda: compute(sweep.points))

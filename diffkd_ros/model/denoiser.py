@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks that predict a clean latent: two denoisers, and one without diffusion to compare them with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffkd_ros.model.modulation import LightweightGatedModulation
+from diffkd_ros.model.schedule import time_embedding
+
+PYRAMID = (3, 5, 5)  # gated blocks at strides 1, 2, 4 of the `faithful` denoiser, as in CoopDiff
+
+
+class GatedBlock(nn.Module):
+    """LGM on the condition and, if there is one, the time; then a residual dilated 3x3 convolution."""
+
+    def __init__(self, channels: int, time_channels: int, dilation: int) -> None:
+        super().__init__()
+        self.modulation = LightweightGatedModulation(channels, time_channels)
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.norm = nn.GroupNorm(8, channels)
+
+    def forward(self, x: Tensor, condition: Tensor, time: Tensor | None = None) -> Tensor:
+        """(n, c, h, w) in and out."""
+        x = self.modulation(x, condition, time)
+        return x + functional.silu(self.norm(self.convolution(x)))
+
+
+def _blocks(channels: int, time_channels: int, count: int) -> Iterable[GatedBlock]:
+    return (GatedBlock(channels, time_channels, 2 ** (i % 3)) for i in range(count))
+
+
+class TimeNetwork(nn.Module):
+    """Diffusion times to the embedding that every block reads: (n,) to (n, channels)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.layers = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels)
+        )
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed times 0..999."""
+        return self.layers(time_embedding(t, self.channels))
+
+
+class EdgeDenoiser(nn.Module):
+    """A stem, gated residual blocks with dilations 1, 2, 4, ... and a linear head.
+
+    Args:
+        channels: width, of the latent too.
+        blocks: number of gated blocks.
+    """
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.time = TimeNetwork(channels)
+        self.stem = nn.Conv2d(channels, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(_blocks(channels, channels, blocks))
+        self.head = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """Predict the clean latent from a noisy one.
+
+        Args:
+            noisy: (n, c, h, w) latent at time t.
+            t: (n,) diffusion times, 0..999.
+            condition: (n, c, h, w).
+
+        Returns:
+            (n, c, h, w) predicted clean latent.
+        """
+        time = self.time(t)
+        x = self.stem(noisy)
+        for block in self.blocks:
+            x = block(x, condition, time)
+        return self.head(x)
+
+
+class FaithfulDenoiser(nn.Module):
+    """Gated blocks at three strides, merged by a pyramid: the layout found in the same group's CoopDiff.
+
+    Diff-KD's own layers were not found. Height and width must be multiples of 4.
+
+    Args:
+        channels: width, of the latent too.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.time = TimeNetwork(channels)
+        self.stem = nn.Conv2d(channels, channels, 3, padding=1)
+        self.levels = nn.ModuleList()
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        for level, count in enumerate(PYRAMID):
+            self.levels.append(nn.ModuleList(GatedBlock(channels, channels, 1) for _ in range(count)))
+            scale = 2**level
+            self.up.append(nn.ConvTranspose2d(channels, channels, scale, stride=scale))
+            if level:
+                self.down.append(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
+        self.head = nn.Conv2d(channels * len(PYRAMID), channels, 1)
+
+    def forward(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """As `EdgeDenoiser.forward`."""
+        time = self.time(t)
+        x = self.stem(noisy)
+        merged = []
+        for level, (blocks, up) in enumerate(zip(self.levels, self.up, strict=True)):
+            if level:
+                x, condition = self.down[level - 1](x), functional.avg_pool2d(condition, 2)
+            assert isinstance(blocks, nn.ModuleList)
+            for block in blocks:
+                x = block(x, condition, time)
+            merged.append(up(x))
+        return self.head(torch.cat(merged, dim=1))
+
+
+class PlainEstimator(nn.Module):
+    """The edge denoiser's blocks with neither noise nor time: the placebo that diffusion is measured against.
+
+    Args:
+        channels: width, of the latent too.
+        blocks: number of gated blocks; as many as a sampler runs in all its steps, for equal cost.
+    """
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(_blocks(channels, 0, blocks))
+        self.head = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, observed: Tensor, condition: Tensor) -> Tensor:
+        """Predict the clean latent from the observed one; (n, c, h, w) both, and the result."""
+        x = self.stem(observed)
+        for block in self.blocks:
+            x = block(x, condition)
+        return self.head(x)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Converts `detections` to Autoware's `DetectedObjects` on `objects`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffkd_ros.frame import FrameError
+from diffkd_ros.msg import Boxes3D
+from diffkd_ros.nodes import entry, qos
+from diffkd_ros.nodes.autoware_conversion import autoware_objects, detected_objects
+from diffkd_ros.nodes.parameters import declare, parameter
+from diffkd_ros.sources.ros_messages import MessageError, boxes_of
+
+try:
+    from autoware_perception_msgs import msg as autoware_msgs
+except ImportError:  # part of an Autoware installation
+    autoware_msgs = None
+
+
+@dataclass(frozen=True)
+class AutowareParameters:
+    """Parameters of `autoware_node`."""
+
+    min_score: float = parameter(0.0, 'Weaker detections are left out.', minimum=0.0, maximum=1.0)
+
+
+class AutowareNode(entry.RunnableNode):
+    """Subscribes to `detections` and publishes `objects`."""
+
+    def __init__(self) -> None:
+        super().__init__('autoware_node')
+        self._p = declare(self, AutowareParameters)
+        if autoware_msgs is None:
+            raise entry.SetupError('autoware_node needs the package autoware_perception_msgs')
+        self._publisher = self.create_publisher(autoware_msgs.DetectedObjects, 'objects', qos.RESULTS)
+        self._subscription = self.create_subscription(Boxes3D, 'detections', self._convert, qos.RESULTS)
+        self.get_logger().info('ready')
+
+    def _convert(self, message: Boxes3D) -> None:
+        try:
+            boxes = boxes_of(message)
+        except (MessageError, FrameError) as error:
+            self.get_logger().warning(f'detections refused: {error}', throttle_duration_sec=5.0)
+            return
+        if boxes.scores is not None:
+            boxes = boxes[boxes.scores >= self._p.min_score]
+        objects = autoware_objects(boxes, message.class_names)
+        self._publisher.publish(detected_objects(autoware_msgs, message.header, objects))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return entry.run(AutowareNode, 'autoware_node', args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

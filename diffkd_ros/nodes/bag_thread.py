@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a bag in a thread of its own, so that a slow disk holds nobody up."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+
+from diffkd_ros.bags.writer import BagError, BagWriter
+
+# About 300 MB of sweeps, should the disk stall.
+_QUEUED = 300
+
+
+class BagThread:
+    """Takes messages from any thread.
+
+    Args:
+        path: the bag's folder, which must not exist yet.
+
+    Attributes:
+        counts: messages written, by topic.
+        dropped: messages that came when the disk lagged far behind.
+
+    Raises:
+        BagError: if it exists or cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._writer = BagWriter(path)
+        self.counts = self._writer.counts
+        self.dropped = 0
+        self._queue: queue.Queue[tuple[str, str, int, bytes] | None] = queue.Queue(_QUEUED)
+        self._error: BagError | None = None
+        self._thread = threading.Thread(target=self._run, name='bag', daemon=True)
+        self._thread.start()
+
+    def write(self, topic: str, message_type: str, stamp: int, data: bytes) -> None:
+        """Queue one message for `BagWriter.write`; if the disk lags far behind it is dropped and counted.
+
+        Raises:
+            BagError: if an earlier message could not be written.
+        """
+        if self._error is not None:
+            raise self._error
+        try:
+            self._queue.put_nowait((topic, message_type, stamp, data))
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Write what is queued and finish the bag.
+
+        Raises:
+            BagError: if that fails.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while (item := self._queue.get()) is not None:
+                self._writer.write(*item)
+            self._writer.close()
+        except BagError as error:  # raised again in the next call of write or close
+            self._error = error
+            while self._queue.get() is not None:
+                self.dropped += 1

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Converts `detections` to ETSI Collective Perception Messages on `cpm`, for an ITS stack to send."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffkd_ros.frame import FrameError
+from diffkd_ros.msg import Boxes3D
+from diffkd_ros.nodes import entry, qos
+from diffkd_ros.nodes.cpm_conversion import MapOrigin, collective_perception, cpm_message
+from diffkd_ros.nodes.parameters import declare, parameter
+from diffkd_ros.nodes.pose_buffer import MissingPoseError
+from diffkd_ros.nodes.pose_parameters import PoseParameters, pose_source_of
+from diffkd_ros.sources.ros_messages import MessageError, boxes_of, stamp_of
+
+try:
+    from etsi_its_cpm_ts_msgs import msg as cpm_msgs
+except ImportError:  # apt install ros-<distribution>-etsi-its-cpm-ts-msgs
+    cpm_msgs = None
+
+
+@dataclass(frozen=True)
+class CpmParameters(PoseParameters):
+    """Parameters of `cpm_node`."""
+
+    station_id: int = parameter(0, 'StationId of this vehicle.', minimum=0, maximum=2**32 - 1)
+    latitude: float = parameter(
+        0.0, "Latitude of the map frame's origin, degrees.", minimum=-90.0, maximum=90.0
+    )
+    longitude: float = parameter(
+        0.0, "Longitude of the map frame's origin, degrees.", minimum=-180.0, maximum=180.0
+    )
+    altitude: float = parameter(
+        0.0, "Altitude of the map frame's origin over the ellipsoid, m.", minimum=-1000.0, maximum=8000.0
+    )
+    min_score: float = parameter(0.0, 'Weaker detections are left out.', minimum=0.0, maximum=1.0)
+
+
+class CpmNode(entry.RunnableNode):
+    """Subscribes to `detections` and the pose source, and publishes `cpm`."""
+
+    def __init__(self) -> None:
+        super().__init__('cpm_node')
+        self._p = declare(self, CpmParameters)
+        if cpm_msgs is None:
+            raise entry.SetupError('cpm_node needs the package etsi_its_cpm_ts_msgs')
+        self._origin = MapOrigin(self._p.latitude, self._p.longitude, self._p.altitude)
+        # Detections come long after their pose, and this is a callback: no waiting.
+        self._poses = pose_source_of(self, self._p, wait=0.0)
+        self._poses.subscribe()
+        self._publisher = self.create_publisher(cpm_msgs.CollectivePerceptionMessage, 'cpm', qos.RESULTS)
+        self._subscription = self.create_subscription(Boxes3D, 'detections', self._convert, qos.RESULTS)
+        self.get_logger().info('ready')
+
+    def _convert(self, message: Boxes3D) -> None:
+        stamp = stamp_of(message.header)
+        try:
+            boxes = boxes_of(message)
+            pose = self._poses.pose_at(stamp, message.header.frame_id).pose
+        except (MessageError, FrameError, MissingPoseError) as error:
+            self.get_logger().warning(f'detections refused: {error}', throttle_duration_sec=5.0)
+            return
+        if boxes.scores is not None:
+            boxes = boxes[boxes.scores >= self._p.min_score]
+        values = collective_perception(stamp, boxes, message.class_names, pose, self._origin)
+        self._publisher.publish(cpm_message(cpm_msgs, self._p.station_id, values))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return entry.run(CpmNode, 'cpm_node', args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

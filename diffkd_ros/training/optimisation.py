@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimiser, learning rate and moving average of one stage, and their way into a checkpoint and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from diffkd_ros.training.checkpoint import Progress, Tensors
+from diffkd_ros.training.recipe import Recipe, Stage
+
+
+class Optimisation:
+    """AdamW under a one-cycle schedule, and a moving average of the network's weights.
+
+    Args:
+        recipe: of the run.
+        stage: gives steps and learning rate.
+        module: whose parameters with a gradient are trained.
+        network: the part of it that is averaged.
+    """
+
+    def __init__(self, recipe: Recipe, stage: Stage, module: nn.Module, network: nn.Module) -> None:
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=stage.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, stage.learning_rate, total_steps=stage.steps, pct_start=0.2
+        )
+        decay = recipe.average
+
+        def mix(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+            # At first the average follows closely, so that a short stage forgets where it began.
+            kept = min(decay, (1 + float(count)) / (10 + float(count)))
+            return torch.lerp(current, average, kept)
+
+        self.average = AveragedModel(network, avg_fn=mix)
+        self._network = network
+
+    def advance(self) -> None:
+        """After the optimiser's step: learning rate and average."""
+        self.schedule.step()
+        self.average.update_parameters(self._network)
+
+    def hand_on(self) -> None:
+        """Put the averaged weights into the network."""
+        self._network.load_state_dict(self.average.module.state_dict())
+
+    def state(self, progress: Progress) -> dict[str, Tensors]:
+        """Tensors for a checkpoint; numbers go into `progress`."""
+        state = self.optimiser.state_dict()
+        progress.optimiser = state['param_groups']
+        progress.schedule = {k: v for k, v in self.schedule.state_dict().items() if k != 'anneal_func'}
+        moments = {
+            f'{index}.{name}': tensor
+            for index, values in state['state'].items()
+            for name, tensor in values.items()
+        }
+        return {'optimiser': moments, 'average': dict(self.average.state_dict())}
+
+    def load(self, parts: dict[str, Tensors], progress: Progress) -> None:
+        """Go on from a checkpoint."""
+        moments: dict[int, dict[str, Any]] = {}
+        for key, tensor in parts['optimiser'].items():
+            index, _, name = key.partition('.')
+            moments.setdefault(int(index), {})[name] = tensor
+        self.optimiser.load_state_dict({'state': moments, 'param_groups': progress.optimiser})
+        self.schedule.load_state_dict(progress.schedule)
+        self.average.load_state_dict(parts['average'])

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Sources ROS and, where it is built, this package; then runs the command.
+set -e
+
+# shellcheck source=/dev/null
+source "/opt/ros/${ROS_DISTRO}/setup.bash"
+if [[ -f /ws/install/local_setup.bash ]]; then
+  # shellcheck source=/dev/null
+  source /ws/install/local_setup.bash
+fi
+
+# The CUDA libraries that ONNX Runtime's wheel brings along stand where no loader looks.
+for folder in /opt/venv/lib/python3*/site-packages/nvidia/*/lib; do
+  if [[ -d "${folder}" ]]; then
+    export LD_LIBRARY_PATH="${folder}${LD_LIBRARY_PATH:+:${LD_LIBRARY_PATH}}"
+  fi
+done
+
+exec "$@"

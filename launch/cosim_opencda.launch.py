@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connected vehicles of an OpenCDA scenario: gateway and one node a vehicle. OpenCDA itself runs beside it.
+
+ros2 launch diffkd_ros cosim_opencda.launch.py vehicles:=1,2 ego:=1
+python -m diffkd_opencda opencda.py -t my_scenario -v 0.9.12
+"""
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from diffkd_ros.cosim import graph as cosim_graph
+from diffkd_ros.nodes import graph
+from diffkd_ros.nodes.middleware import fast_dds_environment
+
+SHARE = get_package_share_directory('diffkd_ros')
+ARGUMENTS = [
+    DeclareLaunchArgument('host', default_value='127.0.0.1', description='Address the gateway listens on.'),
+    DeclareLaunchArgument('port', default_value='7410', description='Port the gateway listens on.'),
+    DeclareLaunchArgument(
+        'vehicles',
+        default_value='1,2,3',
+        description='Connected vehicles 1, 2, ... as OpenCDA makes them; road-side units -1, -2, ...',
+    ),
+    DeclareLaunchArgument('ego', default_value='1', description='The one that gets the detections.'),
+    DeclareLaunchArgument('model', default_value='sim_edge', description='Model folder, or a shipped name.'),
+    DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
+    DeclareLaunchArgument(
+        'params_file',
+        default_value=os.path.join(SHARE, 'config', 'cosim', 'opencda.yaml'),
+        description='Parameters over those of config/coop.yaml; the other arguments here override them.',
+    ),
+    DeclareLaunchArgument('record', default_value='', description='Folder of a bag to record; empty: none.'),
+    DeclareLaunchArgument('rviz', default_value='false', description='Show it.', choices=['true', 'false']),
+]
+
+
+def start(context):
+    """Resolve the arguments and turn the graph into actions."""
+    given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    vehicles = [int(number) for number in given['vehicles'].split(',')]
+    ego = int(given['ego'])
+    files = [os.path.join(SHARE, 'config', 'coop.yaml'), given['params_file']]
+    parameters = {'model': given['model'], 'device': given['device'], 'use_sim_time': True}
+    specs = graph.vehicle_specs(vehicles, ego, parameters)
+    specs.append(
+        cosim_graph.gateway_spec(
+            {'host': given['host'], 'port': int(given['port']), 'vehicles': vehicles, 'ego': ego}
+        )
+    )
+    if given['record']:
+        specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
+    actions = [
+        Node(
+            package='diffkd_ros',
+            executable=spec.executable,
+            name=spec.executable,
+            namespace=spec.namespace,
+            remappings=list(spec.remappings),
+            parameters=[*files, dict(spec.parameters)],
+            output='screen',
+        )
+        for spec in specs
+    ]
+    if given['rviz'] == 'true':
+        config = os.path.join(SHARE, 'config', 'rviz', 'coop.rviz')
+        actions.append(Node(package='rviz2', executable='rviz2', arguments=['-d', config]))
+    return actions
+
+
+def generate_launch_description():
+    """What `ros2 launch` asks for."""
+    ((variable, profile),) = fast_dds_environment(Path(SHARE)).items()
+    return LaunchDescription(
+        [
+            *ARGUMENTS,
+            # See the file for why; other middlewares ignore the variable.
+            SetEnvironmentVariable(variable, profile),
+            OpaqueFunction(function=start),
+        ]
+    )

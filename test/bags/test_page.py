@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTML page of a recording: complete in itself, and true to the recording."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rosbags.typesys import get_types_from_msg
+from typer.testing import CliRunner
+
+from diffkd_ros.bags import page
+from diffkd_ros.bags.frame_messages import FrameMessages
+from diffkd_ros.bags.writer import BagWriter
+from diffkd_ros.cli import app
+from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
+
+# A recording of an earlier version: its own definitions are in the bag.
+STATUS = """
+std_msgs/Header header
+string model_id
+diffkd_ros/NeighbourStatus[] neighbours
+float32 ego_reliability
+string[] stages
+float32[] latency_ms
+"""
+NEIGHBOUR = """
+string agent_id
+bool accepted
+string reason
+float32 age
+float32 gate_weight
+uint32 bytes
+uint32 sequence
+"""
+TRUTH = np.array(
+    [[10.0, 0, 0, 4, 2, 1.5, 0], [20, 5, 0, 4, 2, 1.5, 1], [30, 0, 0, 4, 2, 1.5, 0], [2, 9, 0, 4, 2, 1.5, 0]]
+)
+FOUND = np.array(
+    [[10.1, 0, 0, 4, 2, 1.5, 0], [-20, -5, 0, 4, 2, 1.5, 0], [2, 9, 0, 4, 2, 1.5, 0], [40, 0, 0, 4, 2, 1, 0]]
+)
+
+
+def frames():
+    rng = np.random.default_rng(1)
+    for index in range(4):
+        agents = {}
+        for agent, x in ((1, 0.0), (2, 15.0)):
+            pose = np.eye(4)
+            pose[0, 3] = x
+            points = rng.uniform((-30, -20, 0, 0), (30, 20, 2, 1), (4000, 4)).astype(np.float32)
+            points[:500, 2] = -1.7
+            agents[agent] = AgentSweep(points, pose)
+        truth = Boxes3D(TRUTH, track_ids=np.arange(10, 14), num_points=np.array([50, 50, 50, 2]))
+        yield CoopFrame(agents, 1, (index + 1) * 100_000_000, truth)
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    """Four frames, three of them answered; in the last answer the neighbour was refused."""
+    path = tmp_path_factory.mktemp('recorded') / 'a & b'
+    with BagWriter(path) as writer:
+        types = writer.types
+        for name, text in (('NeighbourStatus', NEIGHBOUR), ('FusionStatus', STATUS)):
+            del types.fielddefs[f'diffkd_ros/msg/{name}']
+            types.register(get_types_from_msg(text, f'diffkd_ros/msg/{name}'))
+        messages = FrameMessages(types)
+        for index, frame in enumerate(frames()):
+            for topic, kind, data in messages.of(frame):
+                writer.write(topic, kind, frame.stamp, data)
+            if index == 3:
+                break
+            header = messages._header(frame.stamp, 'cav_1/lidar')
+            boxes = Boxes3D(FOUND, scores=np.array([0.9, 0.8, 0.7, 0.2], np.float32))
+            found = messages._boxes(header, boxes, ['vehicle'])
+            told = types.types['diffkd_ros/msg/NeighbourStatus'](
+                agent_id='cav_2',
+                accepted=index < 2,
+                reason='' if index < 2 else 'from the </script> future',
+                age=0.1,
+                gate_weight=0.25,
+                bytes=80_000,
+                sequence=index,
+            )
+            status = types.types['diffkd_ros/msg/FusionStatus'](
+                header=header,
+                model_id='m',
+                neighbours=[told],
+                ego_reliability=0.5,
+                stages=['encode', 'fuse', 'total'],
+                latency_ms=np.array([30, 80, 115.04], np.float32),
+            )
+            for topic, message in (('detections', found), ('fusion_status', status)):
+                kind = message.__msgtype__
+                writer.write(f'/cav_1/{topic}', kind, frame.stamp, types.serialize_cdr(message, kind))
+    return path
+
+
+@pytest.fixture(scope='module')
+def text(bag, tmp_path_factory):
+    out = tmp_path_factory.mktemp('page') / 'page.html'
+    done = CliRunner().invoke(app, ['bag', 'page', str(bag), '--out', str(out)])
+    assert done.exit_code == 0, done.output
+    assert '4 frames, 3 with detections' in done.output
+    return out.read_text(encoding='utf-8')
+
+
+@pytest.fixture(scope='module')
+def content(text):
+    return json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
+
+
+class References(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.scripts = [], 0
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for name, value in attributes if name in ('src', 'href', 'action')]
+        self.scripts += tag == 'script'
+
+
+def test_it_needs_no_other_file(text):
+    references = References()
+    references.feed(text)
+    assert references.found == []
+    assert references.scripts == 2
+    assert not re.search(r'https?:|@import|url\(|fetch\(|@DATA@|@TITLE@', text)
+    assert '<title>a &amp; b</title>' in text
+
+
+def test_boxes_are_judged_as_in_the_evaluation(content):
+    first = content['frames'][0]
+    # Found; a false alarm; on a vehicle with too few returns, so neither. The weak one is not shown.
+    assert [box[5] for box in first['detections']] == [1, 0, -1]
+    assert [box[5] for box in first['truth']] == [1, 0, 0, -1]
+    assert first['detections'][0][:5] == [10.1, 0, 4, 2, 0]
+    assert content['frames'][3]['detections'] == []
+    assert not content['frames'][3]['answered']
+
+
+def test_status_and_places_are_those_recorded(content):
+    first, last = content['frames'][0], content['frames'][2]
+    assert first['neighbours'] == {
+        'cav_2': {'weight': 0.25, 'accepted': True, 'reason': '', 'age': 0.1, 'kilobytes': 80.0}
+    }
+    assert last['neighbours']['cav_2']['reason'] == 'from the </script> future'
+    assert first['stages'] == {'encode': 30.0, 'fuse': 80.0, 'total': 115.0}
+    assert first['reliability'] == 0.5
+    assert first['places'] == {'cav_1': [0, 0], 'cav_2': [15, 0]}
+    assert [frame['stamp'] for frame in content['frames']] == [0.1, 0.2, 0.3, 0.4]
+
+
+def decoded(text):
+    """Cell numbers, read as the page's own script reads them."""
+    cells, cell, step, shift = [], 0, 0, 0
+    for byte in base64.b64decode(text):
+        step |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            cell += step
+            cells.append(cell)
+            step = shift = 0
+    return np.array(cells)
+
+
+def test_points_are_where_they_were_without_the_ground(content):
+    frame = next(frames())
+    for agent, x in ((1, 0.0), (2, 15.0)):
+        cells = decoded(content['frames'][0]['points'][f'cav_{agent}'])
+        assert 500 < len(cells) <= page.MAX_CELLS
+        assert (np.diff(cells) > 0).all()
+        centres = np.stack([cells % content['columns'], cells // content['columns']], axis=1) + 0.5
+        centres = centres * content['cell'] + content['extent'][:2]
+        points = frame.agents[agent].points[:, :3] + (x, 0, 0)
+        above = points[points[:, 2] > -1.7][:, :2]
+        nearest = np.abs(above[None] - centres[:, None]).max(axis=2).min(axis=1)
+        assert nearest.max() <= content['cell'] / 2 + 1e-4
+
+
+def test_few_frames_are_spread_over_the_recording(bag, tmp_path):
+    written = page.write_page([bag], tmp_path / 'page.html', frames=2)
+    assert (written.frames, written.answered) == (2, 1)
+    assert written.megabytes < 0.1
+
+
+def test_no_bag_no_page(tmp_path):
+    done = CliRunner().invoke(app, ['bag', 'page', str(tmp_path), '--out', str(tmp_path / 'page.html')])
+    assert done.exit_code == 1
+    assert 'is no bag' in done.output
+    assert not (tmp_path / 'page.html').exists()
+
+
+@pytest.mark.skipif(shutil.which('node') is None, reason='no JavaScript engine is installed')
+def test_the_script_reads_and_draws_every_frame(text, tmp_path):
+    """Run by Node.js with a document that counts what is drawn."""
+    script = re.findall(r'<script>(.*?)</script>', text, re.DOTALL)[0]
+    data = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)[1]
+    program = tmp_path / 'page.js'
+    program.write_text(f"""
+const drawn = {{}};
+const pen = new Proxy({{ measureText: text => ({{ width: 6 * text.length }}) }}, {{
+  get: (own, name) => own[name] || ((...a) => {{
+    if (a.some(v => typeof v === 'number' && !Number.isFinite(v))) throw new Error(name + ' ' + a);
+    drawn[name] = (drawn[name] || 0) + 1;
+  }}),
+  set: (own, name, value) => true,
+}});
+const make = () => ({{ style: {{}}, clientWidth: 900, checked: true, value: 1, textContent: '',
+  append() {{}}, replaceChildren() {{}}, getContext: () => pen }});
+const parts = {{ data: {{ textContent: {json.dumps(data)} }} }};
+globalThis.document = {{ getElementById: id => parts[id] ||= make(), createElement: make }};
+globalThis.window = {{ devicePixelRatio: 1 }};
+globalThis.location = {{ hash: '' }};
+{script}
+for (let k = 0; k < frames.length; k++) show(k);
+const count = cells(frames[0].points.cav_1).length;
+console.log(JSON.stringify({{ time: parts.time.textContent, drawn, cells: count }}));
+""")
+    done = subprocess.run(['node', program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result['time'] == 'a & b_000, 0.30 s, 4 of 4'
+    cells = decoded(json.loads(data)['frames'][0]['points']['cav_1'])
+    assert result['cells'] == len(cells)
+    # Shown once at the start, then each: at least the boxes' outlines and arrows.
+    assert result['drawn']['closePath'] == 5 * 4 + 3 * 4

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo of the co-simulation as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('carla', reason='the CARLA client has no wheel here')
+pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
+pytest.importorskip('rclpy', reason='the demo needs ROS 2')
+
+
+def command(out, model, *options):
+    run = [sys.executable, '-m', 'diffkd_ros.cli', 'demo-carla', '--out', str(out), '--model', str(model)]
+    return [*run, '--vehicles', '2', *options]
+
+
+def children_of(out):
+    """Processes that write below a folder."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            line = path.read_bytes().replace(b'\0', b' ').decode(errors='replace')
+        except OSError:
+            continue
+        if 'diffkd_ros' in line and str(out) in line and int(path.parent.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+def test_a_small_demo(tmp_path, model):
+    done = subprocess.run(
+        command(tmp_path, model, '--frames', '3'), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ('3, 3, 3', 'average precision', 'as it was found'):
+        assert words in done.stdout
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert summary['frames'] == {'sent': 3, 'answered': 3, 'features_missing': 0}
+    carla = summary['carla']
+    assert carla['bounding_box_calls'] >= carla['vehicles'] > 2
+    assert (carla['unknown_calls'], carla['sensors_left_behind'], summary['problems']) == ({}, 0, {})
+    assert not children_of(tmp_path)

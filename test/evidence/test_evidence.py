@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An experiment in small, with real trainings and measurements; and its tables from hand-made figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+pytest.importorskip('lightning', reason='trainings need the train extra')
+
+from diffkd_ros.cli import app
+from diffkd_ros.evidence.plan import EvidenceError, load_experiment
+from diffkd_ros.evidence.table import markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = [{'name': name, 'steps': 2} for name in ('teacher', 'student', 'diffuser', 'joint')]
+BASE = {
+    'name': 'small',
+    'description': 'A few steps, for a test.',
+    'model': {
+        'grid_range': [-25.6, -12.8, -3.0, 25.6, 12.8, 1.0],
+        'stages': [8, 16, 16],
+        'depth': 1,
+        'channels': 8,
+        'latent_channels': 8,
+        'blocks': 1,
+        'head_channels': 16,
+        'key_channels': 8,
+    },
+    'data': {
+        'batch': 1,
+        'workers': 0,
+        'validation_scenarios': 1,
+        'validation_frames': 1,
+        'augmentation': {'corruptions': ['fog']},
+    },
+    'stages': STAGES,
+}
+CONDITIONS = {'scenarios': 1, 'frames_per_scenario': 1, 'corruptions': 'fog', 'severity': '2'}
+PLAN = {
+    'base': 'base.yaml',
+    'trainings': {
+        'method': {'after': 'teacher', 'stages': ['student', 'diffuser', 'joint']},
+        'teacher': {'stages': ['teacher']},
+    },
+    'rows': {
+        'early': {'training': 'teacher', 'cooperation': 'early', 'label': 'Early'},
+        'method': {'training': 'method', 'label': 'Method'},
+    },
+    'reference': 'early',
+    'subject': 'method',
+    'conditions': CONDITIONS,
+    'reliability': {'row': 'method', **CONDITIONS, 'agents': 'ego'},
+    'steps': {'training': 'method', **CONDITIONS, 'starts': ['pure'], 'steps': [1]},
+}
+
+
+def write(folder: Path, plan: dict) -> Path:
+    (folder / 'base.yaml').write_text(yaml.safe_dump(BASE))
+    path = folder / 'plan.yaml'
+    path.write_text(yaml.safe_dump(plan))
+    return path
+
+
+def test_one_command_trains_measures_and_tells_and_does_nothing_twice(tmp_path: Path) -> None:
+    plan, out = write(tmp_path, PLAN), tmp_path / 'out'
+    command = ['evidence', str(plan), '--out', str(out), '--workers', '1']
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code == 0, outcome.output
+    evidence = json.loads((out / 'evidence.json').read_text())
+    assert list(evidence['rows']) == ['early', 'method']
+    assert [(s['start'], s['steps']) for s in evidence['steps']] == [('pure', 1)]
+    assert evidence['reliability'].keys() == {'clean', *evidence['rows']['method']['corruptions']}
+    assert 0 < evidence['reliability']['fog']['2']['ego_reliability'] < 1
+    assert (out / 'evidence.md').read_text() == markdown(evidence)
+    assert (out / 'reliability.png').stat().st_size > 1000
+    assert (out / 'steps.png').stat().st_size > 1000
+
+    checkpoint = out / 'trainings' / 'method' / 'checkpoint.safetensors'
+    written = checkpoint.stat().st_mtime_ns
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code == 0, outcome.output
+    assert 'training' not in outcome.output
+    assert checkpoint.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'subject': 'nobody'}, 'no row nobody'),
+        ({'rows': {'early': {'training': 'nothing', 'label': 'x'}}, 'subject': 'early'}, 'no training'),
+        (
+            {'trainings': {'teacher': {'stages': ['pupil']}, 'method': {'stages': ['teacher']}}},
+            'no stage pupil',
+        ),
+        (
+            {'trainings': {'teacher': {'stages': ['teacher'], 'change': {'data': {'bacth': 3}}},
+                           'method': {'stages': ['teacher']}}},
+            'bacth',
+        ),
+        (
+            {'trainings': {'teacher': {'stages': ['teacher'], 'after': 'method'},
+                           'method': {'stages': ['student'], 'after': 'teacher'}}},
+            'wait for each other',
+        ),
+    ],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_run_is_refused_by_name(tmp_path: Path, change: dict, message: str) -> None:
+    path = write(tmp_path, {**PLAN, 'reliability': None, 'steps': None, **change})
+    with pytest.raises(EvidenceError, match=message):
+        load_experiment(path, tmp_path / 'out')
+
+
+def test_the_shipped_plan_trains_every_row_from_one_teacher_on_the_shipped_recipe(tmp_path: Path) -> None:
+    experiment = load_experiment(ROOT / 'config' / 'evidence.yaml', tmp_path)
+    wanted = {
+        'no_cooperation',
+        'late',
+        'early',
+        'max',
+        'attention',
+        'attention_augmented',
+        'placebo',
+        'diffkd',
+    }
+    wanted |= {f'diffkd_minus_{part}' for part in ('pkd_a', 'pkd_b', 'agf', 'lgm')}
+    assert set(experiment.plan.rows) == wanted
+    recipes = experiment.recipes
+    shipped = yaml.safe_load((ROOT / 'config' / 'train' / 'sim_edge.yaml').read_text())
+    for name, recipe in recipes.items():
+        assert recipe.data.train_seed == shipped['data']['train_seed'], name
+        steps = {stage.name: stage.steps for stage in recipe.stages}
+        assert steps.items() <= {stage['name']: stage['steps'] for stage in shipped['stages']}.items(), name
+    # The row of the method is the shipped model: the stages of its chain are the recipe's own.
+    chain = [recipes[name] for name in ('teacher', 'student', 'diffkd')]
+    assert [stage.name for recipe in chain for stage in recipe.stages] == [
+        stage['name'] for stage in shipped['stages']
+    ]
+    assert all(recipe.model == recipes['teacher'].model for recipe in chain)
+
+
+def test_tables_tell_figures_in_percent_and_leave_unknown_ones_empty() -> None:
+    row = {
+        'label': 'A', 'clean_ap50': 0.8, 'clean_ap50_interval': [0.75, 0.85], 'clean_ap70': 0.5,
+        'clean_ap70_interval': [0.45, 0.55], 'mrce': 20.0, 'mrce_interval': [18.0, 22.0],
+        'mrce_relative': 0.0, 'mrce_held_out': None, 'mrce_link': 3.25, 'laece0_change': 0.0125,
+        'false_boxes_outside': float('nan'), 'link_mbit_s': 1.5, 'encode_ms': 20.4, 'fuse_ms': 30.6,
+        'corruptions': {'wet_ground': {'ap50': 0.655}},
+    }  # fmt: skip
+    other = {**row, 'label': 'B', 'mrce': 15.0, 'mrce_relative': -25.0, 'corruptions': {}}
+    lines = markdown({'rows': {'a': row, 'b': other}, 'reference': 'a'}).splitlines()
+    assert lines[2] == (
+        '| A | 80.0 (75.0 to 85.0) | 50.0 (45.0 to 55.0) | 20.0 (18.0 to 22.0) |  |  | 3.2 | 0.013 |  '
+        '| 20 + 31 | 1.50 |'
+    )
+    assert '| -25 % |' in lines[3]
+    assert lines[-1] == '| wet ground | 65.5 |  |'

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads launch files with the real `launch` where it is installed, else with a stand-in."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+from diffkd_ros.share import share_directory
+
+REAL = importlib.util.find_spec('launch_ros') is not None
+
+
+class Configuration:
+    def __init__(self, name):
+        self.name = name
+
+    def perform(self, context):
+        return context[self.name]
+
+
+class Argument:
+    def __init__(self, name, *, default_value=None, description, choices=None):
+        self.name, self.default_value, self.description, self.choices = (
+            name,
+            default_value,
+            description,
+            choices,
+        )
+
+
+class Action:
+    def __init__(self, *arguments, **options):
+        self.arguments, self.options = arguments, options
+
+    def __repr__(self):
+        return f'{type(self).__name__}{self.arguments}{sorted(self.options.items())}'
+
+
+class Node(Action):
+    """With the options of launch_ros.actions.Node that are used."""
+
+    def __init__(
+        self,
+        *,
+        package,
+        executable,
+        name=None,
+        namespace=None,
+        remappings=None,
+        parameters=None,
+        arguments=None,
+        output='log',
+        on_exit=None,
+        respawn=False,
+        respawn_delay=0.0,
+    ):
+        super().__init__(
+            **{key: value for key, value in locals().items() if key not in ('self', '__class__')}
+        )
+
+
+class ExecuteProcess(Action):
+    """With the options of launch.actions.ExecuteProcess that are used."""
+
+    def __init__(self, *, cmd, output='log', on_exit=None):
+        super().__init__(cmd=cmd, output=output, on_exit=on_exit)
+
+
+def _kind(name: str) -> type:
+    return type(name, (Action,), {})
+
+
+def _stand_in() -> dict[str, types.SimpleNamespace]:
+    description = type('LaunchDescription', (), {'__init__': lambda self, e: setattr(self, 'entities', e)})
+    kinds = ('EmitEvent', 'OpaqueFunction', 'SetEnvironmentVariable', 'Shutdown', 'TimerAction')
+    actions = {name: _kind(name) for name in kinds}
+    return {
+        'launch': types.SimpleNamespace(LaunchDescription=description),
+        'launch.actions': types.SimpleNamespace(
+            DeclareLaunchArgument=Argument, ExecuteProcess=ExecuteProcess, **actions
+        ),
+        'launch.events': types.SimpleNamespace(matches_action=_kind('matches_action')),
+        'launch.events.process': types.SimpleNamespace(ShutdownProcess=_kind('ShutdownProcess')),
+        'launch.substitutions': types.SimpleNamespace(LaunchConfiguration=Configuration),
+        'launch_ros': types.ModuleType('launch_ros'),
+        'launch_ros.actions': types.SimpleNamespace(Node=Node),
+    }
+
+
+def load(monkeypatch, path: Path) -> types.ModuleType:
+    """The launch file as a module."""
+    share = types.SimpleNamespace(get_package_share_directory=lambda name: str(share_directory()))
+    monkeypatch.setitem(sys.modules, 'ament_index_python.packages', share)
+    for name, module in ({} if REAL else _stand_in()).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location(path.name.replace('.', '_'), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A car whose driver publishes best effort and whose localisation gives the poses of its body, late."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from sensor_msgs.msg import PointCloud2
+
+from diffkd_ros.geometry.poses import inverse, pose_from_euler
+from diffkd_ros.nodes import graph, qos
+from diffkd_ros.nodes.conversions import header_message, pose_message
+from diffkd_ros.nodes.point_cloud import cloud_message
+from diffkd_ros.sources.ros_messages import pose_of
+
+SECOND = 1_000_000_000
+MOUNT = (0.6, 0.1, 1.7, 0.0, 0.02, 0.3)
+
+
+@pytest.fixture(scope='module')
+def car(group, partner, scene, model):
+    (spec,) = (s for s in graph.vehicle_specs([1, 2], 1, {'model': str(model)}) if 'vehicle' in s.executable)
+    own = {'pose_source': 'pose', 'base_to_lidar': list(MOUNT), 'pose_wait': 1.0}
+    process = group.start(replace(spec, parameters={**spec.parameters, **own}))
+    group.wait_ready(60.0)
+    return process
+
+
+@pytest.fixture(scope='module')
+def publish(car, partner):
+    """Publishes a sweep as that car's drivers do: the cloud at once, the pose a while later."""
+    best_effort = qos.link('best_effort', 1, 0.0)
+    clouds = partner.node.create_publisher(PointCloud2, '/cav_2/points', best_effort)
+    poses = partner.node.create_publisher(PoseWithCovarianceStamped, '/cav_2/pose', best_effort)
+
+    def publish(stamp, sweep, points):
+        clouds.publish(cloud_message(header_message(stamp, 'lidar_top'), points))
+        time.sleep(0.2)
+        message = PoseWithCovarianceStamped(header=header_message(stamp, 'map'))
+        message.pose.pose = pose_message(sweep.pose @ inverse(pose_from_euler(MOUNT[:3], *MOUNT[3:])))
+        message.pose.covariance = np.diag([0.04, 0.04, 0.09, 1e-5, 1e-5, 1e-4]).ravel()
+        poses.publish(message)
+
+    return publish
+
+
+def test_best_effort_late_poses_of_the_body_and_bytes_for_intensities(publish, car, partner, scene, stamp):
+    sweep = scene.agents[2]
+    points = sweep.points[::4].copy()
+    points[:, 3] *= 255.0
+    at = partner.until_answered('/v2x/features', lambda at: publish(at, sweep, points), start=stamp)
+    message = partner.message_at('/v2x/features', at)
+    np.testing.assert_allclose(pose_of(message.pose.pose), sweep.pose, atol=1e-9)
+    covariance = np.reshape(message.pose.covariance, (6, 6))
+    # The yaw's uncertainty turns the lever of the mount.
+    assert np.linalg.eigvalsh(covariance)[0] > 0
+    assert covariance[0, 0] > 0.04
+    assert message.twist.covariance[0] == -1.0
+    assert 'offers best effort only: subscribing best effort' in car.tail()
+    values = {v.key: v.value for v in partner.diagnosis('input', 'points in the last sweep').values}
+    assert values['intensity divided by'] == '255'
+    assert int(values['points']) == len(points)
+
+
+def test_a_lidar_in_another_place_than_the_model_s_is_named(publish, partner, scene, stamp):
+    sweep = scene.agents[2]
+    points = sweep.points[::4].copy()
+    points[:, 3] *= 255.0
+    points[:, 2] -= 6.0
+    partner.until_answered('/v2x/features', lambda at: publish(at, sweep, points), start=stamp)
+    item = partner.diagnosis('input', "of the points lie in the model's grid")
+    assert item.level == b'\x01'
+    assert 'below z = -3 m' in item.message

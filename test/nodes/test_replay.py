@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replaying a bag: what the launch file starts is run here, process by process, up to the report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+from launch_stand_in import REAL, load
+
+from diffkd_ros.bags.answers import read_answers
+from diffkd_ros.bags.convert import write_bag
+from diffkd_ros.nodes.graph import NodeSpec
+from diffkd_ros.nodes.processes import child_environment
+from diffkd_ros.share import share_directory
+from diffkd_ros.sources.rosbag import RosbagDataset
+from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
+
+LAUNCH_FILE = share_directory() / 'launch' / 'replay.launch.py'
+FRAMES = 3
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp('recorded') / 'bag'
+    config = SimulatorConfig(agents=2, frames_per_scenario=FRAMES)
+    write_bag(Simulator(config, seed=4).frames(range(1)), path)
+    return path
+
+
+@pytest.fixture
+def launch_module(monkeypatch):
+    return load(monkeypatch, LAUNCH_FILE)
+
+
+@pytest.fixture
+def started(launch_module, bag, tmp_path):
+    if REAL:
+        pytest.skip('the real launch wants a LaunchContext: test_real_launch')
+    given = {argument.name: argument.default_value for argument in launch_module.ARGUMENTS}
+    given |= {'bag': str(bag), 'out': str(tmp_path / 'out')}
+
+    def started(**changed):
+        return launch_module.start({**given, **changed})
+
+    return started
+
+
+def test_it_loads_and_declares_described_arguments(launch_module):
+    description = launch_module.generate_launch_description()
+    assert len(description.entities) == len(launch_module.ARGUMENTS) + 2
+    assert all(argument.description for argument in launch_module.ARGUMENTS)
+
+
+def test_every_declared_argument_is_used(launch_module, started, bag, tmp_path):
+    link = tmp_path / 'elsewhere'
+    link.symlink_to(bag)
+    other = {
+        'bag': str(link),
+        'ground_truth': str(link),
+        'ego': '2',
+        'model': '/some/model',
+        'device': 'cuda',
+        'params_file': '/some/params.yaml',
+        'mode': 'realtime',
+        'speed': '2.0',
+        'out': str(tmp_path / 'other'),
+        'rviz': 'true',
+    }
+    assert {argument.name for argument in launch_module.ARGUMENTS} == set(other)
+    # The speed matters in real time only.
+    usual = {mode: repr(started(mode=mode)) for mode in ('lockstep', 'realtime')}
+    for name, value in other.items():
+        mode = 'realtime' if name == 'speed' else 'lockstep'
+        assert repr(started(**{'mode': mode, name: value})) != usual[mode], name
+
+
+def test_earlier_answers_are_never_taken_for_those_of_this_replay(started, tmp_path):
+    (tmp_path / 'out' / 'answers').mkdir(parents=True)
+    with pytest.raises(RuntimeError, match='choose another folder'):
+        started()
+
+
+def test_where_rosbag2_is_installed_it_plays_what_sensors_sent_and_nothing_else(
+    launch_module, started, monkeypatch
+):
+    monkeypatch.setattr(launch_module.importlib.util, 'find_spec', lambda name: name == 'ros2bag')
+    play = started(mode='realtime', speed='0.5')[-1].options['cmd']
+    assert play[:3] == ['ros2', 'bag', 'play']
+    assert play[play.index('--rate') + 1] == '0.5'
+    assert set(play[play.index('--topics') + 1 :]) == {
+        '/cav_1/points', '/cav_1/odometry', '/cav_2/points', '/cav_2/odometry',
+        '/ground_truth', '/tf', '/tf_static',
+    }  # fmt: skip
+    # Bit for bit only the own player can do.
+    assert started(mode='lockstep')[-1].options['executable'] == 'player_node'
+
+
+def test_the_report_of_a_replay_is_that_of_what_was_answered(started, group, domain, tmp_path, bag):
+    """The launch file's own nodes over real DDS, then its own last command."""
+    nodes = {
+        action.options['executable']: (
+            action,
+            NodeSpec(
+                action.options['executable'],
+                action.options['namespace'],
+                tuple(action.options['remappings']),
+                action.options['parameters'][1],
+            ),
+        )
+        for action in started()
+    }
+    assert list(nodes) == ['ego_node', 'vehicle_node', 'evaluator_node', 'recorder_node', 'player_node']
+    action, player_spec = nodes.pop('player_node')
+    running = {name: group.start(spec) for name, (_, spec) in nodes.items()}
+    group.wait_ready(60.0)
+    player = group.start(player_spec)
+    assert player.wait(90.0), player.tail()
+    # When it has ended, evaluator and recorder are ended too, after a while.
+    (timer,) = action.options['on_exit']
+    ended = [
+        event.options['event'].options['process_matcher'].arguments[0] for event in timer.options['actions']
+    ]
+    assert [end.options['executable'] for end in ended] == ['evaluator_node', 'recorder_node']
+    group.stop([running['evaluator_node'], running['recorder_node']], patience=30.0)
+    (report,) = nodes['recorder_node'][0].options['on_exit']
+    command = [*report.options['cmd'], '--workers', '1']
+    done = subprocess.run(command, env=child_environment({}), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = tmp_path / 'out'
+    online, summary = (json.loads((out / name).read_text()) for name in ('online.json', 'summary.json'))
+    assert (summary['frames'], summary['run']['left_out']['frames']) == (FRAMES, {})
+    for iou, value in online['average_precision'].items():
+        assert summary['clean'][f'ap{round(100 * float(iou))}'] == pytest.approx(value, abs=1e-9)
+    assert 'detections that a live run recorded' in (out / 'report.html').read_text()
+    answers = read_answers([out / 'answers'], 1)
+    assert sorted(answers) == [frame.stamp for frame in RosbagDataset(bag)]
+
+
+@pytest.mark.skipif(not REAL, reason='the real launch is not installed')
+def test_real_launch(launch_module, bag, tmp_path):
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    for argument in launch_module.ARGUMENTS:
+        if argument.default_value is not None:
+            context.launch_configurations[argument.name] = argument.default_value[0].perform(context)
+    context.launch_configurations |= {'bag': str(bag), 'out': str(tmp_path / 'out')}
+    assert len(launch_module.start(context)) == 5

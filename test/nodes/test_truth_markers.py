@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outlines of the ground truth stand where the vehicles do, by what became of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from visualization_msgs.msg import Marker
+
+from diffkd_ros.evaluation.average_precision import match
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.nodes.conversions import header_message
+from diffkd_ros.nodes.truth_markers import truth_markers
+
+
+def test_each_vehicle_is_drawn_once_by_what_became_of_it():
+    boxes = np.array([[10.0, 0, 1, 4, 2, 2, 0], [20, 0, 1, 4, 2, 2, np.pi / 2], [30, 0, 1, 4, 2, 2, 0]])
+    truth = Boxes3D(boxes, num_points=np.array([9, 9, 1]))
+    found = Boxes3D(boxes[:1], scores=np.ones(1, np.float32))
+    array = truth_markers(header_message(5, 'cav_1/lidar'), truth, match(found, truth, 0.5))
+    assert array.markers[0].action == Marker.DELETEALL
+    drawn = {marker.ns: marker for marker in array.markers[1:]}
+    assert sorted(drawn) == ['found', 'ignored', 'missed']
+    expected = {'found': (8, 12, -1, 1), 'missed': (19, 21, -2, 2), 'ignored': (28, 32, -1, 1)}
+    for kind, (x_low, x_high, y_low, y_high) in expected.items():
+        points = np.array([(p.x, p.y, p.z) for p in drawn[kind].points])
+        # Twelve edges, along the axes here.
+        assert len(points) == 24
+        lengths = np.sort(np.abs(points[::2] - points[1::2]).sum(axis=1))
+        np.testing.assert_allclose(lengths, [2] * 8 + [4] * 4, atol=1e-9)
+        np.testing.assert_allclose(points.min(axis=0), (x_low, y_low, 0), atol=1e-9)
+        np.testing.assert_allclose(points.max(axis=0), (x_high, y_high, 2), atol=1e-9)
+
+
+def test_nothing_to_draw_still_clears_what_was_drawn():
+    nothing = Boxes3D(np.zeros((0, 7)), scores=np.zeros(0, np.float32))
+    array = truth_markers(header_message(5, 'x'), nothing, match(nothing, nothing, 0.5))
+    assert [marker.action for marker in array.markers] == [Marker.DELETEALL]

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Dockerfile and the devcontainer, as far as can be told without an engine that builds them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from catkin_pkg.package import parse_package
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROJECT = Path(__file__).parents[2]
+TEXT = (PROJECT / 'Dockerfile').read_text()
+# Comments out, continued lines joined.
+LINES = re.sub(r'\\\n\s*', ' ', re.sub(r'(?m)^\s*#.*\n', '', TEXT)).splitlines()
+
+
+def arguments(instruction):
+    return [line.split(None, 1)[1] for line in LINES if line.startswith(f'{instruction} ')]
+
+
+def test_what_is_copied_is_there_and_not_ignored():
+    ignored = [
+        line
+        for line in (PROJECT / '.dockerignore').read_text().splitlines()
+        if line and not line.startswith('#')
+    ]
+    needed = ['package.xml', 'CMakeLists.txt', 'diffkd_ros/cli.py']
+    needed += [
+        str(path.relative_to(PROJECT))
+        for folder in ('config', 'launch', 'models', 'msg', 'scripts')
+        for path in (PROJECT / folder).rglob('*')
+        if path.is_file() and '__pycache__' not in path.parts
+    ]
+    for copied in arguments('COPY'):
+        source = copied.split()[0]
+        assert (PROJECT / source).exists()
+        needed.append(source)
+    for name in needed:
+        parts = [name, *map(str, Path(name).parents)]
+        assert not any(fnmatch(part, pattern) for part in parts for pattern in ignored), name
+
+
+def test_it_installs_what_the_package_needs():
+    (command,) = (line for line in arguments('RUN') if 'pip install' in line)
+    given = {}
+    for text in re.findall(r"'([\w\[\],-]+[<>=][^']+)'", command):
+        requirement = Requirement(text)
+        given.setdefault(requirement.name, []).append(requirement.specifier)
+    project = tomllib.loads((PROJECT / 'pyproject.toml').read_text())['project']
+    extras = project['optional-dependencies']
+    for needed in map(Requirement, [*project['dependencies'], *extras['data'], *extras['report']]):
+        assert needed.name in given, needed
+        # What is asked for there is asked for here: the lowest version that may come is high enough.
+        for specifier in given[needed.name]:
+            lowest = next(part.version for part in specifier if part.operator == '>=')
+            assert lowest in needed.specifier, needed
+
+
+def test_rosdep_leaves_to_pip_what_pip_installs():
+    skipped = set(re.search(r'--skip-keys "([^"]*)"', ' '.join(LINES))[1].split())
+    keys = {dependency.name for dependency in parse_package(str(PROJECT / 'package.xml')).exec_depends}
+    assert skipped <= keys
+    # The others would have rosdep call pip, which Ubuntu 24.04 does not let it.
+    assert {key for key in keys if key.endswith('-pip')} <= skipped
+
+
+@pytest.mark.parametrize('distribution', ['humble', 'jazzy', 'kilted'])
+def test_it_stands_on_the_official_image_of_the_distribution_asked_for(distribution):
+    assert arguments('ARG')[0].partition('=')[0] == 'ROS_DISTRO'
+    first, *others = arguments('FROM')
+    assert first.replace('${ROS_DISTRO}', distribution) == f'ros:{distribution}-ros-base AS dependencies'
+    assert [other.split()[0] for other in others] == ['dependencies']
+
+
+def test_the_devcontainer_is_a_stage_of_it():
+    folder = PROJECT / '.devcontainer'
+    build = json.loads((folder / 'devcontainer.json').read_text())['build']
+    assert (folder / build['dockerfile']).resolve() == PROJECT / 'Dockerfile'
+    assert build['target'] in [line.split()[-1] for line in arguments('FROM')]
+    assert set(build['args']) <= {line.partition('=')[0] for line in arguments('ARG')}
+
+
+def test_the_entry_point_is_a_script_that_can_run(tmp_path):
+    (entry,) = (line.split()[0] for line in arguments('COPY') if 'entrypoint' in line)
+    assert os.access(PROJECT / entry, os.X_OK)
+    subprocess.run(['bash', '-n', PROJECT / entry], check=True)
+
+
+@pytest.mark.skipif(
+    shutil.which('hadolint', path=str(Path(sys.executable).parent)) is None, reason='no hadolint'
+)
+def test_the_linter_finds_nothing():
+    linter = Path(sys.executable).with_name('hadolint')
+    done = subprocess.run([linter, PROJECT / 'Dockerfile'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

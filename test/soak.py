@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A soak of the cooperative set-up: does it stay as it is, whoever comes, goes, dies or lies about the time?
+
+    python test/soak.py --minutes 10 --rate 10 --out soak
+
+The ego (cav_1) and its neighbour cav_2 run throughout. cav_3 leaves and joins, cav_4 is killed and started
+again, and cav_9, played by this script with features it heard from cav_2, has a clock that is 3 s ahead. At
+the end it prints, and writes to soak.json: memory of each process over time, what became of the ego's sweeps,
+and the balance of the link, sent = fused + refused + overwritten + lost. It exits with 1 if memory grew by
+more than 5 % after the first minute, the balance does not come out, or the ego fell silent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from diffkd_ros.msg import BevFeature, FusionStatus
+from rclpy.executors import SingleThreadedExecutor
+
+from diffkd_ros.nodes import graph, qos
+from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.nodes.processes import NodeGroup, NodeProcess
+from diffkd_ros.share import share_directory
+
+EGO, STEADY, LEAVING, DYING = 1, 2, 3, 4
+AHEAD = 3
+GROWTH_LIMIT = 0.05
+SECOND = 1_000_000_000
+
+
+class Observer:
+    """Hears what the ego says, and plays the neighbour whose clock is ahead."""
+
+    def __init__(self, domain: int) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = rclpy.create_node('observer', context=self._context)
+        self.status: FusionStatus | None = None
+        self.answers = 0
+        self.longest_pause = 0.0
+        self.diagnostics: dict[str, dict[str, str]] = {}
+        self.messages: dict[str, str] = {}
+        self.warned: Counter[str] = Counter()
+        self.shifted = 0
+        self.heard: Counter[str] = Counter()
+        self._highest: dict[str, int] = {}
+        self._last_answer = 0.0
+        self._features = self.node.create_publisher(BevFeature, graph.V2X_TOPIC, qos.FEATURES)
+        self.node.create_subscription(BevFeature, graph.V2X_TOPIC, self._shift, qos.FEATURES)
+        self.node.create_subscription(FusionStatus, '/cav_1/fusion_status', self._answer, qos.RESULTS)
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._health, qos.RESULTS)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def _shift(self, message: BevFeature) -> None:
+        # What each sent, as far as its sequences tell: they begin anew when it does.
+        agent, sequence = message.agent_id, int(message.sequence)
+        before = self._highest.get(agent, -1)
+        self.heard[agent] += sequence - before if sequence > before else sequence + 1
+        self._highest[agent] = sequence
+        if message.agent_id == 'cav_2':
+            message.agent_id, message.sequence = 'cav_9', self.shifted
+            message.header.stamp.sec += AHEAD
+            self._features.publish(message)
+            self.shifted += 1
+
+    def _answer(self, message: FusionStatus) -> None:
+        now = time.monotonic()
+        if self.status is not None:
+            self.longest_pause = max(self.longest_pause, now - self._last_answer)
+        self._last_answer = now
+        self.status, self.answers = message, self.answers + 1
+
+    def _health(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name.startswith('cav_1/'):
+                name = status.name.partition(': ')[2]
+                self.diagnostics[name] = {v.key: v.value for v in status.values}
+                self.messages[name] = status.message
+                if status.level != b'\x00':
+                    self.warned[name] += 1
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of a process, at a time.
+
+    Attributes:
+        seconds: since the run began.
+        own: MB of its own, which is what a leak makes grow.
+        shared: MB of shared memory it has touched. It grows for a while as messages come to lie all over the
+            senders' segments, of 16 MB each.
+    """
+
+    seconds: float
+    own: float
+    shared: float
+
+
+def memory_of(process: NodeProcess, seconds: float) -> Memory | None:
+    """Its memory now; None if it has ended."""
+    try:
+        status = Path(f'/proc/{process.pid}/status').read_text()
+    except OSError:
+        return None
+    found = dict(re.findall(r'(Rss\w+):\s+(\d+)', status))
+    if not found:
+        return None
+    return Memory(seconds, int(found['RssAnon']) / 1e3, int(found['RssShmem']) / 1e3)
+
+
+class Soak:
+    """One run."""
+
+    def __init__(self, group: NodeGroup, observer: Observer, options: argparse.Namespace) -> None:
+        self.group, self.observer, self.options = group, observer, options
+        self.memory: dict[str, list[Memory]] = {}
+        self.sent: Counter[str] = Counter()
+        self.killed = 0
+        self.starts = 0
+        self._specs = {
+            int(re.sub(r'\D', '', spec.namespace)): spec
+            for spec in graph.vehicle_specs([EGO, STEADY, LEAVING, DYING], EGO, {'model': options.model})
+        }
+        self._vehicles: dict[int, NodeProcess] = {}
+
+    def start(self, vehicle: int) -> None:
+        self.starts += 1
+        label = f'{self._specs[vehicle].label}.{self.starts}'
+        self._vehicles[vehicle] = self.group.start(self._specs[vehicle], label=label)
+
+    def leave(self, vehicle: int) -> None:
+        process = self._vehicles.pop(vehicle)
+        self.group.stop([process], patience=10.0)
+        found = re.search(r'(\d+) features sent', process.tail())
+        assert found, process.tail()
+        self.sent[f'cav_{vehicle}'] += int(found[1])
+
+    def kill(self, vehicle: int) -> None:
+        """Without a word: how many it sent is known only from what was heard."""
+        process = self._vehicles.pop(vehicle)
+        process.signal(signal.SIGKILL)
+        process.wait(5.0)
+        self.group.stop([process])
+        self.killed += 1
+
+    def sample(self, since: float) -> None:
+        running = {f'cav_{number}': process for number, process in self._vehicles.items()}
+        for name, process in running.items():
+            memory = memory_of(process, time.monotonic() - since)
+            if memory is not None:
+                self.memory.setdefault(f'{name} ({process.label.rpartition(".")[2]})', []).append(memory)
+
+    def run(self) -> dict[str, object]:
+        for vehicle in self._specs:
+            self.start(vehicle)
+        self.group.wait_ready(120.0)
+        seconds = 60.0 * self.options.minutes
+        player = self.group.start(
+            graph.player_spec(
+                {
+                    'vehicles': len(self._specs),
+                    'mode': 'realtime',
+                    'rates': [self.options.rate],
+                    'seconds': seconds,
+                    'seed': 3,
+                    'out': str(self.options.out / 'player.json'),
+                }
+            )
+        )
+        begin = time.monotonic()
+        step = 0
+        while not player.wait(1.0):
+            step += 1
+            passed = time.monotonic() - begin
+            self.sample(begin)
+            if step % 30 == 10:
+                self.leave(LEAVING)
+            elif step % 30 == 20:
+                self.start(LEAVING)
+            if step % 40 == 15:
+                self.kill(DYING)
+            elif step % 40 == 18:
+                self.start(DYING)
+            if step % 30 == 0:
+                print(
+                    f'{passed:5.0f} s: {self.observer.answers} answers, {self.observer.messages}', flush=True
+                )
+            if passed > seconds + 120.0:
+                raise TimeoutError('the player does not end')
+        # What is on its way arrives, and the ego says so once more.
+        time.sleep(3.0)
+        balance = {k: int(v) for k, v in self.observer.diagnostics['neighbours'].items()}
+        status, inputs = self.observer.status, self.observer.diagnostics['input']
+        for vehicle in (*self._vehicles,):
+            if vehicle != EGO:
+                self.leave(vehicle)
+        self.sent['cav_9'] = self.observer.shifted
+        self.sent[f'cav_{DYING}'] = self.observer.heard[f'cav_{DYING}']
+        assert status is not None
+        return {
+            'minutes': self.options.minutes,
+            'rate': self.options.rate,
+            'player': json.loads((self.options.out / 'player.json').read_text())['runs'],
+            'ego_sweeps': {
+                'received': int(inputs['sweeps received']),
+                'fused': int(inputs['sweeps fused']),
+                'overwritten': int(inputs['sweeps overwritten']),
+                'refused': sum(int(v) for k, v in inputs.items() if k.startswith('sweeps refused')),
+                'failures': int(self.observer.diagnostics['inference']['failures']),
+                'longest pause between answers [s]': round(self.observer.longest_pause, 2),
+            },
+            'joins': self.starts - len(self._specs),
+            'killed': self.killed,
+            'sent': dict(self.sent),
+            'link': balance,
+            'warnings': dict(self.observer.warned),
+            'clock': self.observer.messages['clock'],
+            'memory': {name: summary(samples) for name, samples in self.memory.items()},
+        }
+
+
+def summary(samples: list[Memory]) -> dict[str, object]:
+    """Own memory in MB, a minute after the start and at the end, and the growth, if it lived that long."""
+    begin = samples[0].seconds
+    settled = [m.own for m in samples if 60.0 <= m.seconds - begin < 75.0]
+    last = statistics.median(m.own for m in samples[-10:])
+    lived = samples[-1].seconds - begin
+    result: dict[str, object] = {'seconds': round(lived, 1), 'last': round(last, 1)}
+    if settled and lived > 90.0:
+        after = statistics.median(settled)
+        result |= {'after a minute': round(after, 1), 'growth': round(last / after - 1.0, 4)}
+        result['every 30 s'] = [round(m.own, 1) for m in samples[::30]]
+        result['shared, every 30 s'] = [round(m.shared, 1) for m in samples[::30]]
+    return result
+
+
+def complaints(result: dict) -> list[str]:
+    """What is not as it should be."""
+    found = []
+    for name, memory in result['memory'].items():
+        if memory.get('growth', 0.0) > GROWTH_LIMIT:
+            found.append(f'{name} grew by {memory["growth"]:.1%}')
+    link, sweeps = result['link'], result['ego_sweeps']
+    settled = link['fused'] + link['refused'] + link['overwritten'] + link['waiting']
+    if link['received'] != settled:
+        found.append(f'{link["received"]} features received, {settled} accounted for')
+    done = sweeps['fused'] + sweeps['overwritten'] + sweeps['refused'] + sweeps['failures']
+    if not 0 <= sweeps['received'] - done <= 1:
+        found.append(f'{sweeps["received"]} sweeps received, {done} accounted for')
+    known = link['received'] + link['lost'] + link['sent before they were heard']
+    sent = sum(result['sent'].values())
+    # What a sender sent just before it left, or a killed one was not heard to send, the ego cannot know.
+    link['sent last, not missed'] = sent - known
+    if abs(sent - known) > 2 * (result['joins'] + 1):
+        found.append(f'{sent} features sent, the ego knows of {known}')
+    if 'cav_9 is ahead' not in result['clock']:
+        found.append(f'the clock that is off is not named: {result["clock"]!r}')
+    if sweeps['longest pause between answers [s]'] > 10.0:
+        found.append('the ego fell silent')
+    return found
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--minutes', type=float, default=10.0)
+    parser.add_argument('--rate', type=float, default=10.0, help='sweeps per second')
+    parser.add_argument('--model', default='sim_edge')
+    parser.add_argument('--domain', type=int, default=93, help='DDS domain')
+    parser.add_argument('--out', type=Path, default=None, help='folder for soak.json and logs')
+    options = parser.parse_args()
+    options.out = (options.out or Path(tempfile.mkdtemp(prefix='soak'))).resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **fast_dds_environment(share_directory()),
+        'ROS_DOMAIN_ID': str(options.domain),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'ROS_LOG_DIR': str(options.out / 'ros'),
+        'OMP_NUM_THREADS': '1',
+        'OPENBLAS_NUM_THREADS': '1',
+    }
+
+    os.environ.update(environment)
+    observer = Observer(options.domain)
+    try:
+        with NodeGroup(share_directory() / 'config' / 'coop.yaml', options.out, environment) as group:
+            result = Soak(group, observer, options).run()
+    finally:
+        observer.close()
+    result['complaints'] = complaints(result)
+    (options.out / 'soak.json').write_text(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2))
+    return 1 if result['complaints'] else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

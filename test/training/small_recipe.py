@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe that trains in seconds: a small grid, small networks, a thin LiDAR, few steps."""
+
+from typing import Any
+
+from diffkd_ros.training.data import Batch, training_batches
+from diffkd_ros.training.recipe import Recipe
+from diffkd_ros.training.stages import STAGES
+from diffkd_ros.training.validation import grid_of
+
+MODEL: dict[str, Any] = {
+    'grid_range': (-25.6, -12.8, -3.0, 25.6, 12.8, 1.0),
+    'stages': (8, 16, 16),
+    'depth': 1,
+    'channels': 8,
+    'latent_channels': 8,
+    'blocks': 1,
+    'head_channels': 16,
+    'key_channels': 8,
+}
+SIMULATOR = {'agents': 2, 'vehicles': (20, 20), 'lidar': {'columns': 256}}
+DATA: dict[str, Any] = {
+    'simulator': SIMULATOR,
+    'batch': 2,
+    'workers': 0,
+    'validation_scenarios': 1,
+    'validation_frames': 1,
+}
+
+
+def small_recipe(*stages: str, steps: int = 2, **changes: Any) -> Recipe:
+    """The recipe with these stages, all four by default; sections that are given change keys of theirs."""
+    sections = {'model': MODEL, 'data': DATA}
+    changes = {key: sections[key] | value if key in sections else value for key, value in changes.items()}
+    wanted = [{'name': name, 'steps': steps} for name in stages or STAGES]
+    text = {'name': 'small', 'description': 'A few steps, for a test.', 'stages': wanted}
+    return Recipe.model_validate(text | sections | changes)
+
+
+def first_batch(recipe: Recipe) -> Batch:
+    """One batch of its training data."""
+    return next(iter(training_batches(recipe.data, grid_of(recipe), 1, range(1))))

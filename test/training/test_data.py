@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
+import numpy as np
+from small_recipe import small_recipe
+
+from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
+from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.runtime.grid import BevGrid
+from diffkd_ros.training.data import Samples, Share, collate, make_sample
+from diffkd_ros.training.frames import Mixture
+from diffkd_ros.training.recipe import Data
+
+GRID = BevGrid(-51.2, -25.6, -3.0, 51.2, 25.6, 1.0, height=64, width=128)
+DATA = small_recipe().data
+
+
+def test_a_sample_counts_only_the_returns_of_agents_that_take_part() -> None:
+    """A vehicle that only the neighbour sees is a target with the neighbour and ignored without it."""
+    draw = np.random.default_rng(0)
+    on_vehicle = np.array([[20.0, 5.0, 1.0]]) + draw.uniform(-0.5, 0.5, (40, 3))
+    ground = draw.uniform([-30, -20, 0], [30, 20, 0.1], (200, 3))
+    ego_pose = pose_from_euler([0, 0, 1.9])
+    neighbour_pose = pose_from_euler([25.0, 10.0, 1.9], yaw=2.0)
+
+    def sweep(map_points: np.ndarray, pose: np.ndarray) -> AgentSweep:
+        local = (map_points - pose[:3, 3]) @ pose[:3, :3]
+        return AgentSweep(np.c_[local, np.full(len(local), 0.5)].astype(np.float32), pose)
+
+    frame = CoopFrame(
+        agents={1: sweep(ground, ego_pose), 2: sweep(np.r_[ground, on_vehicle], neighbour_pose)},
+        ego=1,
+        stamp=0,
+        ground_truth=Boxes3D(
+            np.array([[20.0, 5.0, 1.0, 4.5, 1.9, 1.6, 0.0]]),
+            track_ids=np.array([7]),
+            num_points=np.array([40]),
+        ),
+    )
+    together = make_sample(frame, frame, [1, 2], GRID, 5)
+    alone = make_sample(frame, frame, [1], GRID, 5)
+    assert together.target.centre.sum() == 1
+    assert alone.target.centre.sum() == 0
+    assert not alone.target.counted.all()
+    assert len(together.union) == 440
+    moved = together.union[-40:, :3]
+    np.testing.assert_allclose(moved, on_vehicle - [0, 0, 1.9], atol=1e-4)
+
+
+def test_what_is_sensed_goes_to_the_student_and_what_was_there_to_the_teacher() -> None:
+    """Corruption changes the clouds of a sample and nothing else."""
+    frame = Mixture(DATA).draw(np.random.default_rng(0))
+    agents = sorted(frame.agents)
+    cleared = {agent: AgentSweep(sweep.points[:7], sweep.pose) for agent, sweep in frame.agents.items()}
+    sample = make_sample(frame, replace(frame, agents=cleared), agents, GRID, 5)
+    plain = make_sample(frame, frame, agents, GRID, 5)
+    assert [len(cloud) for cloud in sample.clouds] == [7] * len(agents)
+    assert np.array_equal(sample.union, plain.union)
+    assert all(np.array_equal(*pair) for pair in zip(sample.clean, plain.clouds, strict=True))
+    for name in ('heatmap', 'regression', 'centre', 'counted', 'foreground'):
+        assert np.array_equal(getattr(sample.target, name), getattr(plain.target, name))
+
+
+def test_the_same_index_gives_the_same_bytes_and_another_gives_others() -> None:
+    samples = Samples(DATA, GRID, 0, range(5))
+    first, again, other = samples[3], Samples(DATA, GRID, 0, range(5))[3], samples[4]
+    assert np.array_equal(first.union, again.union)
+    assert np.array_equal(first.target.heatmap, again.target.heatmap)
+    assert not np.array_equal(first.union[:100], other.union[:100])
+    assert not np.array_equal(first.union[:100], Samples(DATA, GRID, 1, range(5))[3].union[:100])
+    batch = collate([first, other])
+    assert batch.agents.count == sum(batch.sizes) == len(batch.warps) == len(batch.arriving)
+    assert len(batch.agents.points) == sum(len(c) for s in (first, other) for c in s.clouds)
+
+
+def test_processes_share_a_stream_without_overlap_and_a_resumed_one_goes_on_in_it() -> None:
+    whole = [Samples(DATA, GRID, 0, range(4))[i].union for i in range(8)]
+    # Two processes take whole batches (of two) in turn, two steps each.
+    first, second = (Samples(DATA, GRID, 0, range(2), Share(rank, 2)) for rank in (0, 1))
+    taken = [first[0], first[1], second[0], second[1], first[2], first[3], second[2], second[3]]
+    assert len(first) == 4
+    assert all(np.array_equal(sample.union, union) for sample, union in zip(taken, whole, strict=True))
+    resumed = Samples(DATA, GRID, 0, range(3, 4))
+    assert len(resumed) == 2
+    assert np.array_equal(resumed[0].union, whole[6])
+
+
+def test_samples_in_a_row_can_be_of_one_drive() -> None:
+    def drives(data: Data) -> list[str]:
+        samples = Samples(data, GRID, 0, range(3))
+        frames = [samples._frames]  # opened here, so that what it draws can be seen
+        seen: list[str] = []
+        draw = frames[0].draw
+
+        def watched(*generators: np.random.Generator | None) -> CoopFrame:
+            frame = draw(*generators)  # type: ignore[arg-type]
+            seen.append(frame.scenario)
+            return frame
+
+        frames[0].draw = watched  # type: ignore[method-assign, assignment]
+        unions = [samples[i].union.tobytes() for i in range(6)]
+        assert len(set(unions)) == 6
+        return seen
+
+    assert len(set(drives(DATA))) == 6
+    one, _, _, other, _, _ = drives(DATA.model_copy(update={'frames_per_drive': 3}))
+    assert drives(DATA.model_copy(update={'frames_per_drive': 3})) == [one] * 3 + [other] * 3
+    assert one != other
+
+
+def test_neighbours_are_dropped_as_often_as_asked() -> None:
+    never = DATA.model_copy(update={'drop_neighbours': 0.0})
+    always = DATA.model_copy(update={'drop_neighbours': 1.0})
+    assert {len(Samples(never, GRID, 0, range(6))[i].clouds) for i in range(12)} == {2}
+    assert {len(Samples(always, GRID, 0, range(6))[i].clouds) for i in range(12)} == {1, 2}
+    alone = DATA.model_copy(update={'max_agents': 1})
+    assert {len(Samples(alone, GRID, 0, range(2))[i].clouds) for i in range(4)} == {1}

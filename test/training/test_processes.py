@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `diffkd train` as processes: killed and started again, and several that train together."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from small_recipe import small_recipe
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
+
+from diffkd_ros.cli import app
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.training import loop
+from diffkd_ros.training.checkpoint import Progress, read_checkpoint
+from diffkd_ros.training.loop import CHECKPOINT, train
+from diffkd_ros.training.recipe import Recipe
+from diffkd_ros.training.stages import STAGES
+
+PATIENCE = 500.0  # seconds
+RECIPE = small_recipe(validate_every=1, data={'batch': 1})
+
+
+@pytest.fixture
+def few_measured_batches() -> None:
+    """The processes measure the teacher as they always do, and so must this one."""
+
+
+def start(recipe: Recipe, out: Path, *launcher: str) -> subprocess.Popen[bytes]:
+    out.mkdir()
+    (out / 'recipe.yaml').write_text(yaml.safe_dump(recipe.model_dump(mode='json')))
+    command = [sys.executable, *launcher, '-m', 'diffkd_ros.cli', 'train', str(out / 'recipe.yaml')]
+    options = ['--out', str(out), '--threads', '1', '--accelerator', 'cpu']
+    with (out / 'told.txt').open('wb') as told:
+        return subprocess.Popen(
+            [*command, *options], stdout=told, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def progress_of(out: Path) -> Progress:
+    return read_checkpoint(out / CHECKPOINT)[1] if (out / CHECKPOINT).exists() else Progress()
+
+
+def test_a_run_killed_in_the_middle_of_a_stage_ends_in_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
+    assert loop.MEASURED_BATCHES == 32
+    stages = [{'name': 'teacher', 'steps': 1}, {'name': 'student', 'steps': 1}]
+    # The diffuser draws times and noise in every step.
+    recipe = small_recipe(
+        stages=[*stages, {'name': 'diffuser', 'steps': 9}], save_every=2, data={'batch': 1, 'workers': 1}
+    )
+    broken = tmp_path / 'broken'
+    process = start(recipe, broken)
+    deadline = time.monotonic() + PATIENCE
+    while progress_of(broken).step < 2 or len(progress_of(broken).history) < 2:
+        assert process.poll() is None, (broken / 'told.txt').read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    left = progress_of(broken)
+    assert 2 <= left.step < 9
+
+    train(recipe, broken)
+    train(recipe, tmp_path / 'unbroken')
+    resumed, unbroken = (load_file(folder / CHECKPOINT) for folder in (broken, tmp_path / 'unbroken'))
+    assert {*resumed} == {*unbroken}
+    different = [key for key, value in unbroken.items() if not torch.equal(value, resumed[key])]
+    assert different == []
+    assert [stage['name'] for stage in progress_of(broken).history] == ['teacher', 'student', 'diffuser']
+
+
+@pytest.fixture(scope='module')
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes have trained, by the command that one process would take."""
+    out = tmp_path_factory.mktemp('runs') / 'together'
+    launcher = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
+    process = start(RECIPE, out, *launcher)
+    try:
+        assert process.wait(PATIENCE) == 0, (out / 'told.txt').read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return out
+
+
+def test_several_processes_write_one_checkpoint_and_one_verified_model_folder(together: Path) -> None:
+    assert [path.name for path in together.rglob('*.safetensors')] == [CHECKPOINT]
+    assert [path.parent.name for path in together.rglob('card.yaml')] == ['small']
+    card = ModelCard.load(together / 'small')
+    assert card.name == 'small'
+    assert card.results.keys() >= {'teacher', 'cooperative', 'ego_only'}
+    assert '2 processes' in card.training['machine']
+    stages = [(stage['name'], stage['steps']) for stage in card.training['stages']]
+    assert stages == [(name, 2) for name in STAGES]
+
+
+def test_several_processes_see_other_frames_than_one(together: Path, tmp_path: Path) -> None:
+    train(RECIPE.model_copy(update={'stages': RECIPE.stages[:1]}), tmp_path)
+    first, alone = (load_file(folder / CHECKPOINT) for folder in (together, tmp_path))
+    weights = [key for key in alone if key.startswith('teacher.encoder.') and key.endswith('.weight')]
+    assert weights
+    assert all(not torch.equal(first[key], alone[key]) for key in weights)
+
+
+def logged(out: Path) -> dict[str, list[float]]:
+    """Everything in the CSV logs, by name."""
+    values: dict[str, list[float]] = {}
+    for path in out.glob('csv/**/metrics.csv'):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name != 'step':
+                        values.setdefault(name, []).append(float(value))
+    return values
+
+
+def test_losses_and_precision_are_in_both_logs(together: Path) -> None:
+    """Of the way as well as of the end of a stage."""
+    table = logged(together)
+    board = EventAccumulator(str(next((together / 'tensorboard').rglob('events*')).parent)).Reload()
+    for name, keys in {
+        'teacher': ('total', 'heatmap', 'regression', 'teacher_ap50'),
+        'student': ('total', 'heatmap', 'feature', 'prediction', 'reliability', 'cooperative_ap50'),
+        'diffuser': ('total', 'restoration', 'autoencoder', 'projection', 'ego_only_ap70'),
+        'joint': ('total', 'heatmap', 'restoration', 'reliability', 'cooperative_ap30'),
+    }.items():
+        for key in keys:
+            assert len(table[f'{name}/{key}']) == (2 if '_ap' in key else 1)
+            shown = [event.value for event in board.Scalars(f'{name}/{key}')]
+            assert shown == pytest.approx(table[f'{name}/{key}'], rel=1e-5)
+
+
+def test_a_checkpoint_can_be_measured_as_it_is(together: Path, tmp_path: Path) -> None:
+    """What it is exported to on the way computes the same as the model folder."""
+    outcome = CliRunner().invoke(
+        app,
+        ['evaluate', '--model', str(together / CHECKPOINT), '--out', str(tmp_path), '--workers', '1',
+         '--corruptions', 'none', '--scenarios', '1', '--frames-per-scenario', '1'],
+    )  # fmt: skip
+    assert outcome.exit_code == 0, outcome.output
+    exported = ModelCard.load(tmp_path / 'model' / 'small')
+    assert exported.files == ModelCard.load(together / 'small').files

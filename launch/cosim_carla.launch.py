@@ -100,6 +100,8 @@ def start(context):
                     'ego': ego,
                     'spawn': given['spawn'] == 'true' and not stub,
                     'wait_for_ego': given['wait_for_ego'] == 'true',
+                    # The evaluator.
+                    'truth_subscribers': 1,
                 }
             )
         )

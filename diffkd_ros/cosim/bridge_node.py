@@ -62,6 +62,9 @@ class BridgeParameters:
         True, 'With tick own: tick on when the ego has answered, or its time is up.'
     )
     ego_timeout: float = parameter(3.0, 'Longest wait for features or for an answer, s.', minimum=0.1)
+    truth_subscribers: int = parameter(
+        0, 'In lock-step: wait at the start for so many subscribers of the ground truth.', minimum=0
+    )
     sweep_timeout: float = parameter(2.0, 'Longest wait for the sweeps of a frame, s.', minimum=0.05)
     frames: int = parameter(0, 'Frames to publish, then the node ends; 0: no end.', minimum=0)
     out: str = parameter('', 'JSON file for the counts at the end; empty: none.')
@@ -127,7 +130,11 @@ class BridgeNode(entry.RunnableNode):
         self._p = declare(self, BridgeParameters)
         self._settings = session_settings(self._p)
         self._lockstep = LockStep(
-            self, agent_name(self._p.ego), list(map(agent_name, self._p.vehicles)), self._p.ego_timeout
+            self,
+            agent_name(self._p.ego),
+            list(map(agent_name, self._p.vehicles)),
+            self._p.ego_timeout,
+            self._p.truth_subscribers,
         )
         self._session: CarlaSession | None = None
         self._sessions = 0

@@ -28,6 +28,7 @@ class LockStep:
         ego: name of the agent that fuses.
         agents: names of all agents.
         timeout: longest wait for features, and for the answer, seconds.
+        truth_subscribers: how many the ground truth is to have before the first frame.
 
     Attributes:
         sent: frames published.
@@ -35,11 +36,13 @@ class LockStep:
         features_missing: neighbours' features that did not come in time.
     """
 
-    def __init__(self, node: Node, ego: str, agents: Sequence[str], timeout: float) -> None:
+    def __init__(
+        self, node: Node, ego: str, agents: Sequence[str], timeout: float, truth_subscribers: int = 0
+    ) -> None:
         self._node = node
         self._ego, self._agents, self._timeout = ego, list(agents), timeout
         self._arrivals = Arrivals()
-        self._output = FramePublisher(node, 1, 0)
+        self._output = FramePublisher(node, 1, truth_subscribers)
         self._features = node.create_subscription(
             BevFeature,
             'v2x/features',

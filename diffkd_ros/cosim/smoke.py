@@ -122,7 +122,7 @@ def _seen(run: _Run) -> str:
     assert truth.num_points is not None
     assert truth.track_ids is not None
     count = int(truth.num_points[truth.track_ids == 2].sum())
-    _require(count >= 5, f'{count} returns in the box of the other vehicle')
+    _require(count >= 5, f'{count} returns in the box of the other vehicle, if it can be seen from the first')
     return f'{count} returns in the box of the other vehicle'
 
 

@@ -87,6 +87,7 @@ def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any
                     'spawn': False,
                     'frames': options.frames,
                     'ego_timeout': 10.0,
+                    'truth_subscribers': 1,
                     'out': str(logs / 'bridge.json'),
                 }
             )

@@ -79,6 +79,10 @@ def run(make_node: Callable[[], RunnableNode], name: str, args: Sequence[str] | 
             code = 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        # A callback that was at work when SIGTERM shut ROS down fails; that is part of being interrupted.
+        if rclpy.ok():
+            raise
     finally:
         # Ctrl-C reaches a node twice under `ros2 launch` (terminal and launcher): the second one must not
         # interrupt the clean-up.

@@ -69,8 +69,10 @@ def install(wheel: Path, option: str, destination: Path) -> Path:
 def test_pure_wheel_runs_anywhere_and_holds_every_module_but_the_messages(checkout, pure_wheel):
     assert pure_wheel.name.endswith('-py3-none-any.whl')
     names = zipfile.ZipFile(pure_wheel).namelist()
-    modules = {str(path.relative_to(checkout)) for path in (checkout / 'diffkd_ros').rglob('*.py')}
-    assert {name for name in names if name.startswith('diffkd_ros/')} == modules
+    ours = [path for kind in ('*.py', '*.html') for path in (checkout / 'diffkd_ros').rglob(kind)]
+    assert {name for name in names if name.startswith('diffkd_ros/')} == {
+        str(path.relative_to(checkout)) for path in ours
+    }
 
 
 @pytest.mark.parametrize('option', ['--prefix', '--target'])

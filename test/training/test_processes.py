@@ -26,7 +26,8 @@ from diffkd_ros.training.recipe import Recipe
 from diffkd_ros.training.stages import STAGES
 
 PATIENCE = 500.0  # seconds
-RECIPE = small_recipe(validate_every=1, data={'batch': 1})
+DATA = {'batch': 1, 'frames_per_drive': 8}
+RECIPE = small_recipe(validate_every=1, data=DATA)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_a_run_killed_in_the_middle_of_a_stage_ends_in_the_bits_of_an_unbroken_o
     stages = [{'name': 'teacher', 'steps': 1}, {'name': 'student', 'steps': 1}]
     # The diffuser draws times and noise in every step.
     recipe = small_recipe(
-        stages=[*stages, {'name': 'diffuser', 'steps': 9}], save_every=2, data={'batch': 1, 'workers': 1}
+        stages=[*stages, {'name': 'diffuser', 'steps': 9}], save_every=2, data=DATA | {'workers': 1}
     )
     broken = tmp_path / 'broken'
     process = start(recipe, broken)

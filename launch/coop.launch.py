@@ -5,16 +5,12 @@ ros2 launch diffkd_ros coop.launch.py vehicles:=1,2,3 ego:=1 source:=sim mode:=r
 """
 
 import os
-from pathlib import Path
+from dataclasses import replace
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch.actions import DeclareLaunchArgument, Shutdown
 
-from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.nodes import graph, launching
 
 SHARE = get_package_share_directory('diffkd_ros')
 ARGUMENTS = [
@@ -53,7 +49,7 @@ ARGUMENTS = [
 
 def start(context):
     """Resolve the arguments and turn the graph into actions."""
-    given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    given = launching.given(ARGUMENTS, context)
     vehicles = [int(number) for number in given['vehicles'].split(',')]
     ego = int(given['ego'])
     model = {'model': given['model']}
@@ -79,33 +75,17 @@ def start(context):
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
     clock = {'use_sim_time': given['use_sim_time'] == 'true'}
     actions = [
-        Node(
-            package='diffkd_ros',
-            executable=spec.executable,
-            name=spec.executable,
-            namespace=spec.namespace,
-            remappings=list(spec.remappings),
-            parameters=[given['params_file'], {**spec.parameters, **clock}],
-            output='screen',
+        launching.node(
+            replace(spec, parameters={**spec.parameters, **clock}),
+            given['params_file'],
             # When there is nothing left to play the set-up ends.
             on_exit=[Shutdown()] if spec.executable == 'player_node' else None,
         )
         for spec in specs
     ]
-    if given['rviz'] == 'true':
-        config = os.path.join(SHARE, 'config', 'rviz', 'coop.rviz')
-        actions.append(Node(package='rviz2', executable='rviz2', arguments=['-d', config]))
-    return actions
+    return actions + launching.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():
     """What `ros2 launch` asks for."""
-    ((variable, profile),) = fast_dds_environment(Path(SHARE)).items()
-    return LaunchDescription(
-        [
-            *ARGUMENTS,
-            # See the file for why; other middlewares ignore the variable.
-            SetEnvironmentVariable(variable, profile),
-            OpaqueFunction(function=start),
-        ]
-    )
+    return launching.description(SHARE, ARGUMENTS, start)

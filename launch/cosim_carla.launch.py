@@ -8,17 +8,12 @@ ros2 launch diffkd_ros cosim_carla.launch.py stub:=true rviz:=true
 
 import os
 import sys
-from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch.actions import DeclareLaunchArgument, ExecuteProcess
 
 from diffkd_ros.cosim import graph as cosim_graph
-from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.nodes import graph, launching
 
 SHARE = get_package_share_directory('diffkd_ros')
 BOOLEAN = ['true', 'false']
@@ -78,7 +73,7 @@ ARGUMENTS = [
 
 def start(context):
     """Resolve the arguments and turn the graph into actions."""
-    given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    given = launching.given(ARGUMENTS, context)
     vehicles = [int(number) for number in given['vehicles'].split(',')]
     ego, source, stub = int(given['ego']), given['source'], given['stub'] == 'true'
     roles = cosim_graph.role_names(vehicles, list(filter(None, given['roles'].split(','))))
@@ -108,39 +103,19 @@ def start(context):
         specs.append(graph.evaluator_spec(ego, {**model, 'use_sim_time': True}))
     if given['record']:
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
+    # It outlives the server by itself; this is for a crash of CARLA's client library.
+    respawned = {'respawn': True, 'respawn_delay': 5.0}
     actions = [
-        Node(
-            package='diffkd_ros',
-            executable=spec.executable,
-            name=spec.executable,
-            namespace=spec.namespace,
-            remappings=list(spec.remappings),
-            parameters=[*files, dict(spec.parameters)],
-            output='screen',
-            # It outlives the server by itself; this is for a crash of CARLA's client library.
-            respawn=spec.executable == 'bridge_node',
-            respawn_delay=5.0,
-        )
+        launching.node(spec, *files, **(respawned if spec.executable == 'bridge_node' else {}))
         for spec in specs
     ]
     if stub:
         options = ['--host', given['host'], '--port', given['port'], '--source', given['stub_source']]
         command = [sys.executable, '-m', 'diffkd_ros.cosim.testing.carla_stand_in', *options]
         actions.append(ExecuteProcess(cmd=[*command, '--vehicles', str(len(vehicles))], output='screen'))
-    if given['rviz'] == 'true':
-        config = os.path.join(SHARE, 'config', 'rviz', 'coop.rviz')
-        actions.append(Node(package='rviz2', executable='rviz2', arguments=['-d', config]))
-    return actions
+    return actions + launching.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():
     """What `ros2 launch` asks for."""
-    ((variable, profile),) = fast_dds_environment(Path(SHARE)).items()
-    return LaunchDescription(
-        [
-            *ARGUMENTS,
-            # See the file for why; other middlewares ignore the variable.
-            SetEnvironmentVariable(variable, profile),
-            OpaqueFunction(function=start),
-        ]
-    )
+    return launching.description(SHARE, ARGUMENTS, start)

@@ -6,17 +6,12 @@ python -m diffkd_opencda opencda.py -t my_scenario -v 0.9.12
 """
 
 import os
-from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch.actions import DeclareLaunchArgument
 
 from diffkd_ros.cosim import graph as cosim_graph
-from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.nodes import graph, launching
 
 SHARE = get_package_share_directory('diffkd_ros')
 ARGUMENTS = [
@@ -42,7 +37,7 @@ ARGUMENTS = [
 
 def start(context):
     """Resolve the arguments and turn the graph into actions."""
-    given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    given = launching.given(ARGUMENTS, context)
     vehicles = [int(number) for number in given['vehicles'].split(',')]
     ego = int(given['ego'])
     files = [os.path.join(SHARE, 'config', 'coop.yaml'), given['params_file']]
@@ -55,32 +50,9 @@ def start(context):
     )
     if given['record']:
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
-    actions = [
-        Node(
-            package='diffkd_ros',
-            executable=spec.executable,
-            name=spec.executable,
-            namespace=spec.namespace,
-            remappings=list(spec.remappings),
-            parameters=[*files, dict(spec.parameters)],
-            output='screen',
-        )
-        for spec in specs
-    ]
-    if given['rviz'] == 'true':
-        config = os.path.join(SHARE, 'config', 'rviz', 'coop.rviz')
-        actions.append(Node(package='rviz2', executable='rviz2', arguments=['-d', config]))
-    return actions
+    return [launching.node(spec, *files) for spec in specs] + launching.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():
     """What `ros2 launch` asks for."""
-    ((variable, profile),) = fast_dds_environment(Path(SHARE)).items()
-    return LaunchDescription(
-        [
-            *ARGUMENTS,
-            # See the file for why; other middlewares ignore the variable.
-            SetEnvironmentVariable(variable, profile),
-            OpaqueFunction(function=start),
-        ]
-    )
+    return launching.description(SHARE, ARGUMENTS, start)

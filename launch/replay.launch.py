@@ -10,26 +10,19 @@ the ego answered here. `out/answers` is a bag of these answers, `out/online.json
 import importlib.util
 import os
 import sys
-from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
     ExecuteProcess,
-    OpaqueFunction,
-    SetEnvironmentVariable,
     Shutdown,
     TimerAction,
 )
 from launch.events import matches_action
 from launch.events.process import ShutdownProcess
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
 
-from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.nodes import graph, launching
 from diffkd_ros.sources.open_source import bag_paths
 from diffkd_ros.sources.rosbag import RosbagDataset
 
@@ -64,20 +57,6 @@ ARGUMENTS = [
 ]
 
 
-def node(spec, params_file, on_exit=None):
-    """The action that starts a node."""
-    return Node(
-        package='diffkd_ros',
-        executable=spec.executable,
-        name=spec.executable,
-        namespace=spec.namespace,
-        remappings=list(spec.remappings),
-        parameters=[params_file, dict(spec.parameters)],
-        output='screen',
-        on_exit=on_exit,
-    )
-
-
 def player(given, source, dataset, on_exit):
     """The action that plays the bag."""
     speed = float(given['speed'])
@@ -94,12 +73,12 @@ def player(given, source, dataset, on_exit):
     if given['mode'] == 'realtime':
         parameters['rates'] = [speed * dataset.rate]
     spec = graph.player_spec(parameters, evaluated=True, answers_recorded=True)
-    return node(spec, given['params_file'], on_exit)
+    return launching.node(spec, given['params_file'], on_exit=on_exit)
 
 
 def start(context):
     """Resolve the arguments and look into the bag, and turn the graph into actions."""
-    given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    given = launching.given(ARGUMENTS, context)
     source = 'bag:' + ','.join(filter(None, [given['bag'], given['ground_truth']]))
     chosen = int(given['ego']) if given['ego'] else None
     dataset = RosbagDataset(bag_paths(source.removeprefix('bag:')), chosen)
@@ -115,11 +94,13 @@ def start(context):
     report = ExecuteProcess(
         cmd=[sys.executable, '-m', 'diffkd_ros.cli', *evaluate], output='screen', on_exit=[Shutdown()]
     )
-    evaluator = node(
+    evaluator = launching.node(
         graph.evaluator_spec(ego, {**model, 'out': os.path.join(out, 'online.json')}), given['params_file']
     )
     # Once the bag of answers is whole, it is read.
-    recorder = node(graph.answer_recorder_spec(ego, answers), given['params_file'], on_exit=[report])
+    recorder = launching.node(
+        graph.answer_recorder_spec(ego, answers), given['params_file'], on_exit=[report]
+    )
     finish = [
         EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action)))
         for action in (evaluator, recorder)
@@ -129,25 +110,14 @@ def start(context):
     parameters = {**model, 'device': given['device'], 'use_sim_time': True}
     specs = graph.vehicle_specs(dataset.agents, ego, parameters)
     actions = [
-        *(node(spec, given['params_file']) for spec in specs),
+        *(launching.node(spec, given['params_file']) for spec in specs),
         evaluator,
         recorder,
         player(given, source, dataset, at_end),
     ]
-    if given['rviz'] == 'true':
-        config = os.path.join(SHARE, 'config', 'rviz', 'coop.rviz')
-        actions.append(Node(package='rviz2', executable='rviz2', arguments=['-d', config]))
-    return actions
+    return actions + launching.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():
     """What `ros2 launch` asks for."""
-    ((variable, profile),) = fast_dds_environment(Path(SHARE)).items()
-    return LaunchDescription(
-        [
-            *ARGUMENTS,
-            # See the file for why; other middlewares ignore the variable.
-            SetEnvironmentVariable(variable, profile),
-            OpaqueFunction(function=start),
-        ]
-    )
+    return launching.description(SHARE, ARGUMENTS, start)

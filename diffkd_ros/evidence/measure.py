@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def measure_rows(experiment: Experiment, out: Path, workers: int, console: Conso
     return {
         name: _measure(
             out / 'rows' / name,
-            export(row.training, out),
+            model_of(row.training, out),
             plan.conditions,
             workers,
             console,
@@ -46,7 +46,7 @@ def measure_reliability(experiment: Experiment, out: Path, workers: int, console
     wanted = experiment.plan.reliability
     if wanted is None:
         return None
-    model = export(experiment.plan.rows[wanted.row].training, out)
+    model = model_of(experiment.plan.rows[wanted.row].training, out)
     return _measure(out / 'reliability', model, wanted, workers, console)
 
 
@@ -62,7 +62,7 @@ def measure_steps(
     for steps in wanted.steps:
         for start in wanted.starts if steps else wanted.starts[:1]:
             changed = replace(config, start_from=start, steps=steps)
-            model = export(wanted.training, out, changed)
+            model = export_with(wanted.training, out, changed)
             summaries[start, steps] = _measure(
                 out / 'steps' / f'{start}_{steps}', model, wanted, workers, console
             )
@@ -85,8 +85,13 @@ def _measure(
     return evaluate(Options(folder, source, model, chosen, workers=workers, cooperation=cooperation), console)
 
 
-def export(training: str, out: Path, config: StudentConfig | None = None) -> Path:
-    """A training's student as a model folder, exported unless that was done before.
+def model_of(training: str, out: Path) -> Path:
+    """The model folder that a training has left."""
+    return checkpoint_of(training, out).parent / training
+
+
+def export_with(training: str, out: Path, config: StudentConfig) -> Path:
+    """A training's student with other settings as a model folder, exported unless that was done before.
 
     Args:
         training: its name.
@@ -97,21 +102,14 @@ def export(training: str, out: Path, config: StudentConfig | None = None) -> Pat
         The folder.
     """
     checkpoint = checkpoint_of(training, out)
-    origin: dict[str, Any] = {'checkpoint_sha256': sha256(checkpoint)}
-    name = training
-    if config is not None:
-        origin['model'] = asdict(config)
-        name = f'{training}_{config.start_from}_{config.steps}'
-    folder = out / 'models' / name
+    folder = out / 'models' / f'{training}_{config.start_from}_{config.steps}'
+    origin = {'checkpoint_sha256': sha256(checkpoint), 'start_from': config.start_from, 'steps': config.steps}
     try:
-        # As YAML gives it back: tuples have become lists.
-        if ModelCard.load(folder).training['checkpoint_sha256'] == origin['checkpoint_sha256']:
+        if ModelCard.load(folder).training == origin:
             return folder
-    except (ModelError, KeyError):
+    except ModelError:
         pass  # not exported yet
     recipe, student = load_student(checkpoint)
-    if config is not None:
-        student = with_model(student, config)
     decoding = Decoding(recipe.min_score, recipe.nms_iou, recipe.max_boxes)
-    write_model_folder(student, folder, recipe.description, decoding, origin, {})
+    write_model_folder(with_model(student, config), folder, recipe.description, decoding, origin, {})
     return folder

@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from diffkd_ros.evidence.plan import EvidenceError, Experiment, checkpoint_of
+from diffkd_ros.runtime.card import CARD
 from diffkd_ros.training.checkpoint import CheckpointError, read_checkpoint
 
 _POLL = 1.0  # seconds
@@ -57,7 +58,7 @@ def train_all(experiment: Experiment, out: Path, workers: int, console: Console)
 
 def _done(experiment: Experiment, name: str, out: Path) -> bool:
     path = checkpoint_of(name, out)
-    if not path.exists():
+    if not path.exists() or not (path.parent / name / CARD).exists():
         return False
     try:
         recipe, progress, _ = read_checkpoint(path)

@@ -62,7 +62,7 @@ $(VENV)/demo-installed: pyproject.toml setup.py constraints.txt | $(BIN)/python
 
 $(VENV)/test-installed: $(VENV)/demo-installed
 	@echo 'installing what training and the tests need'
-	@$(PIP_INSTALL) --editable '.[ros,data,report,train,dev,carla]'
+	@$(PIP_INSTALL) --editable '.[ros,data,report,train,sparse,dev,carla]'
 	@touch $@
 
 # The messages are compiled against the NumPy and ROS that were installed, hence also after each installation.

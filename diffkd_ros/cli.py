@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from diffkd_ros.experiments.model import Sessions
     from diffkd_ros.frame import CoopFrame
 
@@ -37,6 +40,22 @@ def _terminated(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _end_in_order() -> None:
+    """Whoever ends a run, by whatever signal, its processes end with it."""
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGHUP, _terminated)
+
+
+@contextmanager
+def _counting_frames(console: Console, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; yields what is told the number of frames done and, once known, of all."""
+    from rich.progress import Progress
+
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task('frames', total=total)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help='Folder for the results.')] = Path('demo'),
@@ -57,9 +76,7 @@ def demo(
     from diffkd_ros.share import ShareNotFoundError
     from diffkd_ros.sources.rosbag import BagError
 
-    # Whoever ends the demo, its processes end with it.
-    signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGHUP, _terminated)
+    _end_in_order()
     options = DemoOptions(out, model, frames, vehicles, seed, realtime_seconds, rate)
     console = Console()
     try:
@@ -89,9 +106,7 @@ def demo_carla(
     from diffkd_ros.nodes.processes import NodeFailedError
     from diffkd_ros.runtime.card import ModelError
 
-    # Whoever ends the demo, its processes end with it.
-    signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGHUP, _terminated)
+    _end_in_order()
     console = Console()
     try:
         run_carla_demo(CarlaDemoOptions(out, model, frames, vehicles, seed), console)
@@ -122,7 +137,7 @@ def train(
     from diffkd_ros.training.recipe import RecipeError, load_recipe
 
     try:
-        from diffkd_ros.export.model_folder import Decoding, write_model_folder
+        from diffkd_ros.export.model_folder import write_model_folder
         from diffkd_ros.model.sparse_encoder import SparseConvolutionError
         from diffkd_ros.training.checkpoint import CheckpointError
         from diffkd_ros.training.loop import Machine
@@ -140,9 +155,8 @@ def train(
     if trained is None:
         return  # the first process writes the folder
     folder = run / loaded.name
-    decoding = Decoding(loaded.min_score, loaded.nms_iou, loaded.max_boxes)
     write_model_folder(
-        trained.student, folder, loaded.description, decoding, trained.training, trained.results
+        trained.student, folder, loaded.description, loaded.decoding, trained.training, trained.results
     )
     typer.echo(f'model folder: {folder}')
 
@@ -178,7 +192,6 @@ def data_check(
 ) -> None:
     """Read all of a data set: what it holds, and which files are broken and why."""
     from rich.console import Console
-    from rich.progress import Progress
     from rich.text import Text
 
     try:
@@ -188,12 +201,11 @@ def data_check(
         _fail('data check', f"{error.name} is missing: install the package's data extra")
     console = Console()
     try:
-        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task('frames', total=None)
+        with _counting_frames(console) as on_frame:
             report = check(
                 folder,
                 on_problem=lambda line: console.print(Text(line), soft_wrap=True),
-                on_frame=lambda done, total: progress.update(task, completed=done, total=total),
+                on_frame=on_frame,
                 workers=workers,
             )
     except DatasetError as error:
@@ -272,7 +284,6 @@ def bag_page(
 ) -> None:
     """Draw a recording as one HTML page: the scene from above, gate weights and latency over time."""
     from rich.console import Console
-    from rich.progress import Progress
 
     from diffkd_ros.share import ShareNotFoundError
 
@@ -283,11 +294,8 @@ def bag_page(
         _fail('bag page', f"{error.name} is missing: install the package's data extra")
     console = Console()
     try:
-        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task('frames', total=None)
-            page = write_page(
-                recording, out, frames, lambda done, total: progress.update(task, completed=done, total=total)
-            )
+        with _counting_frames(console) as on_frame:
+            page = write_page(recording, out, frames, on_frame)
     except (BagError, ShareNotFoundError, OSError) as error:
         _fail('bag page', str(error))
     console.print(
@@ -299,7 +307,6 @@ def bag_page(
 
 def _write_bag(verb: str, out: Path, frames: Iterable[CoopFrame], total: int) -> None:
     from rich.console import Console
-    from rich.progress import Progress
 
     from diffkd_ros.share import ShareNotFoundError
 
@@ -310,9 +317,8 @@ def _write_bag(verb: str, out: Path, frames: Iterable[CoopFrame], total: int) ->
         _fail(f'bag {verb}', f"{error.name} is missing: install the package's data extra")
     console = Console()
     try:
-        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task('frames', total=total)
-            written = write_bag(frames, out, lambda count: progress.update(task, completed=count))
+        with _counting_frames(console, total) as on_frame:
+            written = write_bag(frames, out, lambda count: on_frame(count, total))
     except (BagError, ShareNotFoundError) as error:
         _fail(f'bag {verb}', str(error))
     console.print(
@@ -387,9 +393,7 @@ def evaluate(
     from diffkd_ros.share import ShareNotFoundError
     from diffkd_ros.sources.dataset import DatasetError
 
-    # Whoever ends the run, its processes end with it.
-    signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGHUP, _terminated)
+    _end_in_order()
     console = Console()
     try:
         conditions = make_conditions(corruptions, severity, agents, seeds, profile)
@@ -449,9 +453,7 @@ def evidence(
         from diffkd_ros.evidence.run import run_experiment
     except ModuleNotFoundError as error:
         _fail('evidence', f"{error.name} is missing: install the package's train extra")
-    # Whoever ends the run, its processes end with it.
-    signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGHUP, _terminated)
+    _end_in_order()
     path = plan or share_directory() / 'config' / 'evidence.yaml'
     try:
         run_experiment(path, out, workers or os.cpu_count() or 1, Console())
@@ -465,25 +467,20 @@ def evidence(
 def _checkpoint_folder(checkpoint: Path, out: Path) -> Path:
     """A training checkpoint as a model folder below `out`, exported unless that was done before."""
     try:
-        from diffkd_ros.export.model_folder import Decoding, write_model_folder
+        from diffkd_ros.export.model_folder import holds_export, write_model_folder
         from diffkd_ros.model.sparse_encoder import SparseConvolutionError
         from diffkd_ros.training.checkpoint import CheckpointError, load_student
     except ModuleNotFoundError as error:
         _fail('evaluate', f"a checkpoint needs {error.name}: install the package's train extra")
-    from diffkd_ros.runtime.card import ModelCard, ModelError, sha256
+    from diffkd_ros.runtime.card import sha256
 
     try:
         recipe, student = load_student(checkpoint)
     except (CheckpointError, SparseConvolutionError) as error:
         _fail('evaluate', str(error))
     folder, origin = out / 'model' / recipe.name, {'checkpoint_sha256': sha256(checkpoint)}
-    try:
-        if ModelCard.load(folder).training == origin:
-            return folder
-    except ModelError:
-        pass  # not exported yet
-    decoding = Decoding(recipe.min_score, recipe.nms_iou, recipe.max_boxes)
-    write_model_folder(student, folder, recipe.description, decoding, origin, {})
+    if not holds_export(folder, origin):
+        write_model_folder(student, folder, recipe.description, recipe.decoding, origin, {})
     return folder
 
 

@@ -13,9 +13,9 @@ from diffkd_ros.evidence.plan import Conditions, Experiment, checkpoint_of
 from diffkd_ros.experiments.conditions import make_conditions
 from diffkd_ros.experiments.drives import Source
 from diffkd_ros.experiments.evaluate import Options, evaluate
-from diffkd_ros.export.model_folder import Decoding, write_model_folder
+from diffkd_ros.export.model_folder import holds_export, write_model_folder
 from diffkd_ros.model.student import StudentConfig
-from diffkd_ros.runtime.card import ModelCard, ModelError, sha256
+from diffkd_ros.runtime.card import sha256
 from diffkd_ros.training.checkpoint import load_student, with_model
 
 Summary = dict[str, Any]
@@ -104,12 +104,9 @@ def export_with(training: str, out: Path, config: StudentConfig) -> Path:
     checkpoint = checkpoint_of(training, out)
     folder = out / 'models' / f'{training}_{config.start_from}_{config.steps}'
     origin = {'checkpoint_sha256': sha256(checkpoint), 'start_from': config.start_from, 'steps': config.steps}
-    try:
-        if ModelCard.load(folder).training == origin:
-            return folder
-    except ModelError:
-        pass  # not exported yet
-    recipe, student = load_student(checkpoint)
-    decoding = Decoding(recipe.min_score, recipe.nms_iou, recipe.max_boxes)
-    write_model_folder(with_model(student, config), folder, recipe.description, decoding, origin, {})
+    if not holds_export(folder, origin):
+        recipe, student = load_student(checkpoint)
+        write_model_folder(
+            with_model(student, config), folder, recipe.description, recipe.decoding, origin, {}
+        )
     return folder

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffkd_ros.training.checkpoint import CHECKPOINT
 from diffkd_ros.training.recipe import Recipe, Stage, load_recipe
 
 
@@ -128,7 +129,7 @@ def load_experiment(path: Path, out: Path) -> Experiment:
 
 def checkpoint_of(training: str, out: Path) -> Path:
     """Where a training leaves its networks."""
-    return out / 'trainings' / training / 'checkpoint.safetensors'
+    return out / 'trainings' / training / CHECKPOINT
 
 
 def _recipe(name: str, plan: Plan, base: Recipe, out: Path) -> Recipe:

@@ -70,8 +70,7 @@ class Model:
     def nothing(self) -> BevFeature:
         """What an agent knows that has sensed nothing."""
         grid = self.card.grid
-        shape = grid.height, grid.width
-        return BevFeature(np.zeros((self.card.channels, *shape), np.float32), np.zeros(shape, np.float32))
+        return BevFeature.empty(self.card.channels, grid.height, grid.width)
 
     def detect(self, features: Sequence[BevFeature], poses: Sequence[NDArray[np.float64]]) -> Detection:
         """Fuse and detect; the ego first."""

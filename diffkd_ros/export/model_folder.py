@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,20 @@ from safetensors.torch import save_file
 
 from diffkd_ros.export.graphs import export_ego, export_encoder
 from diffkd_ros.model.student import Student
-from diffkd_ros.runtime.card import CARD, EGO, ENCODER, FILES, STUDENT, ModelCard, sha256
+from diffkd_ros.runtime.card import CARD, EGO, ENCODER, FILES, STUDENT, ModelCard, ModelError, sha256
+from diffkd_ros.runtime.decoding import Decoding
 
 MAX_AGENTS = 5
 CONFIG = 'model'
 """Key of the sizes in the metadata of a student's weights."""
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """What counts as a detection, see `ModelCard`."""
-
-    min_score: float
-    nms_iou: float
-    max_boxes: int
+def holds_export(folder: Path, origin: dict[str, Any]) -> bool:
+    """Whether a folder is a whole model that was written with that account of its training."""
+    try:
+        return ModelCard.load(folder).training == origin
+    except ModelError:
+        return False
 
 
 def write_model_folder(

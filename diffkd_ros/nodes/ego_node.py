@@ -18,14 +18,16 @@ from visualization_msgs.msg import MarkerArray
 from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus, NeighbourStatus
 from diffkd_ros.nodes import diagnostics, entry, qos, vision
 from diffkd_ros.nodes.conversions import boxes_message, fill
-from diffkd_ros.nodes.encoding import EncodingParameters, encode_sweep
+from diffkd_ros.nodes.encoding import EncodingParameters
+from diffkd_ros.nodes.lidar_pose import LidarPose
 from diffkd_ros.nodes.markers import marker_array
 from diffkd_ros.nodes.neighbours import NeighbourSelector, Verdict
 from diffkd_ros.nodes.observed_area import observed_area
 from diffkd_ros.nodes.parameters import parameter
 from diffkd_ros.nodes.peer_record import PeerRecord
 from diffkd_ros.nodes.perception_node import PerceptionNode
-from diffkd_ros.nodes.sweep_input import RefusedSweepError, Sweep
+from diffkd_ros.nodes.stage_timer import StageTimer
+from diffkd_ros.nodes.sweep_input import Sweep
 from diffkd_ros.nodes.vision import VisionOutput
 from diffkd_ros.runtime import features
 from diffkd_ros.runtime.card import ModelError
@@ -110,22 +112,13 @@ class EgoNode(PerceptionNode[EgoParameters]):
         except ModelError as error:
             raise entry.SetupError(str(error)) from error
         grid, channels = self.card.grid, self.card.channels
-        empty = features.BevFeature(
-            np.zeros((channels, grid.height, grid.width), np.float32),
-            np.zeros((grid.height, grid.width), np.float32),
-        )
+        empty = features.BevFeature.empty(channels, grid.height, grid.width)
         for agents in range(1, self.card.max_agents + 1):
             detector.detect([empty] * agents, [np.eye(4)] * agents)
         return detector
 
-    def process(self, sweep: Sweep) -> None:
+    def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> None:
         """Fuse a sweep with what has arrived by now, and publish what comes out."""
-        timer = sweep.timer()
-        timer.mark('wait')
-        try:
-            feature, pose = encode_sweep(sweep, self.input, self.encoder, timer)
-        except RefusedSweepError:
-            return
         verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
         shared = [feature, *(v.feature for v in verdicts if v.feature is not None)]
         poses = [pose.pose, *(v.pose for v in verdicts if v.pose is not None)]

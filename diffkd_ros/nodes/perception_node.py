@@ -20,15 +20,19 @@ from diffkd_ros.nodes import diagnostics
 from diffkd_ros.nodes.encoding import (
     EncodingParameters,
     agent_of,
+    encode_sweep,
     load_card,
     load_encoder,
 )
 from diffkd_ros.nodes.entry import RunnableNode, SetupError
 from diffkd_ros.nodes.inference_report import InferenceReport
 from diffkd_ros.nodes.inference_thread import InferenceThread
+from diffkd_ros.nodes.lidar_pose import LidarPose
 from diffkd_ros.nodes.parameters import ParameterError, declare
 from diffkd_ros.nodes.pose_parameters import pose_source_of
-from diffkd_ros.nodes.sweep_input import Sweep, SweepInput
+from diffkd_ros.nodes.stage_timer import StageTimer
+from diffkd_ros.nodes.sweep_input import RefusedSweepError, Sweep, SweepInput
+from diffkd_ros.runtime import features
 
 Table = TypeVar('Table', bound=EncodingParameters)
 
@@ -85,8 +89,15 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
         """Undo `configure`."""
 
     @abstractmethod
-    def process(self, sweep: Sweep) -> None:
-        """Work on one sweep; called in the inference thread."""
+    def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> None:
+        """Work on one sweep that was encoded; called in the inference thread.
+
+        Args:
+            sweep: as it came.
+            feature: of it.
+            pose: of its LiDAR.
+            timer: goes on from there.
+        """
 
     @abstractmethod
     def items(self) -> list[diagnostics.Item]:
@@ -139,7 +150,7 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
         except Exception:
             self._log_exception()
             raise
-        self.worker = InferenceThread[Sweep](self.process, self._on_error)
+        self.worker = InferenceThread[Sweep](self._take, self._on_error)
         self._configured = True
         return super().on_configure(state)
 
@@ -211,6 +222,15 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
         self.get_logger().warning(f'time jumped back by {-jump.delta.nanoseconds * 1e-9:.1f} s')
         if self._active:
             self.forget_after(now)
+
+    def _take(self, sweep: Sweep) -> None:
+        timer = sweep.timer()
+        timer.mark('wait')
+        try:
+            feature, pose = encode_sweep(sweep, self.input, self.encoder, timer)
+        except RefusedSweepError:
+            return
+        self.process(sweep, feature, pose, timer)
 
     def _on_error(self, error: Exception) -> None:
         if not self.context.ok():

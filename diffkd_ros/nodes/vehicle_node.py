@@ -11,10 +11,12 @@ from rclpy.qos import ReliabilityPolicy
 from diffkd_ros.msg import BevFeature
 from diffkd_ros.nodes import diagnostics, entry, qos
 from diffkd_ros.nodes.conversions import feature_message
-from diffkd_ros.nodes.encoding import EncodingParameters, encode_sweep
+from diffkd_ros.nodes.encoding import EncodingParameters
+from diffkd_ros.nodes.lidar_pose import LidarPose
 from diffkd_ros.nodes.perception_node import PerceptionNode
-from diffkd_ros.nodes.sweep_input import RefusedSweepError, Sweep
-from diffkd_ros.runtime import codec
+from diffkd_ros.nodes.stage_timer import StageTimer
+from diffkd_ros.nodes.sweep_input import Sweep
+from diffkd_ros.runtime import codec, features
 
 
 class VehicleNode(PerceptionNode[EncodingParameters]):
@@ -42,14 +44,8 @@ class VehicleNode(PerceptionNode[EncodingParameters]):
         """Remove the publisher."""
         self.destroy_lifecycle_publisher(self._publisher)
 
-    def process(self, sweep: Sweep) -> None:
-        """Encode a sweep and publish its feature."""
-        timer = sweep.timer()
-        timer.mark('wait')
-        try:
-            feature, pose = encode_sweep(sweep, self.input, self.encoder, timer)
-        except RefusedSweepError:
-            return
+    def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> None:
+        """Publish a sweep's feature."""
         encoded = codec.encode(feature)
         timer.mark('codec')
         self._publisher.publish(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,15 @@ from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.runtime.grid import BevGrid
 
 MAX_LOG_SIZE = 3.5  # e^3.5 = 33 m: no vehicle is longer, and exp cannot overflow
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What counts as a detection, see `decode_boxes`."""
+
+    min_score: float
+    nms_iou: float
+    max_boxes: int
 
 
 def decode_boxes(

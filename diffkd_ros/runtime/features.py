@@ -20,3 +20,8 @@ class BevFeature:
 
     feature: NDArray[np.float32]
     density: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, channels: int, height: int, width: int) -> BevFeature:
+        """What an agent has that observed nothing."""
+        return cls(np.zeros((channels, height, width), np.float32), np.zeros((height, width), np.float32))

@@ -18,6 +18,9 @@ from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.recipe import Recipe
 from diffkd_ros.training.stages import lone_student
 
+CHECKPOINT = 'checkpoint.safetensors'
+"""What a run's checkpoint is called in its folder."""
+
 Tensors = dict[str, Tensor]
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training import checkpoint
-from diffkd_ros.training.checkpoint import CheckpointError
+from diffkd_ros.training.checkpoint import CHECKPOINT, CheckpointError
 from diffkd_ros.training.data import Batch, Share, training_batches
 from diffkd_ros.training.frames import expand
 from diffkd_ros.training.optimisation import Optimisation
@@ -30,7 +30,6 @@ from diffkd_ros.training.recipe import Recipe, RecipeError, Stage
 from diffkd_ros.training.stages import STAGES, copy_teacher, lone_student, measure_teacher
 from diffkd_ros.training.validation import Scores, Validation, grid_of
 
-CHECKPOINT = 'checkpoint.safetensors'
 MEASURED_BATCHES = 32
 REPORT_EVERY = 20
 
@@ -289,17 +288,17 @@ def train(recipe: Recipe, out: Path, machine: Machine | None = None) -> Trained 
         run.stage(stage)
     if not fabric.is_global_zero:
         return None
-    teacher, student = run.teacher.cpu().eval(), run.student.cpu().eval()
+    teacher, student = run.teacher, run.student
     last = recipe.stages[-1].name
     if last == 'teacher':
-        student = lone_student(teacher, recipe.model).eval()
-    scores = Validation(recipe, torch.device('cpu'))
+        student = lone_student(teacher, recipe.model)
+        fabric.to_device(student)
     results = {
-        'data': scores.description,
-        **scores.teacher(teacher),
-        **scores.student(student, restore=last == 'joint'),
+        'data': run.validation.description,
+        **run.validation.teacher(teacher),
+        **run.validation.student(student, restore=last == 'joint'),
     }
-    return Trained(student, _account(recipe, run.progress, fabric, machine), results)
+    return Trained(student.cpu(), _account(recipe, run.progress, fabric, machine), results)
 
 
 def _account(

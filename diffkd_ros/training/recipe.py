@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from diffkd_ros.corruptions import lookup
 from diffkd_ros.model.student import StudentConfig
+from diffkd_ros.runtime.decoding import Decoding
 from diffkd_ros.sources.simulator import SimulatorConfig
 
 
@@ -146,6 +147,11 @@ class Recipe(_Section):
     min_score: float = Field(0.1, ge=0, le=1, description='Detections below it are dropped.')
     nms_iou: float = Field(0.15, ge=0, le=1, description="Bird's-eye-view IoU above which the weaker goes.")
     max_boxes: int = Field(100, ge=1, description='Most boxes per frame.')
+
+    @property
+    def decoding(self) -> Decoding:
+        """What counts as a detection."""
+        return Decoding(self.min_score, self.nms_iou, self.max_boxes)
 
     @model_validator(mode='after')
     def _stages_have_what_they_train(self) -> Recipe:

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from processes_below import processes_below
 
 pytest.importorskip('carla', reason='the CARLA client has no wheel here')
 pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
@@ -19,19 +18,6 @@ pytest.importorskip('rclpy', reason='the demo needs ROS 2')
 def command(out, model, *options):
     run = [sys.executable, '-m', 'diffkd_ros.cli', 'demo-carla', '--out', str(out), '--model', str(model)]
     return [*run, '--vehicles', '2', *options]
-
-
-def children_of(out):
-    """Processes that write below a folder."""
-    found = []
-    for path in Path('/proc').glob('[0-9]*/cmdline'):
-        try:
-            line = path.read_bytes().replace(b'\0', b' ').decode(errors='replace')
-        except OSError:
-            continue
-        if 'diffkd_ros' in line and str(out) in line and int(path.parent.name) != os.getpid():
-            found.append(line)
-    return found
 
 
 def test_a_small_demo(tmp_path, model):
@@ -46,4 +32,4 @@ def test_a_small_demo(tmp_path, model):
     carla = summary['carla']
     assert carla['bounding_box_calls'] >= carla['vehicles'] > 2
     assert (carla['unknown_calls'], carla['sensors_left_behind'], summary['problems']) == ({}, 0, {})
-    assert not children_of(tmp_path)
+    assert not processes_below(tmp_path, 'diffkd_ros')

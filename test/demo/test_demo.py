@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip('rclpy', reason='the demo needs ROS 2')
 from PIL import Image
+from processes_below import processes_below
 
 from diffkd_ros.sources.rosbag import RosbagDataset
 
@@ -25,16 +25,8 @@ def command(out, model, *options):
 
 
 def nodes_of(out):
-    """Command lines of the nodes that write below a folder."""
-    found = []
-    for path in Path('/proc').glob('[0-9]*/cmdline'):
-        try:
-            line = path.read_bytes().replace(b'\0', b' ').decode(errors='replace')
-        except OSError:
-            continue
-        if 'diffkd_ros.nodes' in line and str(out) in line:
-            found.append((int(path.parent.name), line))
-    return found
+    """Numbers and command lines of the nodes that write below a folder."""
+    return processes_below(out, 'diffkd_ros.nodes')
 
 
 def test_a_small_demo(tmp_path, model):

@@ -12,34 +12,14 @@ from typer.testing import CliRunner
 
 pytest.importorskip('lightning', reason='trainings need the train extra')
 
+from small_recipe import small_recipe
+
 from diffkd_ros.cli import app
 from diffkd_ros.evidence.plan import EvidenceError, load_experiment
 from diffkd_ros.evidence.table import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = [{'name': name, 'steps': 2} for name in ('teacher', 'student', 'diffuser', 'joint')]
-BASE = {
-    'name': 'small',
-    'description': 'A few steps, for a test.',
-    'model': {
-        'grid_range': [-25.6, -12.8, -3.0, 25.6, 12.8, 1.0],
-        'stages': [8, 16, 16],
-        'depth': 1,
-        'channels': 8,
-        'latent_channels': 8,
-        'blocks': 1,
-        'head_channels': 16,
-        'key_channels': 8,
-    },
-    'data': {
-        'batch': 1,
-        'workers': 0,
-        'validation_scenarios': 1,
-        'validation_frames': 1,
-        'augmentation': {'corruptions': ['fog']},
-    },
-    'stages': STAGES,
-}
+BASE = small_recipe(data={'batch': 1, 'augmentation': {'corruptions': ['fog']}}).model_dump(mode='json')
 CONDITIONS = {'scenarios': 1, 'frames_per_scenario': 1, 'corruptions': 'fog', 'severity': '2'}
 PLAN = {
     'base': 'base.yaml',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the shipped Fast DDS profiles fits the ROS distribution at hand. It imports no ROS."""
+"""The shipped Fast DDS profiles, for whichever version of it is at hand. It imports no ROS."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-# They come with Fast DDS 2, which reads another syntax and another variable than version 3.
-_FAST_DDS_2 = {'humble', 'iron', 'jazzy'}
+# Version 2 (Humble, Iron, Jazzy) and version 3 (Kilted and later) each read a variable and a syntax of their
+# own and know nothing of the other's. ROS_DISTRO does not tell which one a node loads: wheels do not set it.
+_PROFILES = {
+    'FASTRTPS_DEFAULT_PROFILES_FILE': 'fastdds_2.xml',
+    'FASTDDS_DEFAULT_PROFILES_FILE': 'fastdds.xml',
+}
 
 
 def fast_dds_environment(share: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variable that names a Fast DDS profile, and the profile: the one set already, else the shipped one.
+    """The variables that name a profile to each version of Fast DDS: as they are set, else the shipped ones.
 
-    Other middlewares ignore it. Without a ROS installation it is for the wheels, which are Kilted's.
+    Other middlewares ignore them.
 
     Args:
         share: the package's share folder.
         environment: as it is.
     """
-    if environment.get('ROS_DISTRO') in _FAST_DDS_2:
-        variable, name = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'fastdds_2.xml'
-    else:
-        variable, name = 'FASTDDS_DEFAULT_PROFILES_FILE', 'fastdds.xml'
-    return {variable: environment.get(variable) or str(share / 'config' / name)}
+    return {
+        variable: environment.get(variable) or str(share / 'config' / name)
+        for variable, name in _PROFILES.items()
+    }

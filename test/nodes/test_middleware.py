@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
@@ -14,20 +15,28 @@ from diffkd_ros.share import share_directory
 CONFIG = share_directory() / 'config'
 
 
-@pytest.mark.parametrize(
-    ('distribution', 'variable', 'name'),
-    [
-        ('humble', 'FASTRTPS_DEFAULT_PROFILES_FILE', 'fastdds_2.xml'),
-        ('jazzy', 'FASTRTPS_DEFAULT_PROFILES_FILE', 'fastdds_2.xml'),
-        ('kilted', 'FASTDDS_DEFAULT_PROFILES_FILE', 'fastdds.xml'),
-        ('', 'FASTDDS_DEFAULT_PROFILES_FILE', 'fastdds.xml'),
-    ],
-)
-def test_each_distribution_gets_its_profile_and_keeps_one_that_is_set(distribution, variable, name):
-    environment = {'ROS_DISTRO': distribution}
-    assert fast_dds_environment(share_directory(), environment) == {variable: str(CONFIG / name)}
-    own = {**environment, variable: '/my/own.xml'}
-    assert fast_dds_environment(share_directory(), own) == {variable: '/my/own.xml'}
+VARIABLES = {
+    'FASTRTPS_DEFAULT_PROFILES_FILE': 'fastdds_2.xml',
+    'FASTDDS_DEFAULT_PROFILES_FILE': 'fastdds.xml',
+}
+
+
+def test_each_version_of_fast_dds_gets_its_profile_and_keeps_one_that_is_set():
+    shipped = {variable: str(CONFIG / name) for variable, name in VARIABLES.items()}
+    assert fast_dds_environment(share_directory(), {}) == shipped
+    for variable in VARIABLES:
+        own = {variable: '/my/own.xml'}
+        assert fast_dds_environment(share_directory(), own) == shipped | own
+
+
+def test_the_version_in_use_reads_one_of_them(partner):
+    mapped = {line.split()[-1] for line in Path('/proc/self/maps').read_text().splitlines() if '.so' in line}
+    libraries = {Path(name).resolve() for name in mapped if re.search(r'/libfast(dds|rtps)\.so', name)}
+    if not libraries:
+        pytest.skip('the middleware in use is not Fast DDS')
+    (library,) = libraries
+    read = {variable for variable in VARIABLES if variable.encode() in library.read_bytes()}
+    assert len(read) == 1
 
 
 def settings(path):

@@ -63,7 +63,8 @@ def start(monkeypatch):
 @pytest.mark.parametrize('name', FILES)
 def test_it_loads_and_declares_described_arguments(name, monkeypatch):
     module = load(monkeypatch, share_directory() / 'launch' / f'{name}.launch.py')
-    assert len(module.generate_launch_description().entities) == len(module.ARGUMENTS) + 2
+    entities = module.generate_launch_description().entities
+    assert entities[: len(module.ARGUMENTS)] == [*module.ARGUMENTS]
     assert {argument.name for argument in module.ARGUMENTS} == set(FILES[name])
     assert all(argument.description for argument in module.ARGUMENTS)
 

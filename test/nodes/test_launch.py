@@ -40,7 +40,7 @@ def launch_module(monkeypatch):
 
 def test_it_loads_and_declares_described_arguments(launch_module):
     description = launch_module.generate_launch_description()
-    assert len(description.entities) == len(launch_module.ARGUMENTS) + 2
+    assert description.entities[: len(launch_module.ARGUMENTS)] == [*launch_module.ARGUMENTS]
     assert all(argument.description for argument in launch_module.ARGUMENTS)
 
 

@@ -17,6 +17,10 @@ from diffkd_ros.geometry.poses import inverse
 # Seen from above, counter-clockwise from the front left, in units of half the length and half the width.
 _CORNER_SIGNS = np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
 
+# Points are tested against the boxes of their column along x only.
+_COLUMN = 1.0  # metres
+_MOST_COLUMNS = 4096
+
 
 def checked_boxes(boxes: ArrayLike, name: str = 'boxes') -> NDArray[np.float64]:
     """Return the boxes as a contiguous (n, 7) float64 array.
@@ -101,37 +105,57 @@ def transform_boxes(pose: NDArray[np.float64], boxes: ArrayLike) -> NDArray[np.f
 
 
 @numba.njit(cache=True, nogil=True)
-def _scan(
-    points: NDArray,
-    order: NDArray[np.int64],
-    boxes: NDArray[np.float64],
-    holder: NDArray[np.int64],
-    counts: NDArray[np.int64],
-) -> None:
-    """Fill `holder` (first box holding each point, -1 for none) and `counts` (points in each box).
+def _columns(
+    low: NDArray[np.float64], high: NDArray[np.float64]
+) -> tuple[float, float, NDArray[np.int64], NDArray[np.int64]]:
+    """Sort intervals into columns: start, width, where each column's members begin, members by column."""
+    start, end = low.min(), high.max()
+    width = max(_COLUMN, (end - start) / _MOST_COLUMNS)
+    count = int((end - start) / width) + 1
+    begins = np.zeros(count + 1, np.int64)
+    for b in range(len(low)):
+        for column in range(int((low[b] - start) / width), int((high[b] - start) / width) + 1):
+            begins[column + 1] += 1
+    begins = np.cumsum(begins)
+    members, filled = np.empty(begins[-1], np.int64), begins[:-1].copy()
+    for b in range(len(low)):
+        for column in range(int((low[b] - start) / width), int((high[b] - start) / width) + 1):
+            members[filled[column]] = b
+            filled[column] += 1
+    return start, width, begins, members
 
-    The points are sorted by x; `order` tells where each stood before, as it does in `holder`.
-    """
+
+@numba.njit(cache=True, nogil=True)
+def _scan(
+    points: NDArray, boxes: NDArray[np.float64], holder: NDArray[np.int64], counts: NDArray[np.int64]
+) -> None:
+    """Fill `holder` (first box holding each point, -1 for none) and `counts` (points in each box)."""
     holder[:] = -1
     counts[:] = 0
-    for b in range(len(boxes)):
-        x, y, z = boxes[b, 0], boxes[b, 1], boxes[b, 2]
-        half_l, half_w, half_h = 0.5 * boxes[b, 3], 0.5 * boxes[b, 4], 0.5 * boxes[b, 5]
-        cos, sin = np.cos(boxes[b, 6]), np.sin(boxes[b, 6])
-        reach = np.hypot(half_l, half_w)
-        # Only these can lie in it, and a little more against rounding.
-        first = np.searchsorted(points[:, 0], x - reach - 1e-3)
-        last = np.searchsorted(points[:, 0], x + reach + 1e-3)
-        for p in range(first, last):
-            dx = points[p, 0] - x
-            dy = points[p, 1] - y
+    if not len(boxes):
+        return
+    half = 0.5 * boxes[:, 3:6]
+    cos, sin = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
+    reach = np.hypot(half[:, 0], half[:, 1])
+    # Only boxes of a point's column along x can hold it; a little more against rounding.
+    start, width, begins, members = _columns(boxes[:, 0] - reach - 1e-3, boxes[:, 0] + reach + 1e-3)
+    for p in range(len(points)):
+        place = (points[p, 0] - start) / width
+        # Written so that NaN is outside.
+        if not (place >= 0.0 and place < len(begins) - 1):
+            continue
+        column = int(place)
+        for member in range(begins[column], begins[column + 1]):
+            b = members[member]
+            dx = points[p, 0] - boxes[b, 0]
+            dy = points[p, 1] - boxes[b, 1]
             # The enclosing square rejects nearly all points for the price of two comparisons.
-            if abs(dx) > reach or abs(dy) > reach or abs(points[p, 2] - z) > half_h:
+            if abs(dx) > reach[b] or abs(dy) > reach[b] or abs(points[p, 2] - boxes[b, 2]) > half[b, 2]:
                 continue
-            if abs(cos * dx + sin * dy) <= half_l and abs(cos * dy - sin * dx) <= half_w:
+            if abs(cos[b] * dx + sin[b] * dy) <= half[b, 0] and abs(cos[b] * dy - sin[b] * dx) <= half[b, 1]:
                 counts[b] += 1
-                if holder[order[p]] < 0:
-                    holder[order[p]] = b
+                if holder[p] < 0:
+                    holder[p] = b
 
 
 def _scanned(points: NDArray, boxes: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -142,8 +166,7 @@ def _scanned(points: NDArray, boxes: ArrayLike) -> tuple[NDArray[np.int64], NDAr
         array = array.astype(np.float64)
     rows = checked_boxes(boxes)
     holder, counts = np.empty(len(array), np.int64), np.empty(len(rows), np.int64)
-    order = np.argsort(array[:, 0])
-    _scan(array[order, :3], order, rows, holder, counts)
+    _scan(array, rows, holder, counts)
     return holder, counts
 
 

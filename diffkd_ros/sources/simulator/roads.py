@@ -162,7 +162,7 @@ def _path(
     offset = (lane + 0.5) * lane_width
     outwards = stop_distance + np.linspace(0.0, LANE_LENGTH, _LANE_POINTS)
     entry, leave = (
-        np.array([_place(directions[k], curvatures[k], stop_distance, along, left) for along in outwards])
+        _lane(directions[k], curvatures[k], stop_distance, outwards, left)
         for k, left in ((arm, offset), (to, -offset))
     )
     entry = entry[::-1]
@@ -219,6 +219,18 @@ def _closest(curves: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
+@njit(cache=True, nogil=True, error_model='numpy')
+def _lane(
+    direction: float, curvature: float, straight: float, along: NDArray[np.float64], left: float
+) -> NDArray[np.float64]:
+    """The places (n, 2) of `_place` at each distance out."""
+    places = np.empty((len(along), 2))
+    for k in range(len(along)):
+        places[k] = _place(direction, curvature, straight, along[k], left)
+    return places
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
 def _place(
     direction: float, curvature: float, straight: float, along: float, left: float
 ) -> tuple[float, float]:

@@ -93,7 +93,7 @@ class Inference:
     """Columns over the frames: how the detections came about. NaN where it is not known or there is no such.
 
     Attributes:
-        reliability: (frames,) float32 mean reliability of the ego over the cells it observed.
+        reliability: (frames,) float32 mean reliability of the ego over the cells that any agent observed.
         gate_ego: (frames,) float32 mean weight of the ego in the fusion, over the cells it covers.
         gate_neighbours: (frames,) float32 likewise of the neighbours fused, the mean over them.
         messages: (frames,) int32 messages that neighbours sent, arrived or not.

@@ -28,7 +28,7 @@ class Detection:
     Attributes:
         boxes: in the ego's LiDAR frame, by descending score.
         gate_weights: (n,) float32 mean share of each agent over the cells it covers.
-        reliability: mean reliability of the ego over the cells it observed.
+        reliability: mean reliability of the ego over the cells that it observed or a neighbour's map covers.
         gate_map: (n, height, width) share of each agent in each fused cell, sums to 1.
         reliability_map: (height, width) in (0, 1).
         energy_map: (n, height, width) mean absolute value of each agent's restored feature.
@@ -93,7 +93,8 @@ class CooperativeDetector:
         boxes = decode_boxes(heatmap[0, 0], regression[0], grid, card.min_score, card.nms_iou, card.max_boxes)
         decoded = time.perf_counter()
         weights = (share * coverage).sum(axis=(1, 2, 3)) / np.maximum(coverage.sum(axis=(1, 2, 3)), 1)
-        observed = density[0, 0] > 0
+        # The ego's own coverage is the whole grid: its map is where the fused one starts from.
+        observed = (density[0, 0] > 0) | (coverage[1:, 0] > 0).any(axis=0)
         return Detection(
             boxes=boxes,
             gate_weights=weights.astype(np.float32),

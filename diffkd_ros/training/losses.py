@@ -84,8 +84,17 @@ def squared_distance(feature: Tensor, teacher: Tensor, deviation: Tensor) -> Ten
     return ((feature - teacher) / deviation).square().mean(dim=1, keepdim=True).detach()
 
 
-def reliability_loss(reliability: Tensor, distance: Tensor, unit: Tensor) -> Tensor:
-    """AGF: cross-entropy of the ego's reliability (n, 1, h, w) to exp(-distance / unit)."""
+def reliability_loss(reliability: Tensor, distance: Tensor, unit: Tensor, weight: Tensor) -> Tensor:
+    """AGF: cross-entropy of the ego's reliability to exp(-distance / unit).
+
+    Args:
+        reliability: (n, 1, h, w) in (0, 1).
+        distance: (n, 1, h, w) of the ego's feature from the teacher's.
+        unit: at which the reliability is to be 1/e.
+        weight: (n, 1, h, w) of each cell.
+    """
     # In float32: the cross-entropy of probabilities is not allowed under autocast.
     with torch.autocast(reliability.device.type, enabled=False):
-        return functional.binary_cross_entropy(reliability.float(), torch.exp(-distance.float() / unit))
+        wanted = torch.exp(-distance.float() / unit)
+        entropy = functional.binary_cross_entropy(reliability.float(), wanted, reduction='none')
+        return (weight * entropy).sum() / weight.sum().clamp(min=1)

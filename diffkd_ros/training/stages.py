@@ -130,7 +130,7 @@ class _Distillation(nn.Module):
         self, features: Tensor, restored: Tensor, density: Tensor, batch: Batch, taught: Taught
     ) -> Losses:
         """Detection, PKD (b) and reliability of the fused frames; `taught` is what `teach` gave."""
-        teacher, _, teacher_heatmap, teacher_regression = taught
+        teacher, seen, teacher_heatmap, teacher_regression = taught
         fusions = fuse_frames(self.student, features, restored, density, batch)
         fused = torch.cat([fusion.fused for fusion in fusions])
         heatmap, regression = self.student.head(fused)
@@ -143,18 +143,21 @@ class _Distillation(nn.Module):
         if isinstance(self.student.fusion, AdaptiveGatedFusion):
             ego = torch.cat([fusion.restored[:1] for fusion in fusions])
             distance = squared_distance(ego, teacher, deviation)
-            unit = self._unit(self.student.fusion, distance)
+            # Where nobody saw anything there is nobody to rely on instead.
+            anyone = covered_cells(seen)
+            unit = self._unit(self.student.fusion, distance[anyone > 0])
             reliability = torch.cat([fusion.reliability for fusion in fusions])
-            losses['reliability'] = reliability_loss(reliability, distance, unit)
+            weight = anyone * (1 + (FOREGROUND_WEIGHT - 1) * batch.foreground)
+            losses['reliability'] = reliability_loss(reliability, distance, unit, weight)
         return losses
 
     @torch.no_grad()
     def _unit(self, fusion: AdaptiveGatedFusion, distance: Tensor) -> Tensor:
         """The running median of the distance: a unit that does not move with one batch's corruptions."""
-        median = distance.median()
-        if self.training:
+        if self.training and distance.numel():
+            median = distance.median().to(fusion.distance.dtype)
             momentum = torch.where(fusion.distance > 0, DISTANCE_MOMENTUM, 1.0)
-            fusion.distance.lerp_(median.to(fusion.distance.dtype), momentum)
+            fusion.distance.lerp_(median, momentum)
         return fusion.distance.clamp(min=1e-6)
 
 

@@ -123,6 +123,21 @@ def test_ego_graph_agrees_with_torch(student: Student, folder: Path, agents: int
         assert np.abs(centres - box[0]).min() <= 1e-2
 
 
+def test_the_egos_reliability_counts_where_anyone_saw_something(student: Student, folder: Path) -> None:
+    detector = CooperativeDetector(ModelCard.load(folder))
+    ego, other = features(student, 2)
+    blind = BevFeature.empty(*ego.feature.shape)
+    alone = detector.detect([ego], [POSES[0]])
+    assert alone.reliability == pytest.approx(alone.reliability_map[ego.density > 0].mean(), rel=1e-5)
+    assert detector.detect([blind], [POSES[0]]).reliability == 0.0
+    # The neighbour stands where the ego does, so its map covers what its density says and a margin.
+    seen = detector.detect([blind, other], [POSES[0], POSES[0]])
+    near = torch.nn.functional.max_pool2d(torch.from_numpy(other.density)[None], 7, stride=1, padding=3)
+    covered = near[0].numpy() > 0
+    assert 0 < covered.mean() < 1
+    assert seen.reliability == pytest.approx(seen.reliability_map[covered].mean(), rel=1e-5)
+
+
 def test_one_agent_is_the_single_agent_path(student: Student, folder: Path) -> None:
     """A neighbour that covers nothing leaves boxes exactly as they are without it."""
     detector = CooperativeDetector(ModelCard.load(folder))

@@ -104,12 +104,14 @@ def test_distance_from_the_teacher_is_in_its_deviations_and_without_gradient() -
 
 
 def test_reliability_is_drawn_to_a_falling_exponential_of_the_distance() -> None:
-    reliability = torch.tensor([0.7, 0.2]).view(1, 1, 1, 2)
-    distance, unit = torch.tensor([0.0, 3.0]).view(1, 1, 1, 2), torch.tensor(1.5)
+    reliability = torch.tensor([0.7, 0.2, 0.5]).view(1, 1, 1, 3)
+    distance, unit = torch.tensor([0.0, 3.0, 9.0]).view(1, 1, 1, 3), torch.tensor(1.5)
+    weight = torch.tensor([1.0, 5.0, 0.0]).view(1, 1, 1, 3)
     wanted = [1.0, math.exp(-2.0)]
     expected = [
         -(t * math.log(r) + (1 - t) * math.log(1 - r)) for t, r in zip(wanted, (0.7, 0.2), strict=True)
     ]
-    assert reliability_loss(reliability, distance, unit).item() == pytest.approx(np.mean(expected), rel=1e-5)
+    by_hand = (expected[0] + 5 * expected[1]) / 6
+    assert reliability_loss(reliability, distance, unit, weight).item() == pytest.approx(by_hand, rel=1e-5)
     with torch.autocast('cpu', torch.bfloat16):
-        assert torch.isfinite(reliability_loss(reliability.bfloat16(), distance, unit))
+        assert torch.isfinite(reliability_loss(reliability.bfloat16(), distance, unit, weight))

@@ -82,7 +82,8 @@ def _measure(
         conditions.corruptions, conditions.severity, conditions.agents, conditions.seeds, 'graded'
     )
     source = Source(conditions.source, conditions.scenarios, conditions.frames_per_scenario)
-    return evaluate(Options(folder, source, model, chosen, workers=workers, cooperation=cooperation), console)
+    options = Options(folder, source, model, chosen, workers=workers, cooperation=cooperation, draw=False)
+    return evaluate(options, console)
 
 
 def model_of(training: str, out: Path) -> Path:

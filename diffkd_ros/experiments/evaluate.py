@@ -60,6 +60,7 @@ class Options:
         calibrate_on: the frames a calibration is fitted to; none of `source`.
         answers: bags of a live run on this source, whose detections are the clean condition.
         sessions: opens what runs a model without graphs.
+        draw: whether to draw the report.
     """
 
     out: Path
@@ -74,6 +75,7 @@ class Options:
     calibrate_on: Source | None = None
     answers: tuple[Path, ...] = ()
     sessions: Sessions | None = None
+    draw: bool = True
 
 
 def evaluate(options: Options, console: Console) -> dict[str, Any]:
@@ -88,8 +90,9 @@ def evaluate(options: Options, console: Console) -> dict[str, Any]:
         CalibrationUnavailableError: if SciPy, which fits a calibration, is not installed.
         KeyboardInterrupt: after all processes have ended; what is done is kept.
     """
-    # Before the work rather than after it.
-    report.require_drawing()
+    if options.draw:
+        # Before the work rather than after it.
+        report.require_drawing()
     plan = Plan(
         options.out,
         options.source,
@@ -136,11 +139,14 @@ def evaluate(options: Options, console: Console) -> dict[str, Any]:
         summary['mce_baseline'] = str(options.baseline)
     tables.write_table(evaluation, options.out / tables.TABLE)
     write_json(options.out / tables.SUMMARY, summary)
-    console.print('drawing the report', highlight=False)
-    report.write(options.out / report.REPORT, evaluation, summary, plan)
+    written = [tables.TABLE, tables.SUMMARY]
+    if options.draw:
+        console.print('drawing the report', highlight=False)
+        report.write(options.out / report.REPORT, evaluation, summary, plan)
+        written.insert(0, report.REPORT)
     _print(summary, console)
     console.print(
-        f'in {options.out}: {report.REPORT}, {tables.TABLE}, {tables.SUMMARY}',
+        f'in {options.out}: {", ".join(written)}',
         highlight=False,
         soft_wrap=True,
     )

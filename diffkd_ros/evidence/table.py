@@ -63,7 +63,7 @@ def _row(summary: Summary, label: str) -> dict[str, Any]:
     }
     return {
         'label': label,
-        'model': summary['model'],
+        'model': summary['run']['model'],
         **{f'clean_{key}': summary['clean'][key] for key in _AP},
         **{f'clean_{key}_interval': summary['clean'][f'{key}_interval'] for key in _AP},
         'mrce': summary['mrce'],

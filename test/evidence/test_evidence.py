@@ -53,6 +53,7 @@ def test_one_command_trains_measures_and_tells_and_does_nothing_twice(tmp_path: 
     assert outcome.exit_code == 0, outcome.output
     evidence = json.loads((out / 'evidence.json').read_text())
     assert list(evidence['rows']) == ['early', 'method']
+    assert evidence['rows']['method']['model'].startswith('method@')
     assert [(s['start'], s['steps']) for s in evidence['steps']] == [('pure', 1)]
     assert evidence['reliability'].keys() == {'clean', *evidence['rows']['method']['corruptions']}
     assert 0 < evidence['reliability']['fog']['2']['ego_reliability'] < 1

@@ -65,6 +65,8 @@ def test_it_loads_and_declares_described_arguments(name, monkeypatch):
     module = load(monkeypatch, share_directory() / 'launch' / f'{name}.launch.py')
     entities = module.generate_launch_description().entities
     assert entities[: len(module.ARGUMENTS)] == [*module.ARGUMENTS]
+    # And a profile for each version of Fast DDS, and what starts the nodes.
+    assert len(entities) == len(module.ARGUMENTS) + 3
     assert {argument.name for argument in module.ARGUMENTS} == set(FILES[name])
     assert all(argument.description for argument in module.ARGUMENTS)
 

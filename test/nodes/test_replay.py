@@ -50,6 +50,8 @@ def started(launch_module, bag, tmp_path):
 def test_it_loads_and_declares_described_arguments(launch_module):
     description = launch_module.generate_launch_description()
     assert description.entities[: len(launch_module.ARGUMENTS)] == [*launch_module.ARGUMENTS]
+    # And a profile for each version of Fast DDS, and what starts the nodes.
+    assert len(description.entities) == len(launch_module.ARGUMENTS) + 3
     assert all(argument.description for argument in launch_module.ARGUMENTS)
 
 

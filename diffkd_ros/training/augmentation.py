@@ -17,22 +17,28 @@ TILE_SHARES = (0.1, 0.3)
 
 
 def corrupt_clouds(frame: CoopFrame, augmentation: Augmentation, rng: np.random.Generator) -> CoopFrame:
-    """Each agent's cloud corrupted or not, each in its own way; poses and ground truth stay.
+    """Clouds corrupted: all of the frame alike, or each or not, in its own way; poses and ground truth stay.
 
     A corruption that cannot work on a cloud (wet ground without ground) leaves it as it is.
     """
+    together = _draw(augmentation, rng) if rng.random() < augmentation.shared else None
     agents = dict(frame.agents)
     for agent, sweep in frame.agents.items():
-        if rng.random() >= augmentation.probability:
+        if together is None and rng.random() >= augmentation.probability:
             continue
-        name = str(rng.choice(augmentation.corruptions))
-        severity, seed = int(rng.choice(augmentation.severities)), int(rng.integers(1 << 31))
+        name, severity, seed = together or _draw(augmentation, rng)
         alone = replace(frame, agents={agent: sweep}, ego=agent)
         try:
             agents[agent] = corrupt_frame(alone, name, severity, seed, 'all').agents[agent]
         except CorruptionError:
             continue
     return replace(frame, agents=agents)
+
+
+def _draw(augmentation: Augmentation, rng: np.random.Generator) -> tuple[str, int, int]:
+    """Type, severity and seed of a corruption."""
+    name, severity = str(rng.choice(augmentation.corruptions)), int(rng.choice(augmentation.severities))
+    return name, severity, int(rng.integers(1 << 31))
 
 
 def arriving_cells(

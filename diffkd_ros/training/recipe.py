@@ -43,7 +43,10 @@ class FrameSource(_Section):
 class Augmentation(_Section):
     """Corruption of what the student sees; the teacher and the ground truth stay clean."""
 
-    probability: float = Field(0.5, ge=0, le=1, description='Chance of each cloud to be corrupted.')
+    shared: float = Field(
+        0.0, ge=0, le=1, description="Chance that one draw befalls all of a frame's agents, as weather does."
+    )
+    probability: float = Field(0.5, ge=0, le=1, description='Else: chance of each cloud to be corrupted.')
     corruptions: list[str] = Field(min_length=1, description='Types drawn from, of the lidar family.')
     severities: list[int] = Field([1, 2], min_length=1, description='Severities drawn from.')
     held_out: list[str] = Field(

@@ -69,6 +69,18 @@ def test_only_named_types_and_severities_are_drawn(frame: CoopFrame, drawn: Coun
     assert min(drawn.values()) > 5
 
 
+def test_what_is_shared_befalls_all_agents_alike(frame: CoopFrame, drawn: Counter[tuple[str, int]]) -> None:
+    settings_ = Augmentation(shared=0.5, probability=0.0, corruptions=PAPER, severities=[1, 2, 3])
+    rng, frames = np.random.default_rng(3), 0
+    for _ in range(200):
+        drawn.clear()
+        corrupt_clouds(thinned(frame), settings_, rng)
+        frames += bool(drawn)
+        assert not drawn or [*drawn.values()] == [len(frame.agents)]
+    # 200 draws: four standard deviations are 28.
+    assert frames == pytest.approx(100, abs=28)
+
+
 @pytest.mark.parametrize('probability', [0.0, 1.0])
 def test_never_and_always(frame: CoopFrame, drawn: Counter[tuple[str, int]], probability: float) -> None:
     settings_ = Augmentation(probability=probability, corruptions=['beam_missing'])

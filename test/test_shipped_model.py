@@ -12,7 +12,7 @@ from diffkd_ros.runtime.detector import CooperativeDetector
 from diffkd_ros.runtime.encoder import FeatureEncoder
 from diffkd_ros.share import share_directory
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
-from diffkd_ros.training.recipe import load_recipe
+from diffkd_ros.training.recipe import Recipe, load_recipe
 
 HELD_OUT_SEED = 77
 
@@ -43,9 +43,10 @@ def test_cooperation_finds_what_the_ego_alone_cannot(card: ModelCard) -> None:
 
 
 def test_the_card_says_where_the_model_comes_from(card: ModelCard) -> None:
-    assert card.training['data'].startswith('simulated only')
+    assert card.training['data'] == "sim; sim is this package's simulator"
     assert card.training['seeds']['train_scenarios'] != card.training['seeds']['validation_scenarios']
-    recipe = load_recipe(share_directory() / card.training['command'].split()[-1])
+    recipe = load_recipe(share_directory() / 'config' / 'train' / 'sim_edge.yaml')
+    assert Recipe.model_validate(card.training['recipe'] | {'description': card.description}) == recipe
     stages = [(stage['name'], stage['steps']) for stage in card.training['stages']]
     assert stages == [(stage.name, stage.steps) for stage in recipe.stages]
     assert all(stage['minutes'] > 0 for stage in card.training['stages'])

@@ -8,6 +8,8 @@ import sys
 import types
 from pathlib import Path
 
+from script import load_script
+
 from diffkd_ros.share import share_directory
 
 REAL = importlib.util.find_spec('launch_ros') is not None
@@ -96,7 +98,4 @@ def load(monkeypatch, path: Path) -> types.ModuleType:
     monkeypatch.setitem(sys.modules, 'ament_index_python.packages', share)
     for name, module in ({} if REAL else _stand_in()).items():
         monkeypatch.setitem(sys.modules, name, module)
-    spec = importlib.util.spec_from_file_location(path.name.replace('.', '_'), path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(path)

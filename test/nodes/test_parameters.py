@@ -3,29 +3,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import pytest
 import rclpy
 import yaml
 from rclpy.parameter import Parameter
+from script import build_tool
 
 from diffkd_ros.nodes.parameters import ParameterError, declare, parameter
 from diffkd_ros.share import share_directory
-
-PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
 def documentation():
     """build_tools/document_parameters.py, which lists all tables."""
-    path = PROJECT / 'build_tools' / 'document_parameters.py'
-    spec = importlib.util.spec_from_file_location('document_parameters', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return build_tool('document_parameters')
 
 
 @dataclass(frozen=True)

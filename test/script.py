@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scripts outside the package as modules."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+PROJECT = Path(__file__).parents[1]
+
+
+def load_script(path: Path) -> ModuleType:
+    """Run a script under its file's name, not as the main program."""
+    spec = importlib.util.spec_from_file_location(path.name.replace('.', '_'), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def build_tool(name: str) -> ModuleType:
+    """One of build_tools/, by its name without the ending."""
+    return load_script(PROJECT / 'build_tools' / f'{name}.py')

@@ -66,6 +66,7 @@ def _row(summary: Summary, label: str) -> dict[str, Any]:
         'model': summary['run']['model'],
         **{f'clean_{key}': summary['clean'][key] for key in _AP},
         **{f'clean_{key}_interval': summary['clean'][f'{key}_interval'] for key in _AP},
+        **_mean_ap(corruptions[name] for name in groups.get('paper', {}).get('corruptions', ())),
         'mrce': summary['mrce'],
         'mrce_interval': summary['mrce_interval'],
         'mrce_ap50': summary['mrce_ap50'],
@@ -95,14 +96,19 @@ def _reliability(summary: Summary) -> dict[str, Any]:
 
 
 def _setting(start: str, steps: int, summary: Summary) -> dict[str, Any]:
-    corrupted = list(summary['corruptions'].values())
     return {
         'start': start if steps else '',
         'steps': steps,
         **{f'clean_{key}': summary['clean'][key] for key in _AP},
-        **{f'corrupted_{key}': sum(c[key] for c in corrupted) / len(corrupted) for key in _AP},
+        **_mean_ap(summary['corruptions'].values()),
         'fuse_ms': summary['latency_ms']['fuse'],
     }
+
+
+def _mean_ap(corruptions: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+    """AP over corruptions, None without any."""
+    parts = list(corruptions)
+    return {f'corrupted_{key}': sum(p[key] for p in parts) / len(parts) if parts else None for key in _AP}
 
 
 def markdown(evidence: Mapping[str, Any]) -> str:
@@ -115,8 +121,8 @@ def markdown(evidence: Mapping[str, Any]) -> str:
 
 def _main_table(evidence: Mapping[str, Any]) -> str:
     header = (
-        'simulated', 'AP@0.5', 'AP@0.7', 'mRCE', 'to reference', 'held out', 'link', 'ΔLaECE₀',
-        'false outside', 'ms encode + fuse', 'Mbit/s',
+        'simulated', 'AP@0.5', 'AP@0.7', 'corrupted, both', 'mRCE', 'to reference', 'held out', 'link',
+        'ΔLaECE₀', 'false outside', 'ms encode + fuse', 'Mbit/s',
     )  # fmt: skip
     lines = []
     for name, row in evidence['rows'].items():
@@ -126,6 +132,7 @@ def _main_table(evidence: Mapping[str, Any]) -> str:
                 row['label'],
                 _with_interval(row['clean_ap50'], row['clean_ap50_interval'], 100),
                 _with_interval(row['clean_ap70'], row['clean_ap70_interval'], 100),
+                ' / '.join(_percent(row[key]) for key in ('corrupted_ap50', 'corrupted_ap70')),
                 _with_interval(row['mrce'], row['mrce_interval']),
                 change,
                 _number(row['mrce_held_out']),
@@ -146,7 +153,7 @@ def _corruption_table(evidence: Mapping[str, Any]) -> str:
         (
             name.replace('_', ' '),
             *(
-                _number(100 * row['corruptions'][name]['ap50']) if name in row['corruptions'] else ''
+                _percent(row['corruptions'][name]['ap50']) if name in row['corruptions'] else ''
                 for row in evidence['rows'].values()
             ),
         )
@@ -164,7 +171,7 @@ def _steps_table(settings: Iterable[Mapping[str, Any]]) -> str:
                 setting['start'] or 'none',
                 str(setting['steps']),
                 *(
-                    _number(100 * setting[key])
+                    _percent(setting[key])
                     for key in ('clean_ap50', 'clean_ap70', 'corrupted_ap50', 'corrupted_ap70')
                 ),
                 f'{setting["fuse_ms"]:.0f}',
@@ -181,6 +188,10 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def _number(value: float | None, digits: int = 1, sign: str = '', unit: str = '') -> str:
     return '' if value is None or math.isnan(value) else f'{value:{sign}.{digits}f}{unit}'
+
+
+def _percent(share: float | None) -> str:
+    return _number(None if share is None else 100 * share)
 
 
 def _with_interval(value: float | None, interval: Sequence[float | None], scale: float = 1) -> str:

@@ -127,7 +127,8 @@ def test_the_shipped_plan_trains_every_row_from_one_teacher_by_one_recipe(tmp_pa
 def test_tables_tell_figures_in_percent_and_leave_unknown_ones_empty() -> None:
     row = {
         'label': 'A', 'clean_ap50': 0.8, 'clean_ap50_interval': [0.75, 0.85], 'clean_ap70': 0.5,
-        'clean_ap70_interval': [0.45, 0.55], 'mrce': 20.0, 'mrce_interval': [18.0, 22.0],
+        'clean_ap70_interval': [0.45, 0.55], 'corrupted_ap50': 0.7, 'corrupted_ap70': None,
+        'mrce': 20.0, 'mrce_interval': [18.0, 22.0],
         'mrce_relative': 0.0, 'mrce_held_out': None, 'mrce_link': 3.25, 'laece0_change': 0.0125,
         'false_boxes_outside': float('nan'), 'link_mbit_s': 1.5, 'encode_ms': 20.4, 'fuse_ms': 30.6,
         'corruptions': {'wet_ground': {'ap50': 0.655}},
@@ -135,8 +136,8 @@ def test_tables_tell_figures_in_percent_and_leave_unknown_ones_empty() -> None:
     other = {**row, 'label': 'B', 'mrce': 15.0, 'mrce_relative': -25.0, 'corruptions': {}}
     lines = markdown({'rows': {'a': row, 'b': other}, 'reference': 'a'}).splitlines()
     assert lines[2] == (
-        '| A | 80.0 (75.0 to 85.0) | 50.0 (45.0 to 55.0) | 20.0 (18.0 to 22.0) |  |  | 3.2 | 0.013 |  '
-        '| 20 + 31 | 1.50 |'
+        '| A | 80.0 (75.0 to 85.0) | 50.0 (45.0 to 55.0) | 70.0 /  | 20.0 (18.0 to 22.0) |  |  | 3.2 '
+        '| 0.013 |  | 20 + 31 | 1.50 |'
     )
     assert '| -25 % |' in lines[3]
     assert lines[-1] == '| wet ground | 65.5 |  |'

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes the figures and pictures of an experiment into docs/.
+
+    diffkd evidence config/evidence.yaml --out runs/evidence
+    python build_tools/document_evidence.py runs/evidence
+
+The tables of docs/method.md stand between `<!-- evidence -->` and `<!-- end -->`.
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffkd_ros.evidence.plots import RELIABILITY, STEPS
+from diffkd_ros.evidence.run import EVIDENCE
+from diffkd_ros.evidence.table import markdown
+
+DOCS = Path(__file__).resolve().parent.parent / 'docs'
+PAGE = DOCS / 'method.md'
+_BLOCK = re.compile(r'(<!-- evidence -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+def documented(page: str, evidence: Mapping[str, Any]) -> str:
+    """The page with the tables as the figures have them."""
+    return _BLOCK.sub(lambda match: f'{match[1]}{markdown(evidence)}{match[2]}', page)
+
+
+if __name__ == '__main__':
+    run = Path(sys.argv[1])
+    for name in (EVIDENCE, RELIABILITY, STEPS):
+        shutil.copy(run / name, DOCS / name)
+    PAGE.write_text(documented(PAGE.read_text(), json.loads((DOCS / EVIDENCE).read_text())))

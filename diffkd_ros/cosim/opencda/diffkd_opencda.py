@@ -333,7 +333,7 @@ def install(
     gateway: str = DEFAULT_GATEWAY,
     timeout: float = 5.0,
     sweep_timeout: float = 1.0,
-    min_score: float = 0.2,
+    min_score: float = 0.4,
 ) -> Hub:
     """Make OpenCDA use cooperative detections; call it before the scenario makes its vehicles.
 

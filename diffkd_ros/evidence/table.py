@@ -186,15 +186,15 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in (header, rule, *lines))
 
 
-def _number(value: float | None, digits: int = 1, sign: str = '', unit: str = '') -> str:
-    return '' if value is None or math.isnan(value) else f'{value:{sign}.{digits}f}{unit}'
+def _number(value: float | None, digits: int = 1, sign: str = '', unit: str = '', scale: float = 1) -> str:
+    return '' if value is None or math.isnan(value) else f'{scale * value:{sign}.{digits}f}{unit}'
 
 
 def _percent(share: float | None) -> str:
-    return _number(None if share is None else 100 * share)
+    return _number(share, scale=100)
 
 
 def _with_interval(value: float | None, interval: Sequence[float | None], scale: float = 1) -> str:
-    low, high = (_number(None if end is None else scale * end) for end in interval)
-    told = _number(None if value is None else scale * value)
+    low, high = (_number(end, scale=scale) for end in interval)
+    told = _number(value, scale=scale)
     return f'{told} ({low} to {high})' if low and high else told

@@ -18,12 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = json.loads((ROOT / 'docs' / 'evidence.json').read_text())
 
 
-@pytest.fixture(scope='module')
-def documentation():
-    return build_tool('document_evidence')
-
-
-def test_the_tables_are_those_of_the_file(documentation) -> None:
+def test_the_tables_are_those_of_the_file() -> None:
+    documentation = build_tool('document_evidence')
     page = documentation.PAGE.read_text()
     assert '| Diff-KD |' in page
     assert documentation.documented(page, EVIDENCE) == page, 'run: build_tools/document_evidence.py'

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in
-from diffkd_ros.geometry.poses import inverse, transform_points
+from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler, transform_points
 from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.runtime.grid import BevGrid
 from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds
@@ -31,7 +31,9 @@ class Sample:
     Attributes:
         clouds: per agent (p, 4), each in its own LiDAR frame; the ego's first; corrupted if so asked.
         clean: the same as they were sensed.
-        union: (p, 4) all agents' clean points in the ego's LiDAR frame, the teacher's holistic view.
+        union: (p, 4) all agents' clean points, the teacher's holistic view, in the ego's LiDAR frame or, if
+            so asked, in one turned and shifted against it.
+        view: (2, 3) ego's normalised grid coordinates to those of the union.
         warps: (n, 2, 3) ego's normalised grid coordinates to each agent's.
         arriving: (n, 1, height, width) 0 where a cell of an agent's map is lost on its way.
         target: what to detect.
@@ -40,6 +42,7 @@ class Sample:
     clouds: list[NDArray[np.float32]]
     clean: list[NDArray[np.float32]]
     union: NDArray[np.float32]
+    view: NDArray[np.float32]
     warps: NDArray[np.float32]
     arriving: NDArray[np.float32]
     target: DetectionTarget
@@ -52,6 +55,7 @@ def make_sample(
     grid: BevGrid,
     min_points: int,
     arriving: NDArray[np.float32] | None = None,
+    view: Matrix | None = None,
 ) -> Sample:
     """Cut one training sample out of a frame with ground truth.
 
@@ -62,6 +66,7 @@ def make_sample(
         grid: of the feature map.
         min_points: vehicles with fewer returns are neither target nor clutter.
         arriving: as in `Sample`; all by default.
+        view: (4, 4) ego's LiDAR frame <- frame of the union; the same frame by default.
     """
     ego = agents[0]
     sweeps = [frame.agents[agent] for agent in agents]
@@ -73,11 +78,13 @@ def make_sample(
     seen = count_points(union, truth.boxes)
     if arriving is None:
         arriving = np.ones((len(agents), 1, grid.height, grid.width), np.float32)
+    edges = grid.x_min, grid.y_min, grid.x_max, grid.y_max
     return Sample(
         clouds=[sensed.agents[agent].points for agent in agents],
         clean=[sweep.points for sweep in sweeps],
-        union=union,
-        warps=grid_warps(poses, grid.x_min, grid.y_min, grid.x_max, grid.y_max),
+        union=union if view is None else transform_points(inverse(view), union),
+        view=grid_warps([np.eye(4), np.eye(4) if view is None else view], *edges)[1],
+        warps=grid_warps(poses, *edges),
         arriving=arriving,
         target=detection_target(truth.boxes, seen, min_points, grid),
     )
@@ -118,6 +125,7 @@ class Batch:
         agents: every agent's cloud, frame by frame, each frame's ego first.
         clean: the same clouds uncorrupted.
         unions: one clean union cloud per frame.
+        views: (frames, 2, 3) ego's normalised grid coordinates to those of the union.
         sizes: number of agents of each frame.
         warps: (sum of sizes, 2, 3).
         arriving: (sum of sizes, 1, height, width).
@@ -127,6 +135,7 @@ class Batch:
     agents: Clouds
     clean: Clouds
     unions: Clouds
+    views: Tensor
     sizes: list[int]
     warps: Tensor
     arriving: Tensor
@@ -152,6 +161,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         agents=Clouds.join([cloud for sample in samples for cloud in sample.clouds]),
         clean=Clouds.join([cloud for sample in samples for cloud in sample.clean]),
         unions=Clouds.join([sample.union for sample in samples]),
+        views=torch.from_numpy(np.stack([sample.view for sample in samples])),
         sizes=[len(sample.clouds) for sample in samples],
         warps=torch.from_numpy(np.concatenate([sample.warps for sample in samples])),
         arriving=torch.from_numpy(np.concatenate([sample.arriving for sample in samples])),
@@ -228,7 +238,14 @@ class Samples(Dataset[Sample]):
             arriving = arriving_cells(
                 len(agents), self._grid.height, self._grid.width, data.augmentation, rng
             )
-        return make_sample(frame, sensed, agents, self._grid, data.min_points, arriving)
+        view = _turned(rng, self._grid.cell) if rng.random() < data.turned else None
+        return make_sample(frame, sensed, agents, self._grid, data.min_points, arriving, view)
+
+
+def _turned(rng: np.random.Generator, cell: float) -> Matrix:
+    """Any heading and any place within a cell: how one vehicle's grid may lie in another's."""
+    x, y = rng.uniform(0, cell, 2)
+    return pose_from_euler([x, y, 0.0], 0.0, 0.0, rng.uniform(-np.pi, np.pi))
 
 
 def training_batches(

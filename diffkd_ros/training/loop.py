@@ -137,9 +137,11 @@ class _Run:
         share = Share(fabric.global_rank, fabric.world_size)
         stream = _stream(stage, progress.history)
         grid = grid_of(recipe)
-        # A teacher sees clean clouds only.
-        clean = recipe.data.model_copy(update={'augmentation': None})
-        data = clean if stage.name == 'teacher' else recipe.data
+        # A teacher sees clean clouds only, and teaches in the egos' own grids.
+        straight = recipe.data.model_copy(update={'turned': 0.0})
+        clean = straight.model_copy(update={'augmentation': None})
+        lessons = recipe.data.model_copy(update={'augmentation': None})
+        data = lessons if stage.name == 'teacher' else straight
         if stage.name != 'teacher' and not self._has('student') and progress.step == 0:
             copy_teacher(self.teacher, self.student)
             # Every process measures the same batches.

@@ -95,6 +95,13 @@ class Data(_Section):
         0.25, ge=0, le=1, description='Share of frames that keep only some of the neighbours.'
     )
     any_ego: bool = Field(True, description="Draw the ego anew, instead of taking the frame's own.")
+    turned: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the teacher's frames encoded on a grid turned and shifted at random, their map "
+        "resampled in the ego's as a neighbour's is; needs model.vectors.",
+    )
     augmentation: Augmentation | None = None
 
 
@@ -160,6 +167,8 @@ class Recipe(_Section):
     def _stages_have_what_they_train(self) -> Recipe:
         if self.model.restoration == 'none' and any(stage.name == 'diffuser' for stage in self.stages):
             raise ValueError('stage diffuser: the model has no restoration')
+        if self.data.turned and not self.model.vectors:
+            raise ValueError('data.turned: no channel of the map turns with its grid, see model.vectors')
         return self
 
 

@@ -28,6 +28,7 @@ from diffkd_ros.training.losses import (
 FOREGROUND_WEIGHT = 5.0
 UNSEEN_WEIGHT = 0.25
 DISTANCE_MOMENTUM = 0.02
+WHOLLY = 0.99  # of a resampled cell, so that rounding does not lose it
 
 Losses = dict[str, Tensor]
 Target = Literal['global', 'local']
@@ -40,7 +41,11 @@ def run_teacher(teacher: Teacher, unions: Clouds) -> Taught:
 
 
 class TeacherStage(nn.Module):
-    """Detection on the union of all agents' clean clouds."""
+    """Detection on the union of all agents' clean clouds.
+
+    Some of them are encoded on a turned grid and resampled: what a map says of a place must not depend on how
+    the grid lies there, or neighbours' maps cannot be read in the ego's grid.
+    """
 
     def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
         super().__init__()
@@ -48,8 +53,11 @@ class TeacherStage(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         """One step."""
-        _, _, heatmap, regression = run_teacher(self.teacher, batch.unions)
-        return detection_losses(heatmap, regression, batch)
+        unions, views = batch.unions, batch.views
+        _, _, heatmap, regression = self.teacher(unions.points, unions.index, unions.count, views)
+        inside = (warp(torch.ones_like(batch.counted), views) > WHOLLY).to(batch.counted.dtype)
+        within = {name: getattr(batch, name) * inside for name in ('heatmap', 'centre', 'counted')}
+        return detection_losses(heatmap, regression, replace(batch, **within))
 
 
 def lone_student(teacher: Teacher, config: StudentConfig) -> Student:
@@ -101,6 +109,11 @@ def warp_to_agents(maps: Tensor, batch: Batch, vectors: int = 0) -> Tensor:
     return warp(per_agent, torch.cat((linear, offset), dim=2), vectors)
 
 
+def _emphasis(foreground: Tensor) -> Tensor:
+    """What a cell counts, from how much of it lies inside a vehicle."""
+    return 1 + (FOREGROUND_WEIGHT - 1) * foreground
+
+
 class _Distillation(nn.Module):
     """What the stages after the teacher share: a frozen teacher and the losses after fusion.
 
@@ -147,7 +160,7 @@ class _Distillation(nn.Module):
             anyone = covered_cells(seen)
             unit = self._unit(self.student.fusion, distance[anyone > 0])
             reliability = torch.cat([fusion.reliability for fusion in fusions])
-            weight = anyone * (1 + (FOREGROUND_WEIGHT - 1) * batch.foreground)
+            weight = anyone * _emphasis(batch.foreground)
             losses['reliability'] = reliability_loss(reliability, distance, unit, weight)
         return losses
 
@@ -200,7 +213,7 @@ class _FrozenEncoder(_Distillation):
         seen = warp_to_agents(
             torch.cat((taught, batch.foreground, inside), dim=1), batch, self.student.config.vectors
         )
-        weight = (1 + (FOREGROUND_WEIGHT - 1) * seen[:, -2:-1]) * (seen[:, -1:] > 0.99)
+        weight = _emphasis(seen[:, -2:-1]) * (seen[:, -1:] > WHOLLY)
         if self._target == 'global':
             return seen[:, :-2], weight
         return run_teacher(self._frozen[0], batch.clean)[0], weight

@@ -13,6 +13,7 @@ from torch import Tensor
 from diffkd_ros.evaluation.average_precision import AveragePrecision
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
+from diffkd_ros.geometry.poses import Matrix, pose_from_euler
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.decoding import decode_boxes
@@ -54,27 +55,42 @@ class Validation:
                 self._prepare(frame, corrupt_clouds(frame, always, np.random.default_rng((recipe.seed, i))))
                 for i, frame in enumerate(frames)
             ]
+        self._turned: list[tuple[Batch, Boxes3D]] = []
+        if recipe.model.vectors:
+            about = pose_from_euler([self._grid.cell / 2, self._grid.cell / 2, 0.0], 0.0, 0.0, np.pi)
+            self._turned = [self._prepare(frame, frame, about) for frame in frames]
         kind = 'simulated' if data.validation.kind == 'sim' else data.validation.kind
         self.description = f'{len(frames)} held-out {kind} frames'
 
-    def _prepare(self, frame: CoopFrame, sensed: CoopFrame) -> tuple[Batch, Boxes3D]:
+    def _prepare(
+        self, frame: CoopFrame, sensed: CoopFrame, view: Matrix | None = None
+    ) -> tuple[Batch, Boxes3D]:
         recipe, grid = self._recipe, self._grid
         agents = [frame.ego, *frame.neighbours][: recipe.data.max_agents]
         frame = replace(frame, agents={agent: frame.agents[agent] for agent in agents})
         truth = within(ground_truth_in(frame, frame.ego), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
-        sample = make_sample(frame, sensed, agents, grid, recipe.data.min_points)
+        sample = make_sample(frame, sensed, agents, grid, recipe.data.min_points, view=view)
         return collate([sample]).to(self._device), truth
 
     @torch.no_grad()
     def teacher(self, teacher: Teacher) -> Scores:
-        """Score a teacher on the clean holistic view."""
+        """Score a teacher on the clean holistic view.
+
+        If it has directions, then also with its map made on a grid turned right about and shifted by half a
+        cell, and resampled: as well as maps can be read in a neighbour's grid.
+        """
         teacher.eval()
-        score = AveragePrecision()
-        for batch, truth in self._clean:
-            union = batch.unions
-            _, _, heatmap, regression = teacher(union.points, union.index, union.count)
-            score.add(self._boxes(heatmap, regression), truth)
-        return {'teacher': _figures(score)}
+        scores = {}
+        for who, frames in (('teacher', self._clean), ('turned', self._turned)):
+            score = AveragePrecision()
+            for batch, truth in frames:
+                union = batch.unions
+                views = batch.views if who == 'turned' else None
+                _, _, heatmap, regression = teacher(union.points, union.index, union.count, views)
+                score.add(self._boxes(heatmap, regression), truth)
+            if frames:
+                scores[who] = _figures(score)
+        return scores
 
     @torch.no_grad()
     def student(self, student: Student, restore: bool) -> Scores:

@@ -73,6 +73,28 @@ def test_the_same_index_gives_the_same_bytes_and_another_gives_others() -> None:
     assert len(batch.agents.points) == sum(len(c) for s in (first, other) for c in s.clouds)
 
 
+def test_the_teachers_cloud_can_lie_in_a_turned_grid_and_nothing_else_changes() -> None:
+    straight = Samples(DATA, GRID, 0, range(3))
+    turned = Samples(DATA.model_copy(update={'turned': 1.0}), GRID, 0, range(3))
+    angles = []
+    for i in range(6):
+        sample, plain = turned[i], straight[i]
+        assert np.array_equal(plain.view, np.eye(2, 3, dtype=np.float32))
+        assert all(np.array_equal(*pair) for pair in zip(sample.clouds, plain.clouds, strict=True))
+        assert np.array_equal(sample.warps, plain.warps)
+        assert np.array_equal(sample.target.regression, plain.target.regression)
+        # `view` leads from where a point lies in the ego's grid to where it lies in the union's.
+        half = np.array([51.2, 25.6])
+        there = plain.union[:, :2] / half @ sample.view[:, :2].T + sample.view[:, 2]
+        np.testing.assert_allclose(there * half, sample.union[:, :2], atol=1e-3)
+        np.testing.assert_allclose(sample.union[:, 2:], plain.union[:, 2:], atol=1e-5)
+        angles.append(np.arctan2(sample.view[1, 0] / 2, sample.view[0, 0]))
+        assert np.linalg.norm(np.linalg.inv(sample.view[:, :2]) @ sample.view[:, 2] * half) < 2 * GRID.cell
+    assert np.ptp(angles) > 1.0
+    half = Samples(DATA.model_copy(update={'turned': 0.5}), GRID, 0, range(10))
+    assert 0 < sum(np.array_equal(half[i].view, np.eye(2, 3)) for i in range(20)) < 20
+
+
 def test_processes_share_a_stream_without_overlap_and_a_resumed_one_goes_on_in_it() -> None:
     whole = [Samples(DATA, GRID, 0, range(4))[i].union for i in range(8)]
     # Two processes take whole batches (of two) in turn, two steps each.

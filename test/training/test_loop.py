@@ -61,6 +61,22 @@ def test_a_chain_of_recipes_ends_in_the_bits_of_one(tmp_path: Path, monkeypatch:
     assert [stage['name'] for stage in history] == ['teacher', 'student', 'student']
 
 
+def test_grids_are_turned_for_the_teacher_alone(tmp_path: Path) -> None:
+    turned = {'model': {'vectors': 2}, 'data': {'turned': 1.0}}
+    trained = train(small_recipe('teacher', **turned), tmp_path / 'teacher')
+    assert trained is not None
+    # How well maps are read in another grid is told beside the rest.
+    assert trained.results['turned'].keys() == trained.results['teacher'].keys()
+    initial = str(tmp_path / 'teacher' / CHECKPOINT)
+    train(small_recipe('student', 'joint', initial=initial, **turned), tmp_path / 'turned')
+    train(small_recipe('student', 'joint', initial=initial, model=turned['model']), tmp_path / 'straight')
+    after = [load_file(tmp_path / name / CHECKPOINT) for name in ('turned', 'straight')]
+    assert all(torch.equal(value, after[1][key]) for key, value in after[0].items())
+    train(small_recipe('teacher', model=turned['model']), tmp_path / 'other')
+    before, other = load_file(initial), load_file(tmp_path / 'other' / CHECKPOINT)
+    assert any(not torch.equal(value, other[key]) for key, value in before.items())
+
+
 def test_students_of_several_kinds_grow_from_one_teacher(tmp_path: Path) -> None:
     """What they share with it they take over, and the rest they learn."""
     train(small_recipe('teacher'), tmp_path / 'teacher')

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each stage trains, what it leaves alone, and that it learns."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,25 @@ def test_a_frame_seen_again_and_again_is_learnt(name: str, left: float) -> None:
         optimiser.step()
         history.append(loss.item())
     assert history[-1] < left * history[0]
+
+
+def test_a_turned_grid_gives_the_teachers_map_where_it_lies_and_asks_for_nothing_beyond() -> None:
+    recipe = small_recipe(model={'vectors': 2})
+    teacher, student = networks(recipe)
+    stage = STAGES['teacher'](teacher, student, 'global').eval()
+    batch = first_batch(recipe)
+    union = batch.unions
+    with torch.no_grad():
+        straight = teacher(union.points, union.index, union.count)
+        cells = torch.tensor([[[1.0, 0, 2 * 3 / batch.counted.shape[-1]], [0, 1, 0]]]).expand(2, 2, 3)
+        shifted = teacher(union.points, union.index, union.count, cells)
+        # The map's first column is the fourth that the union's grid has.
+        torch.testing.assert_close(shifted[1][..., :-3], straight[1][..., 3:])
+        # Wholly apart, the maps share no cell in which anything could be asked for.
+        apart = torch.tensor([[[1.0, 0, 2.5], [0, 1, 0]]]).expand(2, 2, 3)
+        losses = stage(replace(batch, views=apart))
+    assert stage(batch)['regression'] > 0
+    assert losses == {'heatmap': 0, 'regression': 0}
 
 
 def test_the_teachers_scale_is_that_of_its_covered_cells() -> None:

@@ -27,18 +27,16 @@ def measure_rows(experiment: Experiment, out: Path, workers: int, console: Conso
     Raises:
         ExperimentError: if a measurement fails.
     """
-    plan = experiment.plan
     return {
-        name: _measure(
-            out / 'rows' / name,
-            model_of(row.training, out),
-            plan.conditions,
-            workers,
-            console,
-            cooperation=row.cooperation,
-        )
-        for name, row in plan.rows.items()
+        name: _measure(row_options(experiment, name, out, workers), console) for name in experiment.plan.rows
     }
+
+
+def row_options(experiment: Experiment, name: str, out: Path, workers: int) -> Options:
+    """How a row is measured."""
+    row = experiment.plan.rows[name]
+    model = model_of(row.training, out)
+    return _options(out / 'rows' / name, model, experiment.plan.conditions, workers, row.cooperation)
 
 
 def measure_reliability(experiment: Experiment, out: Path, workers: int, console: Console) -> Summary | None:
@@ -47,7 +45,7 @@ def measure_reliability(experiment: Experiment, out: Path, workers: int, console
     if wanted is None:
         return None
     model = model_of(experiment.plan.rows[wanted.row].training, out)
-    return _measure(out / 'reliability', model, wanted, workers, console)
+    return _measure(_options(out / 'reliability', model, wanted, workers), console)
 
 
 def measure_steps(
@@ -63,26 +61,23 @@ def measure_steps(
         for start in wanted.starts if steps else wanted.starts[:1]:
             changed = replace(config, start_from=start, steps=steps)
             model = export_with(wanted.training, out, changed)
-            summaries[start, steps] = _measure(
-                out / 'steps' / f'{start}_{steps}', model, wanted, workers, console
-            )
+            folder = out / 'steps' / f'{start}_{steps}'
+            summaries[start, steps] = _measure(_options(folder, model, wanted, workers), console)
     return summaries
 
 
-def _measure(
-    folder: Path,
-    model: Path,
-    conditions: Conditions,
-    workers: int,
-    console: Console,
-    cooperation: str = 'intermediate',
-) -> Summary:
-    console.print(f'measuring {folder.name}', highlight=False)
+def _options(
+    folder: Path, model: Path, conditions: Conditions, workers: int, cooperation: str = 'intermediate'
+) -> Options:
     chosen = make_conditions(
         conditions.corruptions, conditions.severity, conditions.agents, conditions.seeds, 'graded'
     )
     source = Source(conditions.source, conditions.scenarios, conditions.frames_per_scenario)
-    options = Options(folder, source, model, chosen, workers=workers, cooperation=cooperation, draw=False)
+    return Options(folder, source, model, chosen, workers=workers, cooperation=cooperation, draw=False)
+
+
+def _measure(options: Options, console: Console) -> Summary:
+    console.print(f'measuring {options.out.name}', highlight=False)
     return evaluate(options, console)
 
 

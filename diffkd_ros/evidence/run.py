@@ -10,6 +10,7 @@ from rich.console import Console
 
 from diffkd_ros.evaluation.result_file import write_json
 from diffkd_ros.evidence import plots
+from diffkd_ros.evidence.compare import compare_rows
 from diffkd_ros.evidence.measure import measure_reliability, measure_rows, measure_steps
 from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.evidence.table import gather, markdown
@@ -37,9 +38,11 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
     """
     experiment = load_experiment(path, out)
     train_all(experiment, out, workers, console)
+    rows = measure_rows(experiment, out, workers, console)
     evidence = gather(
         experiment,
-        measure_rows(experiment, out, workers, console),
+        rows,
+        compare_rows(experiment, out),
         measure_reliability(experiment, out, workers, console),
         measure_steps(experiment, out, workers, console),
     )

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from diffkd_ros.evidence.compare import Differences
 from diffkd_ros.evidence.measure import Summary
 from diffkd_ros.evidence.plan import Experiment
 
@@ -16,6 +17,7 @@ _AP = ('ap50', 'ap70')
 def gather(
     experiment: Experiment,
     rows: Mapping[str, Summary],
+    differences: Mapping[str, Differences],
     reliability: Summary | None,
     steps: Mapping[tuple[str, int], Summary],
 ) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def gather(
     Args:
         experiment: what was run.
         rows: summaries by row.
+        differences: from the subject, by row.
         reliability: of the row whose ego was hit.
         steps: summaries by start and number of steps.
     """
@@ -35,6 +38,10 @@ def gather(
         own = figures['mrce']
         # Unknown where a detector finds nothing at all.
         figures['mrce_relative'] = 100 * (own / reference - 1) if own and reference else None
+    for name, difference in differences.items():
+        told[name]['less_subject'] = {
+            key: [value.estimate, value.low, value.high] for key, value in difference.items()
+        }
     evidence: dict[str, Any] = {
         'data': 'simulated (diffkd_ros.sources.simulator)'
         if plan.conditions.source[:3] == 'sim'
@@ -113,7 +120,7 @@ def _mean_ap(corruptions: Iterable[Mapping[str, Any]]) -> dict[str, float | None
 
 def markdown(evidence: Mapping[str, Any]) -> str:
     """The tables, from the structure alone."""
-    parts = [_main_table(evidence), _corruption_table(evidence)]
+    parts = [_main_table(evidence), _differences_table(evidence), _corruption_table(evidence)]
     if 'steps' in evidence:
         parts.append(_steps_table(evidence['steps']))
     return '\n\n'.join(parts) + '\n'
@@ -144,6 +151,35 @@ def _main_table(evidence: Mapping[str, Any]) -> str:
             )
         )
     return _table(header, lines)
+
+
+def _differences_table(evidence: Mapping[str, Any]) -> str:
+    rows = evidence['rows']
+    header = (
+        f'less {rows[evidence["subject"]]["label"]}', 'AP@0.5', 'AP@0.7', 'corrupted AP@0.5', 'AP@0.7', 'mRCE'
+    )  # fmt: skip
+    figures = {'clean_ap50': 100, 'clean_ap70': 100, 'corrupted_ap50': 100, 'corrupted_ap70': 100, 'mrce': 1}
+    return _table(
+        header,
+        [
+            (
+                row['label'],
+                *(_difference(row['less_subject'].get(key), scale) for key, scale in figures.items()),
+            )
+            for name, row in rows.items()
+            if name != evidence['subject']
+        ],
+    )
+
+
+def _difference(ends: Sequence[float | None] | None, scale: float) -> str:
+    """A difference with its interval, told apart if that does not hold 0."""
+    if ends is None:
+        return ''
+    value, low, high = ends
+    told = _with_interval(value, (low, high), scale, '+')
+    sure = low is not None and high is not None and low * high > 0
+    return f'**{told}**' if sure else told
 
 
 def _corruption_table(evidence: Mapping[str, Any]) -> str:
@@ -194,7 +230,9 @@ def _percent(share: float | None) -> str:
     return _number(share, scale=100)
 
 
-def _with_interval(value: float | None, interval: Sequence[float | None], scale: float = 1) -> str:
-    low, high = (_number(end, scale=scale) for end in interval)
-    told = _number(value, scale=scale)
+def _with_interval(
+    value: float | None, interval: Sequence[float | None], scale: float = 1, sign: str = ''
+) -> str:
+    low, high = (_number(end, sign=sign, scale=scale) for end in interval)
+    told = _number(value, sign=sign, scale=scale)
     return f'{told} ({low} to {high})' if low and high else told

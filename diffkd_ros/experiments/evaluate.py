@@ -93,15 +93,7 @@ def evaluate(options: Options, console: Console) -> dict[str, Any]:
     if options.draw:
         # Before the work rather than after it.
         report.require_drawing()
-    plan = Plan(
-        options.out,
-        options.source,
-        options.model,
-        options.protocol or options.source.protocol,
-        options.cooperation,
-        options.answers,
-        options.sessions,
-    )
+    plan = _plan(options)
     calibrators.check_calibration(options.calibration, options.calibrate_on, options.source)
     settle(plan)
     if plan.answers:
@@ -151,6 +143,31 @@ def evaluate(options: Options, console: Console) -> dict[str, Any]:
         soft_wrap=True,
     )
     return summary
+
+
+def evaluated(options: Options) -> Evaluation:
+    """What an earlier `evaluate` of these options has left in its folder, scores as they are.
+
+    Raises:
+        ExperimentError: if nothing was scored.
+        ModelError: if the model does not load.
+    """
+    plan = _plan(options)
+    conditions, _ = _conditions(plan, options)
+    results = load_results(plan, conditions, usable(plan, options.source.names()))
+    return Evaluation(results, plan.protocol, plan.open().model.card.min_score)
+
+
+def _plan(options: Options) -> Plan:
+    return Plan(
+        options.out,
+        options.source,
+        options.model,
+        options.protocol or options.source.protocol,
+        options.cooperation,
+        options.answers,
+        options.sessions,
+    )
 
 
 def _fit(plan: Plan, options: Options, console: Console) -> calibrators.Calibrator | None:

@@ -32,6 +32,8 @@ from diffkd_ros.experiments.conditions import CLEAN, Condition
 from diffkd_ros.experiments.errors import ExperimentError
 
 Levels = Mapping[Condition, Sequence[FrameResults]]
+PrecisionOf = Callable[[Condition, float], Figure]
+"""AP of a level at an IoU threshold: of all scenarios, or of every resample."""
 
 
 def confident(results: FrameResults, min_score: float) -> FrameResults:
@@ -159,9 +161,8 @@ class Evaluation:
 
     def relative_error(self, level: Condition, iou: float) -> Interval:
         """RCE of a level, percent."""
-        return self._both(
-            lambda ap: relative_corruption_error(ap(Condition(CLEAN), iou), ap(level, iou)),
-            self.protocol.order,
+        return interval(
+            *self.sampled(lambda ap: relative_corruption_error(ap(Condition(CLEAN), iou), ap(level, iou)))
         )
 
     @cached_property
@@ -184,15 +185,40 @@ class Evaluation:
         order: DetectionOrder | None = None,
     ) -> Interval:
         """A figure of a group, mRCE say, with its interval."""
+        return interval(*self.sampled(lambda ap: figure(self.robustness(group, ap)), order))
 
-        def of(ap: Callable[[Condition, float], Figure]) -> Figure:
-            return figure(self._robustness(group, ap))
+    def sampled(
+        self, figure: Callable[[PrecisionOf], Figure], order: DetectionOrder | None = None
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Any figure that follows from AP: of all scenarios, and of every resample.
 
-        return self._both(of, order or self.protocol.order)
+        Two evaluations of the same scenarios draw the same ones, so their samples are paired.
 
-    def robustness(self, group: Group) -> Robustness:
-        """AP of a group, from which more follows."""
-        return self._robustness(group, lambda level, iou: self._estimate(level, iou, self.protocol.order))
+        Args:
+            figure: computes it, from numbers or arrays alike.
+            order: of the detections; the protocol's by default.
+        """
+        order = order or self.protocol.order
+        estimate = figure(lambda level, iou: self._estimate(level, iou, order))
+        samples = figure(lambda level, iou: self._sampled(level, iou, order))
+        return float(estimate), np.asarray(samples)
+
+    def robustness(self, group: Group, ap: PrecisionOf | None = None) -> Robustness:
+        """AP of a group, from which more follows.
+
+        Args:
+            group: which.
+            ap: as `sampled` hands it out; by default that of all scenarios in the protocol's order.
+        """
+
+        def by_iou(level: Condition) -> dict[float, Figure]:
+            return {iou: of(level, iou) for iou in self.protocol.iou_thresholds}
+
+        of = ap or (lambda level, iou: self._estimate(level, iou, self.protocol.order))
+        return Robustness(
+            by_iou(Condition(CLEAN)),
+            {(level.corruption, level.severity): by_iou(level) for level in group.conditions},
+        )
 
     def calibration(self, level: Condition) -> Reliability:
         """LaECE0 of a level."""
@@ -232,22 +258,6 @@ class Evaluation:
             drawn = [self._bootstrap.average_precision(part, iou, order) for part in self._kept[level]]
             self._samples[key] = np.mean(drawn, axis=0)
         return self._samples[key]
-
-    def _both(
-        self, figure: Callable[[Callable[[Condition, float], Figure]], Figure], order: DetectionOrder
-    ) -> Interval:
-        """A figure of all scenarios, and its interval over the resamples."""
-        estimate = figure(lambda level, iou: self._estimate(level, iou, order))
-        return interval(float(estimate), figure(lambda level, iou: self._sampled(level, iou, order)))
-
-    def _robustness(self, group: Group, ap: Callable[[Condition, float], Figure]) -> Robustness:
-        def by_iou(level: Condition) -> dict[float, Figure]:
-            return {iou: ap(level, iou) for iou in self.protocol.iou_thresholds}
-
-        return Robustness(
-            by_iou(Condition(CLEAN)),
-            {(level.corruption, level.severity): by_iou(level) for level in group.conditions},
-        )
 
 
 def mean_error(robustness: Robustness) -> Figure:

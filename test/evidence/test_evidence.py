@@ -134,10 +134,15 @@ def test_tables_tell_figures_in_percent_and_leave_unknown_ones_empty() -> None:
         'corruptions': {'wet_ground': {'ap50': 0.655}},
     }  # fmt: skip
     other = {**row, 'label': 'B', 'mrce': 15.0, 'mrce_relative': -25.0, 'corruptions': {}}
-    lines = markdown({'rows': {'a': row, 'b': other}, 'reference': 'a'}).splitlines()
+    row['less_subject'] = {'clean_ap50': [0.011, 0.002, 0.02], 'mrce': [5.0, -1.0, None]}
+    evidence = {'rows': {'a': row, 'b': other}, 'reference': 'a', 'subject': 'b'}
+    lines = markdown(evidence).splitlines()
     assert lines[2] == (
         '| A | 80.0 (75.0 to 85.0) | 50.0 (45.0 to 55.0) | 70.0 /  | 20.0 (18.0 to 22.0) |  |  | 3.2 '
         '| 0.013 |  | 20 + 31 | 1.50 |'
     )
     assert '| -25 % |' in lines[3]
+    # What is sure of a difference is bold: its interval does not hold 0.
+    assert '| less B | AP@0.5 |' in lines[5]
+    assert '| A | **+1.1 (+0.2 to +2.0)** |  |  |  | +5.0 |' in lines
     assert lines[-1] == '| wet ground | 65.5 |  |'

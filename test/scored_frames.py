@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames and results with known content, for the tests of this folder."""
+"""Frames and results with known content, for tests of what is scored."""
 
 from __future__ import annotations
 

@@ -167,6 +167,11 @@ class Recipe(_Section):
     def _stages_have_what_they_train(self) -> Recipe:
         if self.model.restoration == 'none' and any(stage.name == 'diffuser' for stage in self.stages):
             raise ValueError('stage diffuser: the model has no restoration')
+        if 2 * self.model.vectors > self.model.channels:
+            raise ValueError(
+                f'model.vectors: {self.model.vectors} directions need {2 * self.model.vectors} channels, '
+                f'and there are {self.model.channels}'
+            )
         if self.data.turned and not self.model.vectors:
             raise ValueError('data.turned: no channel of the map turns with its grid, see model.vectors')
         return self

@@ -43,6 +43,7 @@ def test_every_shipped_recipe_loads() -> None:
             'name: a\ndescription: b\nmodel: {restoration: none}\nstages: [{name: diffuser, steps: 1}]\n',
             'stage diffuser: the model has no restoration',
         ),
+        ('name: a\ndescription: b\nmodel: {vectors: 17}\n' + STAGES, 'need 34 channels, and there are 32'),
         ('name: a\ndescription: b\ndata: {turned: 0.5}\n' + STAGES, r'data\.turned: no channel'),
         (augmented('[fog, snow], held_out: [rain, snow]'), 'rain'),
         (augmented('[fog, snow], held_out: [snow]'), 'snow: drawn and held out at once'),

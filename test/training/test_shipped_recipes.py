@@ -15,7 +15,7 @@ from diffkd_ros.training.loop import train
 from diffkd_ros.training.recipe import Recipe, load_recipe
 
 # The layout of the networks stays: profile, fusion, start and steps.
-SMALL_MODEL = MODEL | {'pillar_channels': 4}
+SMALL_MODEL = MODEL | {'pillar_channels': 4, 'vectors': 2}
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scored_frames
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scored_frames import cars, coop_frame, found, results
@@ -241,7 +243,7 @@ def test_a_calibrator_needs_detections() -> None:
 def test_without_scipy_only_fitting_fails() -> None:
     code = (
         'import sys; sys.modules["scipy"] = None; sys.modules["scipy.optimize"] = None\n'
-        f'sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})\n'
+        f'sys.path.insert(0, {str(Path(scored_frames.__file__).parent)!r})\n'
         'from scored_frames import results\n'
         'from diffkd_ros.evaluation import calibration as c\n'
         'part = results([0.9], [0.6], 1)\n'

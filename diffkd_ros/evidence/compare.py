@@ -7,38 +7,25 @@ intervals of the two rows let expect.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 from diffkd_ros.evaluation.bootstrap import Interval, interval
 from diffkd_ros.evaluation.robustness import Figure
-from diffkd_ros.evidence.measure import row_options
-from diffkd_ros.evidence.plan import EvidenceError, Experiment
+from diffkd_ros.evidence.plan import EvidenceError
 from diffkd_ros.experiments.conditions import CLEAN, Condition
-from diffkd_ros.experiments.evaluate import evaluated
 from diffkd_ros.experiments.measures import Evaluation, PrecisionOf, mean_error
 
 Differences = dict[str, Interval]
 """By figure: `clean_ap50`, `clean_ap70`, `corrupted_ap50`, `corrupted_ap70` in [0, 1], `mrce` in percent."""
 
 
-def compare_rows(experiment: Experiment, out: Path) -> dict[str, Differences]:
+def compare_rows(rows: Mapping[str, Evaluation], subject: str) -> dict[str, Differences]:
     """Each row less the subject, for all rows but the subject itself.
-
-    Args:
-        experiment: whose rows are measured.
-        out: its folder.
 
     Raises:
         EvidenceError: if rows were measured on different scenarios.
     """
-    plan = experiment.plan
-    subject = evaluated(row_options(experiment, plan.subject, out, 1))
-    return {
-        name: differences(evaluated(row_options(experiment, name, out, 1)), subject)
-        for name in plan.rows
-        if name != plan.subject
-    }
+    return {name: differences(row, rows[subject]) for name, row in rows.items() if name != subject}
 
 
 def differences(own: Evaluation, other: Evaluation) -> Differences:

@@ -12,7 +12,7 @@ from rich.console import Console
 from diffkd_ros.evidence.plan import Conditions, Experiment, checkpoint_of
 from diffkd_ros.experiments.conditions import make_conditions
 from diffkd_ros.experiments.drives import Source
-from diffkd_ros.experiments.evaluate import Options, evaluate
+from diffkd_ros.experiments.evaluate import Options, Outcome, evaluate
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.card import sha256
@@ -21,22 +21,20 @@ from diffkd_ros.training.checkpoint import load_student, with_model
 Summary = dict[str, Any]
 
 
-def measure_rows(experiment: Experiment, out: Path, workers: int, console: Console) -> dict[str, Summary]:
-    """The summary of `diffkd evaluate` for each row.
+def measure_rows(experiment: Experiment, out: Path, workers: int, console: Console) -> dict[str, Outcome]:
+    """What `diffkd evaluate` finds for each row.
 
     Raises:
         ExperimentError: if a measurement fails.
     """
+    conditions = experiment.plan.conditions
     return {
-        name: _measure(row_options(experiment, name, out, workers), console) for name in experiment.plan.rows
+        name: _measure(
+            _options(out / 'rows' / name, model_of(row.training, out), conditions, workers, row.cooperation),
+            console,
+        )
+        for name, row in experiment.plan.rows.items()
     }
-
-
-def row_options(experiment: Experiment, name: str, out: Path, workers: int) -> Options:
-    """How a row is measured."""
-    row = experiment.plan.rows[name]
-    model = model_of(row.training, out)
-    return _options(out / 'rows' / name, model, experiment.plan.conditions, workers, row.cooperation)
 
 
 def measure_reliability(experiment: Experiment, out: Path, workers: int, console: Console) -> Summary | None:
@@ -45,7 +43,7 @@ def measure_reliability(experiment: Experiment, out: Path, workers: int, console
     if wanted is None:
         return None
     model = model_of(experiment.plan.rows[wanted.row].training, out)
-    return _measure(_options(out / 'reliability', model, wanted, workers), console)
+    return _measure(_options(out / 'reliability', model, wanted, workers), console).summary
 
 
 def measure_steps(
@@ -62,7 +60,8 @@ def measure_steps(
             changed = replace(config, start_from=start, steps=steps)
             model = export_with(wanted.training, out, changed)
             folder = out / 'steps' / f'{start}_{steps}'
-            summaries[start, steps] = _measure(_options(folder, model, wanted, workers), console)
+            options = _options(folder, model, wanted, workers)
+            summaries[start, steps] = _measure(options, console).summary
     return summaries
 
 
@@ -76,7 +75,7 @@ def _options(
     return Options(folder, source, model, chosen, workers=workers, cooperation=cooperation, draw=False)
 
 
-def _measure(options: Options, console: Console) -> Summary:
+def _measure(options: Options, console: Console) -> Outcome:
     console.print(f'measuring {options.out.name}', highlight=False)
     return evaluate(options, console)
 

@@ -41,8 +41,8 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
     rows = measure_rows(experiment, out, workers, console)
     evidence = gather(
         experiment,
-        rows,
-        compare_rows(experiment, out),
+        {name: row.summary for name, row in rows.items()},
+        compare_rows({name: row.evaluation for name, row in rows.items()}, experiment.plan.subject),
         measure_reliability(experiment, out, workers, console),
         measure_steps(experiment, out, workers, console),
     )

@@ -78,8 +78,21 @@ class Options:
     draw: bool = True
 
 
-def evaluate(options: Options, console: Console) -> dict[str, Any]:
-    """Run the benchmark and return the summary it has written.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a benchmark found.
+
+    Attributes:
+        summary: as it was written.
+        evaluation: what it was made from.
+    """
+
+    summary: dict[str, Any]
+    evaluation: Evaluation
+
+
+def evaluate(options: Options, console: Console) -> Outcome:
+    """Run the benchmark, write what it found and return it.
 
     Raises:
         ExperimentError: if the folder holds another evaluation, a worker dies, nothing was scored, or a
@@ -93,7 +106,15 @@ def evaluate(options: Options, console: Console) -> dict[str, Any]:
     if options.draw:
         # Before the work rather than after it.
         report.require_drawing()
-    plan = _plan(options)
+    plan = Plan(
+        options.out,
+        options.source,
+        options.model,
+        options.protocol or options.source.protocol,
+        options.cooperation,
+        options.answers,
+        options.sessions,
+    )
     calibrators.check_calibration(options.calibration, options.calibrate_on, options.source)
     settle(plan)
     if plan.answers:
@@ -142,32 +163,7 @@ def evaluate(options: Options, console: Console) -> dict[str, Any]:
         highlight=False,
         soft_wrap=True,
     )
-    return summary
-
-
-def evaluated(options: Options) -> Evaluation:
-    """What an earlier `evaluate` of these options has left in its folder, scores as they are.
-
-    Raises:
-        ExperimentError: if nothing was scored.
-        ModelError: if the model does not load.
-    """
-    plan = _plan(options)
-    conditions, _ = _conditions(plan, options)
-    results = load_results(plan, conditions, usable(plan, options.source.names()))
-    return Evaluation(results, plan.protocol, plan.open().model.card.min_score)
-
-
-def _plan(options: Options) -> Plan:
-    return Plan(
-        options.out,
-        options.source,
-        options.model,
-        options.protocol or options.source.protocol,
-        options.cooperation,
-        options.answers,
-        options.sessions,
-    )
+    return Outcome(summary, evaluation)
 
 
 def _fit(plan: Plan, options: Options, console: Console) -> calibrators.Calibrator | None:

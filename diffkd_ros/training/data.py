@@ -33,7 +33,7 @@ class Sample:
         clean: the same as they were sensed.
         union: (p, 4) all agents' clean points, the teacher's holistic view, in the ego's LiDAR frame or, if
             so asked, in one turned and shifted against it.
-        view: (2, 3) ego's normalised grid coordinates to those of the union.
+        view: (2, 3) ego's normalised grid coordinates to those of the union, None if they are the same.
         warps: (n, 2, 3) ego's normalised grid coordinates to each agent's.
         arriving: (n, 1, height, width) 0 where a cell of an agent's map is lost on its way.
         target: what to detect.
@@ -42,7 +42,7 @@ class Sample:
     clouds: list[NDArray[np.float32]]
     clean: list[NDArray[np.float32]]
     union: NDArray[np.float32]
-    view: NDArray[np.float32]
+    view: NDArray[np.float32] | None
     warps: NDArray[np.float32]
     arriving: NDArray[np.float32]
     target: DetectionTarget
@@ -83,7 +83,7 @@ def make_sample(
         clouds=[sensed.agents[agent].points for agent in agents],
         clean=[sweep.points for sweep in sweeps],
         union=union if view is None else transform_points(inverse(view), union),
-        view=grid_warps([np.eye(4), np.eye(4) if view is None else view], *edges)[1],
+        view=None if view is None else grid_warps([np.eye(4), view], *edges)[1],
         warps=grid_warps(poses, *edges),
         arriving=arriving,
         target=detection_target(truth.boxes, seen, min_points, grid),
@@ -125,7 +125,7 @@ class Batch:
         agents: every agent's cloud, frame by frame, each frame's ego first.
         clean: the same clouds uncorrupted.
         unions: one clean union cloud per frame.
-        views: (frames, 2, 3) ego's normalised grid coordinates to those of the union.
+        views: (frames, 2, 3) ego's normalised grid coordinates to those of the union, None if the same.
         sizes: number of agents of each frame.
         warps: (sum of sizes, 2, 3).
         arriving: (sum of sizes, 1, height, width).
@@ -135,7 +135,7 @@ class Batch:
     agents: Clouds
     clean: Clouds
     unions: Clouds
-    views: Tensor
+    views: Tensor | None
     sizes: list[int]
     warps: Tensor
     arriving: Tensor
@@ -148,11 +148,12 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'sizes'}
-        return replace(self, **{name: value.to(device) for name, value in moved.items()})
+        return replace(self, **{name: part.to(device) for name, part in moved.items() if part is not None})
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch."""
+    """Samples to a batch: either all of them have a view or none has."""
+    views = [sample.view for sample in samples if sample.view is not None]
 
     def stack(name: str) -> Tensor:
         return torch.from_numpy(np.stack([getattr(sample.target, name) for sample in samples])).float()
@@ -161,7 +162,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         agents=Clouds.join([cloud for sample in samples for cloud in sample.clouds]),
         clean=Clouds.join([cloud for sample in samples for cloud in sample.clean]),
         unions=Clouds.join([sample.union for sample in samples]),
-        views=torch.from_numpy(np.stack([sample.view for sample in samples])),
+        views=torch.from_numpy(np.stack(views)) if views else None,
         sizes=[len(sample.clouds) for sample in samples],
         warps=torch.from_numpy(np.concatenate([sample.warps for sample in samples])),
         arriving=torch.from_numpy(np.concatenate([sample.arriving for sample in samples])),
@@ -238,12 +239,14 @@ class Samples(Dataset[Sample]):
             arriving = arriving_cells(
                 len(agents), self._grid.height, self._grid.width, data.augmentation, rng
             )
-        view = _turned(rng, self._grid.cell) if rng.random() < data.turned else None
+        view = _view(rng, data.turned, self._grid.cell) if data.turned else None
         return make_sample(frame, sensed, agents, self._grid, data.min_points, arriving, view)
 
 
-def _turned(rng: np.random.Generator, cell: float) -> Matrix:
-    """Any heading and any place within a cell: how one vehicle's grid may lie in another's."""
+def _view(rng: np.random.Generator, turned: float, cell: float) -> Matrix:
+    """Any heading and any place within a cell, as one vehicle's grid may lie in another's, or straight on."""
+    if rng.random() >= turned:
+        return np.eye(4)
     x, y = rng.uniform(0, cell, 2)
     return pose_from_euler([x, y, 0.0], 0.0, 0.0, rng.uniform(-np.pi, np.pi))
 

@@ -138,14 +138,13 @@ class _Run:
         stream = _stream(stage, progress.history)
         grid = grid_of(recipe)
         # A teacher sees clean clouds only, and teaches in the egos' own grids.
-        straight = recipe.data.model_copy(update={'turned': 0.0})
-        clean = straight.model_copy(update={'augmentation': None})
-        lessons = recipe.data.model_copy(update={'augmentation': None})
-        data = lessons if stage.name == 'teacher' else straight
+        clean, straight = {'augmentation': None}, {'turned': 0.0}
+        data = recipe.data.model_copy(update=clean if stage.name == 'teacher' else straight)
         if stage.name != 'teacher' and not self._has('student') and progress.step == 0:
             copy_teacher(self.teacher, self.student)
             # Every process measures the same batches.
-            batches = training_batches(clean, grid, stream, range(MEASURED_BATCHES))
+            lessons = data.model_copy(update=clean)
+            batches = training_batches(lessons, grid, stream, range(MEASURED_BATCHES))
             measure_teacher(self.teacher, self.student, (batch.to(fabric.device) for batch in batches))
         module = STAGES[stage.name](self.teacher, self.student, recipe.target)
         network = self.teacher if stage.name == 'teacher' else self.student

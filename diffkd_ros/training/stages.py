@@ -55,9 +55,11 @@ class TeacherStage(nn.Module):
         """One step."""
         unions, views = batch.unions, batch.views
         _, _, heatmap, regression = self.teacher(unions.points, unions.index, unions.count, views)
-        inside = (warp(torch.ones_like(batch.counted), views) > WHOLLY).to(batch.counted.dtype)
-        within = {name: getattr(batch, name) * inside for name in ('heatmap', 'centre', 'counted')}
-        return detection_losses(heatmap, regression, replace(batch, **within))
+        if views is not None:
+            inside = (warp(torch.ones_like(batch.counted), views) > WHOLLY).to(batch.counted.dtype)
+            within = {name: getattr(batch, name) * inside for name in ('heatmap', 'centre', 'counted')}
+            batch = replace(batch, **within)
+        return detection_losses(heatmap, regression, batch)
 
 
 def lone_student(teacher: Teacher, config: StudentConfig) -> Student:

@@ -85,8 +85,7 @@ class Validation:
             score = AveragePrecision()
             for batch, truth in frames:
                 union = batch.unions
-                views = batch.views if who == 'turned' else None
-                _, _, heatmap, regression = teacher(union.points, union.index, union.count, views)
+                _, _, heatmap, regression = teacher(union.points, union.index, union.count, batch.views)
                 score.add(self._boxes(heatmap, regression), truth)
             if frames:
                 scores[who] = _figures(score)

@@ -23,7 +23,7 @@ def calibrated(tmp_path_factory, model_folder):
     options = Options(
         out, Source('sim', 1, 1), model_folder, conditions, calibration='temperature', calibrate_on=fitted_on
     )
-    return out, evaluate(options, Console(file=StringIO()))
+    return out, evaluate(options, Console(file=StringIO())).summary
 
 
 def scored(folder):

@@ -9,6 +9,7 @@ from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import PointCloud2
 
@@ -31,10 +32,13 @@ class FramePublisher:
         node: the player.
         subscribers: how many each cloud and odometry is to have before the first frame.
         truth_subscribers: how many the ground truth is to have.
+        points: how clouds are published.
     """
 
-    def __init__(self, node: Node, subscribers: int, truth_subscribers: int) -> None:
-        self._node = node
+    def __init__(
+        self, node: Node, subscribers: int, truth_subscribers: int, points: QoSProfile = qos.POINTS
+    ) -> None:
+        self._node, self._points = node, points
         self._subscribers, self._truth_subscribers = subscribers, truth_subscribers
         self._clouds: dict[str, Publisher] = {}
         self._odometry: dict[str, Publisher] = {}
@@ -47,7 +51,7 @@ class FramePublisher:
         fresh = [agent for agent in frame.clouds if agent not in self._clouds]
         for agent in fresh:
             self._odometry[agent] = self._node.create_publisher(Odometry, f'/{agent}/odometry', qos.ODOMETRY)
-            self._clouds[agent] = self._node.create_publisher(PointCloud2, f'/{agent}/points', qos.POINTS)
+            self._clouds[agent] = self._node.create_publisher(PointCloud2, f'/{agent}/points', self._points)
         return bool(fresh)
 
     def missing(self) -> list[str]:

@@ -86,7 +86,8 @@ class PlayerNode(entry.RunnableNode):
         self._sent = 0
         self._features_missing = 0
         self._runs: list[dict[str, object]] = []
-        self._output = FramePublisher(self, self._p.subscribers, self._p.truth_subscribers)
+        points = qos.POINTS_IN_LOCKSTEP if self._p.mode == 'lockstep' else qos.POINTS
+        self._output = FramePublisher(self, self._p.subscribers, self._p.truth_subscribers, points)
         self._features = self.create_subscription(
             BevFeature,
             'v2x/features',

@@ -28,6 +28,8 @@ def _reliable(depth: int) -> QoSProfile:
 
 # Only the newest sweep is of use.
 POINTS = _reliable(1)
+# In lock-step all of them are: a recorder may still be having the one before repaired.
+POINTS_IN_LOCKSTEP = _reliable(10)
 # Several senders share the topic, and ROS topics have no keys: with depth 1 one would overwrite another.
 FEATURES = _reliable(10)
 ODOMETRY = _reliable(50)

@@ -134,7 +134,8 @@ class BridgeNode(entry.RunnableNode):
             agent_name(self._p.ego),
             list(map(agent_name, self._p.vehicles)),
             self._p.ego_timeout,
-            self._p.truth_subscribers,
+            waits=self._p.wait_for_ego and self._settings.tick == 'own',
+            truth_subscribers=self._p.truth_subscribers,
         )
         self._session: CarlaSession | None = None
         self._sessions = 0
@@ -199,7 +200,7 @@ class BridgeNode(entry.RunnableNode):
                     if frame is None:
                         continue
                     message = played(frame)
-                    if first and not self._p.native and settings.tick == 'own' and self._p.wait_for_ego:
+                    if first and not self._p.native and self._lockstep.waits:
                         if missing := self._lockstep.wait_for_partners(message):
                             self.get_logger().warning(f'still missing, going on: {", ".join(missing)}')
                         first = False
@@ -219,13 +220,12 @@ class BridgeNode(entry.RunnableNode):
         return frame
 
     def _publish(self, frame: CoopFrame, message: PlayedFrame) -> None:
-        wait = self._p.wait_for_ego and self._settings.tick == 'own'
         transforms = vehicle_transforms(frame, self._settings.lidar.mount, self._p.native)
         if self._p.native:
-            answered = self._lockstep.publish_poses(_in_native_frames(message), transforms, wait)
+            answered = self._lockstep.publish_poses(_in_native_frames(message), transforms)
         else:
-            answered = self._lockstep.publish(message, transforms, wait)
-        if wait and not answered and not self._stopping:
+            answered = self._lockstep.publish(message, transforms)
+        if self._lockstep.waits and not answered and not self._stopping:
             self.get_logger().warning(
                 f'no answer to the frame at {message.stamp / 1e9:.2f} s within {self._p.ego_timeout:g} s',
                 throttle_duration_sec=5.0,
@@ -254,7 +254,7 @@ class BridgeNode(entry.RunnableNode):
             elif why:
                 level, text = diagnostics.WARN, f'unreadable sweep: {why}'
         items = [diagnostics.Item('carla', level, text, values)]
-        if self._settings.tick == 'own' and self._p.wait_for_ego:
+        if lockstep.waits:
             unanswered = lockstep.sent - lockstep.answered
             items.append(
                 diagnostics.Item(

@@ -129,7 +129,9 @@ class GatewayNode(entry.RunnableNode):
         if p.ego not in p.vehicles:
             raise entry.SetupError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
         self._ego = agent_name(p.ego)
-        self._lockstep = LockStep(self, self._ego, list(map(agent_name, p.vehicles)), p.ego_timeout)
+        self._lockstep = LockStep(
+            self, self._ego, list(map(agent_name, p.vehicles)), p.ego_timeout, waits=True
+        )
         self._detections: dict[int, Boxes3D] = {}
         self._condition = threading.Condition()
         self.create_subscription(Boxes3DMessage, f'/{self._ego}/detections', self._on_detections, qos.RESULTS)
@@ -207,7 +209,7 @@ class GatewayNode(entry.RunnableNode):
             )
             for agent, sweep in frame.agents.items()
         ]
-        answered = self._lockstep.publish(message, transforms, wait=True)
+        answered = self._lockstep.publish(message, transforms)
         with self._condition:
             # The ego publishes its detections before its status.
             self._condition.wait_for(lambda: frame.stamp in self._detections, 0.5 if answered else 0.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One frame through the nodes: every vehicle's sweep out, the features and the ego's answer awaited."""
+"""One frame through the nodes: every vehicle's sweep out, and if so asked what comes of it awaited."""
 
 from __future__ import annotations
 
@@ -28,21 +28,32 @@ class LockStep:
         ego: name of the agent that fuses.
         agents: names of all agents.
         timeout: longest wait for features, and for the answer, seconds.
+        waits: whether they are waited for; else frames are only published.
         truth_subscribers: how many the ground truth is to have before the first frame.
 
     Attributes:
+        waits: see above.
         sent: frames published.
         answered: of these, how many the ego answered in time.
         features_missing: neighbours' features that did not come in time.
     """
 
     def __init__(
-        self, node: Node, ego: str, agents: Sequence[str], timeout: float, truth_subscribers: int = 0
+        self,
+        node: Node,
+        ego: str,
+        agents: Sequence[str],
+        timeout: float,
+        *,
+        waits: bool,
+        truth_subscribers: int = 0,
     ) -> None:
         self._node = node
         self._ego, self._agents, self._timeout = ego, list(agents), timeout
+        self.waits = waits
         self._arrivals = Arrivals()
-        self._output = FramePublisher(node, 1, truth_subscribers)
+        points = qos.POINTS_IN_LOCKSTEP if waits else qos.POINTS
+        self._output = FramePublisher(node, 1, truth_subscribers, points)
         self._features = node.create_subscription(
             BevFeature,
             'v2x/features',
@@ -84,16 +95,15 @@ class LockStep:
             if self._node.count_publishers(topic) < count
         ]
 
-    def publish(self, frame: PlayedFrame, transforms: Sequence[TransformStamped], wait: bool) -> bool:
+    def publish(self, frame: PlayedFrame, transforms: Sequence[TransformStamped]) -> bool:
         """Publish a frame: the scene, the neighbours' sweeps, and once their features are there the ego's.
 
         Args:
             frame: the frame.
             transforms: for TF.
-            wait: for the features and the answer; else only publish.
 
         Returns:
-            Whether the ego has answered.
+            Whether the ego has answered; False if that is not waited for.
         """
         self._begin(frame)
         self._output.add_agents(frame)
@@ -102,14 +112,15 @@ class LockStep:
         self._output.truth(frame)
         neighbours = [agent for agent in frame.clouds if agent != frame.ego]
         self._output.sweeps(frame, neighbours)
-        if wait:
+        if self.waits:
             missing = self._arrivals.wait_features(dict.fromkeys(neighbours, frame.stamp), self._timeout)
             self.features_missing += len(missing)
         self._output.sweeps(frame, [frame.ego])
+        return self._answered(frame)
+
+    def _answered(self, frame: PlayedFrame) -> bool:
         self.sent += 1
-        if not wait:
-            return False
-        answered = bool(self._arrivals.wait_answers([frame.stamp], self._timeout))
+        answered = self.waits and bool(self._arrivals.wait_answers([frame.stamp], self._timeout))
         self.answered += answered
         return answered
 
@@ -119,17 +130,14 @@ class LockStep:
             self._arrivals = Arrivals()
         self._last = frame.stamp
 
-    def publish_poses(self, frame: PlayedFrame, transforms: Sequence[TransformStamped], wait: bool) -> bool:
+    def publish_poses(self, frame: PlayedFrame, transforms: Sequence[TransformStamped]) -> bool:
         """Publish what CARLA itself does not: odometry, TF and ground truth; returns as `publish`."""
         self._begin(frame)
         self._output.add_agents(frame)
         self._output.transforms(transforms)
         self._output.odometry(frame, frame.odometry)
         self._output.truth(frame)
-        self.sent += 1
-        answered = wait and bool(self._arrivals.wait_answers([frame.stamp], self._timeout))
-        self.answered += answered
-        return answered
+        return self._answered(frame)
 
     def sleep(self, seconds: float) -> bool:
         """Sleep; False if stopped meanwhile."""

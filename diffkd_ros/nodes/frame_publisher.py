@@ -35,9 +35,7 @@ class FramePublisher:
         points: how clouds are published.
     """
 
-    def __init__(
-        self, node: Node, subscribers: int, truth_subscribers: int, points: QoSProfile = qos.POINTS
-    ) -> None:
+    def __init__(self, node: Node, subscribers: int, truth_subscribers: int, points: QoSProfile) -> None:
         self._node, self._points = node, points
         self._subscribers, self._truth_subscribers = subscribers, truth_subscribers
         self._clouds: dict[str, Publisher] = {}

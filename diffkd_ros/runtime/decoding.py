@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The head's raw maps to boxes."""
+"""The head's raw maps to boxes, of which none stands where no agent had a return."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.frame import Boxes3D
+from diffkd_ros.geometry.boxes import count_points
 from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.runtime.grid import BevGrid
 
@@ -27,6 +28,7 @@ class Decoding:
 def decode_boxes(
     heatmap: NDArray[np.float32],
     regression: NDArray[np.float32],
+    observed: NDArray[np.float64],
     grid: BevGrid,
     min_score: float,
     nms_iou: float,
@@ -34,10 +36,13 @@ def decode_boxes(
 ) -> Boxes3D:
     """Boxes at the heat map's local maxima (3x3), thinned by rotated non-maximum suppression.
 
+    A box on whose ground no agent had a return is no detection, whatever the head says: it is made up.
+
     Args:
         heatmap: (height, width) logits of box centres.
         regression: (8, height, width) offset x, y in cells from the cell's corner, centre's z in metres,
             log of length, width and height in metres, sine and cosine of yaw.
+        observed: (k, 2) as `observed_cells` gives.
         grid: where the maps lie, in the LiDAR frame.
         min_score: least score kept.
         nms_iou: bird's-eye-view IoU above which the weaker box goes.
@@ -64,5 +69,39 @@ def decode_boxes(
         ),
         axis=1,
     )
-    found = Boxes3D(boxes, scores=score[row, column])
-    return found[nms(boxes, score[row, column], nms_iou)[:max_boxes]]
+    scores = score[row, column]
+    backed = np.nonzero(_on_observed_ground(boxes, observed, grid.cell))[0]
+    kept = backed[nms(boxes[backed], scores[backed], nms_iou)[:max_boxes]]
+    return Boxes3D(boxes, scores=scores)[kept]
+
+
+def observed_cells(
+    density: NDArray[np.float32], ego_to_agent: NDArray[np.float32], grid: BevGrid
+) -> NDArray[np.float64]:
+    """Centres of the cells in which an agent had a return.
+
+    Args:
+        density: (n, height, width) of each agent, above 0 where it had one.
+        ego_to_agent: (n, 2, 3) see `geometry.warp.grid_warps`.
+        grid: of all of them.
+
+    Returns:
+        (k, 2) x and y in the ego's LiDAR frame, metres; where several agents had one, several times.
+    """
+    agent, row, column = np.nonzero(density > 0)
+    size = np.array([grid.width, grid.height])
+    theirs = (2 * np.stack((column, row), axis=1) + 1) / size - 1
+    warps = ego_to_agent.astype(np.float64)
+    back = np.linalg.inv(warps[:, :, :2])
+    normalised = np.einsum('kij,kj->ki', back[agent], theirs - warps[agent, :, 2])
+    return np.array([grid.x_min, grid.y_min]) + (normalised + 1) / 2 * size * grid.cell
+
+
+def _on_observed_ground(
+    boxes: NDArray[np.float64], observed: NDArray[np.float64], cell: float
+) -> NDArray[np.bool_]:
+    """Which boxes hold the centre of an observed cell, seen from above, or miss it by half a cell at most."""
+    prisms = boxes.copy()
+    prisms[:, 2], prisms[:, 5] = 0.0, 1.0
+    prisms[:, 3:5] += cell
+    return count_points(np.column_stack((observed, np.zeros(len(observed)))), prisms) > 0

@@ -14,7 +14,7 @@ from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.runtime.card import ModelCard
-from diffkd_ros.runtime.decoding import decode_boxes
+from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.session import Session, open_session
 
@@ -80,17 +80,26 @@ class CooperativeDetector:
             )
         started = time.perf_counter()
         grid = card.grid
+        warps = grid_warps(poses, grid.x_min, grid.y_min, grid.x_max, grid.y_max)
         density = np.stack([feature.density for feature in features])[:, None]
         heatmap, regression, share, coverage, reliability, energy = self._session.run(
             OUTPUTS,
             {
                 'features': np.stack([feature.feature for feature in features]),
                 'density': density,
-                'ego_to_agent': grid_warps(poses, grid.x_min, grid.y_min, grid.x_max, grid.y_max),
+                'ego_to_agent': warps,
             },
         )
         fused = time.perf_counter()
-        boxes = decode_boxes(heatmap[0, 0], regression[0], grid, card.min_score, card.nms_iou, card.max_boxes)
+        boxes = decode_boxes(
+            heatmap[0, 0],
+            regression[0],
+            observed_cells(density[:, 0], warps, grid),
+            grid,
+            card.min_score,
+            card.nms_iou,
+            card.max_boxes,
+        )
         decoded = time.perf_counter()
         weights = (share * coverage).sum(axis=(1, 2, 3)) / np.maximum(coverage.sum(axis=(1, 2, 3)), 1)
         # The ego's own coverage is the whole grid: its map is where the fused one starts from.

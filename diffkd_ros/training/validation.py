@@ -16,7 +16,7 @@ from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import Matrix, pose_from_euler
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
-from diffkd_ros.runtime.decoding import decode_boxes
+from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.grid import BevGrid
 from diffkd_ros.training.augmentation import corrupt_clouds
 from diffkd_ros.training.data import Batch, collate, make_sample
@@ -85,8 +85,9 @@ class Validation:
             score = AveragePrecision()
             for batch, truth in frames:
                 union = batch.unions
-                _, _, heatmap, regression = teacher(union.points, union.index, union.count, batch.views)
-                score.add(self._boxes(heatmap, regression), truth)
+                _, density, heatmap, regression = teacher(union.points, union.index, union.count, batch.views)
+                # The maps lie in the ego's grid.
+                score.add(self._boxes(heatmap, regression, density, batch.warps[:1]), truth)
             if frames:
                 scores[who] = _figures(score)
         return scores
@@ -118,13 +119,16 @@ class Validation:
                 fusion = student.fuse(
                     features[:count], restored[:count], density[:count], batch.warps[:count]
                 )
-                score.add(self._boxes(*student.head(fusion.fused)), truth)
+                heatmap, regression = student.head(fusion.fused)
+                boxes = self._boxes(heatmap, regression, density[:count], batch.warps[:count])
+                score.add(boxes, truth)
         return _figures(together), _figures(alone)
 
-    def _boxes(self, heatmap: Tensor, regression: Tensor) -> Boxes3D:
-        recipe = self._recipe
+    def _boxes(self, heatmap: Tensor, regression: Tensor, density: Tensor, warps: Tensor) -> Boxes3D:
+        recipe, grid = self._recipe, self._grid
         maps = heatmap[0, 0].cpu().numpy(), regression[0].cpu().numpy()
-        return decode_boxes(*maps, self._grid, recipe.min_score, recipe.nms_iou, recipe.max_boxes)
+        observed = observed_cells(density[:, 0].cpu().numpy(), warps.cpu().numpy(), grid)
+        return decode_boxes(*maps, observed, grid, recipe.min_score, recipe.nms_iou, recipe.max_boxes)
 
 
 def _figures(score: AveragePrecision) -> dict[str, float]:

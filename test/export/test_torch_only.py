@@ -16,7 +16,7 @@ from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.runtime.card import ModelCard, ModelError
-from diffkd_ros.runtime.decoding import decode_boxes
+from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.detector import CooperativeDetector
 from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
 
@@ -86,7 +86,8 @@ def test_torch_gives_the_runtime_what_the_student_computes(student: Student, fol
         heatmap, regression, fusion = student(features, density, warps)
     np.testing.assert_allclose(sent[1].feature, features[1], atol=1e-5)
     np.testing.assert_allclose(found.gate_map, fusion.share[:, 0], atol=1e-5)
-    expected = decode_boxes(heatmap[0, 0].numpy(), regression[0].numpy(), card.grid, 0.0, 0.15, 20)
+    observed = observed_cells(density[:, 0].numpy(), warps.numpy(), card.grid)
+    expected = decode_boxes(heatmap[0, 0].numpy(), regression[0].numpy(), observed, card.grid, 0.0, 0.15, 20)
     assert len(found.boxes) == len(expected) > 0
     np.testing.assert_allclose(found.boxes.boxes, expected.boxes, atol=1e-4)
     with pytest.raises(CloudError, match='none within'):

@@ -56,7 +56,11 @@ class AdaptiveGatedFusion(nn.Module):
     Known from the paper: neighbours are weighed dynamically by the ego's reliability, and LGM sits inside.
     The formulas are derived. r is the ego's reliability per cell, w a softmax over neighbours, M coverage:
 
+        r = sigmoid(conv(F_0, confidence, density, change, max_j M_j, max_j M_j (F_0 - sum_j w_j F_j)))
         N = sum_j w_j LGM(F_j; F_0),  v = (1 - r) max_j M_j,  out = LGM((1 - v) F_0 + v N; F_0)
+
+    What others saw differently speaks against the ego's view where its own map does not tell: a cloud that is
+    shifted as a whole looks like any other.
 
     Without neighbours v = 0, so out = LGM(F_0; F_0), the single-agent path.
 
@@ -73,7 +77,7 @@ class AdaptiveGatedFusion(nn.Module):
         super().__init__()
         self.confidence = nn.Conv2d(channels, 1, 1)
         self.reliability = nn.Sequential(
-            nn.Conv2d(channels + 3, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, 1, 1)
+            nn.Conv2d(2 * channels + 4, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, 1, 1)
         )
         last = self.reliability[-1]
         assert isinstance(last, nn.Conv2d)
@@ -106,8 +110,6 @@ class AdaptiveGatedFusion(nn.Module):
         """
         ego = features[:1]
         confidence = torch.sigmoid(self.confidence(features))
-        evidence = torch.cat((ego, confidence[:1], density, change), dim=1)
-        reliability = torch.sigmoid(self.reliability(evidence))
 
         # The ego takes part in the softmax's arithmetic with weight zero, so one graph serves 1 to n agents.
         is_neighbour = torch.ones_like(coverage)
@@ -119,10 +121,15 @@ class AdaptiveGatedFusion(nn.Module):
         score = torch.where(mask > 0, score, torch.full_like(score, MASKED))
         weight = torch.exp(score - score.max(dim=0, keepdim=True).values) * mask
         weight = weight / weight.sum(dim=0, keepdim=True).clamp(min=1e-6)
+        covered = mask.max(dim=0, keepdim=True).values
+
+        difference = covered * (ego - (weight * features).sum(dim=0, keepdim=True))
+        evidence = torch.cat((ego, confidence[:1], density, change, covered, difference), dim=1)
+        reliability = torch.sigmoid(self.reliability(evidence))
 
         modulated = self.neighbour(features, ego)
         neighbours = (weight * modulated).sum(dim=0, keepdim=True)
-        given = (1 - reliability) * mask.max(dim=0, keepdim=True).values
+        given = (1 - reliability) * covered
         mixed = (1 - given) * ego + given * neighbours
         share = given * weight + (1 - is_neighbour) * (1 - given)
         return self.fused(mixed, ego), share, reliability

@@ -53,15 +53,18 @@ def test_neighbours_without_coverage_have_no_effect(fusion: AdaptiveGatedFusion)
     features, coverage, density, change = inputs(3)
     coverage[1:] = 0
     features[1:] = 1e3
-    alone = fusion(features[:1], coverage[:1], density, change)[0]
-    torch.testing.assert_close(fusion(features, coverage, density, change)[0], alone)
+    alone, _, trust = fusion(features[:1], coverage[:1], density, change)
+    fused, _, reliability = fusion(features, coverage, density, change)
+    torch.testing.assert_close(fused, alone)
+    torch.testing.assert_close(reliability, trust)
 
 
 def test_the_order_of_neighbours_does_not_matter(fusion: AdaptiveGatedFusion) -> None:
     features, coverage, density, change = inputs(4)
     order = torch.tensor([0, 3, 1, 2])
-    fused, share, _ = fusion(features, coverage, density, change)
-    fused_again, share_again, _ = fusion(features[order], coverage[order], density, change)
+    fused, share, trust = fusion(features, coverage, density, change)
+    fused_again, share_again, trust_again = fusion(features[order], coverage[order], density, change)
+    torch.testing.assert_close(trust_again, trust, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fused_again, fused, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(share_again, share[order], atol=1e-5, rtol=1e-5)
 
@@ -71,6 +74,29 @@ def test_shares_sum_to_one_and_are_zero_without_coverage(fusion: AdaptiveGatedFu
     share = fusion(features, coverage, density, change)[1]
     torch.testing.assert_close(share.sum(dim=0), torch.ones_like(share[0]))
     assert (share[coverage == 0] == 0).all()
+
+
+def test_reliability_hears_of_neighbours_that_saw_it_otherwise(fusion: AdaptiveGatedFusion) -> None:
+    """Learnt from the difference alone: an ego that is wrong now and then, and neighbours that are not."""
+    features, coverage, density, change = inputs(3)
+    coverage[:] = 1
+    wrong = torch.rand(1, 1, *SHAPE[1:]) > 0.5
+    features[1:] = features[1:2]
+    features[:1] = torch.where(wrong, features[:1], features[1:2])
+    optimiser = torch.optim.Adam(fusion.parameters(), 1e-2)
+    for _ in range(150):
+        reliability = fusion(features, coverage, density, change)[2]
+        loss = nn.functional.binary_cross_entropy(reliability, (~wrong).float())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    swapped = features.clone()
+    # The same ego, but other neighbours: right where it was wrong, wrong where it was right.
+    swapped[1:] = torch.where(wrong, features[:1], features[1:2] + 2 * torch.randn_like(features[1:2]))
+    agreed = fusion(swapped, coverage, density, change)[2]
+    assert reliability[wrong].mean() < 0.1 < 0.9 < reliability[~wrong].mean()
+    assert agreed[wrong].mean() > reliability[wrong].mean() + 0.2
+    assert agreed[~wrong].mean() < reliability[~wrong].mean() - 0.2
 
 
 @pytest.mark.parametrize(('bias', 'ego_share'), [(50.0, 1.0), (-50.0, 0.0)])

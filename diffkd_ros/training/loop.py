@@ -32,6 +32,8 @@ from diffkd_ros.training.validation import Scores, Validation, grid_of
 
 MEASURED_BATCHES = 32
 REPORT_EVERY = 20
+BFLOAT16 = ('avx512_bf16', 'amx_bf16', 'bf16')
+"""Names of `torch.cpu.get_capabilities`, on x86 and on ARM: any of them makes bfloat16 quick."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,11 @@ def train(recipe: Recipe, out: Path, machine: Machine | None = None) -> Trained 
     out.mkdir(parents=True, exist_ok=True)
     fabric = machine.fabric(recipe, out)
     fabric.launch()
+    if recipe.precision != '32-true' and fabric.device.type == 'cpu' and not _has_bfloat16():
+        fabric.print(
+            f'this processor has no bfloat16 arithmetic: with precision {recipe.precision} '
+            'a step can take ten times as long as with 32-true'
+        )
     run = _Run(recipe, out, fabric)
     done = len(run.progress.history) - run.before
     if recipe.stages[0].name != 'teacher' and not run.progress.history:
@@ -300,6 +307,12 @@ def train(recipe: Recipe, out: Path, machine: Machine | None = None) -> Trained 
         **run.validation.student(student, restore=last == 'joint'),
     }
     return Trained(student.cpu(), _account(recipe, run.progress, fabric, machine), results)
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor is quick at it, or this torch cannot tell."""
+    describe = getattr(torch.cpu, 'get_capabilities', None)
+    return describe is None or any(describe().get(name) for name in BFLOAT16)
 
 
 def _account(

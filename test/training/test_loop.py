@@ -128,6 +128,21 @@ def test_mixed_precision_trains_too(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize('precision', ['32-true', 'bf16-mixed'])
+@pytest.mark.parametrize('capability', ['avx512_bf16', 'avx2'])
+def test_a_processor_without_bfloat16_is_named(
+    precision: str,
+    capability: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: {capability: True, 'amx_bf16': False})
+    train(small_recipe('teacher', steps=1, precision=precision), tmp_path)
+    told = 'no bfloat16 arithmetic' in capsys.readouterr().out
+    assert told == (precision == 'bf16-mixed' and capability == 'avx2')
+
+
 def test_a_student_can_take_other_numbers_of_steps() -> None:
     torch.manual_seed(0)
     student = Student(small_recipe().model).eval()

@@ -129,7 +129,7 @@ class Batch:
         sizes: number of agents of each frame.
         warps: (sum of sizes, 2, 3).
         arriving: (sum of sizes, 1, height, width).
-        heatmap, regression, centre, counted, foreground: (frames, ...) as in `DetectionTarget`, float32.
+        heatmap, regression, regressed, counted, foreground: (frames, ...) as in `DetectionTarget`, float32.
     """
 
     agents: Clouds
@@ -141,7 +141,7 @@ class Batch:
     arriving: Tensor
     heatmap: Tensor
     regression: Tensor
-    centre: Tensor
+    regressed: Tensor
     counted: Tensor
     foreground: Tensor
 
@@ -168,7 +168,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         arriving=torch.from_numpy(np.concatenate([sample.arriving for sample in samples])),
         heatmap=stack('heatmap'),
         regression=stack('regression'),
-        centre=stack('centre'),
+        regressed=stack('regressed'),
         counted=stack('counted'),
         foreground=stack('foreground'),
     )

@@ -66,7 +66,7 @@ def detection_losses(heatmap: Tensor, regression: Tensor, batch: Batch) -> dict[
     """The head's two terms against ground truth."""
     return {
         'heatmap': focal_loss(heatmap, batch.heatmap, batch.counted),
-        'regression': regression_loss(regression, batch.regression, batch.centre),
+        'regression': regression_loss(regression, batch.regression, batch.regressed),
     }
 
 

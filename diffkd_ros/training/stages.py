@@ -57,7 +57,7 @@ class TeacherStage(nn.Module):
         _, _, heatmap, regression = self.teacher(unions.points, unions.index, unions.count, views)
         if views is not None:
             inside = (warp(torch.ones_like(batch.counted), views) > WHOLLY).to(batch.counted.dtype)
-            within = {name: getattr(batch, name) * inside for name in ('heatmap', 'centre', 'counted')}
+            within = {name: getattr(batch, name) * inside for name in ('heatmap', 'regressed', 'counted')}
             batch = replace(batch, **within)
         return detection_losses(heatmap, regression, batch)
 

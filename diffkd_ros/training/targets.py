@@ -22,15 +22,17 @@ class DetectionTarget:
 
     Attributes:
         heatmap: (1, h, w) 1 at a centre's cell, falling off as a Gaussian.
-        regression: (8, h, w) as `model.head` regresses, valid where `centre`.
-        centre: (1, h, w) bool, one cell per box.
+        regression: (8, h, w) as `model.head` regresses, of the box whose centre is nearest, valid where
+            `regressed`.
+        regressed: (1, h, w) what a cell's regression counts: the heat map's value at a centre's cell and the
+            eight around it, 0 elsewhere. A resampled map can have its peak in any of them.
         counted: (1, h, w) bool, False near vehicles too thinly seen to be asked for.
         foreground: (1, h, w) bool, cell centre inside a box.
     """
 
     heatmap: NDArray[np.float32]
     regression: NDArray[np.float32]
-    centre: NDArray[np.bool_]
+    regressed: NDArray[np.float32]
     counted: NDArray[np.bool_]
     foreground: NDArray[np.bool_]
 
@@ -42,6 +44,13 @@ def _cells_inside(boxes: NDArray[np.float64], grid: BevGrid) -> NDArray[np.bool_
     flat = boxes.copy()
     flat[:, 2], flat[:, 5] = 0.0, 1.0
     return (points_in_boxes(cells, flat) >= 0).reshape(grid.height, grid.width)
+
+
+def _around(row: int, column: int, reach: int, grid: BevGrid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Open indices of the cells at most `reach` rows and columns from a cell."""
+    rows = np.arange(max(row - reach, 0), min(row + reach + 1, grid.height))
+    columns = np.arange(max(column - reach, 0), min(column + reach + 1, grid.width))
+    return rows[:, None], columns[None]
 
 
 def detection_target(
@@ -63,27 +72,28 @@ def detection_target(
     shape = (1, grid.height, grid.width)
     heatmap = np.zeros(shape, np.float32)
     regression = np.zeros((8, *shape[1:]), np.float32)
-    centre = np.zeros(shape, bool)
+    nearest = np.full(shape[1:], np.inf)
     for box, i, j in zip(boxes[seen], row[seen], column[seen], strict=True):
         radius = max(MIN_RADIUS, 0.4 * box[4] / grid.cell)
         sigma = radius / 1.5
         # Farther away the Gaussian is below NEGLIGIBLE.
         reach = math.ceil(sigma * math.sqrt(-2 * math.log(NEGLIGIBLE)))
-        top, left = max(i - reach, 0), max(j - reach, 0)
-        part = heatmap[0, top : i + reach + 1, left : j + reach + 1]
-        rows, columns = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+        rows, columns = _around(i, j, reach, grid)
+        part = heatmap[0, rows, columns]
         gaussian = np.exp(-((rows - i) ** 2 + (columns - j) ** 2) / (2 * sigma**2))
-        np.maximum(part, np.where(gaussian > NEGLIGIBLE, gaussian, 0), out=part)
-        centre[0, i, j] = True
-        regression[:, i, j] = (
-            (box[0] - grid.x_min) / grid.cell - j,
-            (box[1] - grid.y_min) / grid.cell - i,
-            box[2],
-            *np.log(box[3:6]),
-            np.sin(box[6]),
-            np.cos(box[6]),
-        )
-    heatmap[centre] = 1.0
+        heatmap[0, rows, columns] = np.maximum(part, np.where(gaussian > NEGLIGIBLE, gaussian, 0))
+
+        rows, columns = _around(i, j, 1, grid)
+        x, y = (box[0] - grid.x_min) / grid.cell, (box[1] - grid.y_min) / grid.cell
+        distance = np.hypot(columns + 0.5 - x, rows + 0.5 - y)
+        nearer = distance < nearest[rows, columns]
+        rows, columns = (index[nearer] for index in np.broadcast_arrays(rows, columns))
+        nearest[rows, columns] = distance[nearer]
+        regression[0, rows, columns], regression[1, rows, columns] = x - columns, y - rows
+        size_and_heading = (box[2], *np.log(box[3:6]), np.sin(box[6]), np.cos(box[6]))
+        regression[2:, rows, columns] = np.array(size_and_heading)[:, None]
+    heatmap[0, row[seen], column[seen]] = 1.0
+    regressed = np.where(np.isfinite(nearest), heatmap[0], 0).astype(np.float32)[None]
     foreground = _cells_inside(boxes[seen], grid)[None]
     counted = ~_cells_inside(boxes[inside & ~seen], grid)[None] | foreground
-    return DetectionTarget(heatmap, regression, centre, counted, foreground)
+    return DetectionTarget(heatmap, regression, regressed, counted, foreground)

@@ -39,8 +39,8 @@ def test_a_sample_counts_only_the_returns_of_agents_that_take_part() -> None:
     )
     together = make_sample(frame, frame, [1, 2], GRID, 5)
     alone = make_sample(frame, frame, [1], GRID, 5)
-    assert together.target.centre.sum() == 1
-    assert alone.target.centre.sum() == 0
+    assert (together.target.heatmap == 1).sum() == 1
+    assert (alone.target.heatmap == 1).sum() == 0
     assert not alone.target.counted.all()
     assert len(together.union) == 440
     moved = together.union[-40:, :3]
@@ -57,7 +57,7 @@ def test_what_is_sensed_goes_to_the_student_and_what_was_there_to_the_teacher() 
     assert [len(cloud) for cloud in sample.clouds] == [7] * len(agents)
     assert np.array_equal(sample.union, plain.union)
     assert all(np.array_equal(*pair) for pair in zip(sample.clean, plain.clouds, strict=True))
-    for name in ('heatmap', 'regression', 'centre', 'counted', 'foreground'):
+    for name in ('heatmap', 'regression', 'regressed', 'counted', 'foreground'):
         assert np.array_equal(getattr(sample.target, name), getattr(plain.target, name))
 
 

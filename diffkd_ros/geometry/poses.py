@@ -103,7 +103,10 @@ def inverse(pose: Matrix) -> Matrix:
 def transform_points(pose: Matrix, points: NDArray) -> NDArray:
     """Transform the first three columns of (n, >=3) points; further columns and the dtype are kept."""
     result = points.copy()
-    result[:, :3] = points[:, :3] @ pose[:3, :3].T.astype(points.dtype) + pose[:3, 3].astype(points.dtype)
+    x, y, z = points[:, :3].T
+    # Written out: a product with so small a matrix wakes all of BLAS's threads, in every worker process.
+    for axis, (to_x, to_y, to_z, offset) in enumerate(pose[:3].astype(points.dtype)):
+        result[:, axis] = to_x * x + to_y * y + to_z * z + offset
     return result
 
 

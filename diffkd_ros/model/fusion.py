@@ -28,15 +28,15 @@ def warp(maps: Tensor, ego_to_agent: Tensor, vectors: int = 0) -> Tensor:
     height, width = maps.shape[2:]
     if vectors:
         maps = torch.cat((_turned(maps[:, : 2 * vectors], ego_to_agent), maps[:, 2 * vectors :]), dim=1)
-    # Built by hand instead of affine_grid: constants and one matrix product export to every ONNX opset.
-    x = (torch.arange(width, device=maps.device, dtype=maps.dtype) * 2 + 1) / width - 1
-    y = (torch.arange(height, device=maps.device, dtype=maps.dtype) * 2 + 1) / height - 1
-    homogeneous = torch.stack(
-        (x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(maps[0, 0])), dim=-1
-    )
-    grid = homogeneous.view(1, -1, 3) @ ego_to_agent.transpose(1, 2)
+    # Written out instead of affine_grid, so that it exports to every ONNX opset, and not as a matrix product,
+    # which autocast would round to bfloat16: a quarter of a cell at the grid's edge.
+    dtype = ego_to_agent.dtype
+    x = (torch.arange(width, device=maps.device, dtype=dtype) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=maps.device, dtype=dtype)[:, None] * 2 + 1) / height - 1
+    to_x, to_y, offset = ego_to_agent[:, :, None, None].unbind(dim=-1)
+    grid = (to_x * x + to_y * y + offset).permute(0, 2, 3, 1)
     return functional.grid_sample(
-        maps, grid.view(-1, height, width, 2), mode='bilinear', padding_mode='zeros', align_corners=False
+        maps.to(dtype), grid, mode='bilinear', padding_mode='zeros', align_corners=False
     )
 
 

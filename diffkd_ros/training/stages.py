@@ -106,7 +106,8 @@ def fuse_frames(
 def warp_to_agents(maps: Tensor, batch: Batch, vectors: int = 0) -> Tensor:
     """Resample maps from each frame's ego grid to every agent's: (frames, ...) to (agents, ...)."""
     linear = torch.linalg.inv(batch.warps[:, :, :2])
-    offset = -linear @ batch.warps[:, :, 2:]
+    # Not as a matrix product, see `warp`.
+    offset = -(linear * batch.warps[:, None, :, 2]).sum(dim=2, keepdim=True)
     per_agent = torch.repeat_interleave(maps, torch.tensor(batch.sizes, device=maps.device), dim=0)
     return warp(per_agent, torch.cat((linear, offset), dim=2), vectors)
 

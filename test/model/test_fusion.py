@@ -148,6 +148,16 @@ def test_warping_by_the_identity_changes_nothing() -> None:
     torch.testing.assert_close(warp(maps, identity), maps, atol=1e-5, rtol=1e-5)
 
 
+def test_mixed_precision_does_not_move_cells() -> None:
+    """Places of half precision would be off by a quarter of a cell at the edge of the grid."""
+    poses = [np.eye(4), pose_from_euler([5.3, 2.2, 0.0], yaw=0.3)]
+    warps = torch.from_numpy(grid_warps(poses, -51.2, -25.6, 51.2, 25.6))
+    columns = (torch.arange(128.0) + 0.5).expand(2, 1, 64, 128).contiguous()
+    expected = warp(columns, warps)
+    with torch.autocast('cpu', torch.bfloat16):
+        torch.testing.assert_close(warp(columns, warps), expected, atol=1e-4, rtol=0)
+
+
 def test_directions_turn_with_the_grid_and_back() -> None:
     """What points at a landmark in the neighbour's axes points at it in the ego's."""
     x_min, y_min, x_max, y_max, cell = -32.0, -16.0, 32.0, 16.0, 1.0

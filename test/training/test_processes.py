@@ -53,9 +53,9 @@ def progress_of(out: Path) -> Progress:
 def test_a_run_killed_in_the_middle_of_a_stage_ends_in_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
     assert loop.MEASURED_BATCHES == 32
     stages = [{'name': 'teacher', 'steps': 1}, {'name': 'student', 'steps': 1}]
-    # The diffuser draws times and noise in every step.
+    # The diffuser draws times and noise in every step; it is long enough to be caught at it on a busy machine.
     recipe = small_recipe(
-        stages=[*stages, {'name': 'diffuser', 'steps': 9}], save_every=2, data=DATA | {'workers': 1}
+        stages=[*stages, {'name': 'diffuser', 'steps': 60}], save_every=2, data=DATA | {'workers': 1}
     )
     broken = tmp_path / 'broken'
     process = start(recipe, broken)
@@ -67,7 +67,7 @@ def test_a_run_killed_in_the_middle_of_a_stage_ends_in_the_bits_of_an_unbroken_o
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     left = progress_of(broken)
-    assert 2 <= left.step < 9
+    assert 2 <= left.step < 60
 
     train(recipe, broken)
     train(recipe, tmp_path / 'unbroken')
@@ -106,9 +106,10 @@ def test_several_processes_write_one_checkpoint_and_one_verified_model_folder(to
 def test_several_processes_see_other_frames_than_one(together: Path, tmp_path: Path) -> None:
     train(RECIPE.model_copy(update={'stages': RECIPE.stages[:1]}), tmp_path)
     first, alone = (load_file(folder / CHECKPOINT) for folder in (together, tmp_path))
-    weights = [key for key in alone if key.startswith('teacher.encoder.') and key.endswith('.weight')]
-    assert weights
-    assert all(not torch.equal(first[key], alone[key]) for key in weights)
+    # Kernels: Adam's first steps go by the gradient's sign, and the few signs of a norm can agree by chance.
+    kernels = [key for key in alone if key.startswith('teacher.encoder.') and alone[key].dim() > 1]
+    assert kernels
+    assert all(not torch.equal(first[key], alone[key]) for key in kernels)
 
 
 def logged(out: Path) -> dict[str, list[float]]:

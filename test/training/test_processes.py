@@ -53,7 +53,7 @@ def progress_of(out: Path) -> Progress:
 def test_a_run_killed_in_the_middle_of_a_stage_ends_in_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
     assert loop.MEASURED_BATCHES == 32
     stages = [{'name': 'teacher', 'steps': 1}, {'name': 'student', 'steps': 1}]
-    # The diffuser draws times and noise in every step; it is long enough to be caught at it on a busy machine.
+    # The diffuser draws times and noise in every step; it is long enough to be caught on a busy machine, too.
     recipe = small_recipe(
         stages=[*stages, {'name': 'diffuser', 'steps': 60}], save_every=2, data=DATA | {'workers': 1}
     )

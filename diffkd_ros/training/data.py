@@ -90,8 +90,7 @@ def make_sample(
     )
 
 
-# Not frozen: Fabric's mixed precision rebuilds what it hands to a module.
-@dataclass
+@dataclass(frozen=True)
 class Clouds:
     """Several clouds end to end.
 
@@ -117,7 +116,7 @@ class Clouds:
         return Clouds(self.points.to(device), self.index.to(device), self.count)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
     """Several samples.
 

@@ -17,8 +17,10 @@ from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.training.checkpoint import CheckpointError, load_student, read_checkpoint, with_model
+from diffkd_ros.training.data import Batch
 from diffkd_ros.training.loop import CHECKPOINT, train
 from diffkd_ros.training.recipe import Recipe, RecipeError
+from diffkd_ros.training.stages import STAGES, Losses, TeacherStage
 
 
 def test_a_checkpoint_holds_recipe_progress_and_every_weight(tmp_path: Path) -> None:
@@ -126,6 +128,22 @@ def test_mixed_precision_trains_too(tmp_path: Path) -> None:
     assert {value.dtype for value in trained.student.state_dict().values() if value.is_floating_point()} == {
         torch.float32
     }
+
+
+def test_mixed_precision_sees_every_place_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half precision a point 40 m away would be a quarter of a metre off."""
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+
+    class Witness(TeacherStage):
+        def forward(self, batch: Batch) -> Losses:
+            seen[torch.is_autocast_enabled('cpu')] += [batch.unions.points, batch.warps, batch.regression]
+            return super().forward(batch)
+
+    monkeypatch.setitem(STAGES, 'teacher', Witness)
+    for precision in ('32-true', 'bf16-mixed'):
+        train(small_recipe('teacher', steps=1, precision=precision), tmp_path / precision)
+    assert len(seen[True]) == len(seen[False]) > 0
+    assert all(torch.equal(*pair) for pair in zip(seen[True], seen[False], strict=True))
 
 
 @pytest.mark.parametrize('precision', ['32-true', 'bf16-mixed'])

@@ -59,8 +59,8 @@ class AdaptiveGatedFusion(nn.Module):
         r = sigmoid(conv(F_0, confidence, density, change, max_j M_j, max_j M_j (F_0 - sum_j w_j F_j)))
         N = sum_j w_j LGM(F_j; F_0),  v = (1 - r) max_j M_j,  out = LGM((1 - v) F_0 + v N; F_0)
 
-    What others saw differently speaks against the ego's view where its own map does not tell: a cloud that is
-    shifted as a whole looks like any other.
+    The last term tells the ego what others saw and it does not: with it reliability falls further under every
+    corruption that takes returns away.
 
     Without neighbours v = 0, so out = LGM(F_0; F_0), the single-agent path.
 

@@ -22,7 +22,7 @@ from diffkd_ros.evaluation.frame_results import Inference
 from diffkd_ros.experiments.errors import ExperimentError
 from diffkd_ros.experiments.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep, Boxes3D
-from diffkd_ros.geometry.boxes import count_points, transform_boxes
+from diffkd_ros.geometry.boxes import count_points, flattened, transform_boxes
 from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.geometry.poses import inverse, transform_points
 from diffkd_ros.runtime import codec
@@ -252,9 +252,7 @@ def _scores(boxes: Boxes3D) -> NDArray[np.float32]:
 
 def _around_origin(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which boxes hold the origin, seen from above."""
-    prisms = boxes.copy()
-    prisms[:, 2], prisms[:, 5] = 0.0, 1.0
-    return count_points(np.zeros((1, 3)), prisms) > 0
+    return count_points(np.zeros((1, 3)), flattened(boxes)) > 0
 
 
 class EarlyCooperation(Cooperation):

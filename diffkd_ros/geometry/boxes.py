@@ -197,6 +197,13 @@ def count_points(points: NDArray, boxes: ArrayLike) -> NDArray[np.int64]:
     return _scanned(points, boxes)[1]
 
 
+def flattened(boxes: ArrayLike) -> NDArray[np.float64]:
+    """Boxes (n, 7) at the height z = 0: points with z = 0 that lie in them lie in them seen from above."""
+    result = checked_boxes(boxes).copy()
+    result[:, 2], result[:, 5] = 0.0, 1.0
+    return result
+
+
 def within(boxes: Boxes3D, x_min: float, y_min: float, x_max: float, y_max: float) -> Boxes3D:
     """Keep the boxes whose centre lies in the rectangle: x_min <= x < x_max and y_min <= y < y_max."""
     x, y = boxes.boxes[:, 0], boxes.boxes[:, 1]

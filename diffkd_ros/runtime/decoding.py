@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.geometry.boxes import count_points
+from diffkd_ros.geometry.boxes import count_points, flattened
 from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.runtime.grid import BevGrid
 
@@ -101,7 +101,6 @@ def _on_observed_ground(
     boxes: NDArray[np.float64], observed: NDArray[np.float64], cell: float
 ) -> NDArray[np.bool_]:
     """Which boxes hold the centre of an observed cell, seen from above, or miss it by half a cell at most."""
-    prisms = boxes.copy()
-    prisms[:, 2], prisms[:, 5] = 0.0, 1.0
+    prisms = flattened(boxes)
     prisms[:, 3:5] += cell
     return count_points(np.column_stack((observed, np.zeros(len(observed)))), prisms) > 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.geometry.boxes import points_in_boxes
+from diffkd_ros.geometry.boxes import flattened, points_in_boxes
 from diffkd_ros.runtime.grid import BevGrid
 
 MIN_RADIUS = 1.5  # cells
@@ -41,9 +41,7 @@ def _cells_inside(boxes: NDArray[np.float64], grid: BevGrid) -> NDArray[np.bool_
     x = grid.x_min + (np.arange(grid.width) + 0.5) * grid.cell
     y = grid.y_min + (np.arange(grid.height) + 0.5) * grid.cell
     cells = np.stack((*np.meshgrid(x, y), np.zeros((grid.height, grid.width))), axis=-1).reshape(-1, 3)
-    flat = boxes.copy()
-    flat[:, 2], flat[:, 5] = 0.0, 1.0
-    return (points_in_boxes(cells, flat) >= 0).reshape(grid.height, grid.width)
+    return (points_in_boxes(cells, flattened(boxes)) >= 0).reshape(grid.height, grid.width)
 
 
 def _around(row: int, column: int, reach: int, grid: BevGrid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -64,8 +62,8 @@ def detection_target(
         min_points: boxes with fewer are ignored: no target, and their cells are not clutter either.
         grid: of the feature map.
     """
-    column = np.floor((boxes[:, 0] - grid.x_min) / grid.cell).astype(int)
-    row = np.floor((boxes[:, 1] - grid.y_min) / grid.cell).astype(int)
+    place = (boxes[:, :2] - [grid.x_min, grid.y_min]) / grid.cell
+    column, row = np.floor(place).astype(int).T
     inside = (column >= 0) & (column < grid.width) & (row >= 0) & (row < grid.height)
     seen = inside & (num_points >= min_points)
 
@@ -73,7 +71,7 @@ def detection_target(
     heatmap = np.zeros(shape, np.float32)
     regression = np.zeros((8, *shape[1:]), np.float32)
     nearest = np.full(shape[1:], np.inf)
-    for box, i, j in zip(boxes[seen], row[seen], column[seen], strict=True):
+    for box, (x, y), i, j in zip(boxes[seen], place[seen], row[seen], column[seen], strict=True):
         radius = max(MIN_RADIUS, 0.4 * box[4] / grid.cell)
         sigma = radius / 1.5
         # Farther away the Gaussian is below NEGLIGIBLE.
@@ -84,7 +82,6 @@ def detection_target(
         heatmap[0, rows, columns] = np.maximum(part, np.where(gaussian > NEGLIGIBLE, gaussian, 0))
 
         rows, columns = _around(i, j, 1, grid)
-        x, y = (box[0] - grid.x_min) / grid.cell, (box[1] - grid.y_min) / grid.cell
         distance = np.hypot(columns + 0.5 - x, rows + 0.5 - y)
         nearer = distance < nearest[rows, columns]
         rows, columns = (index[nearer] for index in np.broadcast_arrays(rows, columns))

@@ -444,6 +444,7 @@ def evidence(
     """Train every variant of a plan, measure all alike, and put them into one table."""
     from rich.console import Console
 
+    from diffkd_ros.evaluation.render import DrawingUnavailableError
     from diffkd_ros.experiments.errors import ExperimentError
     from diffkd_ros.share import share_directory
     from diffkd_ros.training.recipe import RecipeError
@@ -460,7 +461,7 @@ def evidence(
     except KeyboardInterrupt:
         typer.echo('interrupted; the same command goes on from here')
         raise typer.Exit(130) from None
-    except (EvidenceError, RecipeError, ExperimentError) as error:
+    except (EvidenceError, RecipeError, ExperimentError, DrawingUnavailableError) as error:
         _fail('evidence', str(error))
 
 

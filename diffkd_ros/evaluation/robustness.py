@@ -111,10 +111,6 @@ class Robustness:
         """
         return _mean(list(self._kept(self.rce_by_corruption(iou_thresholds), without).values()))
 
-    def mrr(self, iou_thresholds: Sequence[float] = IOU_THRESHOLDS, without: Collection[str] = ()) -> Figure:
-        """Mean resilience rate, percent: the share of the clean AP that stays. 100 - mRCE."""
-        return 100.0 - self.mrce(iou_thresholds, without)
-
     def mce(
         self,
         baseline: Robustness,

@@ -10,8 +10,6 @@ from typing import Any
 from rich.console import Console
 
 from diffkd_ros.evidence.plan import Conditions, Experiment, checkpoint_of
-from diffkd_ros.experiments.conditions import make_conditions
-from diffkd_ros.experiments.drives import Source
 from diffkd_ros.experiments.evaluate import Options, Outcome, evaluate
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
 from diffkd_ros.model.student import StudentConfig
@@ -68,11 +66,8 @@ def measure_steps(
 def _options(
     folder: Path, model: Path, conditions: Conditions, workers: int, cooperation: str = 'intermediate'
 ) -> Options:
-    chosen = make_conditions(
-        conditions.corruptions, conditions.severity, conditions.agents, conditions.seeds, 'graded'
-    )
-    source = Source(conditions.source, conditions.scenarios, conditions.frames_per_scenario)
-    return Options(folder, source, model, chosen, workers=workers, cooperation=cooperation, draw=False)
+    source, levels = conditions.frames(), conditions.levels()
+    return Options(folder, source, model, levels, workers=workers, cooperation=cooperation, draw=False)
 
 
 def _measure(options: Options, console: Console) -> Outcome:

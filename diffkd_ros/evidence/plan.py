@@ -11,6 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffkd_ros.experiments.conditions import Condition, make_conditions
+from diffkd_ros.experiments.drives import Source
 from diffkd_ros.training.checkpoint import CHECKPOINT
 from diffkd_ros.training.recipe import Recipe, Stage, load_recipe
 
@@ -51,6 +53,30 @@ class Conditions(_Section):
     severity: str = 'all'
     agents: str = 'default'
     seeds: str = '0'
+
+    @model_validator(mode='after')
+    def _can_be_measured(self) -> Conditions:
+        # Known before the trainings rather than after them.
+        self.frames()
+        self.levels()
+        return self
+
+    def frames(self) -> Source:
+        """The frames measured on.
+
+        Raises:
+            ExperimentError: if there are none such.
+        """
+        return Source(self.source, self.scenarios, self.frames_per_scenario)
+
+    def levels(self) -> list[Condition]:
+        """What is done to them, the references first.
+
+        Raises:
+            ExperimentError: if something is unknown or has no such level.
+            CorruptionError: if a corruption is unknown.
+        """
+        return make_conditions(self.corruptions, self.severity, self.agents, self.seeds)
 
 
 class Steps(Conditions):

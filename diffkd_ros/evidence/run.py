@@ -15,6 +15,7 @@ from diffkd_ros.evidence.measure import measure_reliability, measure_rows, measu
 from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.evidence.table import gather, markdown
 from diffkd_ros.evidence.train import train_all
+from diffkd_ros.experiments.report import require_drawing
 
 EVIDENCE = 'evidence.json'
 TABLES = 'evidence.md'
@@ -35,7 +36,12 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
         EvidenceError: if the plan is not valid or a training fails.
         RecipeError: if the base recipe is not valid.
         ExperimentError: if a measurement fails.
+        DrawingUnavailableError: if Matplotlib is not installed.
     """
+    # Before the work rather than after it.
+    require_drawing()
+    # Recipes hold the place of the checkpoint they start from, which should not depend on how it is spelt.
+    out = out.resolve()
     experiment = load_experiment(path, out)
     train_all(experiment, out, workers, console)
     rows = measure_rows(experiment, out, workers, console)

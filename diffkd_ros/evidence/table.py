@@ -44,7 +44,7 @@ def gather(
         }
     evidence: dict[str, Any] = {
         'data': 'simulated (diffkd_ros.sources.simulator)'
-        if plan.conditions.source[:3] == 'sim'
+        if plan.conditions.frames().kind == 'sim'
         else plan.conditions.source,
         'frames': any_row['frames'],
         'scenarios': any_row['scenarios'],
@@ -128,8 +128,8 @@ def markdown(evidence: Mapping[str, Any]) -> str:
 
 def _main_table(evidence: Mapping[str, Any]) -> str:
     header = (
-        'simulated', 'AP@0.5', 'AP@0.7', 'corrupted, both', 'mRCE', 'to reference', 'held out', 'link',
-        'ΔLaECE₀', 'false outside', 'ms encode + fuse', 'Mbit/s',
+        evidence['data'].partition(' ')[0], 'AP@0.5', 'AP@0.7', 'corrupted, both', 'mRCE', 'to reference',
+        'held out', 'link', 'ΔLaECE₀', 'false outside', 'ms encode + fuse', 'Mbit/s',
     )  # fmt: skip
     lines = []
     for name, row in evidence['rows'].items():
@@ -231,8 +231,8 @@ def _percent(share: float | None) -> str:
 
 
 def _with_interval(
-    value: float | None, interval: Sequence[float | None], scale: float = 1, sign: str = ''
+    value: float | None, interval: Sequence[float | None] | None, scale: float = 1, sign: str = ''
 ) -> str:
-    low, high = (_number(end, sign=sign, scale=scale) for end in interval)
+    low, high = (_number(end, sign=sign, scale=scale) for end in interval or (None, None))
     told = _number(value, sign=sign, scale=scale)
     return f'{told} ({low} to {high})' if low and high else told

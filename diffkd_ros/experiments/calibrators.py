@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from pathlib import Path
 
 from diffkd_ros.evaluation.average_precision import ANY_OVERLAP
 from diffkd_ros.evaluation.calibration import (
@@ -64,6 +63,7 @@ def check_calibration(method: str, fitted_on: Source | None, scored_on: Source) 
 
     Raises:
         ExperimentError: in those cases, or if it is not said where to fit it.
+        DatasetError: if a recorded source cannot be opened.
     """
     known = (NONE, *_METHODS)
     if method not in known:
@@ -77,26 +77,11 @@ def check_calibration(method: str, fitted_on: Source | None, scored_on: Source) 
         raise ExperimentError(
             f'calibration {method} needs frames of its own to be fitted to: say which, as in sim:4'
         )
-    if _share_frames(fitted_on, scored_on):
+    if fitted_on.shares_drives(scored_on):
         raise ExperimentError(
             f'calibration {method} would be fitted to frames it is then judged on: '
             f'{_named(fitted_on)} and {_named(scored_on)} share some'
         )
-
-
-def _share_frames(one: Source, other: Source) -> bool:
-    if one.kind != other.kind:
-        return False
-    if one.kind == 'sim':
-        return not set(one.names()).isdisjoint(other.names())
-    one_places, other_places = _places(one), _places(other)
-    if one_places.isdisjoint(other_places):
-        return False
-    return None in (one.split, other.split) or one.split == other.split
-
-
-def _places(source: Source) -> set[Path]:
-    return {Path(place).expanduser().resolve() for place in source.spec.partition(':')[2].split(',')}
 
 
 def _named(source: Source) -> str:

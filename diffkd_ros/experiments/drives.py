@@ -156,16 +156,29 @@ class Source:
         """
         if self.kind == 'sim':
             return [f'simulated_{self._seed}_{number}' for number in range(self.scenarios or 0)]
-        return [
-            drive.name
-            for drive in _recorded(self.kind, self._rest, self.split, self.split_file)[: self.scenarios]
-        ]
+        return [drive.name for drive in self._drives()[: self.scenarios]]
 
     def drive(self, number: int) -> Drive:
         """Open a drive."""
         if self.kind == 'sim':
             return _simulated(self._seed, number)
         return self._drives()[number]
+
+    def shares_drives(self, other: Source) -> bool:
+        """Whether the two have frames of the same drives in common, whatever they are called by.
+
+        Raises:
+            ValueError: if a recorded source cannot be opened.
+        """
+        if self.kind != other.kind:
+            return False
+        if self.kind == 'sim':
+            return not set(self.names()).isdisjoint(other.names())
+        return not self._files().isdisjoint(other._files())
+
+    def _files(self) -> set[Path]:
+        drives = self._drives()[: self.scenarios]
+        return {file for drive in drives for file in drive.recording.files(drive.rows)}
 
     def _drives(self) -> list[RecordedDrive]:
         return _recorded(self.kind, self._rest, self.split, self.split_file)

@@ -34,9 +34,12 @@ from diffkd_ros.experiments.drives import Drive, Source, history_frames, needed_
 from diffkd_ros.experiments.errors import ExperimentError
 from diffkd_ros.experiments.model import CleanFrame, Model, Sessions
 from diffkd_ros.experiments.pipeline import MAX_AGE, Perceiver, score
+from diffkd_ros.runtime.card import sha256
 
 SETTINGS = 'evaluation.json'
 LEFT_OUT = 'left_out.json'
+_FORMAT = 3
+"""Of the results; raised whenever a model's detections, or how they are scored, change."""
 _CONDITIONS_PER_JOB = 16
 _POLL = 0.2  # seconds between looks at the progress
 
@@ -142,14 +145,16 @@ def settle(plan: Plan) -> None:
     """Make the folder this evaluation's own.
 
     Raises:
-        ExperimentError: if it holds results of another source, model, protocol or cooperation.
+        ExperimentError: if it holds results of another source, model, protocol or cooperation, or of a
+            version of the package that detected or scored otherwise.
         ModelError: if the model does not load.
     """
     card = plan.open().model.card
     settings: dict[str, Any] = {
-        'format': 2,
+        'format': _FORMAT,
         'source': plan.source.spec,
         'split': plan.source.split,
+        'split_file': None if plan.source.split_file is None else sha256(plan.source.split_file),
         'frames_per_scenario': plan.source.frames,
         'model': card.model_id,
         'files': card.files,

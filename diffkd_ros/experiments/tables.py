@@ -283,14 +283,26 @@ def mean_corruption_error(own: dict[str, Any], baseline: Path) -> float:
     path = baseline / SUMMARY
     try:
         other = json.loads(path.read_text())
-        if other['protocol'] != own['protocol']:
-            raise ExperimentError(f'{path} was scored by {other["protocol"]!r}, not {own["protocol"]!r}')
+        for what, value in _circumstances(own).items():
+            if (its := _circumstances(other)[what]) != value:
+                raise ExperimentError(f'{path} cannot be a baseline: its {what} are {its!r}, not {value!r}')
         return float(_robustness(own).mce(_robustness(other)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ExperimentError):
             raise
         reason = error if isinstance(error, EvaluationError | OSError) else f'{type(error).__name__}: {error}'
         raise ExperimentError(f'{path} cannot be a baseline: {reason}') from error
+
+
+def _circumstances(summary: dict[str, Any]) -> dict[str, Any]:
+    """What two runs have to share for their errors to be compared, beside corruptions and severities."""
+    paper: dict[str, Any] = next((group for group in summary['groups'] if group['group'] == 'paper'), {})
+    return {
+        'rules of scoring': summary['protocol'],
+        'scenarios, frames and vehicles': [summary[key] for key in ('scenarios', 'frames', 'truths')],
+        'seeds': summary['run']['seeds'],
+        'agents hit, and by which profile,': [paper.get('who'), paper.get('profile')],
+    }
 
 
 def _robustness(summary: dict[str, Any]) -> Robustness:

@@ -35,7 +35,8 @@ def open_session(path: Path, threads: int, device: str) -> Session:
         device: `cpu`, `cuda` or `tensorrt`.
 
     Raises:
-        ModelError: if the device is unknown or this onnxruntime build lacks it, or the graph does not load.
+        ModelError: if the device is unknown, this onnxruntime build lacks it or it does not start, or the
+            graph does not load.
     """
     if device not in PROVIDERS:
         raise ModelError(f'unknown device {device!r}: choose one of {", ".join(PROVIDERS)}')
@@ -53,6 +54,14 @@ def open_session(path: Path, threads: int, device: str) -> Session:
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        # It would go on, tens of times slower, on the CPU.
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime raises a private class for each of its status codes
         raise ModelError(f'{path} does not load: {error}') from error
+    # A provider whose libraries are missing is left out with no more than a line of a log.
+    if providers[0] not in session.get_providers():
+        raise ModelError(
+            f'device {device!r}: {providers[0]} did not start, only {", ".join(session.get_providers())}: '
+            'are its libraries and driver installed?'
+        )
+    return session

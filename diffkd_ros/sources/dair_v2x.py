@@ -134,6 +134,10 @@ class DairV2xDataset:
             for start, end in zip(starts, [*starts[1:], len(self)], strict=True)
         ]
 
+    def files(self, rows: range) -> set[Path]:
+        """The vehicle's cloud of each of these frames."""
+        return {self._pairs[row].clouds[VEHICLE].resolve() for row in rows}
+
     def problems(self, index: int) -> list[DatasetError]:
         """What is wrong with each file of a frame."""
         pair = self._pairs[index]

@@ -40,6 +40,9 @@ class FrameDataset(Protocol):
     def drives(self) -> list[tuple[str, range]]:
         """Name and frame numbers of each scenario, in order; reads no file."""
 
+    def files(self, rows: range) -> set[Path]:
+        """The files, resolved, that tell these frames from all others; reads none."""
+
     def problems(self, index: int) -> list[DatasetError]:
         """What is wrong with each of a frame's files; empty if nothing is."""
 

@@ -182,6 +182,14 @@ class Opv2vDataset:
             for drive, end in zip(self._drives, ends, strict=True)
         ]
 
+    def files(self, rows: range) -> set[Path]:
+        """The ego's description of each of these frames."""
+        taken = (self._index[row] for row in rows)
+        return {
+            _path(drive.folder, drive.ego, drive.numbers[position], 'yaml').resolve()
+            for drive, position in taken
+        }
+
     def problems(self, index: int) -> list[DatasetError]:
         """What is wrong with each file of a frame, the files of agents out of range included."""
         drive, position = self._index[index]

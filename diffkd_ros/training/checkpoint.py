@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def adopt(module: nn.Module, part: Tensors) -> None:
 def load_student(path: Path) -> tuple[Recipe, Student]:
     """A checkpoint's recipe and its student, in evaluation mode.
 
-    If no more than a teacher was trained, the student computes the same.
+    If no more than a teacher was trained, the student computes the same; see also `as_trained`.
 
     Raises:
         CheckpointError: if the file is no checkpoint of this version.
@@ -123,7 +123,19 @@ def load_student(path: Path) -> tuple[Recipe, Student]:
         return recipe, lone_student(teacher, recipe.model).eval()
     student = Student(recipe.model)
     restore(student, parts['student'], path)
-    return recipe, student.eval()
+    return recipe, as_trained(student, progress.history).eval()
+
+
+def as_trained(student: Student, history: list[dict[str, Any]]) -> Student:
+    """A student without its restoration, if no stage has trained that yet: drawn at random, it does harm.
+
+    Args:
+        student: as a run has left it.
+        history: of the run, as in `Progress`.
+    """
+    if any(stage['name'] in ('diffuser', 'joint') for stage in history):
+        return student
+    return with_model(student, replace(student.config, restoration='none'))
 
 
 def with_model(student: Student, config: StudentConfig) -> Student:

@@ -104,7 +104,8 @@ class _Run:
             self._go_on()
         fabric.to_device(self.teacher)
         fabric.to_device(self.student)
-        self.validation = Validation(recipe, fabric.device)
+        # The first process scores for all.
+        self.validation = Validation(recipe, fabric.device) if fabric.is_global_zero else None
 
     def _begin_from(self, path: Path) -> None:
         _, progress, parts = checkpoint.read_checkpoint(path)
@@ -113,7 +114,7 @@ class _Run:
         self.progress.history = progress.history
         self.before = len(progress.history)
         checkpoint.restore(self.teacher, parts['teacher'], path)
-        if self._has('student'):
+        if self._has_student():
             checkpoint.adopt(self.student, parts['student'])
 
     def _go_on(self) -> None:
@@ -123,8 +124,8 @@ class _Run:
         checkpoint.restore(self.teacher, self.parts['teacher'], self.path)
         checkpoint.restore(self.student, self.parts['student'], self.path)
 
-    def _has(self, name: str) -> bool:
-        return any(stage['name'] == name for stage in self.progress.history)
+    def _has_student(self) -> bool:
+        return any(stage['name'] != 'teacher' for stage in self.progress.history)
 
     def save(self, parts: dict[str, checkpoint.Tensors]) -> None:
         if self.fabric.is_global_zero:
@@ -141,7 +142,7 @@ class _Run:
         # A teacher sees clean clouds only, and teaches in the egos' own grids.
         clean, straight = {'augmentation': None}, {'turned': 0.0}
         data = recipe.data.model_copy(update=clean if stage.name == 'teacher' else straight)
-        if stage.name != 'teacher' and not self._has('student') and progress.step == 0:
+        if stage.name != 'teacher' and not self._has_student() and progress.step == 0:
             copy_teacher(self.teacher, self.student)
             # Every process measures the same batches.
             lessons = data.model_copy(update=clean)
@@ -206,7 +207,7 @@ class _Run:
     def _score(self, stage: Stage, network: nn.Module, step: int) -> Scores:
         """Score on held-out frames, in the first process; the others wait."""
         scores: Scores = {}
-        if self.fabric.is_global_zero:
+        if self.validation is not None:
             if isinstance(network, Teacher):
                 scores = self.validation.teacher(network)
             else:
@@ -296,17 +297,18 @@ def train(recipe: Recipe, out: Path, machine: Machine | None = None) -> Trained 
         raise RecipeError(f'stage {recipe.stages[0].name}: there is no teacher before it')
     for stage in recipe.stages[done:]:
         run.stage(stage)
-    if not fabric.is_global_zero:
+    if run.validation is None:
         return None
-    teacher, student = run.teacher, run.student
-    last = recipe.stages[-1].name
-    if last == 'teacher':
+    teacher = run.teacher
+    if recipe.stages[-1].name == 'teacher':
         student = lone_student(teacher, recipe.model)
-        fabric.to_device(student)
+    else:
+        student = checkpoint.as_trained(run.student, run.progress.history)
+    fabric.to_device(student)
     results = {
         'data': run.validation.description,
         **run.validation.teacher(teacher),
-        **run.validation.student(student, restore=last == 'joint'),
+        **run.validation.student(student, restore=True),
     }
     return Trained(student.cpu(), _account(recipe, run.progress, fabric, machine), results)
 

@@ -167,6 +167,18 @@ class Recipe(_Section):
     def _stages_have_what_they_train(self) -> Recipe:
         if self.model.restoration == 'none' and any(stage.name == 'diffuser' for stage in self.stages):
             raise ValueError('stage diffuser: the model has no restoration')
+        x_min, y_min, _, x_max, y_max, _ = self.model.grid_range
+        for name, extent in (('x', x_max - x_min), ('y', y_max - y_min)):
+            pillars = extent / self.model.pillar_cell
+            # The backbone's last stage has an eighth of them.
+            if round(pillars) < 8 or round(pillars) % 8 or abs(pillars - round(pillars)) > 1e-6:
+                raise ValueError(
+                    f'model.grid_range: {extent:g} m along {name} are {pillars:g} pillars of '
+                    f'{self.model.pillar_cell:g} m, and have to be a multiple of 8'
+                )
+        for key in ('channels', 'latent_channels'):
+            if getattr(self.model, key) % 8:
+                raise ValueError(f'model.{key}: {getattr(self.model, key)} is no multiple of 8')
         if 2 * self.model.vectors > self.model.channels:
             raise ValueError(
                 f'model.vectors: {self.model.vectors} directions need {2 * self.model.vectors} channels, '

@@ -82,7 +82,7 @@ class Validation:
         teacher.eval()
         scores = {}
         for who, frames in (('teacher', self._clean), ('turned', self._turned)):
-            score = AveragePrecision()
+            score = self._score()
             for batch, truth in frames:
                 union = batch.unions
                 _, density, heatmap, regression = teacher(union.points, union.index, union.count, batch.views)
@@ -110,7 +110,7 @@ class Validation:
     def _run(
         self, student: Student, frames: Sequence[tuple[Batch, Boxes3D]], restore: bool
     ) -> tuple[dict[str, float], dict[str, float]]:
-        together, alone = AveragePrecision(), AveragePrecision()
+        together, alone = self._score(), self._score()
         for batch, truth in frames:
             clouds = batch.agents
             features, density = student.encoder(clouds.points, clouds.index, clouds.count)
@@ -123,6 +123,9 @@ class Validation:
                 boxes = self._boxes(heatmap, regression, density[:count], batch.warps[:count])
                 score.add(boxes, truth)
         return _figures(together), _figures(alone)
+
+    def _score(self) -> AveragePrecision:
+        return AveragePrecision(min_points=self._recipe.data.min_points)
 
     def _boxes(self, heatmap: Tensor, regression: Tensor, density: Tensor, warps: Tensor) -> Boxes3D:
         recipe, grid = self._recipe, self._grid

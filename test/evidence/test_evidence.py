@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,9 @@ def test_one_command_trains_measures_and_tells_and_does_nothing_twice(tmp_path: 
 
     checkpoint = out / 'trainings' / 'method' / 'checkpoint.safetensors'
     written = checkpoint.stat().st_mtime_ns
-    outcome = CliRunner().invoke(app, command)
+    # However the folder is spelt.
+    again = ['evidence', str(plan), '--out', os.path.relpath(out), '--workers', '1']
+    outcome = CliRunner().invoke(app, again)
     assert outcome.exit_code == 0, outcome.output
     assert 'training' not in outcome.output
     assert checkpoint.stat().st_mtime_ns == written
@@ -88,6 +91,12 @@ def test_one_command_trains_measures_and_tells_and_does_nothing_twice(tmp_path: 
                            'method': {'stages': ['student'], 'after': 'teacher'}}},
             'wait for each other',
         ),
+        # Hours of training come before them.
+        ({'conditions': {'corruptions': 'fgo'}}, 'fgo'),
+        ({'conditions': {'severity': '9'}}, "'9'"),
+        ({'conditions': {'source': 'simm'}}, 'simm'),
+        ({'reliability': {'row': 'method', 'agents': 'egos'}}, 'egos'),
+        ({'steps': {'training': 'method', 'starts': ['pure'], 'steps': [1], 'seeds': 'x'}}, "'x'"),
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_run_is_refused_by_name(tmp_path: Path, change: dict, message: str) -> None:
@@ -135,8 +144,11 @@ def test_tables_tell_figures_in_percent_and_leave_unknown_ones_empty() -> None:
     }  # fmt: skip
     other = {**row, 'label': 'B', 'mrce': 15.0, 'mrce_relative': -25.0, 'corruptions': {}}
     row['less_subject'] = {'clean_ap50': [0.011, 0.002, 0.02], 'mrce': [5.0, -1.0, None]}
-    evidence = {'rows': {'a': row, 'b': other}, 'reference': 'a', 'subject': 'b'}
+    evidence = {
+        'data': 'simulated (by hand)', 'rows': {'a': row, 'b': other}, 'reference': 'a', 'subject': 'b'
+    }  # fmt: skip
     lines = markdown(evidence).splitlines()
+    assert lines[0].startswith('| simulated | AP@0.5 |')
     assert lines[2] == (
         '| A | 80.0 (75.0 to 85.0) | 50.0 (45.0 to 55.0) | 70.0 /  | 20.0 (18.0 to 22.0) |  |  | 3.2 '
         '| 0.013 |  | 20 + 31 | 1.50 |'
@@ -146,3 +158,8 @@ def test_tables_tell_figures_in_percent_and_leave_unknown_ones_empty() -> None:
     assert '| less B | AP@0.5 |' in lines[5]
     assert '| A | **+1.1 (+0.2 to +2.0)** |  |  |  | +5.0 |' in lines
     assert lines[-1] == '| wet ground | 65.5 |  |'
+    # Without any of the paper's corruptions there is no mRCE.
+    row.update(mrce=None, mrce_interval=None, mrce_relative=None)
+    lines = markdown({**evidence, 'data': 'opv2v:set'}).splitlines()
+    assert lines[0].startswith('| opv2v:set | AP@0.5 |')
+    assert ' | 70.0 /  |  |  |  | 3.2 |' in lines[2]

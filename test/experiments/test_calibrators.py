@@ -5,6 +5,7 @@ import json
 from io import StringIO
 
 import pytest
+from recorded_sets import write_dair, write_json
 from rich.console import Console
 
 from diffkd_ros.evaluation.calibration import TemperatureScaling, localisation_aware_calibration
@@ -14,6 +15,8 @@ from diffkd_ros.experiments.conditions import make_conditions
 from diffkd_ros.experiments.drives import Source
 from diffkd_ros.experiments.errors import ExperimentError
 from diffkd_ros.experiments.evaluate import Options, evaluate
+from diffkd_ros.sources.opv2v import write_opv2v
+from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
 
 @pytest.fixture(scope='module')
@@ -69,14 +72,33 @@ def test_frames_are_never_both_fitted_to_and_scored(method, fitted_on, told):
 
 
 def test_splits_of_one_set_are_apart_and_the_whole_set_is_not(tmp_path):
-    def of(split):
-        return Source(f'opv2v:{tmp_path}', None, None, split)
+    simulator = Simulator(SimulatorConfig(agents=2), 3)
+    for number, split in enumerate(('validate', 'test')):
+        write_opv2v([simulator.scenario(number).frame(0)], tmp_path / split)
+
+    def of(split, place='.'):
+        return Source(f'opv2v:{tmp_path / place}', None, None, split)
 
     check_calibration('isotonic', of('validate'), of('test'))
+    check_calibration('isotonic', of(None, 'validate'), of('test'))
     check_calibration('isotonic', SIM, of('test'))
-    for fitted_on, scored_on in (('test', 'test'), (None, 'test'), ('validate', None)):
-        with pytest.raises(ExperimentError, match='share some'):
-            check_calibration('isotonic', of(fitted_on), of(scored_on))
-    again = Source(f'opv2v:{tmp_path}/../{tmp_path.name}', None, None, 'test')
+    (tmp_path / 'link').symlink_to(tmp_path / 'test')
+    same = [of('test'), of('test', f'../{tmp_path.name}'), of(None), of(None, 'test'), of(None, 'link')]
+    for fitted_on in same:
+        for scored_on in same:
+            with pytest.raises(ExperimentError, match='share some'):
+                check_calibration('isotonic', fitted_on, scored_on)
+
+
+def test_splits_of_a_file_may_overlap(tmp_path):
+    root = write_dair(tmp_path / 'dair')
+    frames = [path.stem for path in sorted((root / 'vehicle-side' / 'velodyne').iterdir())]
+    lists = {'train': frames[:1], 'val': frames[1:], 'all': frames}
+    write_json(tmp_path / 'split.json', lists)
+
+    def of(split):
+        return Source(f'dair:{root}', None, None, split, tmp_path / 'split.json')
+
+    check_calibration('isotonic', of('train'), of('val'))
     with pytest.raises(ExperimentError, match='share some'):
-        check_calibration('isotonic', again, of('test'))
+        check_calibration('isotonic', of('all'), of('val'))

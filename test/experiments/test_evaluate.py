@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded_sets import write_dair, write_json
 from rich.console import Console
 
 from diffkd_ros.evaluation.average_precision import AveragePrecision
@@ -225,6 +226,24 @@ def test_another_evaluation_is_not_mixed_in(finished, model_folder):
     other = replace(options(finished, model_folder), protocol='opencood')
     with pytest.raises(ExperimentError, match='protocol'):
         evaluate(other, Console(file=StringIO()))
+
+
+def test_results_of_another_version_or_split_are_not_gone_on_with(finished, model_folder, tmp_path):
+    out = tmp_path / 'out'
+    lists = {'val': ['000009'], 'test': ['000010']}
+    write_json(tmp_path / 'split.json', lists)
+    dair = Source(f'dair:{write_dair(tmp_path / "dair")}', None, None, 'val', tmp_path / 'split.json')
+    plan = run.Plan(out, dair, model_folder, 'sim')
+    run.settle(plan)
+    run.settle(plan)
+    write_json(tmp_path / 'split.json', {**lists, 'val': ['000020']})
+    with pytest.raises(ExperimentError, match='split_file'):
+        run.settle(plan)
+    settings = json.loads((out / run.SETTINGS).read_text())
+    write_json(tmp_path / 'split.json', lists)
+    write_json(out / run.SETTINGS, {**settings, 'format': settings['format'] - 1})
+    with pytest.raises(ExperimentError, match=f'format {settings["format"] - 1}, now'):
+        run.settle(plan)
 
 
 def test_written_as_opv2v_a_frame_scores_the_same(finished, model_folder, summary, tmp_path):

@@ -16,6 +16,11 @@ def summary(clean, **severities):
 
     return {
         'protocol': 'sim',
+        'scenarios': 2,
+        'frames': 8,
+        'truths': 90,
+        'run': {'seeds': [0]},
+        'groups': [{'group': 'paper', 'who': 'all', 'profile': 'graded'}],
         'mrce_of': list(severities),
         'clean': figures(clean),
         'corruptions': {
@@ -43,8 +48,16 @@ def test_mean_corruption_error_by_hand(baseline):
 
 def test_only_like_is_compared_with_like(baseline, tmp_path):
     own = summary((0.9, 0.7), fog=[(0.8, 0.6), (0.6, 0.5)], crosstalk=[(0.9, 0.6)])
-    with pytest.raises(ExperimentError, match="scored by 'sim', not 'opencood'"):
-        mean_corruption_error({**own, 'protocol': 'opencood'}, baseline)
+    lab = {'group': 'paper', 'who': 'all', 'profile': 'lab'}
+    for other, told in (
+        ({'protocol': 'opencood'}, "scoring are 'sim', not 'opencood'"),
+        ({'truths': 91}, r'\[2, 8, 90\], not \[2, 8, 91\]'),
+        ({'run': {'seeds': [0, 1]}}, r'seeds are \[0\], not \[0, 1\]'),
+        ({'groups': [{**lab, 'who': 'ego', 'profile': 'graded'}]}, "not .'ego', 'graded'"),
+        ({'groups': [lab]}, "not .'all', 'lab'"),
+    ):
+        with pytest.raises(ExperimentError, match=told):
+            mean_corruption_error({**own, **other}, baseline)
     fewer = summary((0.9, 0.7), fog=[(0.8, 0.6), (0.6, 0.5)])
     with pytest.raises(ExperimentError, match='cannot be a baseline'):
         mean_corruption_error(fewer, baseline)

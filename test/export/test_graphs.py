@@ -223,3 +223,13 @@ def test_an_unknown_or_absent_device_is_named(folder: Path) -> None:
         FeatureEncoder(card, device='gpu')
     with pytest.raises(ModelError, match='CUDAExecutionProvider'):
         FeatureEncoder(card, device='cuda')
+
+
+def test_a_device_that_does_not_start_is_not_made_up_for_by_the_processor(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where ONNX Runtime comes with CUDA, and its libraries or the driver are missing or too old."""
+    both = ['CUDAExecutionProvider', 'CPUExecutionProvider']
+    monkeypatch.setattr('onnxruntime.get_available_providers', lambda: both)
+    with pytest.raises(ModelError, match='CUDAExecutionProvider did not start, only CPUExecutionProvider'):
+        FeatureEncoder(ModelCard.load(folder), device='cuda')

@@ -21,6 +21,7 @@ from diffkd_ros.training.data import Batch
 from diffkd_ros.training.loop import CHECKPOINT, train
 from diffkd_ros.training.recipe import Recipe, RecipeError
 from diffkd_ros.training.stages import STAGES, Losses, TeacherStage
+from diffkd_ros.training.validation import Validation
 
 
 def test_a_checkpoint_holds_recipe_progress_and_every_weight(tmp_path: Path) -> None:
@@ -118,6 +119,43 @@ def test_a_teacher_alone_can_be_measured(tmp_path: Path) -> None:
     with torch.no_grad():
         found = student(feature, density, torch.eye(2, 3)[None])[0]
         assert torch.equal(found, trained.student(feature, density, torch.eye(2, 3)[None])[0])
+
+
+@pytest.mark.parametrize('stages', [('teacher', 'student'), ('teacher', 'student', 'diffuser')])
+def test_a_student_runs_what_was_trained_and_its_card_says_how_well(
+    stages: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A restoration that is still as it was drawn at random would spoil every feature."""
+    recipe = small_recipe(*stages)
+    trained = train(recipe, tmp_path)
+    assert trained is not None
+    feature, density = torch.rand(1, 8, 32, 64), torch.ones(1, 1, 32, 64)
+    for student in (trained.student, load_student(tmp_path / CHECKPOINT)[1]):
+        with torch.no_grad():
+            kept = torch.equal(student.restoration(feature, density), feature)
+        assert kept == (stages[-1] == 'student')
+        scores = Validation(recipe, torch.device('cpu')).student(student, restore=True)
+        assert {key: trained.results[key] for key in scores} == scores
+
+
+@pytest.mark.parametrize('stages', [('diffuser', 'joint'), ('joint', 'joint')])
+def test_no_stage_starts_a_student_again(stages: tuple[str, str], tmp_path: Path) -> None:
+    train(small_recipe('teacher'), tmp_path / 'teacher')
+    initial = str(tmp_path / 'teacher' / CHECKPOINT)
+    train(small_recipe(stages[0], steps=8, initial=initial), tmp_path / 'first')
+    # A step too small to see.
+    last = [{'name': stages[1], 'steps': 1, 'learning_rate': 1e-12}]
+    for name, before, start in (
+        ('second', [], 'first'),
+        ('chained', [{'name': stages[0], 'steps': 8}], 'teacher'),
+    ):
+        recipe = small_recipe(initial=str(tmp_path / start / CHECKPOINT)).model_dump()
+        train(Recipe.model_validate(recipe | {'stages': before + last}), tmp_path / name)
+    first, *later = (load_file(tmp_path / name / CHECKPOINT) for name in ('first', 'second', 'chained'))
+    weights = [name for name, _ in Student(small_recipe().model).named_parameters()]
+    for after in later:
+        for key in (*weights, 'restoration.mean', 'restoration.deviation'):
+            torch.testing.assert_close(after[f'student.{key}'], first[f'student.{key}'], rtol=0, atol=1e-6)
 
 
 def test_mixed_precision_trains_too(tmp_path: Path) -> None:

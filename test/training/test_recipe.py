@@ -43,6 +43,16 @@ def test_every_shipped_recipe_loads() -> None:
             'name: a\ndescription: b\nmodel: {restoration: none}\nstages: [{name: diffuser, steps: 1}]\n',
             'stage diffuser: the model has no restoration',
         ),
+        (
+            'name: a\ndescription: b\nmodel: {grid_range: [-50, -25.6, -3, 50, 25.6, 1]}\n' + STAGES,
+            r'model\.grid_range: 100 m along x are 250 pillars of 0\.4 m',
+        ),
+        ('name: a\ndescription: b\nmodel: {pillar_cell: 0.3}\n' + STAGES, 'have to be a multiple of 8'),
+        ('name: a\ndescription: b\nmodel: {channels: 20}\n' + STAGES, r'model\.channels: 20 is no multiple'),
+        (
+            'name: a\ndescription: b\nmodel: {latent_channels: 12}\n' + STAGES,
+            r'model\.latent_channels: 12 is no multiple',
+        ),
         ('name: a\ndescription: b\nmodel: {vectors: 17}\n' + STAGES, 'need 34 channels, and there are 32'),
         ('name: a\ndescription: b\ndata: {turned: 0.5}\n' + STAGES, r'data\.turned: no channel'),
         (augmented('[fog, snow], held_out: [rain, snow]'), 'rain'),

@@ -24,7 +24,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 
 # The Python packages of Ubuntu are too old for us in part, and pip may not touch them. So they are in an environment
-# of their own that sees ROS's as well. ROS's messages are compiled for NumPy 1.
+# of their own that sees ROS's as well, and the entry point shows it to the system's Python. ROS's messages are compiled
+# for NumPy 1.
 ENV PATH=/opt/venv/bin:${PATH}
 ARG DEVICE=cpu
 # hadolint ignore=DL3013

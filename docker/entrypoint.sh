@@ -10,6 +10,11 @@ if [[ -f /ws/install/local_setup.bash ]]; then
   source /ws/install/local_setup.bash
 fi
 
+# The nodes run in the environment's Python, `ros2` and with it the launch files in the system's.
+for folder in /opt/venv/lib/python3*/site-packages; do
+  export PYTHONPATH="${PYTHONPATH:+${PYTHONPATH}:}${folder}"
+done
+
 # The CUDA libraries that ONNX Runtime's wheel brings along stand where no loader looks.
 for folder in /opt/venv/lib/python3*/site-packages/nvidia/*/lib; do
   if [[ -d "${folder}" ]]; then

@@ -7,7 +7,6 @@ ros2 launch diffkd_ros cosim_carla.launch.py stub:=true rviz:=true
 """
 
 import os
-import sys
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, ExecuteProcess
@@ -55,7 +54,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'params_file',
         default_value=os.path.join(SHARE, 'config', 'cosim', 'carla.yaml'),
-        description='Parameters over those of config/coop.yaml; the other arguments here override them.',
+        description="Parameters over those of config/coop.yaml and the source's; the other arguments here "
+        'override them.',
     ),
     DeclareLaunchArgument(
         'stub',
@@ -78,9 +78,10 @@ def start(context):
     ego, source, stub = int(given['ego']), given['source'], given['stub'] == 'true'
     roles = cosim_graph.role_names(vehicles, list(filter(None, given['roles'].split(','))))
     model = {'model': given['model']}
-    files = [os.path.join(SHARE, 'config', 'coop.yaml'), given['params_file']]
+    files = [os.path.join(SHARE, 'config', 'coop.yaml')]
     if source != 'python':
         files.append(os.path.join(SHARE, 'config', 'cosim', f'{source}.yaml'))
+    files.append(given['params_file'])
     specs = cosim_graph.carla_vehicle_specs(source, roles, ego, {**model, 'device': given['device']})
     if source != 'ros_bridge':
         specs.append(
@@ -111,7 +112,8 @@ def start(context):
     ]
     if stub:
         options = ['--host', given['host'], '--port', given['port'], '--source', given['stub_source']]
-        command = [sys.executable, '-m', 'diffkd_ros.cosim.testing.carla_stand_in', *options]
+        # In the Python of the nodes' scripts: `ros2` itself runs in the system's, whatever is activated.
+        command = ['python3', '-m', 'diffkd_ros.cosim.testing.carla_stand_in', *options]
         actions.append(ExecuteProcess(cmd=[*command, '--vehicles', str(len(vehicles))], output='screen'))
     return actions + launching.rviz(SHARE, given['rviz'])
 

@@ -9,7 +9,6 @@ the ego answered here. `out/answers` is a bag of these answers, `out/online.json
 
 import importlib.util
 import os
-import sys
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import (
@@ -91,8 +90,9 @@ def start(context):
     model = {'model': given['model']}
     evaluate = ['evaluate', '--source', source, '--answers', answers, '--corruptions', 'none']
     evaluate += ['--model', given['model'], '--out', out]
+    # In the Python of the nodes' scripts: `ros2` itself runs in the system's, whatever is activated.
     report = ExecuteProcess(
-        cmd=[sys.executable, '-m', 'diffkd_ros.cli', *evaluate], output='screen', on_exit=[Shutdown()]
+        cmd=['python3', '-m', 'diffkd_ros.cli', *evaluate], output='screen', on_exit=[Shutdown()]
     )
     evaluator = launching.node(
         graph.evaluator_spec(ego, {**model, 'out': os.path.join(out, 'online.json')}), given['params_file']

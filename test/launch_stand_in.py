@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import types
 from pathlib import Path
@@ -93,7 +94,8 @@ def _stand_in() -> dict[str, types.SimpleNamespace]:
 
 
 def load(monkeypatch, path: Path) -> types.ModuleType:
-    """The launch file as a module."""
+    """The launch file as a module, in an environment that is activated, so that its commands run in that."""
+    monkeypatch.setenv('PATH', f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
     share = types.SimpleNamespace(get_package_share_directory=lambda name: str(share_directory()))
     monkeypatch.setitem(sys.modules, 'ament_index_python.packages', share)
     for name, module in ({} if REAL else _stand_in()).items():

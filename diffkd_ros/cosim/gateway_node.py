@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import select
 import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,12 @@ from diffkd_ros.sources.ros_messages import (
     stamp_of,
 )
 
+# A client that is silent for so long, seconds, is left: in the middle of a message at once, between two of
+# them when another client waits, for a simulator may be paused.
+_SILENT = 2.0
+# As `builtin_interfaces/Time` has it, nanoseconds.
+_STAMPS_END = 2**31 * NANOSECONDS
+
 
 class StepError(ValueError):
     """A message of OpenCDA's that is no step of the world that we know how to read."""
@@ -61,18 +67,20 @@ class GatewayParameters:
     ego_timeout: float = parameter(1.5, 'Longest wait for features, and for an answer, s.', minimum=0.05)
 
 
-def frame_of_step(head: Mapping[str, Any], data: bytes, agents: Sequence[int], ego: int) -> CoopFrame:
+def frame_of_step(head: object, data: bytes, agents: Sequence[int], ego: int) -> CoopFrame:
     """Read a step's message.
 
     Args:
-        head: its line of JSON.
+        head: its line of JSON, whatever it holds.
         data: the sweeps, float32.
         agents: those that have nodes; others are left out.
         ego: the one that fuses.
 
     Raises:
-        StepError: if something is missing or of the wrong size, or the ego is not in it.
+        StepError: if something is missing, of the wrong kind or size, or the ego is not in it.
     """
+    if not isinstance(head, Mapping):
+        raise StepError(f'unreadable step: its head is no JSON object but {type(head).__name__}')
     if head.get('protocol') != PROTOCOL:
         raise StepError(
             f'protocol {head.get("protocol")!r} came, this gateway speaks {PROTOCOL}: use the '
@@ -81,6 +89,8 @@ def frame_of_step(head: Mapping[str, Any], data: bytes, agents: Sequence[int], e
     try:
         described = list(head['agents'])
         stamp = round(float(head['stamp']) * NANOSECONDS)
+        if not 0 <= stamp < _STAMPS_END:
+            raise StepError(f'a stamp of {head["stamp"]} s came, that of a step lies in 0 to 2^31 s')
         sizes = [int(agent['points']) for agent in described]
         if min(sizes, default=0) < 0 or len(data) != 16 * sum(sizes):
             raise StepError(f'{len(data)} bytes came for sweeps of {sizes} points of 16 bytes')
@@ -165,19 +175,41 @@ class GatewayNode(entry.RunnableNode):
         while not self._stopping:
             try:
                 connection, peer = self._listener.accept()
-            except OSError:
-                return  # closed: the node stops
+            except OSError as error:
+                if not self._stopping:  # else it is closed
+                    self.get_logger().warning(f'no connection: {error}', throttle_duration_sec=5.0)
+                    self._lockstep.sleep(0.1)
+                continue
             self._connection = connection
             self.get_logger().info(f'OpenCDA connected from {peer[0]}:{peer[1]}')
-            with connection:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                try:
+            try:
+                with connection:
+                    connection.settimeout(_SILENT)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     while not self._stopping:
+                        self._wait_for_step(connection)
                         self._step(connection)
-                except (OSError, GatewayError) as error:
-                    if not self._stopping:
-                        self.get_logger().info(f'OpenCDA has gone: {error or type(error).__name__}')
-            self._connection = None
+            except (OSError, GatewayError) as error:
+                if not self._stopping:
+                    self.get_logger().info(f'OpenCDA has gone: {error or type(error).__name__}')
+            except Exception as error:  # whatever a client sends, the next one is served
+                if not self._stopping and self.context.ok():
+                    self._refused += 1
+                    self._problem = f'hung up on a step: {type(error).__name__}: {error}'
+                    self.get_logger().error(self._problem)
+            finally:
+                self._connection = None
+
+    def _wait_for_step(self, connection: socket.socket) -> None:
+        """Wait until something comes.
+
+        Raises:
+            GatewayError: if nothing does and another client waits.
+        """
+        if select.select([connection], [], [], _SILENT)[0]:
+            return
+        if connection not in select.select([connection, self._listener], [], [])[0]:
+            raise GatewayError('it is silent, and another client waits')
 
     def _step(self, connection: socket.socket) -> None:
         """One message in, one out."""

@@ -63,7 +63,7 @@ class LockStep:
         self._answers = node.create_subscription(
             FusionStatus,
             f'/{ego}/fusion_status',
-            lambda message: self._arrivals.answer(stamp_of(message.header), float(message.latency_ms[-1])),
+            lambda message: self._arrivals.answer(stamp_of(message.header), message.latency_ms),
             qos.RESULTS,
         )
         self._last = -1

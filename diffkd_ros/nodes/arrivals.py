@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 # Old entries are of no use to anyone; this bounds an endless run.
 _KEPT = 2000
@@ -27,10 +28,10 @@ class Arrivals:
             _trim(self._features)
             self._condition.notify_all()
 
-    def answer(self, stamp: int, total_ms: float) -> None:
-        """The ego answered a stamp, that long after the cloud's publication."""
+    def answer(self, stamp: int, latency_ms: Sequence[float]) -> None:
+        """The ego answered a stamp, with these times as in `FusionStatus`: the total stands last."""
         with self._condition:
-            self._answers[stamp] = total_ms
+            self._answers[stamp] = float(latency_ms[-1]) if len(latency_ms) else math.nan
             _trim(self._answers)
             self._condition.notify_all()
 

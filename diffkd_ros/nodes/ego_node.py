@@ -33,6 +33,9 @@ from diffkd_ros.runtime import features
 from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.runtime.detector import CooperativeDetector, Detection
 
+# The largest that uint32 holds.
+_MOST = 2**32 - 1
+
 
 @dataclass(frozen=True)
 class EgoParameters(EncodingParameters):
@@ -121,7 +124,7 @@ class EgoNode(PerceptionNode[EgoParameters]):
         """Fuse a sweep with what has arrived by now, and publish what comes out."""
         verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
         shared = [feature, *(v.feature for v in verdicts if v.feature is not None)]
-        poses = [pose.pose, *(v.pose for v in verdicts if v.pose is not None)]
+        poses = [pose.pose, *(v.pose for v in verdicts if v.accepted and v.pose is not None)]
         timer.mark('neighbours')
         detection = self._detector.detect(shared, poses)
         timer.add(detection.latency_ms)
@@ -158,24 +161,7 @@ class EgoNode(PerceptionNode[EgoParameters]):
         records = self._neighbours.buffer.snapshot()
         for verdict, weight in zip(verdicts, weights + [0.0] * len(verdicts), strict=False):
             record = records.get(verdict.agent) or PeerRecord()
-            message.neighbours.append(
-                NeighbourStatus(
-                    agent_id=verdict.agent,
-                    accepted=verdict.accepted,
-                    reason=verdict.reason,
-                    age=verdict.age,
-                    gate_weight=weight,
-                    bytes=verdict.bytes,
-                    sequence=verdict.sequence,
-                    rate=record.rate,
-                    kilobytes_per_s=record.kilobytes_per_s,
-                    messages_received=record.received,
-                    messages_lost=record.lost,
-                    messages_fused=record.fused,
-                    messages_refused=record.refused.total(),
-                    messages_overwritten=record.overwritten,
-                )
-            )
+            message.neighbours.append(neighbour_status(verdict, weight, record))
         return message
 
     def input_values(self) -> dict[str, object]:
@@ -185,6 +171,32 @@ class EgoNode(PerceptionNode[EgoParameters]):
     def items(self) -> list[diagnostics.Item]:
         """The neighbours."""
         return self._neighbours.items()
+
+
+def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> NeighbourStatus:
+    """One neighbour in `FusionStatus`; counts too large for it stand still at 2^32 - 1.
+
+    Args:
+        verdict: on its feature.
+        weight: gate weight of that feature, 0 if it was refused.
+        record: its totals.
+    """
+    return NeighbourStatus(
+        agent_id=verdict.agent,
+        accepted=verdict.accepted,
+        reason=verdict.reason,
+        age=verdict.age,
+        gate_weight=weight,
+        bytes=verdict.bytes,
+        sequence=verdict.sequence,
+        rate=record.rate,
+        kilobytes_per_s=record.kilobytes_per_s,
+        messages_received=min(record.received, _MOST),
+        messages_lost=min(record.lost, _MOST),
+        messages_fused=min(record.fused, _MOST),
+        messages_refused=min(record.refused.total(), _MOST),
+        messages_overwritten=min(record.overwritten, _MOST),
+    )
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros import frame
 from diffkd_ros.evaluation.average_precision import AveragePrecision, EvaluationError, match
-from diffkd_ros.evaluation.latency import LatencyTable
+from diffkd_ros.evaluation.latency import LatencyError, LatencyTable
 from diffkd_ros.evaluation.link_cost import LinkCost
 from diffkd_ros.evaluation.result_file import write_json
 from diffkd_ros.geometry.boxes import within
@@ -30,6 +31,8 @@ from diffkd_ros.sources.ros_messages import MessageError, boxes_of, stamp_of
 
 # Frames whose detections or truth have not come yet.
 _PENDING = 200
+# Stamps that fall back by more than this begin another run, nanoseconds.
+_RESTART = 1_000_000_000
 # Overlap from which a vehicle is drawn as found.
 _DRAWN_IOU = 0.5
 
@@ -77,6 +80,8 @@ class EvaluatorNode(entry.RunnableNode):
         self._time = _DriveTime()
         self._truth: dict[int, frame.Boxes3D] = {}
         self._detected: dict[int, frame.Boxes3D] = {}
+        self._newest: dict[str, int] = {}
+        self._messages_refused: Counter[str] = Counter()
         self._truths = 0
         self._answered = 0
         self._cooperative = 0
@@ -99,18 +104,24 @@ class EvaluatorNode(entry.RunnableNode):
 
     def _on_truth(self, message: Boxes3D) -> None:
         self._truths += 1
-        self._keep(self._truth, message)
+        self._keep('ground_truth', self._truth, message)
 
     def _on_detections(self, message: Boxes3D) -> None:
-        self._keep(self._detected, message)
+        self._keep('detections', self._detected, message)
 
-    def _keep(self, table: dict[int, frame.Boxes3D], message: Boxes3D) -> None:
+    def _keep(self, topic: str, table: dict[int, frame.Boxes3D], message: Boxes3D) -> None:
         try:
             boxes = boxes_of(message)
         except (MessageError, frame.FrameError) as error:
-            self._refuse(error)
+            self._refuse(topic, error)
             return
         stamp = stamp_of(message.header)
+        # Within its topic: detections may well come seconds after their truths.
+        newest = self._newest.get(topic, stamp)
+        if stamp < newest - _RESTART:
+            self._forget_after(stamp + _RESTART)
+            newest = stamp
+        self._newest[topic] = max(newest, stamp)
         table[stamp] = boxes
         while len(table) > _PENDING:
             del table[min(table)]
@@ -119,22 +130,34 @@ class EvaluatorNode(entry.RunnableNode):
             truth = within(self._truth.pop(stamp), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
             self._score(message.header, self._detected.pop(stamp), truth)
 
+    def _forget_after(self, stamp: int) -> None:
+        """Drop what is stamped later: another run has begun, which the other topic may have told already."""
+        for table in (self._truth, self._detected):
+            for later in [at for at in table if at > stamp]:
+                del table[later]
+        self._newest.clear()
+
     def _score(self, header: Header, detected: frame.Boxes3D, truth: frame.Boxes3D) -> None:
         try:
             self._precision.add(detected, truth)
         except EvaluationError as error:
-            self._refuse(error)
+            self._refuse('detections', error)
             return
         if self._markers.get_subscription_count():
             matching = match(detected, truth, _DRAWN_IOU, self._p.min_points)
             self._markers.publish(truth_markers(header, truth, matching))
 
-    def _refuse(self, error: Exception) -> None:
-        self.get_logger().warning(f'boxes refused: {error}', throttle_duration_sec=5.0)
+    def _refuse(self, topic: str, error: Exception) -> None:
+        self._messages_refused[topic] += 1
+        self.get_logger().warning(f'{topic} refused: {error}', throttle_duration_sec=5.0)
 
     def _on_status(self, message: FusionStatus) -> None:
+        try:
+            self._latency.add(latency_of(message))
+        except (MessageError, LatencyError) as error:
+            self._refuse('fusion_status', error)
+            return
         self._answered += 1
-        self._latency.add(dict(zip(message.stages, map(float, message.latency_ms), strict=True)))
         for neighbour in message.neighbours:
             if neighbour.accepted:
                 self._fused[neighbour.agent_id] += 1
@@ -151,8 +174,12 @@ class EvaluatorNode(entry.RunnableNode):
         """Keep each agent's latest stage times: a vehicle's are published nowhere else."""
         for status in message.status:
             if status.name.endswith(': inference'):
-                times = {v.key: float(v.value) for v in status.values if v.key.endswith('[ms]')}
-                self._vehicles[status.hardware_id] = times
+                times = self._vehicles[status.hardware_id] = {}
+                for value in status.values:
+                    # Anybody may publish here, and name things so.
+                    with contextlib.suppress(ValueError):
+                        if value.key.endswith('[ms]'):
+                            times[value.key] = float(value.value)
 
     def _report(self) -> None:
         if self._precision.frames:
@@ -180,6 +207,7 @@ class EvaluatorNode(entry.RunnableNode):
             'link': self._link.summary(),
             'features_fused': dict(self._fused),
             'features_refused': {agent: dict(reasons) for agent, reasons in self._refused.items()},
+            'messages_refused': dict(self._messages_refused),
             'node_latency_ms': self._vehicles,
         }
 
@@ -188,6 +216,18 @@ class EvaluatorNode(entry.RunnableNode):
         self.log_last(self._summary())
         if self._p.out:
             write_json(Path(self._p.out), self.result())
+
+
+def latency_of(message: FusionStatus) -> dict[str, float]:
+    """Milliseconds of each stage.
+
+    Raises:
+        MessageError: if the columns differ in length.
+    """
+    names, times = message.stages, message.latency_ms
+    if len(names) != len(times):
+        raise MessageError(f'FusionStatus with {len(names)} stages has {len(times)} in latency_ms')
+    return dict(zip(names, map(float, times), strict=True))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
@@ -13,6 +14,7 @@ from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import PointCloud2
 
+from diffkd_ros.geometry.poses import PoseError
 from diffkd_ros.msg import Boxes3D
 from diffkd_ros.nodes import qos
 from diffkd_ros.nodes.conversions import time_message, transform_message
@@ -33,11 +35,15 @@ class FramePublisher:
         subscribers: how many each cloud and odometry is to have before the first frame.
         truth_subscribers: how many the ground truth is to have.
         points: how clouds are published.
+
+    Attributes:
+        poses_left_out: how many of recorded odometry are none and did not go to TF.
     """
 
     def __init__(self, node: Node, subscribers: int, truth_subscribers: int, points: QoSProfile) -> None:
         self._node, self._points = node, points
         self._subscribers, self._truth_subscribers = subscribers, truth_subscribers
+        self.poses_left_out = 0
         self._clouds: dict[str, Publisher] = {}
         self._odometry: dict[str, Publisher] = {}
         self._clock = node.create_publisher(Clock, '/clock', qos.RESULTS)
@@ -65,12 +71,18 @@ class FramePublisher:
     def scene(self, frame: PlayedFrame) -> None:
         """Publish what belongs to no single agent: clock, TF and ground truth."""
         self.clock(frame)
-        self.transforms(
-            transform_message(message.header, message.child_frame_id, pose_of(message.pose.pose))
-            for messages in frame.odometry.values()
-            for message in messages
-        )
+        self.transforms(self._recorded_transforms(frame))
         self.truth(frame)
+
+    def _recorded_transforms(self, frame: PlayedFrame) -> Iterator[TransformStamped]:
+        for message in itertools.chain.from_iterable(frame.odometry.values()):
+            try:
+                pose = pose_of(message.pose.pose)
+            except PoseError:
+                # Localisation that has not converged sends zeros for a quaternion.
+                self.poses_left_out += 1
+                continue
+            yield transform_message(message.header, message.child_frame_id, pose)
 
     def clock(self, frame: PlayedFrame) -> None:
         """Publish the frame's stamp as the time."""

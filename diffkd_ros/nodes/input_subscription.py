@@ -29,6 +29,7 @@ class InputSubscription:
         depth: messages kept.
         reliability: one of `RELIABILITIES`.
         callback: called in the executor's thread.
+        raw: whether it gets the serialised message.
 
     Attributes:
         best_effort: whether it is subscribed so.
@@ -43,9 +44,11 @@ class InputSubscription:
         depth: int,
         reliability: str,
         callback: Callable[..., None],
+        *,
+        raw: bool = False,
     ) -> None:
         self._node, self._message_class, self._name, self._depth = node, message_class, topic, depth
-        self._callback = callback
+        self._callback, self._raw = callback, raw
         self._automatic = reliability == 'auto'
         self.best_effort = reliability == 'best_effort'
         self.incompatible = False
@@ -61,6 +64,7 @@ class InputSubscription:
             self._callback,
             self._profile(),
             event_callbacks=qos.SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
+            raw=self._raw,
         )
 
     def _on_incompatible(self, event: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What RViz and Foxglove draw: detected boxes, the neighbours that helped, and what anybody saw."""
+"""What RViz and Foxglove draw: detected boxes, the neighbours that helped or not, and what anybody saw."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def marker_array(
 ) -> MarkerArray:
     """All markers of one sweep; the first one deletes those of the sweep before.
 
-    Namespaces: `detections`; `neighbours` and `neighbour_names`, with the gate weight of each; `observed`,
-    the blocks that anybody saw, from the ego's colour to the neighbours' by their share of the fused feature.
+    Namespaces: `detections`; `neighbours` and `neighbour_names`, with the gate weight of each, or in grey why
+    it was refused, where it says where it is; `observed`, the blocks that anybody saw, from the ego's colour
+    to the neighbours' by their share of the fused feature.
 
     Args:
         header: the ego sweep's.
@@ -83,7 +84,8 @@ def marker_array(
         text = _marker(header, 'neighbour_names', number, Marker.TEXT_VIEW_FACING, pose)
         text.pose.position.z += 2.0
         _scale(text, 0.0, 0.0, 1.5)
-        text.text = f'{verdict.agent}: weight {weight:.2f}, {verdict.age * 1e3:.0f} ms old'
+        refusal = verdict.reason.partition(':')[0]
+        text.text = f'{verdict.agent}: {refusal or f"weight {weight:.2f}, {verdict.age * 1e3:.0f} ms old"}'
         for marker in (sphere, text):
             marker.color = color
             markers.append(marker)

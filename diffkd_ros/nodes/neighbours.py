@@ -12,6 +12,7 @@ their own sweeps (`PoseBuffer`), and bounded by `max_age` for the rest.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Verdict:
         age: seconds, the ego sweep's stamp minus the feature's.
         bytes: size of the payload.
         sequence: of the message.
-        pose: map <- LiDAR of the sender, None if refused.
+        pose: map <- LiDAR of the sender; None if refused and not known in the ego's map frame.
         feature: the decoded feature, None if refused.
     """
 
@@ -122,17 +123,17 @@ class NeighbourSelector:
         for pick in self.buffer.pick(stamp):
             pose = self._admitted_pose(pick, map_frame)
             if isinstance(pose, _Refused):
-                refused.append(self._refuse(pick, pose))
+                refused.append(self._refuse(pick, pose, map_frame))
             else:
                 admitted.append((float(np.linalg.norm(pose[:3, 3] - ego_pose[:3, 3])), pick, pose))
         for distance, pick, pose in sorted(admitted, key=lambda item: item[0]):
             if len(accepted) == self._card.max_agents - 1:
                 why = _Refused(Refusal.BEYOND_LIMIT, f'{distance:.0f} m away, {len(accepted)} are nearer')
-                refused.append(self._refuse(pick, why))
+                refused.append(self._refuse(pick, why, map_frame))
                 continue
             feature = self._decoded(pick)
             if isinstance(feature, _Refused):
-                refused.append(self._refuse(pick, feature))
+                refused.append(self._refuse(pick, feature, map_frame))
             else:
                 accepted.append(_verdict(pick, '', pose, feature))
                 self.buffer.count_fused(pick.entry)
@@ -228,9 +229,13 @@ class NeighbourSelector:
                 return _Refused(Refusal.PAYLOAD, str(error))
         return entry.decoded
 
-    def _refuse(self, pick: Pick[BevFeature], why: _Refused) -> Verdict:
+    def _refuse(self, pick: Pick[BevFeature], why: _Refused, map_frame: str) -> Verdict:
         self.buffer.count_refused(pick.entry, why.refusal, str(why))
-        return _verdict(pick, str(why))
+        message, pose = pick.entry.message, None
+        if message.map_frame == map_frame:
+            with contextlib.suppress(PoseError):
+                pose = pose_of(message.pose.pose)
+        return _verdict(pick, str(why), pose)
 
 
 class _SweepClock:

@@ -11,6 +11,8 @@ from enum import Enum
 _SECOND = 1_000_000_000
 # Messages that rate, age and clock lead are taken from.
 _WINDOW = 20
+# Nearly two hours at 10 Hz: no link loses so many on end.
+_LONGEST_GAP = 1 << 16
 # A clock is judged by at least so many messages.
 _ENOUGH = 5
 
@@ -45,7 +47,7 @@ class PeerRecord:
         repeated: messages that arrived again.
         lost: messages missing from the sequence.
         unheard: messages sent before the first one heard, and again after each restart of the sender.
-        restarts: how often the sender began its sequence anew.
+        restarts: how often the sender began its sequence anew, or went on farther ahead than links lose.
         fused: messages, see above.
         refused: messages by the last reason given, see above.
         overwritten: messages, see above.
@@ -102,7 +104,7 @@ class PeerRecord:
             self.unheard += sequence
         else:
             gap = (sequence - last - 1) % 2**32
-            if gap < 2**31:
+            if gap <= _LONGEST_GAP:
                 self.lost += gap
                 self._missing.extend((last + 1 + k) % 2**32 for k in range(min(gap, _WINDOW)))
             elif sequence in self._missing and stamp < self._stamp:
@@ -112,7 +114,7 @@ class PeerRecord:
                 return
             else:
                 self.restarts += 1
-                self.unheard += sequence
+                self.unheard += gap if gap < 2**31 else sequence
                 self._missing.clear()
         self._sequence, self._stamp = sequence, stamp
 

@@ -48,7 +48,10 @@ class PlayerParameters:
     frames: int = parameter(0, 'Frames to play in lock-step; 0: all (the simulator has no end).', minimum=0)
     frames_per_scenario: int = parameter(20, 'Length of a simulated drive.', minimum=1, maximum=300)
     rates: tuple[float, ...] = parameter(
-        (5.0,), 'Real time: frames per second, one rate after the other.', minimum=1.0, maximum=20.0
+        (5.0,),
+        'Real time: frames per second, one rate after the other; the simulator makes 1 to 20.',
+        minimum=0.01,
+        maximum=1000.0,
     )
     seconds: float = parameter(
         0.0, 'Real time: how long the first rate is held; 0: without end.', minimum=0.0
@@ -78,8 +81,11 @@ class PlayerNode(entry.RunnableNode):
     def __init__(self) -> None:
         super().__init__('player_node')
         self._p = declare(self, PlayerParameters)
+        rates = self._p.rates if self._p.mode == 'realtime' else (10.0,)
         try:
-            self._frames(10.0, 0)
+            # What a source cannot do is told now, not when it is the rate's turn.
+            for rate in {min(rates), max(rates)}:
+                self._frames(rate, 0)
         except ValueError as error:
             raise entry.SetupError(str(error)) from error
         self._arrivals = Arrivals()
@@ -199,13 +205,16 @@ class PlayerNode(entry.RunnableNode):
         return missing
 
     def _on_answer(self, message: FusionStatus) -> None:
-        self._arrivals.answer(stamp_of(message.header), float(message.latency_ms[-1]))
+        self._arrivals.answer(stamp_of(message.header), message.latency_ms)
 
     def _report(self) -> None:
         if not self._sent:
             return
         of = f' of {self._p.frames}' if self._p.mode == 'lockstep' and self._p.frames else ''
-        self.get_logger().info(f'frame {self._sent}{of}, {self._features_missing} features missing')
+        message = f'frame {self._sent}{of}, {self._features_missing} features missing'
+        if self._output.poses_left_out:
+            message += f', {self._output.poses_left_out} poses are none and not in /tf'
+        self.get_logger().info(message)
 
     def close(self) -> None:
         """End the playing thread and write the counts."""

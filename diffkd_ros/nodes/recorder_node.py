@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from diffkd_ros.bags.writer import BagError
 from diffkd_ros.nodes import entry, qos
 from diffkd_ros.nodes.bag_thread import BagThread
+from diffkd_ros.nodes.input_subscription import InputSubscription
 from diffkd_ros.nodes.parameters import declare, parameter
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class RecorderParameters:
 
 
 class RecorderNode(entry.RunnableNode):
-    """Subscribes to serialised messages, so that recording costs no decoding."""
+    """Subscribes, in whatever reliability is offered, to serialised messages: recording costs no decoding."""
 
     def __init__(self) -> None:
         super().__init__('recorder_node')
@@ -47,11 +48,15 @@ class RecorderNode(entry.RunnableNode):
             self._bag = BagThread(Path(p.out))
         except BagError as error:
             raise entry.SetupError(str(error)) from error
-        self._waiting = {topic for topic in p.topics if ':' not in topic}
+        self._waiting: set[str] = set()
+        self._topics: set[str] = set()
         for topic in p.topics:
             name, given, message_type = topic.partition(':')
+            self._topics.add(name)
             if given:
                 self._record(name, message_type)
+            else:
+                self._waiting.add(name)
         self._look = self.create_timer(_LOOK_PERIOD, self._find_topics)
         self._progress = self.create_timer(5.0, self._report)
         self.get_logger().info(f'ready: records {len(p.topics)} topics to {p.out}')
@@ -70,7 +75,7 @@ class RecorderNode(entry.RunnableNode):
             self.get_logger().error(f'{topic} is not recorded: no Python messages for {message_type!r}')
             return
         callback = functools.partial(self._on_message, topic, message_type)
-        self.create_subscription(message_class, topic, callback, qos.RECORDING, raw=True)
+        InputSubscription(self, message_class, topic, qos.RECORDING.depth, 'auto', callback, raw=True)
 
     def _on_message(self, topic: str, message_type: str, data: bytes, info: MessageInfo) -> None:
         try:
@@ -83,9 +88,13 @@ class RecorderNode(entry.RunnableNode):
         self.get_logger().info(self._summary())
 
     def _summary(self) -> str:
-        message = f'{self._bag.counts.total()} messages'
+        counts = self._bag.counts
+        message = f'{counts.total()} messages'
         if self._bag.dropped:
             message += f', {self._bag.dropped} dropped: the disk is too slow'
+        silent = {topic for topic in self._topics - self._waiting if not counts[topic]}
+        if silent:
+            message += f', nothing of {", ".join(sorted(silent))}'
         if self._waiting:
             message += f', nobody publishes {", ".join(sorted(self._waiting))}'
         return message

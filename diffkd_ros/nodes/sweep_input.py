@@ -100,12 +100,13 @@ class SweepInput:
         )
 
     def unsubscribe(self) -> None:
-        """Receive no more, and forget the poses."""
+        """Receive no more, and forget the poses and what was wrong."""
         if self._subscription is not None:
             self._subscription.destroy()
             self._subscription = None
         self._poses.unsubscribe()
         self._last_arrival = None
+        self._last_refusal = ''
 
     def forget_after(self, stamp: int) -> None:
         """Drop poses stamped later: time has jumped back to here."""
@@ -211,8 +212,6 @@ class SweepInput:
     def _state(self, subscription: InputSubscription) -> tuple[bytes, str]:
         silence = None if self._last_arrival is None else time.monotonic() - self._last_arrival
         topic = subscription.topic
-        if self._last_refusal:
-            return diagnostics.ERROR, f'sweep refused: {self._last_refusal}'
         if silence is None:
             why = ', of an incompatible quality of service' if subscription.incompatible else ''
             message = (
@@ -220,7 +219,10 @@ class SweepInput:
             )
             return diagnostics.WARN, message
         if silence > _SILENT:
-            return diagnostics.STALE, f'no cloud on {topic} for {silence:.1f} s'
+            refusal = f'; the last one was refused: {self._last_refusal}' if self._last_refusal else ''
+            return diagnostics.STALE, f'no cloud on {topic} for {silence:.1f} s{refusal}'
+        if self._last_refusal:
+            return diagnostics.ERROR, f'sweep refused: {self._last_refusal}'
         suspicion = self._suspicion()
         if suspicion:
             if suspicion != self._warned:

@@ -33,13 +33,19 @@ class SimulationOptions:
 
 
 def _simulator(place: str, options: SimulationOptions) -> Iterable[CoopFrame]:
+    from pydantic import ValidationError
+
     from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
     if place:
         raise SourceError(f'source sim takes no folder, got {place}')
-    config = SimulatorConfig(
-        agents=options.agents, rate=options.rate, frames_per_scenario=options.frames_per_scenario
-    )
+    try:
+        config = SimulatorConfig(
+            agents=options.agents, rate=options.rate, frames_per_scenario=options.frames_per_scenario
+        )
+    except ValidationError as error:
+        problems = [f'{problem["loc"][0]} {problem["input"]}: {problem["msg"]}' for problem in error.errors()]
+        raise SourceError(f'source sim: {"; ".join(problems)}') from error
     return Simulator(config, seed=options.seed).frames(itertools.count())
 
 
@@ -101,8 +107,8 @@ def open_source(spec: str, options: SimulationOptions | None = None) -> Iterable
         options: for the simulator.
 
     Raises:
-        SourceError: if there is no such source.
-        ValueError: if the simulator's options are out of range, or the folder is not of that kind.
+        SourceError: if there is no such source, or the simulator's options are out of range.
+        ValueError: if the folder is not of that kind.
     """
     kind, _, place = spec.partition(':')
     if kind not in _SOURCES:

@@ -22,7 +22,7 @@ from rosbags.typesys.store import Typestore
 
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
 from diffkd_ros.geometry.boxes import transform_boxes
-from diffkd_ros.geometry.motion import between
+from diffkd_ros.geometry.motion import between, moved
 from diffkd_ros.geometry.poses import PoseError
 from diffkd_ros.sources.dataset import DatasetError, raised
 from diffkd_ros.sources.point_cloud import PointCloudError, read_cloud
@@ -42,9 +42,9 @@ _SECOND = 1_000_000_000
 # Where the ground truth stands among the agents' clouds and poses.
 _TRUTH = 0, 'truth'
 # A neighbour's sweep belongs to the ego's if it is nearer in time than half a revolution at 10 Hz.
-_SWEEP_TOLERANCE = _SECOND // 20
+_SWEEP_TOLERANCE = _SECOND // 20 - 1
 # As the nodes' default `pose_tolerance`.
-_POSE_TOLERANCE = _SECOND // 50
+_POSE_TOLERANCE = _SECOND // 20
 # A recording is cut where nothing was recorded for so long, and at this length in any case: what follows is
 # another scenario, which several processes can work on and over which intervals are drawn.
 _GAP = 1 * _SECOND
@@ -115,13 +115,13 @@ class _Track:
         self.stamps = sorted(self.messages)
 
     def around(self, stamp: int, tolerance: int) -> tuple[_Message, _Message | None] | None:
-        """The message nearest in time, if it is nearer than the tolerance, and the one beyond the stamp.
+        """The message nearest in time, if it is within the tolerance, and the one beyond the stamp.
 
         There is no such second one if the first has the very stamp, or is the first or last of all.
         """
         place = bisect.bisect_left(self.stamps, stamp)
         near = sorted(self.stamps[max(0, place - 1) : place + 1], key=lambda other: abs(other - stamp))
-        if not near or abs(near[0] - stamp) >= tolerance:
+        if not near or abs(near[0] - stamp) > tolerance:
             return None
         exact = near[0] == stamp or len(near) < 2
         return self.messages[near[0]], None if exact else self.messages[near[1]]
@@ -173,9 +173,9 @@ class RosbagDataset:
 
     A frame is each cloud of the ego that has a pose, with every other agent's cloud less than 0.05 s away and
     the ground truth of the same stamp. A cloud's pose is that of the odometry with its stamp; else it lies
-    between the nearest before and after it, one of them less than 0.02 s away. Odometry must give the pose of
-    the cloud's own frame. Topics are `/cav_<n>/points`, `/cav_<n>/odometry`
-    (road-side units: `/rsu_<n>/...`) and `/ground_truth`.
+    between the nearest before and after it, one of them at most 0.05 s away; before the first or after the
+    last it is moved on by its twist, if that is known. Odometry must give the pose of the cloud's own frame.
+    Topics are `/cav_<n>/points`, `/cav_<n>/odometry` (road-side units: `/rsu_<n>/...`) and `/ground_truth`.
 
     Of each message the stamp is read once, when the set is opened; the rest when a frame is asked for.
 
@@ -195,7 +195,7 @@ class RosbagDataset:
             lowest number.
 
     Raises:
-        BagError: if one is no bag, or together they hold no agent's clouds and odometry.
+        BagError: if one is no bag, or together they make up no frame.
     """
 
     def __init__(self, paths: Path | str | Iterable[Path | str], ego: int | None = None) -> None:
@@ -219,6 +219,11 @@ class RosbagDataset:
         self._rows: list[_Row] = []
         self.incomplete = 0
         self._assemble(tracks, truth)
+        if not self._rows:
+            raise BagError(
+                f'{self._told} has no frame: no cloud of {agent_name(self.ego)} has odometry '
+                f'within {_POSE_TOLERANCE / _SECOND:g} s of it'
+            )
         self._drives = self._cut()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -273,7 +278,7 @@ class RosbagDataset:
         for stamp in tracks[self.ego, 'points'].stamps:
             clouds, poses, odometry = {}, {}, {}
             for agent in self.agents:
-                cloud = tracks[agent, 'points'].around(stamp, 1 if agent == self.ego else _SWEEP_TOLERANCE)
+                cloud = tracks[agent, 'points'].around(stamp, 0 if agent == self.ego else _SWEEP_TOLERANCE)
                 pose = cloud and tracks[agent, 'odometry'].around(cloud[0].stamp, _POSE_TOLERANCE)
                 if cloud and pose:
                     clouds[agent], poses[agent] = cloud[0], pose
@@ -319,6 +324,10 @@ class RosbagDataset:
     def drives(self) -> list[tuple[str, range]]:
         """Name and frame numbers of each stretch: cut at gaps, and every 10 s."""
         return self._drives
+
+    def files(self, rows: range) -> set[Path]:
+        """All the bags: any of them may hold a part of each frame."""
+        return {path.resolve() for path in self._paths}
 
     def recorded(self, index: int) -> RecordedFrame:
         """The frame's messages as they were recorded.
@@ -414,12 +423,13 @@ def _sweep(stamp: int, cloud: Any, odometry: Sequence[tuple[int, Any]], where: s
     except (PointCloudError, PoseError) as error:
         raise BagError(f'{where}: {error}') from error
     pose = poses[0]
+    first, nearest = odometry[0]
+    twist = nearest.twist.twist
+    linear, angular = ([v.x, v.y, v.z] for v in (twist.linear, twist.angular))
+    known = nearest.twist.covariance[0] >= 0 and np.isfinite([*linear, *angular]).all()
     if len(poses) > 1:
-        (first, _), (second, _) = odometry
-        pose = between(poses[0], poses[1], (stamp - first) / (second - first))
-    velocity = None
-    nearest = odometry[0][1]
-    if nearest.twist.covariance[0] >= 0:
-        linear = nearest.twist.twist.linear
-        velocity = pose[:3, :3] @ (linear.x, linear.y, linear.z)
+        pose = between(pose, poses[1], (stamp - first) / (odometry[1][0] - first))
+    elif known and first != stamp:
+        pose = moved(pose, linear, angular, (stamp - first) / _SECOND)
+    velocity = pose[:3, :3] @ linear if known else None
     return AgentSweep(points.points, pose, points.ring, points.time, velocity)

@@ -192,6 +192,40 @@ def test_what_is_no_step_is_refused_and_the_next_one_answered(start_gateway, sce
     assert (loop.hub.exchanges, loop.hub.failures) == (1, 0)
 
 
+def message(text):
+    return struct.pack('<I', len(text)) + text
+
+
+def test_whatever_a_client_sends_the_next_one_is_served(start_gateway, scenario):
+    address = start_gateway([1, 2])
+    head, sweep = step_of(np.ones((1, 4), np.float32))
+    late = json.dumps(head | {'stamp': 1e20}).encode() + b'\n' + sweep
+    for text, error in ((b'[]\n', 'no JSON object'), (late, '1e+20 s'), (b'[' * 100_000, None)):
+        with socket.create_connection(diffkd_opencda.address_of(address), 20.0) as stranger:
+            stranger.sendall(message(text))
+            if error is None:
+                assert stranger.recv(100) == b''
+            else:
+                assert error in diffkd_opencda.receive_message(stranger)[0]['error']
+    loop = scenario(address)
+    loop.step()
+    assert (loop.hub.exchanges, loop.hub.failures) == (1, 0)
+
+
+def test_a_silent_client_makes_room_for_one_that_waits(start_gateway):
+    address = diffkd_opencda.address_of(start_gateway([1]))
+    with (
+        socket.create_connection(address, 20.0) as silent,
+        socket.create_connection(address, 20.0) as halting,
+        socket.create_connection(address, 20.0) as waiting,
+    ):
+        halting.sendall(message(b'{"protocol": 1}\n')[:-5])
+        diffkd_opencda.send_message(waiting, {'protocol': 99})
+        answer, _ = diffkd_opencda.receive_message(waiting)
+        assert 'protocol 99' in answer['error']
+        assert (silent.recv(1), halting.recv(1)) == (b'', b'')
+
+
 def step_of(sweep, **changed):
     agent = {
         'agent': 1,
@@ -227,6 +261,13 @@ def test_a_step_is_read_into_a_right_handed_frame():
 def test_a_damaged_step_is_one_error(changed):
     with pytest.raises(StepError):
         frame_of_step(*step_of(np.zeros((2, 4), np.float32), **changed), [1, 2], 1)
+
+
+@pytest.mark.parametrize('stamp', [-1.0, 2.0**31, 1e20, float('nan'), float('inf')])
+def test_a_stamp_that_no_message_can_carry_is_refused(stamp):
+    head, data = step_of(np.zeros((2, 4), np.float32))
+    with pytest.raises(StepError):
+        frame_of_step(head | {'stamp': stamp}, data, [1, 2], 1)
 
 
 def test_detections_go_back_into_carlas_map():

@@ -116,10 +116,30 @@ def test_with_ros_bridge_there_is_no_bridge_of_ours(start):
     assert ('odometry', '/carla/friend/odometry') in started['/cav_2', 'vehicle_node']['remappings']
 
 
+def test_what_the_user_says_wins_over_what_is_shipped_for_the_source(start, tmp_path):
+    own, mount = tmp_path / 'own.yaml', [1.2, 0.0, 2.1, 0.0, 0.0, 0.0]
+    said = {
+        f'/**/{node}': {'ros__parameters': {'base_to_lidar': mount}} for node in ('ego_node', 'vehicle_node')
+    }
+    own.write_text(yaml.safe_dump(said))
+    started = nodes(start('cosim_carla', source='ros_bridge', params_file=str(own)))
+    for (_, node), options in started.items():
+        effective = {}
+        for given in options['parameters']:
+            if not isinstance(given, dict):
+                given = (
+                    yaml.safe_load(Path(given).read_text()).get(f'/**/{node}', {}).get('ros__parameters', {})
+                )
+            # A later one wins.
+            effective |= given
+        assert effective['base_to_lidar'] == mount
+
+
 def test_the_stand_in_plays_to_vehicles_that_are_there(start):
     actions = start('cosim_carla', stub='true', vehicles='1,2', port='2100')
     (stand_in,) = [a.options['cmd'] for a in actions if 'cmd' in a.options]
-    assert stand_in[1:3] == ['-m', 'diffkd_ros.cosim.testing.carla_stand_in']
+    # In the Python that the nodes' scripts run in, which need not be that of `ros2`.
+    assert stand_in[:3] == ['python3', '-m', 'diffkd_ros.cosim.testing.carla_stand_in']
     assert stand_in[stand_in.index('--port') + 1] == '2100'
     assert stand_in[stand_in.index('--vehicles') + 1] == '2'
     assert nodes(actions)['/', 'bridge_node']['parameters'][-1]['spawn'] is False

@@ -213,6 +213,15 @@ def test_what_the_gateway_refuses_is_told(scenario, caplog):
     gateway.close()
 
 
+def test_an_answer_that_is_no_object_costs_the_step_its_detections_only(scenario):
+    gateway = Gateway([1])
+    hub, (ego, _), _, step = scenario(gateway.address)
+    step()
+    assert ego.objects['vehicles'] == []
+    assert (hub.exchanges, hub.failures) == (0, 1)
+    gateway.close()
+
+
 def test_where_perception_is_off_opencda_is_left_alone(scenario, gateway):
     hub, (ego, _), vehicles, step = scenario(gateway.address, active=False)
     step()

@@ -266,15 +266,32 @@ def test_own_bad_sweeps_are_counted_and_the_next_good_one_is_answered(ego, partn
     assert after.sweeps_received - before.sweeps_received == 3
 
 
-def test_markers_show_boxes_and_neighbours(ego, partner, scene, feature_of, stamp):
-    from visualization_msgs.msg import Marker, MarkerArray
+@pytest.fixture(scope='module')
+def drawn(ego, partner, scene):
+    """What is drawn of a sweep of the ego at that instant."""
+    from visualization_msgs.msg import MarkerArray
 
     partner.listen(MarkerArray, '/cav_1/markers')
     partner.until(lambda: partner.node.count_publishers('/cav_1/markers'), 'the marker publisher')
     time.sleep(_ARRIVES)
+
+    def drawn(stamp):
+        detections, status = answer(partner, scene, stamp)
+        stamped = status.header.stamp
+        found = partner.until(
+            lambda: [a for a in partner.received['/cav_1/markers'] if a.markers[0].header.stamp == stamped],
+            'markers',
+        )
+        return detections, found[0]
+
+    return drawn
+
+
+def test_markers_show_boxes_and_neighbours(drawn, partner, feature_of, stamp):
+    from visualization_msgs.msg import Marker
+
     send(partner, feature_of(2, 'cav_2', stamp))
-    detections, _ = answer(partner, scene, stamp)
-    (array,) = partner.until(lambda: partner.received['/cav_1/markers'][-1:], 'markers')
+    detections, array = drawn(stamp)
     assert array.markers[0].action == Marker.DELETEALL
     boxes = [m for m in array.markers if m.ns == 'detections']
     assert len(boxes) == len(detections.labels)
@@ -282,6 +299,30 @@ def test_markers_show_boxes_and_neighbours(ego, partner, scene, feature_of, stam
     np.testing.assert_allclose(x, np.reshape(detections.boxes, (-1, 7))[:, 0], atol=1e-4)
     (name,) = (m for m in array.markers if m.ns == 'neighbour_names')
     assert name.text.startswith('cav_2')
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'known'),
+    [(older, True), (other_model, True), (truncated, True), (nan_pose, False), (other_map, False)],
+)
+def test_markers_show_a_refused_neighbour_where_it_says_it_is(
+    drawn, partner, scene, feature_of, stamp, spoil, known
+):
+    message = feature_of(2, 'refused', stamp)
+    spoil(message, stamp, feature_of)
+    send(partner, message)
+    _, array = drawn(stamp)
+    found = {m.ns: m for m in array.markers if m.ns.startswith('neighbour')}
+    assert bool(found) == known
+    if known:
+        # In the ego's LiDAR frame.
+        place = np.linalg.inv(scene.agents[1].pose) @ scene.agents[2].pose[:, 3]
+        position = found['neighbours'].pose.position
+        np.testing.assert_allclose((position.x, position.y, position.z), place[:3], atol=1e-6)
+        color = found['neighbours'].color
+        assert color.r == color.g == color.b
+        assert found['neighbour_names'].text.startswith('refused: ')
+        assert 'weight' not in found['neighbour_names'].text
 
 
 def test_a_clock_that_is_off_is_named(ego, partner, scene, feature_of, stamp):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A managed node driven through its states, in simulated time that jumps back."""
+"""A managed node driven through its states; it and an ego in simulated time that jumps back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from lifecycle_msgs.srv import ChangeState
 from rosgraph_msgs.msg import Clock
 
 from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.conversions import time_message
+from diffkd_ros.nodes.conversions import header_message, time_message
+from diffkd_ros.nodes.point_cloud import cloud_message
 
 SECOND = 1_000_000_000
 
@@ -78,7 +79,32 @@ def test_a_transition_that_makes_no_sense_is_refused(change):
     assert not change(Transition.TRANSITION_ACTIVATE)
 
 
-def test_time_that_jumps_back_voids_what_lies_in_the_future(change, vehicle, partner, scene, stamp):
+def publish_cloud(partner, agent, at, sweep):
+    """A sweep without a pose."""
+    partner.publish(f'/{agent}/points', cloud_message(header_message(at, f'{agent}/lidar'), sweep.points))
+
+
+def test_a_refusal_is_forgotten_when_it_is_deactivated(change, partner, scene, stamp):
+    assert change(Transition.TRANSITION_CONFIGURE)
+    assert change(Transition.TRANSITION_ACTIVATE)
+    publish_cloud(partner, 'cav_2', stamp, scene.agents[2])
+    partner.diagnosis('input', 'refused: no odometry received yet')
+    assert change(Transition.TRANSITION_DEACTIVATE)
+    assert change(Transition.TRANSITION_ACTIVATE)
+    assert partner.diagnosis('input', 'no cloud received yet').level == b'\x01'
+    assert change(Transition.TRANSITION_DEACTIVATE)
+    assert change(Transition.TRANSITION_CLEANUP)
+
+
+@pytest.fixture
+def ego(group, model):
+    spec, _ = graph.vehicle_specs([1, 2], 1, {'model': str(model), 'use_sim_time': True})
+    process = group.start(spec)
+    group.wait_ready(60.0)
+    return process
+
+
+def test_time_that_jumps_back_voids_what_lies_in_the_future(change, vehicle, ego, partner, scene, stamp):
     assert change(Transition.TRANSITION_CONFIGURE)
     assert change(Transition.TRANSITION_ACTIVATE)
     partner.diagnosis('state', '/clock is silent')
@@ -92,12 +118,32 @@ def test_time_that_jumps_back_voids_what_lies_in_the_future(change, vehicle, par
                 return partner.until(heard, 'the clock to be heard', timeout=0.2)
         raise AssertionError('the clock was not heard')
 
-    diagnostics = partner.received['/diagnostics']
-    tell(stamp + 50 * SECOND, lambda: diagnostics[-1].status[0].message == 'active')
-    late = drive(partner, scene, stamp + 50 * SECOND)
-    tell(stamp, lambda: 'time jumped back' in vehicle.tail())
-    early = drive(partner, scene, stamp)
-    assert early < late
+    def heard_at_all():
+        states = [array.status[0] for array in partner.received['/diagnostics'] if array.status]
+        return {s.name for s in states if s.message == 'active'} >= {
+            'cav_1/ego_node: state',
+            'cav_2/vehicle_node: state',
+        }
+
+    tell(stamp + 50 * SECOND, heard_at_all)
+
+    def exchange(at):
+        for vehicle in (2, 1):
+            partner.sweep(f'cav_{vehicle}', at, scene.agents[vehicle])
+
+    def fused(status):
+        return any(neighbour.accepted for neighbour in status.neighbours)
+
+    late = partner.until_answered('/cav_1/fusion_status', exchange, fused, start=stamp + 50 * SECOND)
+    partner.message_at('/v2x/features', late)
+    tell(stamp, lambda: all('time jumped back' in node.tail() for node in (vehicle, ego)))
+    # The pose of that very sweep was there, and so was the neighbour's feature.
+    publish_cloud(partner, 'cav_2', late, scene.agents[2])
+    partner.diagnosis('vehicle_node: input', 'refused: no odometry received yet')
+    again = late + SECOND // 20
+    partner.sweep('cav_1', again, scene.agents[1])
+    assert len(partner.message_at('/cav_1/fusion_status', again).neighbours) == 0
+    partner.until_answered('/cav_1/fusion_status', exchange, fused, start=stamp)
 
 
 def test_shutting_down_ends_the_process(change, vehicle):

@@ -6,9 +6,13 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from diffkd_ros.msg import NeighbourStatus
 from hypothesis import given
 from hypothesis import strategies as st
+from rclpy.serialization import deserialize_message, serialize_message
 
+from diffkd_ros.nodes.ego_node import neighbour_status
+from diffkd_ros.nodes.neighbours import Verdict
 from diffkd_ros.nodes.peer_buffer import PeerBuffer
 from diffkd_ros.nodes.peer_record import PeerRecord, Refusal
 
@@ -82,6 +86,29 @@ def test_gaps_in_the_sequence_are_losses_and_a_restart_is_not(buffer):
     assert (record.received, record.lost, record.restarts) == (7, 2, 1)
 
 
+def test_a_sequence_that_leaps_ahead_has_begun_anew(buffer):
+    """A neighbour can claim any number; what it did not lose does not count as lost."""
+    step = 2**31 - 1
+    for stamp in range(4):
+        buffer.add('a', stamp, stamp * step % 2**32, None)
+    record = buffer.snapshot()['a']
+    assert (record.received, record.lost, record.restarts) == (4, 0, 3)
+    assert record.received + record.unheard == 3 * step + 1
+    buffer.add('a', 4, (3 * step + 65_537) % 2**32, None)  # away for nearly two hours
+    assert buffer.snapshot()['a'].lost == 65_536
+
+
+def test_counts_that_the_status_cannot_hold_stand_still():
+    verdict = Verdict('a', 'older than max_age', 2.0, 90_000, 7)
+    record = PeerRecord(received=2**32, lost=3 * 2**31, fused=5, overwritten=2**40)
+    record.refused[Refusal.STALE] = 2**33
+    status = neighbour_status(verdict, 0.0, record)
+    status = deserialize_message(serialize_message(status), NeighbourStatus)
+    most = 2**32 - 1
+    assert (status.messages_received, status.messages_lost, status.messages_fused) == (most, most, 5)
+    assert (status.messages_refused, status.messages_overwritten) == (most, most)
+
+
 def test_one_overtaken_on_the_way_is_not_lost(buffer):
     for sequence in (0, 1, 3, 2, 4):
         buffer.add('a', 100 * sequence, sequence, None)
@@ -153,6 +180,19 @@ def test_a_message_at_work_may_be_overtaken(buffer):
     buffer.count_fused(pick.entry)
     buffer.count_weight('a', 0.5)
     assert 'a' not in buffer.snapshot(forgotten=True)
+
+
+def test_time_that_jumps_back_drops_what_lies_in_the_future(buffer):
+    buffer.add('a', 10 * S, 0, 'early')
+    buffer.add('a', 10 * S + S // 20, 1, 'within the tolerance')
+    buffer.add('a', 12 * S, 2, 'late')
+    buffer.add('b', 60 * S, 0, 'late')
+    buffer.forget_after(10 * S)
+    # Neither to be fused when that time comes again, nor refused as from the future until then.
+    assert picked(buffer, 10 * S) == {'a': ('within the tolerance', -S // 20, None)}
+    assert picked(buffer, 12 * S)['a'][2] is Refusal.ABSENT
+    records = buffer.snapshot(forgotten=True)
+    assert [records[sender].overwritten for sender in 'ab'] == [2, 1]
 
 
 def test_totals_survive_silence(buffer):

@@ -9,8 +9,10 @@ import types
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from rclpy.serialization import serialize_message
 from rclpy.time import Time
 
+from diffkd_ros.bags.writer import BagWriter
 from diffkd_ros.geometry.motion import moved
 from diffkd_ros.geometry.poses import pose_from_euler, quaternion_from_pose, yaw_of
 from diffkd_ros.nodes import pose_sources
@@ -23,7 +25,10 @@ from diffkd_ros.nodes.lidar_pose import (
     pose_of_odometry,
     pose_of_stamped,
 )
+from diffkd_ros.nodes.point_cloud import cloud_message
 from diffkd_ros.nodes.pose_buffer import MissingPoseError, PoseBuffer
+from diffkd_ros.nodes.pose_parameters import PoseParameters
+from diffkd_ros.sources.rosbag import BagError, RosbagDataset
 
 S = 1_000_000_000
 
@@ -86,6 +91,25 @@ def test_what_is_too_far_off_is_refused(buffer):
     buffer.add(odometry(0))
     with pytest.raises(MissingPoseError, match=r'0\.200 s from the sweep, pose_tolerance is 0\.100 s'):
         buffer.pose_at(S // 5)
+
+
+@pytest.mark.parametrize('off', [30_000_000, -30_000_000, 50_000_000, 50_000_001])
+def test_a_recording_has_the_poses_that_a_node_had(tmp_path, off):
+    message = odometry(S + off)
+    buffer = PoseBuffer(PoseParameters().pose_tolerance, pose_of_odometry)
+    buffer.add(message)
+    cloud = cloud_message(header_message(S, 'lidar'), np.ones((5, 4), np.float32))
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.write('/cav_1/odometry', 'nav_msgs/msg/Odometry', S, serialize_message(message))
+        bag.write('/cav_1/points', 'sensor_msgs/msg/PointCloud2', S, serialize_message(cloud))
+    try:
+        expected = buffer.pose_at(S).pose
+    except MissingPoseError:
+        with pytest.raises(BagError, match='has no frame: no cloud of cav_1 has odometry'):
+            RosbagDataset(tmp_path / 'bag')
+        return
+    (frame,) = RosbagDataset(tmp_path / 'bag')
+    np.testing.assert_allclose(frame.agents[1].pose, expected, atol=1e-9)
 
 
 def test_a_run_that_starts_anew_voids_the_one_before(buffer):
@@ -189,6 +213,16 @@ def test_tf_is_asked_again_until_it_knows(monkeypatch):
     np.testing.assert_allclose(found.pose, arc(S), atol=1e-9)
     assert (found.map_frame, found.linear) == ('map', None)
     assert tf.asked == [('map', 'lidar', Time(nanoseconds=S))] * 4
+
+
+def test_tf_of_a_time_that_has_jumped_back_is_forgotten(monkeypatch):
+    tf = StandInTf(answers_after=0)
+    monkeypatch.setattr(pose_sources, 'tf2_ros', tf)
+    poses = pose_sources.TfPoses(None, 'map', wait=0.0)
+    poses.subscribe()
+    poses.pose_at(50 * S, 'lidar')
+    poses.forget_after(S)
+    assert tf.asked == []  # its buffer was cleared
 
 
 def test_tf_that_knows_nothing_is_named(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 from launch_stand_in import REAL, load
@@ -97,6 +98,25 @@ def test_where_rosbag2_is_installed_it_plays_what_sensors_sent_and_nothing_else(
     }  # fmt: skip
     # Bit for bit only the own player can do.
     assert started(mode='lockstep')[-1].options['executable'] == 'player_node'
+
+
+def test_in_real_time_a_recording_may_be_faster_than_the_simulator(
+    launch_module, started, monkeypatch, group, tmp_path
+):
+    monkeypatch.setattr(launch_module.importlib.util, 'find_spec', lambda name: None)
+    # A LiDAR of 20 Hz, as they are.
+    period = 49_980_000
+    drive = Simulator(SimulatorConfig(agents=1, frames_per_scenario=FRAMES), seed=4).frames(range(1))
+    write_bag((replace(frame, stamp=frame.index * period) for frame in drive), tmp_path / 'fast')
+    action = started(bag=str(tmp_path / 'fast'), mode='realtime', speed='3.0')[-1]
+    result = tmp_path / 'result.json'
+    parameters = {**action.options['parameters'][1], 'subscribers': 0, 'out': str(result)}
+    player = group.start(NodeSpec('player_node', '/', (), parameters), label='fast')
+    assert player.wait(60.0), player.tail()
+    assert player.returncode == 0, player.tail()
+    group.stop([player])
+    (run,) = json.loads(result.read_text())['runs']
+    assert (run['rate'], run['sent']) == (pytest.approx(3e9 / period), FRAMES)
 
 
 def test_the_report_of_a_replay_is_that_of_what_was_answered(started, group, domain, tmp_path, bag):

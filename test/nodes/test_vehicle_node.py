@@ -103,6 +103,16 @@ def test_a_bad_cloud_is_refused_and_named_and_the_next_one_is_sent(vehicle, part
     assert partner.diagnosis('input', 'points in the last sweep').level == b'\x00'
 
 
+def test_a_lidar_that_dies_after_a_bad_cloud_is_silent(vehicle, partner, scene, stamp):
+    cloud = cloud_message(header_message(stamp, 'cav_2/lidar'), scene.agents[2].points)
+    reason = truncated(cloud)
+    partner.publish('/cav_2/points', cloud)
+    item = partner.diagnosis('input', 'the last one was refused')
+    assert item.level == b'\x03'
+    assert item.message.startswith('no cloud on /cav_2/points for')
+    assert reason in item.message
+
+
 @pytest.mark.parametrize('trouble', ['missing', 'other frame', 'not finite'])
 def test_a_sweep_without_a_usable_pose_is_refused_and_named(vehicle, partner, scene, stamp, trouble):
     from diffkd_ros.nodes.conversions import odometry_message

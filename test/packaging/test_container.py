@@ -97,6 +97,24 @@ def test_the_entry_point_is_a_script_that_can_run(tmp_path):
     subprocess.run(['bash', '-n', PROJECT / entry], check=True)
 
 
+def test_launch_files_find_what_the_image_installed(tmp_path):
+    """They run in the Python of `ros2`, which is not that of the environment."""
+    (entry,) = (line.split()[0] for line in arguments('COPY') if 'entrypoint' in line)
+    (environment,) = re.findall(r'python3 -m venv --system-site-packages (\S+)', TEXT)
+    ros, packages = tmp_path / 'opt/ros/any', tmp_path / f'.{environment}/lib/python3.99/site-packages'
+    for folder, module in ((ros, 'of_ros'), (packages, 'of_pip')):
+        folder.mkdir(parents=True)
+        (folder / f'{module}.py').touch()
+    (ros / 'setup.bash').write_text(f'export PYTHONPATH={ros}')
+    script = tmp_path / 'entrypoint.sh'
+    script.write_text((PROJECT / entry).read_text().replace('/opt/', f'{tmp_path}/opt/'))
+    subprocess.run(
+        ['bash', script, sys.executable, '-c', 'import of_ros, of_pip'],
+        env={**os.environ, 'ROS_DISTRO': 'any'},
+        check=True,
+    )
+
+
 @pytest.mark.skipif(
     shutil.which('hadolint', path=str(Path(sys.executable).parent)) is None, reason='no hadolint'
 )

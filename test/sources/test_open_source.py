@@ -33,3 +33,8 @@ def test_the_simulator_goes_on_with_the_next_drive():
 def test_bad_names(spec, message):
     with pytest.raises(SourceError, match=message):
         open_source(spec)
+
+
+def test_a_rate_that_cannot_be_simulated_is_named():
+    with pytest.raises(SourceError, match=r'^source sim: rate 30\.0: .* less than or equal to 20$'):
+        open_source('sim', SimulationOptions(rate=30.0))

@@ -214,6 +214,15 @@ def test_what_is_no_bag_of_ours(tmp_path):
         RosbagDataset(path)
 
 
+def test_clouds_and_odometry_of_different_clocks(tmp_path):
+    early, late = frames(2)
+    items = [item for item in messages_of(early) if item[1].topic.endswith('points')]
+    items += [item for item in messages_of(late) if item[1].topic.endswith('odometry')]
+    path = write(tmp_path / 'bag', items)
+    with pytest.raises(BagError, match=r'no frame: no cloud of cav_5 has odometry within 0\.05 s'):
+        RosbagDataset(path, ego=5)
+
+
 def test_a_truncated_file_is_an_error_that_names_it(tmp_path, everything):
     (file,) = write(tmp_path / 'bag', everything).glob('*.mcap')
     file.write_bytes(file.read_bytes()[:3000])

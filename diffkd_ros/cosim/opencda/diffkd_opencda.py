@@ -65,14 +65,14 @@ def send_message(connection: socket.socket, head: dict, arrays: Iterable = ()) -
     connection.sendall(struct.pack('<I', sum(map(len, parts))) + b''.join(parts))
 
 
-def receive_message(connection: socket.socket) -> tuple[dict, bytes]:
+def receive_message(connection: socket.socket) -> tuple[Any, bytes]:
     """Read one message.
 
     Args:
         connection: a connected socket.
 
     Returns:
-        The head, and the bytes of all arrays.
+        The head, an object if the other side keeps to the protocol, and the bytes of all arrays.
 
     Raises:
         GatewayError: if the other side hung up or sent no such message.
@@ -83,7 +83,7 @@ def receive_message(connection: socket.socket) -> tuple[dict, bytes]:
     head, _, arrays = _receive(connection, size).partition(b'\n')
     try:
         return json.loads(head.decode()), arrays
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GatewayError(f'a message does not begin with a line of JSON: {error}') from error
 
 
@@ -192,7 +192,7 @@ class Hub:
             self._ego = answer['ego']
             self._rows = np.frombuffer(data, '<f4').reshape(-1, 8)
             self.exchanges += 1
-        except (OSError, GatewayError, ValueError, KeyError) as error:
+        except (OSError, GatewayError, ValueError, KeyError, TypeError) as error:
             self.failures += 1
             # A late answer would be taken for the next step's.
             self.close()

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a player publishes to TF, whose messages are not among the wheels."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+
+import pytest
+from geometry_msgs.msg import Quaternion, TransformStamped
+
+from diffkd_ros.nodes import frame_publisher, qos
+from diffkd_ros.nodes.frame_feeder import played
+
+
+@dataclass
+class StandInTf:
+    """The part of tf2_msgs/TFMessage that is used."""
+
+    transforms: list[TransformStamped]
+
+
+@pytest.fixture
+def sent(partner, monkeypatch):
+    """The messages that went to TF; every other topic is real."""
+    sent = []
+    create = partner.node.create_publisher
+
+    def create_publisher(message_class, *given):
+        if message_class is StandInTf:
+            return types.SimpleNamespace(publish=sent.append)
+        return create(message_class, *given)
+
+    monkeypatch.setattr(partner.node, 'create_publisher', create_publisher)
+    monkeypatch.setattr(frame_publisher, 'TFMessage', StandInTf)
+    return sent
+
+
+def test_a_pose_that_is_none_yet_costs_its_transform_only(sent, partner, scene):
+    frame = played(scene)
+    (unknown,) = frame.odometry['cav_3']
+    # As localisation sends it that has not converged.
+    unknown.pose.pose.orientation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)
+    output = frame_publisher.FramePublisher(partner.node, 0, 0, qos.POINTS)
+    output.scene(frame)
+    (message,) = sent
+    found = {t.child_frame_id: t.transform.translation for t in message.transforms}
+    for agent, sweep in scene.agents.items():
+        if agent != 3:
+            place = found.pop(f'cav_{agent}/lidar')
+            assert (place.x, place.y, place.z) == pytest.approx(tuple(sweep.pose[:3, 3]))
+    assert not found
+    assert output.poses_left_out == 1

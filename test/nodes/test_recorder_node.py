@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recorder as a process of its own, and publishers that offer this and that."""
+
+from __future__ import annotations
+
+from rosbags.highlevel import AnyReader
+from std_msgs.msg import Header
+
+from diffkd_ros.bags.writer import message_types
+from diffkd_ros.nodes import qos
+from diffkd_ros.nodes.graph import NodeSpec
+
+OFFERED = {
+    '/best_effort': qos.link('best_effort', 10, 0.0),
+    '/reliable': qos.FEATURES,
+    '/latched': qos.LATCHED,
+}
+
+
+def test_whatever_is_offered_is_recorded_and_what_never_comes_is_named(group, partner, tmp_path):
+    publishers = {
+        topic: partner.node.create_publisher(Header, topic, offered) for topic, offered in OFFERED.items()
+    }
+    # The latched one by its bare name, as drivers' are that may start later.
+    topics = ['/best_effort:std_msgs/msg/Header', '/reliable:std_msgs/msg/Header', '/latched']
+    topics += ['/silent:std_msgs/msg/Header', '/nobody']
+    recorder = group.start(
+        NodeSpec('recorder_node', '/', (), {'out': str(tmp_path / 'bag'), 'topics': topics})
+    )
+    for topic, publisher in publishers.items():
+        partner.until(publisher.get_subscription_count, f'a subscriber of {topic} that gets something')
+
+    def all_came():
+        for topic, publisher in publishers.items():
+            publisher.publish(Header(frame_id=topic))
+        return recorder.latest.endswith(' messages, nothing of /silent, nobody publishes /nobody')
+
+    partner.until(all_came, 'a report of the recorder that misses nothing else', timeout=60.0)
+    group.stop([recorder], patience=30.0)
+    assert recorder.returncode == 0, recorder.tail()
+    with AnyReader([tmp_path / 'bag'], default_typestore=message_types()) as reader:
+        recorded = {
+            (connection.topic, reader.deserialize(data, connection.msgtype).frame_id)
+            for connection, _, data in reader.messages()
+        }
+    assert recorded == {(topic, topic) for topic in OFFERED}

@@ -58,7 +58,9 @@ def _counting_frames(console: Console, total: int | None = None) -> Iterator[Cal
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help='Folder for the results.')] = Path('demo'),
+    out: Annotated[
+        Path, typer.Option(help='Folder for the results; its bag, logs and pictures are replaced.')
+    ] = Path('demo'),
     model: Annotated[str, typer.Option(help='Model folder, or the name of a shipped model.')] = 'sim_edge',
     frames: Annotated[int, typer.Option(min=1, help='Frames played in lock-step.')] = 100,
     vehicles: Annotated[int, typer.Option(min=2, max=5, help='Connected vehicles, the ego included.')] = 3,
@@ -92,7 +94,9 @@ def demo(
 
 @app.command('demo-carla')
 def demo_carla(
-    out: Annotated[Path, typer.Option(help='Folder for the results.')] = Path('demo-carla'),
+    out: Annotated[Path, typer.Option(help='Folder for the results; its logs are replaced.')] = Path(
+        'demo-carla'
+    ),
     model: Annotated[str, typer.Option(help='Model folder, or the name of a shipped model.')] = 'sim_edge',
     frames: Annotated[int, typer.Option(min=1, help='Steps of the world.')] = 60,
     vehicles: Annotated[int, typer.Option(min=2, max=5, help='Connected vehicles, the ego included.')] = 3,

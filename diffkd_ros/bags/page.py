@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.bags.answers import Answer, read_answers, read_area
+from diffkd_ros.bags.answers import Answer, Status, read_answers, read_area
 from diffkd_ros.bags.writer import message_types
 from diffkd_ros.evaluation.average_precision import match
 from diffkd_ros.frame import Boxes3D, CoopFrame
@@ -105,7 +105,8 @@ def write_page(
         'iou': _IOU,
         'frames': shown,
     }
-    data = json.dumps(content, separators=(',', ':'), allow_nan=False).replace('</', '<\\/')
+    # Neither an end tag nor a comment may begin in what others have said.
+    data = json.dumps(content, separators=(',', ':'), allow_nan=False).replace('<', r'\u003c')
     template = files('diffkd_ros.bags').joinpath('page.html').read_text(encoding='utf-8')
     text = template.replace('@TITLE@', escape(title)).replace('@DATA@', data)
     out.write_text(text, encoding='utf-8')
@@ -175,7 +176,7 @@ def _flat(box: NDArray[np.float64]) -> list[float]:
 
 def _status(answer: Answer | None) -> dict[str, Any]:
     status = answer.status if answer else None
-    if status is None:
+    if status is None or not _is_finite(status):
         return {'neighbours': {}, 'reliability': None, 'stages': {}}
     neighbours: Mapping[str, Any] = {
         neighbour.agent: {
@@ -189,6 +190,11 @@ def _status(answer: Answer | None) -> dict[str, Any]:
     }
     stages = {name: round(milliseconds, 1) for name, milliseconds in status.stages.items()}
     return {'neighbours': neighbours, 'reliability': round(status.reliability, 3), 'stages': stages}
+
+
+def _is_finite(status: Status) -> bool:
+    of_neighbours = [figure for n in status.neighbours for figure in (n.age, n.gate_weight)]
+    return bool(np.isfinite([status.reliability, *status.stages.values(), *of_neighbours]).all())
 
 
 def _cells(points: NDArray[np.float32]) -> str:

@@ -5,7 +5,7 @@ Every function takes one sweep in its sensor's frame and a generator, and return
 `time` stay aligned with the points. Fog, snow and wet ground have modules of their own.
 
 Definitions and levels follow CoopDiff (arXiv 2603.01688) and Robo3D (ICCV 2023), written anew from their
-descriptions. Unlike there, nothing depends on the order of the points.
+descriptions. Unlike there, rings and columns are told by angles, not by the order of the points.
 """
 
 from __future__ import annotations

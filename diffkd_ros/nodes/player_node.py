@@ -152,7 +152,8 @@ class PlayerNode(entry.RunnableNode):
             stamps: list[int] = []
             late = 0
             open_frames = functools.partial(self._frames, rate, time.time_ns())
-            feeder = FrameFeeder(open_frames, round(seconds * rate))
+            # Without end if 0 was asked for, not if it is what little time rounds to.
+            feeder = FrameFeeder(open_frames, max(1, round(seconds * rate)) if seconds else 0)
             try:
                 begin = 0.0
                 for count, frame in enumerate(feeder):

@@ -65,11 +65,12 @@ class _Drive:
 class Opv2vDataset:
     """Cooperative frames of a set, drive after drive; folders are listed now, files read when asked for.
 
-    The ego is the agent with the smallest id that is not negative (road-side units have negative ids). Agents
-    out of `communication_range` of the ego are left out of a frame, as the published protocol has it, and
-    ground truth is the union of the vehicles that the remaining agents' files list. An agent's own vehicle
-    stands in the other agents' files only, so an ego alone has no box of its own. Returns within a car's
-    length of a vehicle's sensor are removed: in the data set they lie on its own body.
+    The ego is the vehicle whose folder comes first by name (road-side units have negative ids), as the
+    published loaders have it: 1007 before 962. Agents out of `communication_range` of the ego are left out of
+    a frame, as the published protocol has it, and ground truth is the union of the vehicles that the
+    remaining agents' files list. An agent's own vehicle stands in the other agents' files only, so an ego
+    alone has no box of its own. Returns within a car's length of a vehicle's sensor are removed: in the data
+    set they lie on its own body.
 
     A scenario is named as its folder; folders of one name in several splits, as `split.folder`.
 
@@ -255,8 +256,8 @@ def write_opv2v(frames: Iterable[CoopFrame], root: str | Path) -> None:
     frame does not hold them.
 
     Raises:
-        Opv2vError: if a frame has no ground truth or no track ids, its scenario is no plain folder name, or a
-            drive's frames are not evenly spaced in time.
+        Opv2vError: if a frame has no ground truth or no track ids, its scenario is no plain folder name, its
+            ego would not be read as such, or a drive's frames are not evenly spaced in time.
     """
     root = Path(root)
     first: dict[str, CoopFrame] = {}
@@ -268,6 +269,10 @@ def write_opv2v(frames: Iterable[CoopFrame], root: str | Path) -> None:
         truth = frame.ground_truth
         if truth is None or truth.track_ids is None:
             raise Opv2vError(f'{where}: ground truth with track ids is needed, got {truth!r}')
+        if frame.ego != _ego(frame.agents):
+            raise Opv2vError(
+                f'{where}: agent {_ego(frame.agents)} would be read as the ego, which is {frame.ego}'
+            )
         start = first.setdefault(frame.scenario, frame)
         if frame.index != start.index:
             spacing = (frame.stamp - start.stamp) / (frame.index - start.index) / 1e9
@@ -321,11 +326,15 @@ def _index_drive(folder: Path) -> _Drive | None:
         if numbers['.yaml']:
             frames[agent] = frozenset(numbers['.yaml'])
         clouds[agent] = frozenset(numbers['.pcd'])
-    vehicles = [agent for agent in frames if agent >= 0]
-    if not vehicles:
+    ego = _ego(frames)
+    if ego is None:
         return None
-    ego = min(vehicles)
     return _Drive(folder, folder.name, ego, frames, clouds, tuple(sorted(frames[ego])))
+
+
+def _ego(agents: Iterable[int]) -> int | None:
+    """The first vehicle, sorted by the names of their folders; None without any."""
+    return min((agent for agent in agents if agent >= 0), key=str, default=None)
 
 
 def _named_apart(drives: list[_Drive]) -> list[_Drive]:

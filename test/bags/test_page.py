@@ -82,8 +82,8 @@ def bag(tmp_path_factory):
             told = types.types['diffkd_ros/msg/NeighbourStatus'](
                 agent_id='cav_2',
                 accepted=index < 2,
-                reason='' if index < 2 else 'from the </script> future',
-                age=0.1,
+                reason='' if index < 2 else 'from the <!--<script></script> future',
+                age=float('nan') if index == 1 else 0.1,
                 gate_weight=0.25,
                 bytes=80_000,
                 sequence=index,
@@ -150,11 +150,22 @@ def test_status_and_places_are_those_recorded(content):
     assert first['neighbours'] == {
         'cav_2': {'weight': 0.25, 'accepted': True, 'reason': '', 'age': 0.1, 'kilobytes': 80.0}
     }
-    assert last['neighbours']['cav_2']['reason'] == 'from the </script> future'
+    assert last['neighbours']['cav_2']['reason'] == 'from the <!--<script></script> future'
     assert first['stages'] == {'encode': 30.0, 'fuse': 80.0, 'total': 115.0}
     assert first['reliability'] == 0.5
     assert first['places'] == {'cav_1': [0, 0], 'cav_2': [15, 0]}
     assert [frame['stamp'] for frame in content['frames']] == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_a_status_that_is_not_finite_is_left_out_and_its_detections_are_not(content):
+    frame = content['frames'][1]
+    assert (frame['neighbours'], frame['reliability'], frame['stages']) == ({}, None, {})
+    assert len(frame['detections']) == 3
+
+
+def test_what_others_say_ends_or_begins_no_element(text):
+    data = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)[1]
+    assert '<' not in data
 
 
 def decoded(text):

@@ -196,6 +196,15 @@ def test_union_ego_and_range(tmp_path):
     assert list(Opv2vDataset(tmp_path, communication_range=100)[0].agents) == [-1, 30, 40, 50]
 
 
+def test_the_ego_is_the_first_by_name_as_in_the_published_loaders(tmp_path):
+    for agent in (962, 1007, -2, 989):
+        write_agent(tmp_path, agent, '0, 0, 2, 0, 0, 0', [], [(20, 0, 0, 0.5)])
+    folders = sorted(
+        path.name for path in (tmp_path / 'drive').iterdir() if path.is_dir() and path.name[0] != '-'
+    )
+    assert Opv2vDataset(tmp_path)[0].ego == int(folders[0]) == 1007
+
+
 def test_own_body_and_invalid_returns_are_dropped(tmp_path):
     points = [(2, 1, -1, 0.5), (3.2, 0, -1, 0.5), (0, 1.2, -1, 0.5), ('nan', 0, 0, 0.5)]
     write_agent(tmp_path, 1, '0, 0, 2, 0, 0, 0', [], points)
@@ -471,6 +480,8 @@ def test_not_a_data_set(tmp_path):
 def test_what_cannot_be_written(frames, tmp_path):
     with pytest.raises(Opv2vError, match='ground truth'):
         write_opv2v([replace(frames[0], ground_truth=None)], tmp_path)
+    with pytest.raises(Opv2vError, match='agent 1 would be read as the ego, which is 2'):
+        write_opv2v([replace(frames[0], ego=2)], tmp_path)
     with pytest.raises(Opv2vError, match='plain folder name'):
         write_opv2v([replace(frames[0], scenario='../escape')], tmp_path)
     with pytest.raises(Opv2vError, match='apart'):

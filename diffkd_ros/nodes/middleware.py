@@ -4,27 +4,40 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Version 2 (Humble, Iron, Jazzy) and version 3 (Kilted and later) each read a variable and a syntax of their
-# own and know nothing of the other's. ROS_DISTRO does not tell which one a node loads: wheels do not set it.
+# Version 2 (Humble, Iron, Jazzy) and version 3 (Kilted and later) have a variable and a syntax of their own;
+# version 3 reads what it finds in the variable of version 2, too, with errors about both. ROS_DISTRO does
+# not tell which one a node loads: wheels do not set it.
 _PROFILES = {
-    'FASTRTPS_DEFAULT_PROFILES_FILE': 'fastdds_2.xml',
-    'FASTDDS_DEFAULT_PROFILES_FILE': 'fastdds.xml',
+    'libfastrtps': ('FASTRTPS_DEFAULT_PROFILES_FILE', 'fastdds_2.xml'),
+    'libfastdds': ('FASTDDS_DEFAULT_PROFILES_FILE', 'fastdds.xml'),
 }
 
 
-def fast_dds_environment(share: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that name a profile to each version of Fast DDS: as they are set, else the shipped ones.
+def fast_dds_environment(
+    share: Path, environment: Mapping[str, str] = os.environ, prefix: Path = Path(sys.prefix)
+) -> dict[str, str]:
+    """The variable that names a profile to the installed Fast DDS: as it is set, else with the shipped one.
 
-    Other middlewares ignore them.
+    Other middlewares ignore it. Where neither version is found, both get theirs.
 
     Args:
         share: the package's share folder.
-        environment: as it is.
+        environment: as it is; a sourced installation of ROS names its prefixes there.
+        prefix: of the Python environment, into which wheels install.
     """
-    return {
-        variable: environment.get(variable) or str(share / 'config' / name)
-        for variable, name in _PROFILES.items()
-    }
+    ament = environment.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
+    prefixes = [*(Path(entry) for entry in ament if entry), prefix]
+    # On Debian, libraries may lie in a folder of their architecture.
+    found = (
+        library
+        for place in prefixes
+        for library in _PROFILES
+        if any(place.glob(f'lib/{library}.so*')) or any(place.glob(f'lib/*-linux-gnu/{library}.so*'))
+    )
+    library = next(found, None)
+    wanted = _PROFILES.values() if library is None else [_PROFILES[library]]
+    return {variable: environment.get(variable) or str(share / 'config' / name) for variable, name in wanted}

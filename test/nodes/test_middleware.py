@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -21,22 +24,39 @@ VARIABLES = {
 }
 
 
-def test_each_version_of_fast_dds_gets_its_profile_and_keeps_one_that_is_set():
+def test_the_installed_version_gets_its_profile_and_keeps_one_that_is_set(tmp_path):
     shipped = {variable: str(CONFIG / name) for variable, name in VARIABLES.items()}
-    assert fast_dds_environment(share_directory(), {}) == shipped
-    for variable in VARIABLES:
+    folders = {}
+    for variable, library in (
+        ('FASTRTPS_DEFAULT_PROFILES_FILE', 'jazzy/lib/libfastrtps.so.2.14'),
+        ('FASTDDS_DEFAULT_PROFILES_FILE', 'kilted/lib/x86_64-linux-gnu/libfastdds.so'),
+    ):
+        (tmp_path / library).parent.mkdir(parents=True)
+        (tmp_path / library).touch()
+        folders[variable] = tmp_path / library.partition('/')[0]
+    share = share_directory()
+    for variable, folder in folders.items():
+        sourced = {'AMENT_PREFIX_PATH': f'{tmp_path}/workspace:{folder}'}
+        # The one that is sourced, whatever else is installed.
+        for other in folders.values():
+            assert fast_dds_environment(share, sourced, other) == {variable: shipped[variable]}
+        assert fast_dds_environment(share, {}, folder) == {variable: shipped[variable]}
         own = {variable: '/my/own.xml'}
-        assert fast_dds_environment(share_directory(), own) == shipped | own
+        assert fast_dds_environment(share, own, folder) == own
+    assert fast_dds_environment(share, {}, tmp_path / 'neither') == shipped
 
 
-def test_the_version_in_use_reads_one_of_them(partner):
+def test_the_version_in_use_reads_the_profile_without_a_word(partner):
     mapped = {line.split()[-1] for line in Path('/proc/self/maps').read_text().splitlines() if '.so' in line}
-    libraries = {Path(name).resolve() for name in mapped if re.search(r'/libfast(dds|rtps)\.so', name)}
-    if not libraries:
+    if not any(re.search(r'/libfast(dds|rtps)\.so', name) for name in mapped):
         pytest.skip('the middleware in use is not Fast DDS')
-    (library,) = libraries
-    read = {variable for variable in VARIABLES if variable.encode() in library.read_bytes()}
-    assert len(read) == 1
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment |= fast_dds_environment(share_directory(), environment)
+    assert len(VARIABLES.keys() & environment.keys()) == 1
+    started = 'import rclpy; rclpy.init(); rclpy.create_node("reader"); rclpy.shutdown()'
+    done = subprocess.run([sys.executable, '-c', started], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ''
 
 
 def settings(path):

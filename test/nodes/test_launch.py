@@ -11,6 +11,7 @@ import pytest
 import yaml
 from launch_stand_in import REAL, load
 
+from diffkd_ros.nodes.middleware import fast_dds_environment
 from diffkd_ros.share import share_directory
 
 LAUNCH_FILE = share_directory() / 'launch' / 'coop.launch.py'
@@ -41,8 +42,9 @@ def launch_module(monkeypatch):
 def test_it_loads_and_declares_described_arguments(launch_module):
     description = launch_module.generate_launch_description()
     assert description.entities[: len(launch_module.ARGUMENTS)] == [*launch_module.ARGUMENTS]
-    # And a profile for each version of Fast DDS, and what starts the nodes.
-    assert len(description.entities) == len(launch_module.ARGUMENTS) + 3
+    # And the profile of Fast DDS, and what starts the nodes.
+    others = description.entities[len(launch_module.ARGUMENTS) :]
+    assert len(others) == len(fast_dds_environment(share_directory())) + 1
     assert all(argument.description for argument in launch_module.ARGUMENTS)
 
 

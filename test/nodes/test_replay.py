@@ -13,6 +13,7 @@ from launch_stand_in import REAL, load
 from diffkd_ros.bags.answers import read_answers
 from diffkd_ros.bags.convert import write_bag
 from diffkd_ros.nodes.graph import NodeSpec
+from diffkd_ros.nodes.middleware import fast_dds_environment
 from diffkd_ros.nodes.processes import child_environment
 from diffkd_ros.share import share_directory
 from diffkd_ros.sources.rosbag import RosbagDataset
@@ -51,8 +52,9 @@ def started(launch_module, bag, tmp_path):
 def test_it_loads_and_declares_described_arguments(launch_module):
     description = launch_module.generate_launch_description()
     assert description.entities[: len(launch_module.ARGUMENTS)] == [*launch_module.ARGUMENTS]
-    # And a profile for each version of Fast DDS, and what starts the nodes.
-    assert len(description.entities) == len(launch_module.ARGUMENTS) + 3
+    # And the profile of Fast DDS, and what starts the nodes.
+    others = description.entities[len(launch_module.ARGUMENTS) :]
+    assert len(others) == len(fast_dds_environment(share_directory())) + 1
     assert all(argument.description for argument in launch_module.ARGUMENTS)
 
 

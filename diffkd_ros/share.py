@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGE_NAME = 'diffkd_ros'
@@ -34,13 +35,18 @@ def share_directory() -> Path:
     )
 
 
+def ament_prefixes(environment: Mapping[str, str]) -> list[Path]:
+    """The prefixes of a sourced installation of ROS, nearest first."""
+    return [Path(entry) for entry in environment.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if entry]
+
+
 def _candidates(code: Path) -> list[Path]:
     """List where the files may lie, given the folder of the package's code."""
     share = Path('share') / PACKAGE_NAME
     prefixes = [
         code.parent,  # pip install --target
         *code.parents[3:4],  # <prefix>/lib/python3.x/site-packages/diffkd_ros
-        *(Path(entry) for entry in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if entry),
+        *ament_prefixes(os.environ),
         Path(sys.prefix),
     ]
     return list(dict.fromkeys([code.parent, *(prefix / share for prefix in prefixes)]))

@@ -13,7 +13,7 @@ from rosbags.highlevel import AnyReaderError
 from rosbags.typesys.store import Typestore
 
 from diffkd_ros.frame import Boxes3D, FrameError
-from diffkd_ros.sources.ros_messages import MessageError, agent_name, boxes_of, stamp_of
+from diffkd_ros.sources.ros_messages import MessageError, agent_name, boxes_of, latency_of, stamp_of
 from diffkd_ros.sources.rosbag import BagError, open_bags
 
 _FEATURE = 'diffkd_ros/msg/BevFeature'
@@ -144,5 +144,5 @@ def _status_of(message: Any) -> Status:
             for told in message.neighbours
         ),
         float(message.ego_reliability),
-        dict(zip(message.stages, map(float, message.latency_ms), strict=True)),
+        latency_of(message),
     )

@@ -283,9 +283,12 @@ def mean_corruption_error(own: dict[str, Any], baseline: Path) -> float:
     path = baseline / SUMMARY
     try:
         other = json.loads(path.read_text())
+        theirs = _circumstances(other)
         for what, value in _circumstances(own).items():
-            if (its := _circumstances(other)[what]) != value:
-                raise ExperimentError(f'{path} cannot be a baseline: its {what} are {its!r}, not {value!r}')
+            if theirs[what] != value:
+                raise ExperimentError(
+                    f'{path} cannot be a baseline: its {what} are {theirs[what]!r}, not {value!r}'
+                )
         return float(_robustness(own).mce(_robustness(other)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ExperimentError):

@@ -123,8 +123,9 @@ class EgoNode(PerceptionNode[EgoParameters]):
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> None:
         """Fuse a sweep with what has arrived by now, and publish what comes out."""
         verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
-        shared = [feature, *(v.feature for v in verdicts if v.feature is not None)]
-        poses = [pose.pose, *(v.pose for v in verdicts if v.accepted and v.pose is not None)]
+        accepted = [(v.feature, v.pose) for v in verdicts if v.feature is not None and v.pose is not None]
+        shared = [feature, *(shared for shared, _ in accepted)]
+        poses = [pose.pose, *(place for _, place in accepted)]
         timer.mark('neighbours')
         detection = self._detector.detect(shared, poses)
         timer.add(detection.latency_ms)

@@ -27,7 +27,7 @@ from diffkd_ros.nodes.encoding import load_card
 from diffkd_ros.nodes.parameters import declare, parameter
 from diffkd_ros.nodes.truth_markers import truth_markers
 from diffkd_ros.sources.restamping import SCENARIO_GAP
-from diffkd_ros.sources.ros_messages import MessageError, boxes_of, stamp_of
+from diffkd_ros.sources.ros_messages import MessageError, boxes_of, latency_of, stamp_of
 
 # Frames whose detections or truth have not come yet.
 _PENDING = 200
@@ -216,18 +216,6 @@ class EvaluatorNode(entry.RunnableNode):
         self.log_last(self._summary())
         if self._p.out:
             write_json(Path(self._p.out), self.result())
-
-
-def latency_of(message: FusionStatus) -> dict[str, float]:
-    """Milliseconds of each stage.
-
-    Raises:
-        MessageError: if the columns differ in length.
-    """
-    names, times = message.stages, message.latency_ms
-    if len(names) != len(times):
-        raise MessageError(f'FusionStatus with {len(names)} stages has {len(times)} in latency_ms')
-    return dict(zip(names, map(float, times), strict=True))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffkd_ros.share import ament_prefixes
+
 # Version 2 (Humble, Iron, Jazzy) and version 3 (Kilted and later) have a variable and a syntax of their own;
 # version 3 reads what it finds in the variable of version 2, too, with errors about both. ROS_DISTRO does
 # not tell which one a node loads: wheels do not set it.
@@ -29,12 +31,10 @@ def fast_dds_environment(
         environment: as it is; a sourced installation of ROS names its prefixes there.
         prefix: of the Python environment, into which wheels install.
     """
-    ament = environment.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
-    prefixes = [*(Path(entry) for entry in ament if entry), prefix]
     # On Debian, libraries may lie in a folder of their architecture.
     found = (
         library
-        for place in prefixes
+        for place in (*ament_prefixes(environment), prefix)
         for library in _PROFILES
         if any(place.glob(f'lib/{library}.so*')) or any(place.glob(f'lib/*-linux-gnu/{library}.so*'))
     )

@@ -12,7 +12,6 @@ their own sweeps (`PoseBuffer`), and bounded by `max_age` for the rest.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from dataclasses import dataclass
@@ -121,19 +120,21 @@ class NeighbourSelector:
         accepted: list[Verdict] = []
         refused: list[Verdict] = []
         for pick in self.buffer.pick(stamp):
-            pose = self._admitted_pose(pick, map_frame)
+            objection, pose = self._objection(pick), _pose_in(map_frame, pick.entry.message)
             if isinstance(pose, _Refused):
-                refused.append(self._refuse(pick, pose, map_frame))
+                refused.append(self._refuse(pick, objection or pose, None))
+            elif objection is not None:
+                refused.append(self._refuse(pick, objection, pose))
             else:
                 admitted.append((float(np.linalg.norm(pose[:3, 3] - ego_pose[:3, 3])), pick, pose))
         for distance, pick, pose in sorted(admitted, key=lambda item: item[0]):
             if len(accepted) == self._card.max_agents - 1:
                 why = _Refused(Refusal.BEYOND_LIMIT, f'{distance:.0f} m away, {len(accepted)} are nearer')
-                refused.append(self._refuse(pick, why, map_frame))
+                refused.append(self._refuse(pick, why, pose))
                 continue
             feature = self._decoded(pick)
             if isinstance(feature, _Refused):
-                refused.append(self._refuse(pick, feature, map_frame))
+                refused.append(self._refuse(pick, feature, pose))
             else:
                 accepted.append(_verdict(pick, '', pose, feature))
                 self.buffer.count_fused(pick.entry)
@@ -189,8 +190,8 @@ class NeighbourSelector:
             return diagnostics.Item('clock', diagnostics.WARN, message, values)
         return diagnostics.Item('clock', diagnostics.OK, 'no clock stands out', values)
 
-    def _admitted_pose(self, pick: Pick[BevFeature], map_frame: str) -> Matrix | _Refused:
-        """The sender's pose, if the message passes every check that needs no decoding."""
+    def _objection(self, pick: Pick[BevFeature]) -> _Refused | None:
+        """What speaks against the message, but for its pose and what has to be decoded."""
         message, card = pick.entry.message, self._card
         if pick.refusal is not None:
             return _Refused(pick.refusal, f'{pick.age / NANOSECONDS:.2f} s old')
@@ -210,12 +211,7 @@ class NeighbourSelector:
             )
         if message.encoding not in ENCODINGS:
             return _Refused(Refusal.ENCODING, f'{message.encoding}, known are {sorted(ENCODINGS)}')
-        if message.map_frame != map_frame:
-            return _Refused(Refusal.MAP_FRAME, f'{message.map_frame!r}, the ego is in {map_frame!r}')
-        try:
-            return pose_of(message.pose.pose)
-        except PoseError as error:
-            return _Refused(Refusal.POSE, str(error))
+        return None
 
     def _decoded(self, pick: Pick[BevFeature]) -> features.BevFeature | _Refused:
         """The feature; decoded once, however many sweeps it takes part in."""
@@ -229,13 +225,19 @@ class NeighbourSelector:
                 return _Refused(Refusal.PAYLOAD, str(error))
         return entry.decoded
 
-    def _refuse(self, pick: Pick[BevFeature], why: _Refused, map_frame: str) -> Verdict:
+    def _refuse(self, pick: Pick[BevFeature], why: _Refused, pose: Matrix | None) -> Verdict:
         self.buffer.count_refused(pick.entry, why.refusal, str(why))
-        message, pose = pick.entry.message, None
-        if message.map_frame == map_frame:
-            with contextlib.suppress(PoseError):
-                pose = pose_of(message.pose.pose)
         return _verdict(pick, str(why), pose)
+
+
+def _pose_in(map_frame: str, message: BevFeature) -> Matrix | _Refused:
+    """The sender's pose, if it is one and given in this frame."""
+    if message.map_frame != map_frame:
+        return _Refused(Refusal.MAP_FRAME, f'{message.map_frame!r}, the ego is in {map_frame!r}')
+    try:
+        return pose_of(message.pose.pose)
+    except PoseError as error:
+        return _Refused(Refusal.POSE, str(error))
 
 
 class _SweepClock:

@@ -41,8 +41,6 @@ LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-# A recorder may lag while its disk is busy.
-RECORDING = _reliable(50)
 
 # The largest message that travels safely whatever the reliability, see above.
 MAX_BEST_EFFORT_BYTES = 400_000

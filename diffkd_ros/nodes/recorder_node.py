@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffkd_ros.bags.writer import BagError
-from diffkd_ros.nodes import entry, qos
+from diffkd_ros.nodes import entry
 from diffkd_ros.nodes.bag_thread import BagThread
 from diffkd_ros.nodes.input_subscription import InputSubscription
 from diffkd_ros.nodes.parameters import declare, parameter
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # How often the graph is asked whether a topic has appeared.
 _LOOK_PERIOD = 0.2
+# Messages kept of each topic: a recorder may lag while its disk is busy.
+_DEPTH = 50
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class RecorderNode(entry.RunnableNode):
             self.get_logger().error(f'{topic} is not recorded: no Python messages for {message_type!r}')
             return
         callback = functools.partial(self._on_message, topic, message_type)
-        InputSubscription(self, message_class, topic, qos.RECORDING.depth, 'auto', callback, raw=True)
+        InputSubscription(self, message_class, topic, _DEPTH, 'auto', callback, raw=True)
 
     def _on_message(self, topic: str, message_type: str, data: bytes, info: MessageInfo) -> None:
         try:

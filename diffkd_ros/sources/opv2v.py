@@ -269,10 +269,8 @@ def write_opv2v(frames: Iterable[CoopFrame], root: str | Path) -> None:
         truth = frame.ground_truth
         if truth is None or truth.track_ids is None:
             raise Opv2vError(f'{where}: ground truth with track ids is needed, got {truth!r}')
-        if frame.ego != _ego(frame.agents):
-            raise Opv2vError(
-                f'{where}: agent {_ego(frame.agents)} would be read as the ego, which is {frame.ego}'
-            )
+        if (first_by_name := _ego(frame.agents)) != frame.ego:
+            raise Opv2vError(f'{where}: agent {first_by_name} would be read as the ego, which is {frame.ego}')
         start = first.setdefault(frame.scenario, frame)
         if frame.index != start.index:
             spacing = (frame.stamp - start.stamp) / (frame.index - start.index) / 1e9

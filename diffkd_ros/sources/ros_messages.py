@@ -65,6 +65,18 @@ def stamp_of(header: Any) -> int:
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
+def latency_of(status: Any) -> dict[str, float]:
+    """The milliseconds of each stage in a `FusionStatus`.
+
+    Raises:
+        MessageError: if the columns differ in length.
+    """
+    names, times = status.stages, status.latency_ms
+    if len(names) != len(times):
+        raise MessageError(f'FusionStatus with {len(names)} stages has {len(times)} in latency_ms')
+    return dict(zip(names, map(float, times), strict=True))
+
+
 def pose_of(pose: Any) -> Matrix:
     """A `geometry_msgs/Pose` as a (4, 4) transform.
 

@@ -15,11 +15,11 @@ from typing import get_type_hints
 from diffkd_ros.cosim.bridge_node import BridgeParameters
 from diffkd_ros.cosim.gateway_node import GatewayParameters
 from diffkd_ros.nodes.autoware_node import AutowareParameters
+from diffkd_ros.nodes.base.parameters import READ_ONLY
 from diffkd_ros.nodes.cpm_node import CpmParameters
 from diffkd_ros.nodes.ego_node import EgoParameters
-from diffkd_ros.nodes.encoding import EncodingParameters
 from diffkd_ros.nodes.evaluator_node import EvaluatorParameters
-from diffkd_ros.nodes.parameters import READ_ONLY
+from diffkd_ros.nodes.perception.encoding import EncodingParameters
 from diffkd_ros.nodes.player_node import PlayerParameters
 from diffkd_ros.nodes.recorder_node import RecorderParameters
 

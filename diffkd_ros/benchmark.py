@@ -16,9 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from diffkd_ros.evaluation.result_file import write_json
 from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import CooperativeDetector

@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from diffkd_ros.experiments.model import Sessions
+    from diffkd_ros.evaluation.model import Sessions
     from diffkd_ros.frame import CoopFrame
 
 app = typer.Typer(
@@ -72,8 +72,8 @@ def demo(
     from rich.console import Console
 
     from diffkd_ros.demo import DemoError, DemoOptions, run_demo
-    from diffkd_ros.evaluation.render import DrawingUnavailableError
-    from diffkd_ros.nodes.processes import NodeFailedError
+    from diffkd_ros.evaluation.report.scene import DrawingUnavailableError
+    from diffkd_ros.launching.processes import NodeFailedError
     from diffkd_ros.runtime.card import ModelError
     from diffkd_ros.share import ShareNotFoundError
     from diffkd_ros.sources.rosbag import BagError
@@ -107,7 +107,7 @@ def demo_carla(
 
     from diffkd_ros.demo import DemoError
     from diffkd_ros.demo.carla import CarlaDemoOptions, run_carla_demo
-    from diffkd_ros.nodes.processes import NodeFailedError
+    from diffkd_ros.launching.processes import NodeFailedError
     from diffkd_ros.runtime.card import ModelError
 
     _end_in_order()
@@ -175,8 +175,8 @@ def bench(
 ) -> None:
     """Time every part on this machine."""
     from diffkd_ros.benchmark import run
-    from diffkd_ros.nodes.model_folder import model_folder
     from diffkd_ros.runtime.card import ModelError
+    from diffkd_ros.runtime.model_folder import model_folder
 
     try:
         run(model_folder(model), threads, device, repetitions, out)
@@ -384,16 +384,16 @@ def evaluate(
     from rich.console import Console
 
     from diffkd_ros.corruptions import CorruptionError
-    from diffkd_ros.evaluation.average_precision import EvaluationError
-    from diffkd_ros.evaluation.calibration import CalibrationUnavailableError
-    from diffkd_ros.evaluation.render import DrawingUnavailableError
-    from diffkd_ros.experiments.conditions import make_conditions
-    from diffkd_ros.experiments.drives import Source
-    from diffkd_ros.experiments.errors import ExperimentError
-    from diffkd_ros.experiments.evaluate import Options
-    from diffkd_ros.experiments.evaluate import evaluate as run_evaluation
-    from diffkd_ros.nodes.model_folder import model_folder
+    from diffkd_ros.evaluation.conditions import make_conditions
+    from diffkd_ros.evaluation.drives import Source
+    from diffkd_ros.evaluation.errors import ExperimentError
+    from diffkd_ros.evaluation.evaluate import Options
+    from diffkd_ros.evaluation.evaluate import evaluate as run_evaluation
+    from diffkd_ros.evaluation.report.scene import DrawingUnavailableError
+    from diffkd_ros.metrics.average_precision import EvaluationError
+    from diffkd_ros.metrics.calibration import CalibrationUnavailableError
     from diffkd_ros.runtime.card import ModelError
+    from diffkd_ros.runtime.model_folder import model_folder
     from diffkd_ros.share import ShareNotFoundError
     from diffkd_ros.sources.dataset import DatasetError
 
@@ -448,8 +448,8 @@ def evidence(
     """Train every variant of a plan, measure all alike, and put them into one table."""
     from rich.console import Console
 
-    from diffkd_ros.evaluation.render import DrawingUnavailableError
-    from diffkd_ros.experiments.errors import ExperimentError
+    from diffkd_ros.evaluation.errors import ExperimentError
+    from diffkd_ros.evaluation.report.scene import DrawingUnavailableError
     from diffkd_ros.share import share_directory
     from diffkd_ros.training.recipe import RecipeError
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.errors import DiffkdError
 
-class FrameError(ValueError):
+
+class FrameError(DiffkdError):
     """A frame, sweep or box set whose arrays do not have the promised shape or values."""
 
 

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffkd_ros.errors import DiffkdError
+
 PACKAGE_NAME = 'diffkd_ros'
 
 
-class ShareNotFoundError(RuntimeError):
+class ShareNotFoundError(DiffkdError):
     """The package's own files are in none of the places where an installation puts them."""
 
 

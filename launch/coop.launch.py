@@ -10,7 +10,7 @@ from dataclasses import replace
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, Shutdown
 
-from diffkd_ros.nodes import graph, launching
+from diffkd_ros.launching import actions, graph
 
 SHARE = get_package_share_directory('diffkd_ros')
 ARGUMENTS = [
@@ -49,7 +49,7 @@ ARGUMENTS = [
 
 def start(context):
     """Resolve the arguments and turn the graph into actions."""
-    given = launching.given(ARGUMENTS, context)
+    given = actions.given(ARGUMENTS, context)
     vehicles = [int(number) for number in given['vehicles'].split(',')]
     ego = int(given['ego'])
     model = {'model': given['model']}
@@ -74,8 +74,8 @@ def start(context):
     if given['record']:
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
     clock = {'use_sim_time': given['use_sim_time'] == 'true'}
-    actions = [
-        launching.node(
+    started = [
+        actions.node(
             replace(spec, parameters={**spec.parameters, **clock}),
             given['params_file'],
             # When there is nothing left to play the set-up ends.
@@ -83,9 +83,9 @@ def start(context):
         )
         for spec in specs
     ]
-    return actions + launching.rviz(SHARE, given['rviz'])
+    return started + actions.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():
     """What `ros2 launch` asks for."""
-    return launching.description(SHARE, ARGUMENTS, start)
+    return actions.description(SHARE, ARGUMENTS, start)

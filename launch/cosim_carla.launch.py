@@ -12,7 +12,7 @@ from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, ExecuteProcess
 
 from diffkd_ros.cosim import graph as cosim_graph
-from diffkd_ros.nodes import graph, launching
+from diffkd_ros.launching import actions, graph
 
 SHARE = get_package_share_directory('diffkd_ros')
 BOOLEAN = ['true', 'false']
@@ -73,7 +73,7 @@ ARGUMENTS = [
 
 def start(context):
     """Resolve the arguments and turn the graph into actions."""
-    given = launching.given(ARGUMENTS, context)
+    given = actions.given(ARGUMENTS, context)
     vehicles = [int(number) for number in given['vehicles'].split(',')]
     ego, source, stub = int(given['ego']), given['source'], given['stub'] == 'true'
     roles = cosim_graph.role_names(vehicles, list(filter(None, given['roles'].split(','))))
@@ -106,18 +106,18 @@ def start(context):
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
     # It outlives the server by itself; this is for a crash of CARLA's client library.
     respawned = {'respawn': True, 'respawn_delay': 5.0}
-    actions = [
-        launching.node(spec, *files, **(respawned if spec.executable == 'bridge_node' else {}))
+    started = [
+        actions.node(spec, *files, **(respawned if spec.executable == 'bridge_node' else {}))
         for spec in specs
     ]
     if stub:
         options = ['--host', given['host'], '--port', given['port'], '--source', given['stub_source']]
         # In the Python of the nodes' scripts: `ros2` itself runs in the system's, whatever is activated.
         command = ['python3', '-m', 'diffkd_ros.cosim.testing.carla_stand_in', *options]
-        actions.append(ExecuteProcess(cmd=[*command, '--vehicles', str(len(vehicles))], output='screen'))
-    return actions + launching.rviz(SHARE, given['rviz'])
+        started.append(ExecuteProcess(cmd=[*command, '--vehicles', str(len(vehicles))], output='screen'))
+    return started + actions.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():
     """What `ros2 launch` asks for."""
-    return launching.description(SHARE, ARGUMENTS, start)
+    return actions.description(SHARE, ARGUMENTS, start)

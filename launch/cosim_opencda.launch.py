@@ -11,7 +11,7 @@ from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument
 
 from diffkd_ros.cosim import graph as cosim_graph
-from diffkd_ros.nodes import graph, launching
+from diffkd_ros.launching import actions, graph
 
 SHARE = get_package_share_directory('diffkd_ros')
 ARGUMENTS = [
@@ -37,7 +37,7 @@ ARGUMENTS = [
 
 def start(context):
     """Resolve the arguments and turn the graph into actions."""
-    given = launching.given(ARGUMENTS, context)
+    given = actions.given(ARGUMENTS, context)
     vehicles = [int(number) for number in given['vehicles'].split(',')]
     ego = int(given['ego'])
     files = [os.path.join(SHARE, 'config', 'coop.yaml'), given['params_file']]
@@ -50,9 +50,9 @@ def start(context):
     )
     if given['record']:
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
-    return [launching.node(spec, *files) for spec in specs] + launching.rviz(SHARE, given['rviz'])
+    return [actions.node(spec, *files) for spec in specs] + actions.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():
     """What `ros2 launch` asks for."""
-    return launching.description(SHARE, ARGUMENTS, start)
+    return actions.description(SHARE, ARGUMENTS, start)

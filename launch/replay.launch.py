@@ -21,9 +21,9 @@ from launch.actions import (
 from launch.events import matches_action
 from launch.events.process import ShutdownProcess
 
-from diffkd_ros.nodes import graph, launching
-from diffkd_ros.sources.open_source import bag_paths
+from diffkd_ros.launching import actions, graph
 from diffkd_ros.sources.rosbag import RosbagDataset
+from diffkd_ros.sources.source import bag_paths
 
 SHARE = get_package_share_directory('diffkd_ros')
 # So long, seconds, may the last answers be under way to those who watch.
@@ -72,12 +72,12 @@ def player(given, source, dataset, on_exit):
     if given['mode'] == 'realtime':
         parameters['rates'] = [speed * dataset.rate]
     spec = graph.player_spec(parameters, evaluated=True, answers_recorded=True)
-    return launching.node(spec, given['params_file'], on_exit=on_exit)
+    return actions.node(spec, given['params_file'], on_exit=on_exit)
 
 
 def start(context):
     """Resolve the arguments and look into the bag, and turn the graph into actions."""
-    given = launching.given(ARGUMENTS, context)
+    given = actions.given(ARGUMENTS, context)
     source = 'bag:' + ','.join(filter(None, [given['bag'], given['ground_truth']]))
     chosen = int(given['ego']) if given['ego'] else None
     dataset = RosbagDataset(bag_paths(source.removeprefix('bag:')), chosen)
@@ -94,13 +94,11 @@ def start(context):
     report = ExecuteProcess(
         cmd=['python3', '-m', 'diffkd_ros.cli', *evaluate], output='screen', on_exit=[Shutdown()]
     )
-    evaluator = launching.node(
+    evaluator = actions.node(
         graph.evaluator_spec(ego, {**model, 'out': os.path.join(out, 'online.json')}), given['params_file']
     )
     # Once the bag of answers is whole, it is read.
-    recorder = launching.node(
-        graph.answer_recorder_spec(ego, answers), given['params_file'], on_exit=[report]
-    )
+    recorder = actions.node(graph.answer_recorder_spec(ego, answers), given['params_file'], on_exit=[report])
     finish = [
         EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action)))
         for action in (evaluator, recorder)
@@ -109,15 +107,15 @@ def start(context):
     # The recording's time is the player's /clock.
     parameters = {**model, 'device': given['device'], 'use_sim_time': True}
     specs = graph.vehicle_specs(dataset.agents, ego, parameters)
-    actions = [
-        *(launching.node(spec, given['params_file']) for spec in specs),
+    started = [
+        *(actions.node(spec, given['params_file']) for spec in specs),
         evaluator,
         recorder,
         player(given, source, dataset, at_end),
     ]
-    return actions + launching.rviz(SHARE, given['rviz'])
+    return started + actions.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():
     """What `ros2 launch` asks for."""
-    return launching.description(SHARE, ARGUMENTS, start)
+    return actions.description(SHARE, ARGUMENTS, start)

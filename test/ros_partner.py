@@ -20,13 +20,13 @@ from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
 from rclpy.executors import SingleThreadedExecutor
 
 from diffkd_ros.frame import AgentSweep
-from diffkd_ros.nodes import qos
-from diffkd_ros.nodes.conversions import header_message, odometry_message
-from diffkd_ros.nodes.middleware import fast_dds_environment
-from diffkd_ros.nodes.point_cloud import cloud_message
-from diffkd_ros.nodes.processes import NodeGroup
+from diffkd_ros.launching.middleware import fast_dds_environment
+from diffkd_ros.launching.processes import NodeGroup
+from diffkd_ros.messages.cloud_message import cloud_message
+from diffkd_ros.messages.conversions import header_message, odometry_message
+from diffkd_ros.messages.reading import MAP_FRAME, lidar_frame
+from diffkd_ros.nodes.base import qos
 from diffkd_ros.share import share_directory
-from diffkd_ros.sources.ros_messages import MAP_FRAME, lidar_frame
 
 SECOND = 1_000_000_000
 TIMEOUT = 20.0

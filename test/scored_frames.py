@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffkd_ros.evaluation.average_precision import ANY_OVERLAP
-from diffkd_ros.evaluation.frame_results import Detections, FrameResults, Inference, Truths, join
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.metrics.average_precision import ANY_OVERLAP
+from diffkd_ros.metrics.frame_results import Detections, FrameResults, Inference, Truths, join
 
 EGO, OTHER = 1, 2
 

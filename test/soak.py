@@ -31,9 +31,10 @@ from diagnostic_msgs.msg import DiagnosticArray
 from diffkd_ros.msg import BevFeature, FusionStatus
 from rclpy.executors import SingleThreadedExecutor
 
-from diffkd_ros.nodes import graph, qos
-from diffkd_ros.nodes.middleware import fast_dds_environment
-from diffkd_ros.nodes.processes import NodeGroup, NodeProcess
+from diffkd_ros.launching import graph
+from diffkd_ros.launching.middleware import fast_dds_environment
+from diffkd_ros.launching.processes import NodeGroup, NodeProcess
+from diffkd_ros.nodes.base import qos
 from diffkd_ros.share import share_directory
 
 EGO, STEADY, LEAVING, DYING = 1, 2, 3, 4

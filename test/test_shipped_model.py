@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from diffkd_ros.evaluation.average_precision import AveragePrecision
 from diffkd_ros.geometry.boxes import ground_truth_in, within
+from diffkd_ros.metrics.average_precision import AveragePrecision
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import CooperativeDetector

@@ -12,8 +12,9 @@ from typing import Any
 from rosbags.highlevel import AnyReaderError
 from rosbags.typesys.store import Typestore
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import Boxes3D, FrameError
-from diffkd_ros.sources.ros_messages import MessageError, agent_name, boxes_of, latency_of, stamp_of
+from diffkd_ros.messages.reading import MessageError, agent_name, boxes_of, latency_of, stamp_of
 from diffkd_ros.sources.rosbag import BagError, open_bags
 
 _FEATURE = 'diffkd_ros/msg/BevFeature'
@@ -93,7 +94,7 @@ def read_area(
         for connection, logged, data in reader.messages(wanted) if wanted else ():
             try:
                 message: Any = reader.deserialize(data, connection.msgtype)
-            except (AnyReaderError, ValueError) as error:
+            except (DiffkdError, AnyReaderError, ValueError) as error:
                 raise BagError(f'{connection.topic} at {logged} of {reader.paths[0]}: {error}') from error
             x_min, y_min, _, x_max, y_max, _ = map(float, message.grid_range)
             return x_min, y_min, x_max, y_max
@@ -125,7 +126,7 @@ def read_answers(paths: Sequence[Path], ego: int, types: Typestore | None = None
                     detections[stamp] = boxes_of(message)
                 else:
                     status[stamp] = _status_of(message)
-        except (AnyReaderError, MessageError, FrameError, ValueError) as error:
+        except (DiffkdError, AnyReaderError, MessageError, FrameError, ValueError) as error:
             raise BagError(f'answers of {name} in {", ".join(map(str, paths))}: {error}') from error
     return {stamp: Answer(boxes, status.get(stamp)) for stamp, boxes in sorted(detections.items())}
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffkd_ros.bags.frame_messages import FrameMessages
 from diffkd_ros.bags.writer import BagError, BagWriter
 from diffkd_ros.frame import CoopFrame
+from diffkd_ros.messages.frame_messages import FrameMessages
 from diffkd_ros.sources.restamping import restamped
 
 # Stamp of the first frame, nanoseconds. Not 0, which to ROS means that no time is known; and always the same,

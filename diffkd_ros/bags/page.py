@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from diffkd_ros.bags.answers import Answer, Status, read_answers, read_area
 from diffkd_ros.bags.writer import message_types
-from diffkd_ros.evaluation.average_precision import match
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import inverse, transform_points
+from diffkd_ros.messages.reading import agent_name
+from diffkd_ros.metrics.average_precision import match
 from diffkd_ros.sources.dataset import DatasetError
-from diffkd_ros.sources.ros_messages import agent_name
 from diffkd_ros.sources.rosbag import BagError, RosbagDataset
 
 MAX_FRAMES = 600

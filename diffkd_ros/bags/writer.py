@@ -20,6 +20,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.share import PACKAGE_NAME, share_directory
 
 _FOREVER = QosTime(9223372036, 854775807)
@@ -39,7 +40,7 @@ _RELIABLE = Qos(
 _METADATA_VERSION: Literal[8] = 8
 
 
-class BagError(RuntimeError):
+class BagError(DiffkdError):
     """A bag that cannot be written."""
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import math
 from numbers import Real
 
+from diffkd_ros.errors import DiffkdError
 
-class CorruptionError(ValueError):
+
+class CorruptionError(DiffkdError):
     """A corruption that does not exist, has other parameters, or cannot do its work on this sweep."""
 
 

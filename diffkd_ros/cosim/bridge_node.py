@@ -20,15 +20,16 @@ from diffkd_ros.cosim.errors import CosimError, NobodyTicksError
 from diffkd_ros.cosim.graph import native_lidar_name, role_names
 from diffkd_ros.cosim.lockstep import LockStep
 from diffkd_ros.cosim.session import CarlaSession, LidarSettings, SessionSettings
-from diffkd_ros.evaluation.result_file import write_json
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import CoopFrame, FrameError
 from diffkd_ros.geometry.poses import Matrix, PoseError, inverse
+from diffkd_ros.messages.conversions import header_message, transform_message
+from diffkd_ros.messages.reading import MAP_FRAME, agent_name, lidar_frame
+from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.msg import Boxes3D
-from diffkd_ros.nodes import diagnostics, entry
-from diffkd_ros.nodes.conversions import header_message, transform_message
-from diffkd_ros.nodes.frame_feeder import PlayedFrame, played
-from diffkd_ros.nodes.parameters import declare, parameter
-from diffkd_ros.sources.ros_messages import MAP_FRAME, agent_name, lidar_frame
+from diffkd_ros.nodes.base import diagnostics, entry
+from diffkd_ros.nodes.base.parameters import declare, parameter
+from diffkd_ros.nodes.playing.feeder import PlayedFrame, played
 
 # Pause before a new session, seconds; it doubles up to the longest.
 _FIRST_PAUSE = 1.0
@@ -92,7 +93,7 @@ def session_settings(p: BridgeParameters) -> SessionSettings:
     """
     try:
         roles = role_names(p.vehicles, [] if p.roles == ('',) else p.roles)
-    except ValueError as error:
+    except (DiffkdError, ValueError) as error:
         raise entry.SetupError(str(error)) from error
     if p.ego not in p.vehicles:
         raise entry.SetupError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from diffkd_ros.errors import DiffkdError
 
-class CosimError(RuntimeError):
+
+class CosimError(DiffkdError):
     """Co-simulation cannot go on as it is; the message says what to change."""
 
 

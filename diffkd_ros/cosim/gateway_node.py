@@ -25,16 +25,13 @@ from diffkd_ros.cosim.opencda.diffkd_opencda import (
     receive_message,
     send_message,
 )
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.carla import flip_points, pose_from_carla
 from diffkd_ros.geometry.poses import Matrix, PoseError
-from diffkd_ros.msg import Boxes3D as Boxes3DMessage
-from diffkd_ros.nodes import diagnostics, entry, qos
-from diffkd_ros.nodes.conversions import NANOSECONDS, header_message, transform_message
-from diffkd_ros.nodes.frame_feeder import played
-from diffkd_ros.nodes.parameters import declare, parameter
-from diffkd_ros.sources.ros_messages import (
+from diffkd_ros.messages.conversions import NANOSECONDS, header_message, transform_message
+from diffkd_ros.messages.reading import (
     MAP_FRAME,
     MessageError,
     agent_name,
@@ -42,6 +39,10 @@ from diffkd_ros.sources.ros_messages import (
     lidar_frame,
     stamp_of,
 )
+from diffkd_ros.msg import Boxes3D as Boxes3DMessage
+from diffkd_ros.nodes.base import diagnostics, entry, qos
+from diffkd_ros.nodes.base.parameters import declare, parameter
+from diffkd_ros.nodes.playing.feeder import played
 
 # A client that is silent for so long, seconds, is left: in the middle of a message at once, between two of
 # them when another client waits, for a simulator may be paused.
@@ -50,7 +51,7 @@ _SILENT = 2.0
 _STAMPS_END = 2**31 * NANOSECONDS
 
 
-class StepError(ValueError):
+class StepError(DiffkdError):
     """A message of OpenCDA's that is no step of the world that we know how to read."""
 
 
@@ -109,7 +110,7 @@ def frame_of_step(head: object, data: bytes, agents: Sequence[int], ego: int) ->
         raise StepError(f'unreadable step: {type(error).__name__}: {error}') from error
     except StepError:
         raise
-    except ValueError as error:
+    except (DiffkdError, ValueError) as error:
         raise StepError(f'unreadable step: {error}') from error
 
 

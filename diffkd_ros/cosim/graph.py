@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from diffkd_ros.nodes.graph import GROUND_TRUTH_TOPIC, V2X_TOPIC, NodeSpec, vehicle_specs
-from diffkd_ros.sources.ros_messages import agent_name
+from diffkd_ros.launching.graph import V2X_TOPIC, NodeSpec, vehicle_specs
+from diffkd_ros.messages.reading import TRUTH_TOPIC, agent_name
 
 # Who makes clouds and poses of CARLA's sensors into topics: our bridge from Python; the server itself, with
 # our bridge for what it lacks; or the CARLA project's ros-bridge.
 Source = Literal['python', 'native', 'ros_bridge']
 SOURCES: tuple[Source, ...] = ('python', 'native', 'ros_bridge')
 
-_REMAPPINGS = (('ground_truth', GROUND_TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
+_REMAPPINGS = (('ground_truth', TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
 
 
 def native_lidar_name(agent: str) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 
+from diffkd_ros.messages.reading import stamp_of
 from diffkd_ros.msg import BevFeature, FusionStatus
-from diffkd_ros.nodes import qos
-from diffkd_ros.nodes.arrivals import Arrivals
-from diffkd_ros.nodes.frame_feeder import PlayedFrame
-from diffkd_ros.nodes.frame_publisher import FramePublisher
-from diffkd_ros.sources.ros_messages import stamp_of
+from diffkd_ros.nodes.base import qos
+from diffkd_ros.nodes.playing.arrivals import Arrivals
+from diffkd_ros.nodes.playing.feeder import PlayedFrame
+from diffkd_ros.nodes.playing.publisher import FramePublisher
 
 # Nodes that start beside us need this long at most, else they are not there.
 _PARTNER_TIMEOUT = 30.0

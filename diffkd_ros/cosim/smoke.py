@@ -19,6 +19,7 @@ import numpy as np
 from diffkd_ros.cosim.client import carla_module, connect
 from diffkd_ros.cosim.errors import CosimError
 from diffkd_ros.cosim.session import CarlaSession, LidarSettings, SessionSettings
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import CoopFrame
 
 _FRAMES = 20
@@ -26,7 +27,7 @@ _STEP = 0.1
 _ROLES = {1: 'diffkd_smoke_1', 2: 'diffkd_smoke_2'}
 
 
-class CheckError(RuntimeError):
+class CheckError(DiffkdError):
     """A check that failed; the message says what was seen."""
 
 

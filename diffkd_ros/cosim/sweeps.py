@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.carla import flip_points, pose_from_carla
 from diffkd_ros.geometry.poses import Matrix
 
@@ -57,7 +58,7 @@ class SweepCollector:
             # The memory is the client's, which reuses it: flip_points copies.
             raw = np.frombuffer(measurement.raw_data, '<f4').reshape(-1, 4)
             measured = Measured(flip_points(raw), pose_of(measurement.transform))
-        except ValueError as error:
+        except (DiffkdError, ValueError) as error:
             self.errors += 1
             self.last_error = str(error)
             return

@@ -16,10 +16,10 @@ from rich.table import Table
 from diffkd_ros.cosim import graph as cosim_graph
 from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
 from diffkd_ros.demo.set_up import DemoError, node_environment, prepared_folder, read_result
-from diffkd_ros.evaluation.result_file import write_json
-from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.model_folder import model_folder
-from diffkd_ros.nodes.processes import NodeGroup
+from diffkd_ros.launching import graph
+from diffkd_ros.launching.processes import NodeGroup
+from diffkd_ros.metrics.result_file import write_json
+from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.share import share_directory
 
 OUTPUTS = ('logs', 'summary.json')

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffkd_ros.evaluation import render
-from diffkd_ros.evaluation.average_precision import AveragePrecision, match
+from diffkd_ros.evaluation.report import scene
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
+from diffkd_ros.messages.reading import agent_name
+from diffkd_ros.metrics.average_precision import AveragePrecision, match
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import CooperativeDetector
 from diffkd_ros.runtime.encoder import FeatureEncoder
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.sources.dataset import readable_frames
-from diffkd_ros.sources.ros_messages import agent_name
 from diffkd_ros.sources.rosbag import RosbagDataset
 
 _IOU = 0.5
@@ -40,7 +40,7 @@ class Review:
     frames: int
     incomplete: int
     ego_only: dict[float, float]
-    views: list[render.FusionView]
+    views: list[scene.FusionView]
     best: int
 
 
@@ -66,7 +66,7 @@ def review_bag(
     detector = CooperativeDetector(card, threads=threads)
     precision = AveragePrecision(min_points=min_points)
     source = RosbagDataset(bag)
-    views: list[render.FusionView] = []
+    views: list[scene.FusionView] = []
     gains: list[int] = []
     count = 0
     for count, frame in enumerate(readable_frames(source), start=1):
@@ -106,7 +106,7 @@ def _view(
     detector: CooperativeDetector,
     own: BevFeature,
     alone: Boxes3D,
-) -> render.FusionView:
+) -> scene.FusionView:
     features = [own]
     for agent in frame.neighbours:
         # Through the codec, as over the air.
@@ -119,7 +119,7 @@ def _view(
         for agent, weight in zip(fused, detection.gate_weights, strict=True)
     )
     grid = card.grid
-    return render.FusionView.of_frame(
+    return scene.FusionView.of_frame(
         replace(frame, scenario=''),
         (grid.x_min, grid.y_min, grid.x_max, grid.y_max),
         fused,

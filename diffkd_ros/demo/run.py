@@ -18,14 +18,14 @@ from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
 from diffkd_ros.demo.review import review_bag
 from diffkd_ros.demo.set_up import DemoError, node_environment, prepared_folder, read_result
 from diffkd_ros.demo.summary import HELD, print_tables, summarise
-from diffkd_ros.evaluation import render
-from diffkd_ros.evaluation.result_file import write_json
-from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.model_folder import model_folder
-from diffkd_ros.nodes.processes import NodeGroup, NodeProcess
+from diffkd_ros.evaluation.report import scene
+from diffkd_ros.launching import graph
+from diffkd_ros.launching.processes import NodeGroup, NodeProcess
+from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.share import share_directory
-from diffkd_ros.sources.open_source import SimulationOptions, open_source
+from diffkd_ros.sources.source import SimulationOptions, open_source
 
 # Everything the demo writes, so everything it may delete from an earlier run.
 OUTPUTS = ('logs', 'bag', 'summary.json', 'bev.png', 'animation.gif')
@@ -97,8 +97,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     with PhaseProgress(console, 'ego alone, same frames', options.frames) as progress:
         review = review_bag(out / 'bag', card, _ANIMATED, _MIN_POINTS, os.cpu_count() or 1, progress.update)
     with waiting(console, 'drawing'):
-        render.save_png(review.views[review.best], out / 'bev.png')
-        render.save_animation(review.views, out / 'animation.gif')
+        scene.save_png(review.views[review.best], out / 'bev.png')
+        scene.save_animation(review.views, out / 'animation.gif')
     summary = summarise(
         lockstep,
         evaluation,

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.launching.middleware import fast_dds_environment
 from diffkd_ros.share import share_directory
 
 
-class DemoError(RuntimeError):
+class DemoError(DiffkdError):
     """The demo could not be run to its end."""
 
 
@@ -71,5 +72,5 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (DiffkdError, OSError, ValueError) as error:
         raise DemoError(f'a node has left no result in {path}: {error}') from error

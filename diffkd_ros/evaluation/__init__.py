@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run was worth: average precision, latency, link cost, and pictures of single frames."""
+"""`diffkd evaluate`: any model, any source, any corruption; tables, a summary and a report."""

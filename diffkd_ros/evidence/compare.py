@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from diffkd_ros.evaluation.bootstrap import Interval, interval
-from diffkd_ros.evaluation.robustness import Figure
+from diffkd_ros.evaluation.conditions import CLEAN, Condition
+from diffkd_ros.evaluation.measures import Evaluation, PrecisionOf, mean_error
 from diffkd_ros.evidence.plan import EvidenceError
-from diffkd_ros.experiments.conditions import CLEAN, Condition
-from diffkd_ros.experiments.measures import Evaluation, PrecisionOf, mean_error
+from diffkd_ros.metrics.bootstrap import Interval, interval
+from diffkd_ros.metrics.robustness import Figure
 
 Differences = dict[str, Interval]
 """By figure: `clean_ap50`, `clean_ap70`, `corrupted_ap50`, `corrupted_ap70` in [0, 1], `mrce` in percent."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from diffkd_ros.evaluation.evaluate import Options, Outcome, evaluate
 from diffkd_ros.evidence.plan import Conditions, Experiment, checkpoint_of
-from diffkd_ros.experiments.evaluate import Options, Outcome, evaluate
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.card import sha256

@@ -11,13 +11,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from diffkd_ros.experiments.conditions import Condition, make_conditions
-from diffkd_ros.experiments.drives import Source
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.evaluation.conditions import Condition, make_conditions
+from diffkd_ros.evaluation.drives import Source
 from diffkd_ros.training.checkpoint import CHECKPOINT
 from diffkd_ros.training.recipe import Recipe, Stage, load_recipe
 
 
-class EvidenceError(ValueError):
+class EvidenceError(DiffkdError):
     """A plan that is not valid, or a part of it that failed."""
 
 
@@ -57,8 +58,11 @@ class Conditions(_Section):
     @model_validator(mode='after')
     def _can_be_measured(self) -> Conditions:
         # Known before the trainings rather than after them.
-        self.frames()
-        self.levels()
+        try:
+            self.frames()
+            self.levels()
+        except DiffkdError as error:
+            raise ValueError(str(error)) from error
         return self
 
     def frames(self) -> Source:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffkd_ros.evaluation.result_file import write_json
+from diffkd_ros.evaluation.report.page import require_drawing
 from diffkd_ros.evidence import plots
 from diffkd_ros.evidence.compare import compare_rows
 from diffkd_ros.evidence.measure import measure_reliability, measure_rows, measure_steps
 from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.evidence.table import gather, markdown
 from diffkd_ros.evidence.train import train_all
-from diffkd_ros.experiments.report import require_drawing
+from diffkd_ros.metrics.result_file import write_json
 
 EVIDENCE = 'evidence.json'
 TABLES = 'evidence.md'

@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from diffkd_ros.errors import DiffkdError
+
 Matrix = NDArray[np.float64]
 
 
-class PoseError(ValueError):
+class PoseError(DiffkdError):
     """A pose that is not a finite rigid transform."""
 
 

@@ -8,13 +8,15 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from diffkd_ros.errors import DiffkdError
+
 VOXEL_HEIGHT = 0.2
 """Metres; along x and y a voxel is half a pillar."""
 VOXEL_FEATURES = 6
 STAGES = (16, 32, 64)
 
 
-class SparseConvolutionError(RuntimeError):
+class SparseConvolutionError(DiffkdError):
     """spconv, which sparse convolutions need, is not installed."""
 
 

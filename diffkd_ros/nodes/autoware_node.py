@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffkd_ros.frame import FrameError
+from diffkd_ros.messages.reading import MessageError, boxes_of
 from diffkd_ros.msg import Boxes3D
-from diffkd_ros.nodes import entry, qos
-from diffkd_ros.nodes.autoware_conversion import autoware_objects, detected_objects
-from diffkd_ros.nodes.parameters import declare, parameter
-from diffkd_ros.sources.ros_messages import MessageError, boxes_of
+from diffkd_ros.nodes.base import entry, qos
+from diffkd_ros.nodes.base.parameters import declare, parameter
+from diffkd_ros.nodes.output.autoware import autoware_objects, detected_objects
 
 try:
     from autoware_perception_msgs import msg as autoware_msgs

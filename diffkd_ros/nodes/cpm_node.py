@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffkd_ros.frame import FrameError
+from diffkd_ros.messages.reading import MessageError, boxes_of, stamp_of
 from diffkd_ros.msg import Boxes3D
-from diffkd_ros.nodes import entry, qos
-from diffkd_ros.nodes.cpm_conversion import MapOrigin, collective_perception, cpm_message
-from diffkd_ros.nodes.parameters import declare, parameter
-from diffkd_ros.nodes.pose_buffer import MissingPoseError
-from diffkd_ros.nodes.pose_parameters import PoseParameters, pose_source_of
-from diffkd_ros.sources.ros_messages import MessageError, boxes_of, stamp_of
+from diffkd_ros.nodes.base import entry, qos
+from diffkd_ros.nodes.base.parameters import declare, parameter
+from diffkd_ros.nodes.input.pose_buffer import MissingPoseError
+from diffkd_ros.nodes.input.pose_parameters import PoseParameters, pose_source_of
+from diffkd_ros.nodes.output.cpm import MapOrigin, collective_perception, cpm_message
 
 try:
     from etsi_its_cpm_ts_msgs import msg as cpm_msgs

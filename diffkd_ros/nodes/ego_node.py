@@ -15,20 +15,21 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from diffkd_ros.messages.conversions import boxes_message, fill
+from diffkd_ros.messages.lidar_pose import LidarPose
 from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus, NeighbourStatus
-from diffkd_ros.nodes import diagnostics, entry, qos, vision
-from diffkd_ros.nodes.conversions import boxes_message, fill
-from diffkd_ros.nodes.encoding import EncodingParameters
-from diffkd_ros.nodes.lidar_pose import LidarPose
-from diffkd_ros.nodes.markers import marker_array
-from diffkd_ros.nodes.neighbours import NeighbourSelector, Verdict
-from diffkd_ros.nodes.observed_area import observed_area
-from diffkd_ros.nodes.parameters import parameter
-from diffkd_ros.nodes.peer_record import PeerRecord
-from diffkd_ros.nodes.perception_node import PerceptionNode
-from diffkd_ros.nodes.stage_timer import StageTimer
-from diffkd_ros.nodes.sweep_input import Sweep
-from diffkd_ros.nodes.vision import VisionOutput
+from diffkd_ros.nodes.base import diagnostics, entry, qos
+from diffkd_ros.nodes.base.parameters import parameter
+from diffkd_ros.nodes.input.stage_timer import StageTimer
+from diffkd_ros.nodes.input.sweeps import Sweep
+from diffkd_ros.nodes.link.neighbours import NeighbourSelector, Verdict
+from diffkd_ros.nodes.link.peer_record import PeerRecord
+from diffkd_ros.nodes.output import vision
+from diffkd_ros.nodes.output.markers import marker_array
+from diffkd_ros.nodes.output.observed_area import observed_area
+from diffkd_ros.nodes.output.vision import VisionOutput
+from diffkd_ros.nodes.perception.encoding import EncodingParameters
+from diffkd_ros.nodes.perception.lifecycle import PerceptionNode
 from diffkd_ros.runtime import features
 from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.runtime.detector import CooperativeDetector, Detection

@@ -16,18 +16,18 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros import frame
-from diffkd_ros.evaluation.average_precision import AveragePrecision, EvaluationError, match
-from diffkd_ros.evaluation.latency import LatencyError, LatencyTable
-from diffkd_ros.evaluation.link_cost import LinkCost
-from diffkd_ros.evaluation.result_file import write_json
 from diffkd_ros.geometry.boxes import within
+from diffkd_ros.messages.reading import MessageError, boxes_of, latency_of, stamp_of
+from diffkd_ros.metrics.average_precision import AveragePrecision, EvaluationError, match
+from diffkd_ros.metrics.latency import LatencyError, LatencyTable
+from diffkd_ros.metrics.link_cost import LinkCost
+from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
-from diffkd_ros.nodes import entry, qos
-from diffkd_ros.nodes.encoding import load_card
-from diffkd_ros.nodes.parameters import declare, parameter
-from diffkd_ros.nodes.truth_markers import truth_markers
+from diffkd_ros.nodes.base import entry, qos
+from diffkd_ros.nodes.base.parameters import declare, parameter
+from diffkd_ros.nodes.output.truth_markers import truth_markers
+from diffkd_ros.nodes.perception.encoding import load_card
 from diffkd_ros.sources.restamping import SCENARIO_GAP
-from diffkd_ros.sources.ros_messages import MessageError, boxes_of, latency_of, stamp_of
 
 # Frames whose detections or truth have not come yet.
 _PENDING = 200

@@ -13,16 +13,17 @@ from pathlib import Path
 
 from rclpy.subscription import Subscription
 
-from diffkd_ros.evaluation.latency import LatencyTable
-from diffkd_ros.evaluation.result_file import write_json
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.messages.reading import stamp_of
+from diffkd_ros.metrics.latency import LatencyTable
+from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.msg import BevFeature, FusionStatus
-from diffkd_ros.nodes import entry, qos
-from diffkd_ros.nodes.arrivals import Arrivals
-from diffkd_ros.nodes.frame_feeder import FrameFeeder, PlayedFrame, open_played
-from diffkd_ros.nodes.frame_publisher import FramePublisher
-from diffkd_ros.nodes.parameters import declare, parameter
-from diffkd_ros.sources.open_source import SimulationOptions
-from diffkd_ros.sources.ros_messages import stamp_of
+from diffkd_ros.nodes.base import entry, qos
+from diffkd_ros.nodes.base.parameters import declare, parameter
+from diffkd_ros.nodes.playing.arrivals import Arrivals
+from diffkd_ros.nodes.playing.feeder import FrameFeeder, PlayedFrame, open_played
+from diffkd_ros.nodes.playing.publisher import FramePublisher
+from diffkd_ros.sources.source import SimulationOptions
 
 # A node that starts beside the player needs this long at most, else it is not there.
 _PARTNER_TIMEOUT = 30.0
@@ -86,7 +87,7 @@ class PlayerNode(entry.RunnableNode):
             # What a source cannot do is told now, not when it is the rate's turn.
             for rate in {min(rates), max(rates)}:
                 self._frames(rate, 0)
-        except ValueError as error:
+        except (DiffkdError, ValueError) as error:
             raise entry.SetupError(str(error)) from error
         self._arrivals = Arrivals()
         self._sent = 0

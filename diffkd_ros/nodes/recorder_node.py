@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffkd_ros.bags.writer import BagError
-from diffkd_ros.nodes import entry
-from diffkd_ros.nodes.bag_thread import BagThread
-from diffkd_ros.nodes.input_subscription import InputSubscription
-from diffkd_ros.nodes.parameters import declare, parameter
+from diffkd_ros.nodes.base import entry
+from diffkd_ros.nodes.base.parameters import declare, parameter
+from diffkd_ros.nodes.base.subscription import InputSubscription
+from diffkd_ros.nodes.output.bag_thread import BagThread
 
 if TYPE_CHECKING:
     # Not in Jazzy, where it is a plain dict.

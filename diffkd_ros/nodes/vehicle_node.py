@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from rclpy.qos import ReliabilityPolicy
 
+from diffkd_ros.messages.lidar_pose import LidarPose
 from diffkd_ros.msg import BevFeature
-from diffkd_ros.nodes import diagnostics, entry, qos
-from diffkd_ros.nodes.conversions import feature_message
-from diffkd_ros.nodes.encoding import EncodingParameters
-from diffkd_ros.nodes.lidar_pose import LidarPose
-from diffkd_ros.nodes.perception_node import PerceptionNode
-from diffkd_ros.nodes.stage_timer import StageTimer
-from diffkd_ros.nodes.sweep_input import Sweep
+from diffkd_ros.nodes.base import diagnostics, entry, qos
+from diffkd_ros.nodes.input.stage_timer import StageTimer
+from diffkd_ros.nodes.input.sweeps import Sweep
+from diffkd_ros.nodes.link.feature_message import feature_message
+from diffkd_ros.nodes.perception.encoding import EncodingParameters
+from diffkd_ros.nodes.perception.lifecycle import PerceptionNode
 from diffkd_ros.runtime import codec, features
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from diffkd_ros.runtime.grid import BevGrid
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.geometry.grid import BevGrid
 
 CARD = 'card.yaml'
 ENCODER = 'encoder.onnx'
@@ -19,7 +20,7 @@ STUDENT = 'student.safetensors'
 FILES = {'onnx': (ENCODER, EGO), 'torch': (STUDENT,)}
 
 
-class ModelError(RuntimeError):
+class ModelError(DiffkdError):
     """A model folder that is missing, incomplete, altered or of another format."""
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.runtime.features import BevFeature
 
 SPARSE_INT8_ZLIB = 1
@@ -25,7 +26,7 @@ DENSITY_STEPS = 32.0
 MAX_SCALE = 1e3
 
 
-class PayloadError(ValueError):
+class PayloadError(DiffkdError):
     """A payload that is truncated, inconsistent, of another shape or of an unknown encoding."""
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import count_points, flattened
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.overlap import nms
-from diffkd_ros.runtime.grid import BevGrid
 
 MAX_LOG_SIZE = 3.5  # e^3.5 = 33 m: no vehicle is longer, and exp cannot overflow
 

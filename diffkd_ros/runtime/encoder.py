@@ -6,12 +6,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.session import Session, open_session
 
 
-class CloudError(ValueError):
+class CloudError(DiffkdError):
     """A point cloud that nothing can be computed from."""
 
 

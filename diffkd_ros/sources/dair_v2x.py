@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import bev_corners, corners, count_points
 from diffkd_ros.geometry.poses import Matrix, transform_points
@@ -161,7 +162,7 @@ def _json(path: Path) -> Any:
     try:
         with path.open('rb') as file:
             return json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
+    except (DiffkdError, OSError, ValueError, RecursionError) as error:
         raise DairV2xError(f'{path}: {error}') from error
 
 
@@ -267,7 +268,7 @@ def _offset(pair: _Pair) -> NDArray[np.float64]:
         moved = np.array([float(pair.offset[name]) for name in ('delta_x', 'delta_y')])
         if not np.isfinite(moved).all():
             raise ValueError('not finite')
-    except (TypeError, KeyError, ValueError) as error:
+    except (DiffkdError, TypeError, KeyError, ValueError) as error:
         raise DairV2xError(
             f'cooperative/data_info.json: vehicle frame {pair.frame}: system_error_offset: '
             f'expected delta_x and delta_y, got {pair.offset!r}'
@@ -283,7 +284,7 @@ def _calibration(path: Path) -> Matrix:
     try:
         rotation = np.array(document['rotation'], np.float64)
         translation = np.array(document['translation'], np.float64).reshape(-1)
-    except (TypeError, KeyError, ValueError) as error:
+    except (DiffkdError, TypeError, KeyError, ValueError) as error:
         raise DairV2xError(f'{path}: expected a rotation and a translation: {error}') from error
     if rotation.shape != (3, 3) or translation.shape != (3,):
         raise DairV2xError(
@@ -338,7 +339,7 @@ def _box_of(entry: Any, where: str) -> NDArray[np.float64] | None:
         return _box(np.array(entry['world_8_points'], np.float64))
     except KeyError as error:
         raise DairV2xError(f'{where}: has no {error}') from error
-    except (TypeError, ValueError) as error:
+    except (DiffkdError, TypeError, ValueError) as error:
         raise DairV2xError(f'{where}: {error}') from error
 
 
@@ -387,7 +388,7 @@ def _stamp(pair: _Pair) -> int:
     """Nanoseconds; the set has microseconds, as text."""
     try:
         return int(pair.time) * 1000
-    except (TypeError, ValueError) as error:
+    except (DiffkdError, TypeError, ValueError) as error:
         raise DairV2xError(
             f'vehicle-side/data_info.json: frame {pair.frame}: pointcloud_timestamp: '
             f'expected microseconds, got {pair.time!r}'

@@ -11,13 +11,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import CoopFrame, FrameError
 
 _LOG = logging.getLogger(__name__)
 _Result = TypeVar('_Result')
 
 
-class DatasetError(ValueError):
+class DatasetError(DiffkdError):
     """A folder or file of a data set that is not as its format has it; the message names it and why."""
 
 
@@ -59,14 +60,14 @@ def raised(read: Callable[[], object]) -> DatasetError | None:
     return None
 
 
-def log_broken_frame(index: int, error: ValueError) -> None:
+def log_broken_frame(index: int, error: DiffkdError) -> None:
     """Say in a line of the log that a frame is left out, and why."""
     _LOG.warning('frame %d left out: %s', index, error)
 
 
 def readable_frames(
     dataset: FrameDataset,
-    on_error: Callable[[int, ValueError], object] = log_broken_frame,
+    on_error: Callable[[int, DiffkdError], object] = log_broken_frame,
     workers: int = 0,
 ) -> Iterator[CoopFrame]:
     """The frames of a set in order, without the broken ones.
@@ -78,7 +79,7 @@ def readable_frames(
         workers: processes that read ahead; 0 reads in this one.
     """
     for index, frame in enumerate(map_dataset(dataset, _read_frame, workers)):
-        if isinstance(frame, ValueError):
+        if isinstance(frame, DiffkdError):
             on_error(index, frame)
         else:
             yield frame
@@ -113,7 +114,7 @@ def map_dataset(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_frame(dataset: FrameDataset, index: int) -> CoopFrame | ValueError:
+def _read_frame(dataset: FrameDataset, index: int) -> CoopFrame | DiffkdError:
     try:
         return dataset[index]
     except (DatasetError, FrameError) as error:

@@ -25,6 +25,7 @@ import yaml
 from numpy.typing import NDArray
 from pypcd4 import Encoding, PointCloud
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import count_points, transform_boxes
 from diffkd_ros.geometry.carla import (
@@ -348,7 +349,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open('rb') as file:
             document = yaml.load(file, _LOADER)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+    except (DiffkdError, OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise Opv2vError(f'{path}: {error}') from error
     if not isinstance(document, dict):
         raise Opv2vError(f'{path}: expected a mapping, got {type(document).__name__}')
@@ -366,7 +367,7 @@ def _pose(document: dict[str, Any], name: str, path: Path) -> Matrix:
         if not isinstance(values, list) or len(values) != 6:
             raise ValueError(f'expected x, y, z, roll, yaw, pitch, got {values!r}')
         return pose_from_carla(*(float(value) for value in values))
-    except (PoseError, TypeError, ValueError) as error:
+    except (DiffkdError, PoseError, TypeError, ValueError) as error:
         raise Opv2vError(f'{path}: {name}: {error}') from error
 
 
@@ -485,6 +486,6 @@ def _vehicles(path: Path, document: dict[str, Any]) -> dict[int, NDArray[np.floa
             boxes[int(track)] = box
     except KeyError as error:
         raise Opv2vError(f'{path}: vehicle {track!r}: has no {error}') from error
-    except (TypeError, ValueError) as error:
+    except (DiffkdError, TypeError, ValueError) as error:
         raise Opv2vError(f'{path}: vehicle {track!r}: {error}') from error
     return boxes

@@ -20,23 +20,24 @@ from rosbags.rosbag2 import ReaderError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.motion import between, moved
 from diffkd_ros.geometry.poses import PoseError
-from diffkd_ros.sources.dataset import DatasetError, raised
-from diffkd_ros.sources.point_cloud import PointCloudError, read_cloud
-from diffkd_ros.sources.ros_messages import (
+from diffkd_ros.messages.point_cloud import PointCloudError, read_cloud
+from diffkd_ros.messages.reading import (
     BOXES3D_DEFINITION,
     BOXES3D_TYPE,
+    TRUTH_TOPIC,
     MessageError,
     agent_name,
     agent_number,
     boxes_of,
     pose_of,
 )
+from diffkd_ros.sources.dataset import DatasetError, raised
 
-TRUTH_TOPIC = '/ground_truth'
 _TOPIC = re.compile(r'/((?:cav|rsu)_\d+)/(points|odometry)')
 _SECOND = 1_000_000_000
 # Where the ground truth stands among the agents' clouds and poses.
@@ -367,7 +368,7 @@ class RosbagDataset:
         connection = self._reader.connections[message.connection]
         try:
             return self._reader.deserialize(data[message], connection.msgtype)
-        except (AnyReaderError, ValueError, KeyError, IndexError, struct.error) as error:
+        except (DiffkdError, AnyReaderError, ValueError, KeyError, IndexError, struct.error) as error:
             raise BagError(f'{self._told}: {connection.topic} at {message.logged}: {error}') from error
 
     def __getitem__(self, index: int) -> CoopFrame:

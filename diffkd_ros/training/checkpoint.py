@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.recipe import Recipe
@@ -24,7 +25,7 @@ CHECKPOINT = 'checkpoint.safetensors'
 Tensors = dict[str, Tensor]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(DiffkdError):
     """A checkpoint that is none, or that belongs to another recipe or model."""
 
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler, transform_points
 from diffkd_ros.geometry.warp import grid_warps
-from diffkd_ros.runtime.grid import BevGrid
 from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data

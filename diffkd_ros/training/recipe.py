@@ -11,12 +11,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diffkd_ros.corruptions import lookup
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.decoding import Decoding
 from diffkd_ros.sources.simulator import SimulatorConfig
 
 
-class RecipeError(ValueError):
+class RecipeError(DiffkdError):
     """A recipe file that is not valid; the message names the key and, if one is near, what was meant."""
 
 
@@ -58,12 +59,15 @@ class Augmentation(_Section):
 
     @model_validator(mode='after')
     def _known_and_apart(self) -> Augmentation:
-        for name in self.corruptions + self.held_out:
-            if lookup(name).family != 'lidar':
-                raise ValueError(f'{name} does not act on clouds')
-        for name in self.corruptions:
-            for severity in self.severities:
-                lookup(name).parameters(severity)
+        try:
+            for name in self.corruptions + self.held_out:
+                if lookup(name).family != 'lidar':
+                    raise ValueError(f'{name} does not act on clouds')
+            for name in self.corruptions:
+                for severity in self.severities:
+                    lookup(name).parameters(severity)
+        except DiffkdError as error:
+            raise ValueError(str(error)) from error
         both = sorted({*self.corruptions} & {*self.held_out})
         if both:
             raise ValueError(f'{", ".join(both)}: drawn and held out at once')

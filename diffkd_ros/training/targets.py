@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.geometry.boxes import flattened, points_in_boxes
-from diffkd_ros.runtime.grid import BevGrid
+from diffkd_ros.geometry.grid import BevGrid
 
 MIN_RADIUS = 1.5  # cells
 NEGLIGIBLE = 0.01

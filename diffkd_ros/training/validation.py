@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkd_ros.evaluation.average_precision import AveragePrecision
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import Matrix, pose_from_euler
+from diffkd_ros.metrics.average_precision import AveragePrecision
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
-from diffkd_ros.runtime.grid import BevGrid
 from diffkd_ros.training.augmentation import corrupt_clouds
 from diffkd_ros.training.data import Batch, collate, make_sample
 from diffkd_ros.training.frames import held_out_frames

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from diffkd_ros.bags.convert import write_bag
 from diffkd_ros.bags.writer import BagError
 from diffkd_ros.cli import app
-from diffkd_ros.experiments.drives import Source
-from diffkd_ros.experiments.errors import ExperimentError
+from diffkd_ros.evaluation.drives import Source
+from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.sources.opv2v import write_opv2v
 from diffkd_ros.sources.restamping import SCENARIO_GAP

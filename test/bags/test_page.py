@@ -16,10 +16,10 @@ from rosbags.typesys import get_types_from_msg
 from typer.testing import CliRunner
 
 from diffkd_ros.bags import page
-from diffkd_ros.bags.frame_messages import FrameMessages
 from diffkd_ros.bags.writer import BagWriter
 from diffkd_ros.cli import app
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
+from diffkd_ros.messages.frame_messages import FrameMessages
 
 # A recording of an earlier version: its own definitions are in the bag.
 STATUS = """

@@ -25,11 +25,11 @@ from diffkd_ros.cosim.session import LidarSettings
 from diffkd_ros.cosim.testing.process import StandInProcess
 from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.entry import SetupError
-from diffkd_ros.sources.open_source import SimulationOptions, open_source
-from diffkd_ros.sources.point_cloud import read_cloud
-from diffkd_ros.sources.ros_messages import boxes_of, pose_of, stamp_of
+from diffkd_ros.launching import graph
+from diffkd_ros.messages.point_cloud import read_cloud
+from diffkd_ros.messages.reading import boxes_of, pose_of, stamp_of
+from diffkd_ros.nodes.base.entry import SetupError
+from diffkd_ros.sources.source import SimulationOptions, open_source
 
 AGENTS = ['cav_1', 'cav_2', 'cav_3']
 FRAMES = 30

@@ -18,17 +18,17 @@ pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
 pytest.importorskip('rclpy', reason='the gateway needs ROS 2')
 
 import carla
+import opencda_look_alike as opencda
 
 from diffkd_ros.cosim import graph as cosim_graph
 from diffkd_ros.cosim.gateway_node import StepError, frame_of_step, rows_in_carla
 from diffkd_ros.cosim.opencda import diffkd_opencda
-from diffkd_ros.cosim.testing import opencda_look_alike as opencda
 from diffkd_ros.cosim.testing.process import StandInProcess
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in
 from diffkd_ros.geometry.carla import flip_points, pose_to_carla
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.nodes import graph
+from diffkd_ros.launching import graph
 from diffkd_ros.sources.opv2v import write_opv2v
 
 STEPS = 4

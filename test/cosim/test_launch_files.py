@@ -9,7 +9,8 @@ import pytest
 import yaml
 from launch_stand_in import REAL, load
 
-from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.launching.middleware import fast_dds_environment
 from diffkd_ros.share import share_directory
 
 PROJECT = Path(__file__).parents[2]
@@ -159,7 +160,7 @@ def test_opencda_gets_a_gateway(start):
 
 
 def test_vehicles_and_roles_that_do_not_go_together_are_named(start):
-    with pytest.raises(ValueError, match='as many and distinct'):
+    with pytest.raises(DiffkdError, match='as many and distinct'):
         start('cosim_carla', roles='hero,friend')
 
 

@@ -20,10 +20,10 @@ pytest.importorskip('carla', reason='the CARLA client has no wheel here')
 pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
 
 import carla
+import opencda_look_alike as opencda
 
 from diffkd_ros.cosim.opencda import diffkd_opencda
 from diffkd_ros.cosim.opencda.diffkd_opencda import receive_message, send_message
-from diffkd_ros.cosim.testing import opencda_look_alike as opencda
 
 # A vehicle at (30, -4) in CARLA's map, turned 25 degrees to the right, and one that nobody is sure of.
 ROWS = np.array(

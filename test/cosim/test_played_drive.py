@@ -15,8 +15,8 @@ from diffkd_ros.cosim.session import CarlaSession, SessionSettings
 from diffkd_ros.cosim.testing.process import StandInError, StandInProcess
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
-from diffkd_ros.sources.open_source import SimulationOptions, open_source
 from diffkd_ros.sources.opv2v import Opv2vDataset, write_opv2v
+from diffkd_ros.sources.source import SimulationOptions, open_source
 
 FRAMES = 6
 SEED = 5

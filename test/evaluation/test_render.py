@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffkd_ros.evaluation.render import (
+from diffkd_ros.evaluation.report.scene import (
     AgentView,
     DrawingUnavailableError,
     FusionView,
@@ -243,7 +243,7 @@ def test_an_animation_of_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_scoring_does_not_load_the_drawing_libraries() -> None:
     program = (
-        'import sys, diffkd_ros.evaluation.average_precision, diffkd_ros.evaluation.render;'
+        'import sys, diffkd_ros.metrics.average_precision, diffkd_ros.evaluation.report.scene;'
         "sys.exit(any(name in sys.modules for name in ('matplotlib', 'PIL')))"
     )
     assert subprocess.run([sys.executable, '-c', program], check=False).returncode == 0

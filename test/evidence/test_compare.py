@@ -9,12 +9,12 @@ from scored_frames import random_results
 
 pytest.importorskip('lightning', reason='trainings need the train extra')
 
-from diffkd_ros.evaluation.frame_results import FrameResults
-from diffkd_ros.evaluation.protocol import protocol_named
+from diffkd_ros.evaluation.conditions import CLEAN, Condition
+from diffkd_ros.evaluation.measures import Evaluation
 from diffkd_ros.evidence.compare import differences
 from diffkd_ros.evidence.plan import EvidenceError
-from diffkd_ros.experiments.conditions import CLEAN, Condition
-from diffkd_ros.experiments.measures import Evaluation
+from diffkd_ros.metrics.frame_results import FrameResults
+from diffkd_ros.metrics.protocol import protocol_named
 
 NAMES = ['a', 'b', 'c', 'd']
 FOG = Condition('fog', severity=2)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from diffkd_ros.nodes.arrivals import Arrivals
+from diffkd_ros.nodes.playing.arrivals import Arrivals
 
 
 def test_an_answer_without_stages_is_one_too() -> None:

@@ -10,11 +10,10 @@ from rclpy.serialization import deserialize_message, serialize_message
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.nodes.conversions import boxes_message, header_message, odometry_message
-from diffkd_ros.nodes.point_cloud import cloud_message
-from diffkd_ros.sources.point_cloud import read_cloud
-from diffkd_ros.sources.restamping import SCENARIO_GAP, restamped
-from diffkd_ros.sources.ros_messages import (
+from diffkd_ros.messages.cloud_message import cloud_message
+from diffkd_ros.messages.conversions import boxes_message, header_message, odometry_message
+from diffkd_ros.messages.point_cloud import read_cloud
+from diffkd_ros.messages.reading import (
     MessageError,
     agent_name,
     agent_number,
@@ -22,6 +21,7 @@ from diffkd_ros.sources.ros_messages import (
     pose_of,
     stamp_of,
 )
+from diffkd_ros.sources.restamping import SCENARIO_GAP, restamped
 
 
 def over_the_wire(message):

@@ -12,10 +12,10 @@ from std_msgs.msg import Header
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.nodes import vision
-from diffkd_ros.nodes.autoware_conversion import autoware_objects, detected_objects
-from diffkd_ros.nodes.conversions import header_message
-from diffkd_ros.nodes.cpm_conversion import (
+from diffkd_ros.messages.conversions import header_message
+from diffkd_ros.nodes.output import vision
+from diffkd_ros.nodes.output.autoware import autoware_objects, detected_objects
+from diffkd_ros.nodes.output.cpm import (
     MapOrigin,
     collective_perception,
     cpm_message,

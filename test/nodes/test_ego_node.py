@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from diffkd_ros.nodes import graph
+from diffkd_ros.launching import graph
 
 SECOND = 1_000_000_000
 _ARRIVES = 0.3
@@ -159,7 +159,7 @@ def test_a_bad_neighbour_is_refused_counted_and_named_and_the_ego_goes_on_alone(
 
 
 def reason_value(beginning):
-    from diffkd_ros.nodes.peer_record import Refusal
+    from diffkd_ros.nodes.link.peer_record import Refusal
 
     (value,) = (refusal.value for refusal in Refusal if refusal.value.startswith(beginning))
     return value
@@ -247,8 +247,8 @@ def test_the_nearest_neighbours_are_fused_when_there_are_too_many(
 
 
 def test_own_bad_sweeps_are_counted_and_the_next_good_one_is_answered(ego, partner, scene, stamp):
-    from diffkd_ros.nodes.conversions import header_message
-    from diffkd_ros.nodes.point_cloud import cloud_message
+    from diffkd_ros.messages.cloud_message import cloud_message
+    from diffkd_ros.messages.conversions import header_message
 
     _, before = answer(partner, scene, stamp)
     # A cloud of this instant without an odometry.

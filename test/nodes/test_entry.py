@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
-from diffkd_ros.nodes.graph import NodeSpec
-from diffkd_ros.nodes.processes import NodeFailedError
+from diffkd_ros.launching.graph import NodeSpec
+from diffkd_ros.launching.processes import NodeFailedError
 
 
 def fails(group, spec):

@@ -12,10 +12,10 @@ from diffkd_ros.msg import FusionStatus
 from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.nodes.conversions import boxes_message as message_of
-from diffkd_ros.nodes.conversions import header_message, time_message
-from diffkd_ros.nodes.graph import NodeSpec
-from diffkd_ros.sources.ros_messages import CLASS_NAMES
+from diffkd_ros.launching.graph import NodeSpec
+from diffkd_ros.messages.conversions import boxes_message as message_of
+from diffkd_ros.messages.conversions import header_message, time_message
+from diffkd_ros.messages.reading import CLASS_NAMES
 
 SECOND = 1_000_000_000
 BOX = np.array([[10.0, 2.0, 0.0, 4.0, 2.0, 1.5, 0.0]])

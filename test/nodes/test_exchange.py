@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffkd_ros.geometry.poses import pose_from_quaternion, quaternion_from_pose
-from diffkd_ros.nodes import graph
+from diffkd_ros.launching import graph
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import CooperativeDetector
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pytest
 from geometry_msgs.msg import Quaternion, TransformStamped
 
-from diffkd_ros.nodes import frame_publisher, qos
-from diffkd_ros.nodes.frame_feeder import played
+from diffkd_ros.nodes.base import qos
+from diffkd_ros.nodes.playing import publisher
+from diffkd_ros.nodes.playing.feeder import played
 
 
 @dataclass
@@ -32,7 +33,7 @@ def sent(partner, monkeypatch):
         return create(message_class, *given)
 
     monkeypatch.setattr(partner.node, 'create_publisher', create_publisher)
-    monkeypatch.setattr(frame_publisher, 'TFMessage', StandInTf)
+    monkeypatch.setattr(publisher, 'TFMessage', StandInTf)
     return sent
 
 
@@ -41,7 +42,7 @@ def test_a_pose_that_is_none_yet_costs_its_transform_only(sent, partner, scene):
     (unknown,) = frame.odometry['cav_3']
     # As localisation sends it that has not converged.
     unknown.pose.pose.orientation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)
-    output = frame_publisher.FramePublisher(partner.node, 0, 0, qos.POINTS)
+    output = publisher.FramePublisher(partner.node, 0, 0, qos.POINTS)
     output.scene(frame)
     (message,) = sent
     found = {t.child_frame_id: t.transform.translation for t in message.transforms}

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from rclpy.qos import ReliabilityPolicy
 
-from diffkd_ros.nodes import diagnostics
-from diffkd_ros.nodes.inference_report import InferenceReport
+from diffkd_ros.nodes.base import diagnostics
+from diffkd_ros.nodes.perception.report import InferenceReport
 from diffkd_ros.nodes.vehicle_node import link_trouble
 
 S = 1_000_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 
-from diffkd_ros.nodes.inference_thread import InferenceThread
+from diffkd_ros.nodes.perception.inference_thread import InferenceThread
 
 
 def test_a_newer_item_replaces_the_waiting_one_and_is_counted():

@@ -12,10 +12,11 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.geometry.poses import inverse, pose_from_euler
-from diffkd_ros.nodes import graph, qos
-from diffkd_ros.nodes.conversions import header_message, pose_message
-from diffkd_ros.nodes.point_cloud import cloud_message
-from diffkd_ros.sources.ros_messages import pose_of
+from diffkd_ros.launching import graph
+from diffkd_ros.messages.cloud_message import cloud_message
+from diffkd_ros.messages.conversions import header_message, pose_message
+from diffkd_ros.messages.reading import pose_of
+from diffkd_ros.nodes.base import qos
 
 SECOND = 1_000_000_000
 MOUNT = (0.6, 0.1, 1.7, 0.0, 0.02, 0.3)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from launch_stand_in import REAL, load
 
-from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.launching.middleware import fast_dds_environment
 from diffkd_ros.share import share_directory
 
 LAUNCH_FILE = share_directory() / 'launch' / 'coop.launch.py'

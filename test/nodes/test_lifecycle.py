@@ -11,9 +11,9 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rosgraph_msgs.msg import Clock
 
-from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.conversions import header_message, time_message
-from diffkd_ros.nodes.point_cloud import cloud_message
+from diffkd_ros.launching import graph
+from diffkd_ros.messages.cloud_message import cloud_message
+from diffkd_ros.messages.conversions import header_message, time_message
 
 SECOND = 1_000_000_000
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diffkd_ros.nodes.middleware import fast_dds_environment
+from diffkd_ros.launching.middleware import fast_dds_environment
 from diffkd_ros.share import share_directory
 
 CONFIG = share_directory() / 'config'

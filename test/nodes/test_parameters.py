@@ -11,7 +11,7 @@ import yaml
 from rclpy.parameter import Parameter
 from script import build_tool
 
-from diffkd_ros.nodes.parameters import ParameterError, declare, parameter
+from diffkd_ros.nodes.base.parameters import ParameterError, declare, parameter
 from diffkd_ros.share import share_directory
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 
 from diffkd_ros.nodes.ego_node import neighbour_status
-from diffkd_ros.nodes.neighbours import Verdict
-from diffkd_ros.nodes.peer_buffer import PeerBuffer
-from diffkd_ros.nodes.peer_record import PeerRecord, Refusal
+from diffkd_ros.nodes.link.neighbours import Verdict
+from diffkd_ros.nodes.link.peer_buffer import PeerBuffer
+from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
 
 S = 1_000_000_000
 

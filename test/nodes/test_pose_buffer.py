@@ -15,19 +15,19 @@ from rclpy.time import Time
 from diffkd_ros.bags.writer import BagWriter
 from diffkd_ros.geometry.motion import moved
 from diffkd_ros.geometry.poses import pose_from_euler, quaternion_from_pose, yaw_of
-from diffkd_ros.nodes import pose_sources
-from diffkd_ros.nodes.conversions import header_message, odometry_message, pose_message
-from diffkd_ros.nodes.entry import SetupError
-from diffkd_ros.nodes.lidar_pose import (
+from diffkd_ros.messages.cloud_message import cloud_message
+from diffkd_ros.messages.conversions import header_message, odometry_message, pose_message
+from diffkd_ros.messages.lidar_pose import (
     LidarPose,
     covariance_of,
     mounted,
     pose_of_odometry,
     pose_of_stamped,
 )
-from diffkd_ros.nodes.point_cloud import cloud_message
-from diffkd_ros.nodes.pose_buffer import MissingPoseError, PoseBuffer
-from diffkd_ros.nodes.pose_parameters import PoseParameters
+from diffkd_ros.nodes.base.entry import SetupError
+from diffkd_ros.nodes.input import poses as pose_sources
+from diffkd_ros.nodes.input.pose_buffer import MissingPoseError, PoseBuffer
+from diffkd_ros.nodes.input.pose_parameters import PoseParameters
 from diffkd_ros.sources.rosbag import BagError, RosbagDataset
 
 S = 1_000_000_000

@@ -7,8 +7,8 @@ from rosbags.highlevel import AnyReader
 from std_msgs.msg import Header
 
 from diffkd_ros.bags.writer import message_types
-from diffkd_ros.nodes import qos
-from diffkd_ros.nodes.graph import NodeSpec
+from diffkd_ros.launching.graph import NodeSpec
+from diffkd_ros.nodes.base import qos
 
 OFFERED = {
     '/best_effort': qos.link('best_effort', 10, 0.0),

@@ -12,9 +12,10 @@ from launch_stand_in import REAL, load
 
 from diffkd_ros.bags.answers import read_answers
 from diffkd_ros.bags.convert import write_bag
-from diffkd_ros.nodes.graph import NodeSpec
-from diffkd_ros.nodes.middleware import fast_dds_environment
-from diffkd_ros.nodes.processes import child_environment
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.launching.graph import NodeSpec
+from diffkd_ros.launching.middleware import fast_dds_environment
+from diffkd_ros.launching.processes import child_environment
 from diffkd_ros.share import share_directory
 from diffkd_ros.sources.rosbag import RosbagDataset
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
@@ -83,7 +84,7 @@ def test_every_declared_argument_is_used(launch_module, started, bag, tmp_path):
 
 def test_earlier_answers_are_never_taken_for_those_of_this_replay(started, tmp_path):
     (tmp_path / 'out' / 'answers').mkdir(parents=True)
-    with pytest.raises(RuntimeError, match='choose another folder'):
+    with pytest.raises(DiffkdError, match='choose another folder'):
         started()
 
 

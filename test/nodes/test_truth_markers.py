@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 from visualization_msgs.msg import Marker
 
-from diffkd_ros.evaluation.average_precision import match
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.nodes.conversions import header_message
-from diffkd_ros.nodes.truth_markers import truth_markers
+from diffkd_ros.messages.conversions import header_message
+from diffkd_ros.metrics.average_precision import match
+from diffkd_ros.nodes.output.truth_markers import truth_markers
 
 
 def test_each_vehicle_is_drawn_once_by_what_became_of_it():

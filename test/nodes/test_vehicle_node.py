@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import PointField
 
-from diffkd_ros.nodes import graph
-from diffkd_ros.nodes.conversions import encoded_of, header_message
-from diffkd_ros.nodes.point_cloud import cloud_message
+from diffkd_ros.launching import graph
+from diffkd_ros.messages.cloud_message import cloud_message
+from diffkd_ros.messages.conversions import header_message
+from diffkd_ros.nodes.link.feature_message import encoded_of
 from diffkd_ros.runtime import codec
 
 SECOND = 1_000_000_000
@@ -115,7 +116,7 @@ def test_a_lidar_that_dies_after_a_bad_cloud_is_silent(vehicle, partner, scene, 
 
 @pytest.mark.parametrize('trouble', ['missing', 'other frame', 'not finite'])
 def test_a_sweep_without_a_usable_pose_is_refused_and_named(vehicle, partner, scene, stamp, trouble):
-    from diffkd_ros.nodes.conversions import odometry_message
+    from diffkd_ros.messages.conversions import odometry_message
 
     sweep = scene.agents[2]
     partner.sweep('cav_2', stamp, sweep)

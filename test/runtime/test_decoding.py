@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
-from diffkd_ros.runtime.grid import BevGrid
 
 GRID = BevGrid(-8.0, -4.0, -3.0, 8.0, 4.0, 1.0, height=10, width=20)
 EVERYWHERE = observed_cells(np.ones((1, 10, 20), np.float32), grid_warps([np.eye(4)], -8, -4, 8, 4), GRID)

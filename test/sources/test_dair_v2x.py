@@ -12,8 +12,8 @@ from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.geometry.poses import euler_from_pose, transform_points
 from diffkd_ros.sources.dair_v2x import DairV2xDataset, DairV2xError
 from diffkd_ros.sources.dataset import readable_frames
-from diffkd_ros.sources.open_source import open_source
 from diffkd_ros.sources.opv2v import Opv2vDataset, Opv2vError, write_opv2v
+from diffkd_ros.sources.source import open_source
 
 NAN = float('nan')
 

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from diffkd_ros.sources.open_source import SimulationOptions, SourceError, open_source
+from diffkd_ros.sources.source import SimulationOptions, SourceError, open_source
 
 
 def test_the_simulator_goes_on_with_the_next_drive():

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from pypcd4 import Encoding, PointCloud
 
-from diffkd_ros.evaluation.average_precision import AveragePrecision
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in
 from diffkd_ros.geometry.poses import euler_from_pose, transform_points
+from diffkd_ros.metrics.average_precision import AveragePrecision
 from diffkd_ros.sources.dataset import readable_frames
-from diffkd_ros.sources.open_source import open_source
 from diffkd_ros.sources.opv2v import Opv2vDataset, Opv2vError, write_opv2v
 from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
+from diffkd_ros.sources.source import open_source
 
 
 @pytest.fixture(scope='module')

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from diffkd_ros.sources.point_cloud import PointCloudError, read_cloud
+from diffkd_ros.messages.point_cloud import PointCloudError, read_cloud
 
 TYPES = {'b': 1, 'B': 2, 'h': 3, 'H': 4, 'i': 5, 'I': 6, 'f': 7, 'd': 8}
 RNG = np.random.default_rng(5)

@@ -12,13 +12,13 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg
 
-from diffkd_ros.bags.frame_messages import FrameMessages
 from diffkd_ros.bags.writer import BagWriter, message_types
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.messages.frame_messages import FrameMessages
+from diffkd_ros.messages.reading import BOXES3D_DEFINITION, BOXES3D_TYPE
 from diffkd_ros.sources.dataset import readable_frames
-from diffkd_ros.sources.ros_messages import BOXES3D_DEFINITION, BOXES3D_TYPE
 from diffkd_ros.sources.rosbag import BagError, RosbagDataset
 
 TYPES = message_types()

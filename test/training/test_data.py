@@ -5,8 +5,8 @@ import numpy as np
 from small_recipe import small_recipe
 
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.runtime.grid import BevGrid
 from diffkd_ros.training.data import Samples, Share, collate, make_sample
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
-from diffkd_ros.runtime.grid import BevGrid
 from diffkd_ros.training.targets import detection_target
 
 GRID = BevGrid(-51.2, -25.6, -3.0, 51.2, 25.6, 1.0, height=64, width=128)

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from diffkd_ros.cosim.testing.rpc import DONE, CallError, Method, RpcServer, StreamServer, value
 from diffkd_ros.cosim.testing.scene import PlayedDrive
 from diffkd_ros.cosim.testing.world import Actor, World
-from diffkd_ros.sources.open_source import SimulationOptions, SourceError, open_source
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.sources.source import SimulationOptions, SourceError, open_source
 
 VERSION = '0.9.16'
 _OBSERVER_STREAM = 1
@@ -314,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         server = CarlaStandIn(given.host, given.port, given.version, open_world if given.source else None)
-    except (OSError, SourceError, ValueError) as error:
+    except (DiffkdError, OSError, SourceError, ValueError) as error:
         print(f'carla_stand_in: {error}', file=sys.stderr)
         return 2
     server.start()

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffkd_ros.cosim.testing.rpc import call
-from diffkd_ros.nodes.processes import child_environment, in_child
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.launching.processes import child_environment, in_child
 
 _START = 120.0  # seconds: the first frame of a simulated drive may have to be compiled
 
 
-class StandInError(RuntimeError):
+class StandInError(DiffkdError):
     """The stand-in did not start."""
 
 

@@ -18,11 +18,13 @@ from typing import Any
 
 import msgpack
 
+from diffkd_ros.errors import DiffkdError
+
 Method = Callable[..., Any]
 _LARGEST_MESSAGE = 2**30
 
 
-class CallError(RuntimeError):
+class CallError(DiffkdError):
     """A call that the simulated world cannot do; its text travels to the client as CARLA's own errors do."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.sources.simulator.config import SimulatorConfig
@@ -28,7 +29,7 @@ _ATTEMPTS = 64
 _SPACING = 25.0  # metres between connected vehicles, on average over the drive
 
 
-class SimulatorError(RuntimeError):
+class SimulatorError(DiffkdError):
     """No scene could be drawn that satisfies the configuration."""
 
 

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured: clean frames, the ego alone, and corruptions by severity, seed and who is hit.
+
+The grid comes from what a user types: lists separated by commas, or a word for many.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from diffkd_ros.corruptions import LinkConditions, Profile, Who, lookup, names
+from diffkd_ros.evaluation.errors import ExperimentError
+
+CLEAN = 'clean'
+EGO_ALONE = 'ego_alone'
+ALL, NONE, DEFAULT = 'all', 'none', 'default'
+WHO: tuple[Who, ...] = ('ego', 'neighbours', 'all')
+PROFILES: tuple[Profile, ...] = ('graded', 'lab')
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One way in which the same frames are perceived.
+
+    Attributes:
+        corruption: its name, or `CLEAN`, or `EGO_ALONE` for clean frames without any neighbour.
+        severity: from 1; 0 for the two that corrupt nothing.
+        seed: of the realisation; 0 likewise.
+        who: which agents are hit; for a link, those who send over it.
+        profile: which table of levels the severity is from.
+    """
+
+    corruption: str
+    severity: int = 0
+    seed: int = 0
+    who: Who = 'all'
+    profile: Profile = 'graded'
+
+    @property
+    def reference(self) -> bool:
+        """Whether nothing is corrupted."""
+        return self.severity == 0
+
+    @property
+    def over_links(self) -> bool:
+        """Whether it is what travels that suffers."""
+        return not self.reference and lookup(self.corruption).family == 'link'
+
+    @property
+    def link(self) -> LinkConditions:
+        """How bad the links are; perfect unless it is they that suffer."""
+        if not self.over_links:
+            return LinkConditions()
+        return LinkConditions(**lookup(self.corruption).parameters(self.severity, self.profile))
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether messages may be lost or late, so that what came before a frame matters to it."""
+        link = self.link
+        return max(link.message_loss, link.burst_loss, link.delay, link.jitter) > 0
+
+    @property
+    def random(self) -> bool:
+        """Whether seeds give different realisations; few bits and few bytes are the same for each."""
+        return not self.reference and (not self.over_links or self.link.random)
+
+    @property
+    def of_feature_maps(self) -> bool:
+        """Whether it is a thing of feature maps, and of no other message: lost tiles, bits of a value."""
+        return self.link.tile_loss > 0 or self.link.bits is not None
+
+    @property
+    def level(self) -> Condition:
+        """The same for the first of all seeds: what seeds are realisations of."""
+        return Condition(self.corruption, self.severity, 0, self.who, self.profile)
+
+    @property
+    def name(self) -> str:
+        """Names files and folders."""
+        if self.reference:
+            return self.corruption
+        return f'{self.corruption}-{self.profile}-{self.severity}-{self.who}-seed{self.seed}'
+
+
+REFERENCES = (Condition(CLEAN), Condition(EGO_ALONE))
+
+
+def make_conditions(
+    corruptions: str = ALL,
+    severities: str = ALL,
+    who: str = DEFAULT,
+    seeds: str = '0',
+    profile: str = 'graded',
+) -> list[Condition]:
+    """Every condition asked for, the two references first.
+
+    Args:
+        corruptions: names, or `all`, `none`, `lidar`, `pose`, `link`, `paper`, `held_out`.
+        severities: numbers from 1, or `all`. A corruption is measured at those of them that it has.
+        who: of `ego`, `neighbours` and `all`, or `default`: all sensors, the neighbours' poses. Links are the
+            neighbours' always.
+        seeds: numbers from 0. What is not random is measured once, as seed 0, whatever they are.
+        profile: `graded` or `lab`; names for many stand for the corruptions that have it.
+
+    Raises:
+        ExperimentError: if something is unknown (the nearest known is named), given twice, or has no level.
+        CorruptionError: if a corruption is unknown.
+    """
+    chosen_profile = PROFILES[_place(profile, PROFILES, 'profile')]
+    chosen = _corruptions(corruptions, chosen_profile)
+    levels = None if severities == ALL else _numbers(severities, 'severity', 1)
+    realisations = _numbers(seeds, 'seed', 0)
+    hit = None if who == DEFAULT else [WHO[_place(part, WHO, '--agents')] for part in _parts(who, 'agents')]
+    conditions = list(REFERENCES)
+    unused = set(levels or ())
+    for name in chosen:
+        corruption = lookup(name)
+        known = corruption.severities(chosen_profile)
+        if not known:
+            raise ExperimentError(
+                f'{name} has no levels in profile {profile!r}, only in {list(corruption.profiles)}'
+            )
+        at = [level for level in known if levels is None or level in levels]
+        if not at:
+            raise ExperimentError(
+                f'{name} has severities {list(known)} in profile {profile!r}, got {severities!r}'
+            )
+        unused -= set(at)
+        targets: Sequence[Who] = (corruption.hits,) if hit is None or corruption.family == 'link' else hit
+        levels_of = [Condition(name, level, 0, target, chosen_profile) for target in targets for level in at]
+        conditions += [
+            replace(level, seed=seed)
+            for level in levels_of
+            for seed in (realisations if level.random else [0])
+        ]
+    if unused and chosen:
+        raise ExperimentError(f'no corruption chosen has severity {sorted(unused)} in profile {profile!r}')
+    return conditions
+
+
+def _corruptions(text: str, profile: Profile) -> list[str]:
+    many = {
+        ALL: names(profile=profile),
+        NONE: (),
+        'lidar': names('lidar', profile=profile),
+        'pose': names('pose', profile=profile),
+        'link': names('link', profile=profile),
+        'paper': names(role='paper', profile=profile),
+        'held_out': names(role='held_out', profile=profile),
+    }
+    if text in many:
+        return list(many[text])
+    chosen: list[str] = []
+    for part in _parts(text, 'corruption'):
+        chosen += many[part] if part in many else [lookup(part).name]
+    return list(dict.fromkeys(chosen))
+
+
+def _parts(text: str, what: str) -> list[str]:
+    parts = [part.strip() for part in text.split(',')]
+    if not all(parts) or len(set(parts)) < len(parts):
+        raise ExperimentError(f'{what}: expected a list like a,b with each once, got {text!r}')
+    return parts
+
+
+def _numbers(text: str, what: str, least: int) -> list[int]:
+    numbers = []
+    for part in _parts(text, what):
+        if not part.isdecimal() or int(part) < least:
+            raise ExperimentError(f'{what}: expected whole numbers from {least} as in 1,2; got {text!r}')
+        numbers.append(int(part))
+    return numbers
+
+
+def _place(name: str, known: Iterable[str], what: str) -> int:
+    listed = list(known)
+    if name not in listed:
+        nearest = difflib.get_close_matches(name, listed, 1, 0.0)[0]
+        raise ExperimentError(f'{what}: no {name!r}; the nearest is {nearest!r} of {", ".join(listed)}')
+    return listed.index(name)

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ways to cooperate: what a neighbour sends, and what the ego makes of its sweep and the messages.
+
+Intermediate cooperation is what the vehicles' nodes do. The others run the same two graphs of the same model,
+so that what differs is the cooperation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.corruptions import LinkConditions
+from diffkd_ros.evaluation.errors import ExperimentError
+from diffkd_ros.evaluation.model import CleanFrame, Model
+from diffkd_ros.frame import AgentSweep, Boxes3D
+from diffkd_ros.geometry.boxes import count_points, flattened, transform_boxes
+from diffkd_ros.geometry.overlap import nms
+from diffkd_ros.geometry.poses import inverse, transform_points
+from diffkd_ros.metrics.frame_results import Inference
+from diffkd_ros.runtime import codec
+from diffkd_ros.runtime.detector import Detection
+from diffkd_ros.runtime.features import BevFeature
+
+BOX_BYTES = 32
+"""Eight float32: x, y, z, length, width, height, yaw, score."""
+POINT_BYTES = 8
+"""Four 16-bit integers: x, y, z in centimetres, intensity in steps of 1/65535."""
+_CENTIMETRES = 100.0
+_FARTHEST = 327.67  # metres: the largest that fits
+_INTENSITIES = 65535.0
+
+
+class Message(Protocol):
+    """What a neighbour sends.
+
+    Attributes:
+        pose: (4, 4) map <- LiDAR where the sender believed to be at the message's stamp.
+        size: bytes of the content; header and pose, which every message has, are not counted.
+    """
+
+    @property
+    def pose(self) -> NDArray[np.float64]:
+        """See above."""
+
+    @property
+    def size(self) -> int:
+        """See above."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFeature:
+    """A feature map.
+
+    Attributes:
+        feature: (channels, height, width) float32, after the codec.
+        density: (height, width) float32, likewise.
+        pose: see `Message`.
+        size: see `Message`.
+    """
+
+    feature: NDArray[np.float32]
+    density: NDArray[np.float32]
+    pose: NDArray[np.float64]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBoxes:
+    """Detections, in the sender's LiDAR frame."""
+
+    boxes: Boxes3D
+    pose: NDArray[np.float64]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPoints:
+    """A point cloud, (n, 4) float32 in the sender's LiDAR frame."""
+
+    points: NDArray[np.float32]
+    pose: NDArray[np.float64]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the ego made of its sweep and the messages.
+
+    Attributes:
+        detection: boxes, and maps of the ego and of `fused` neighbours.
+        fused: how many neighbours' features were fused: all that sent, or none where no features are sent.
+        encode_ms: milliseconds from points to the ego's feature map.
+        fuse_ms: milliseconds from there to boxes.
+    """
+
+    detection: Detection
+    fused: int
+    encode_ms: float
+    fuse_ms: float
+
+    def inference(self, sizes: Sequence[int]) -> Inference:
+        """The same as a row of results, given the sizes of the messages sent."""
+        gates = self.detection.gate_weights
+        return Inference.of_frame(
+            reliability=self.detection.reliability,
+            gate_ego=float(gates[0]),
+            gate_neighbours=float(gates[1:].mean()) if self.fused else float('nan'),
+            messages=len(sizes),
+            sent_bytes=sum(sizes),
+            encode_ms=self.encode_ms,
+            fuse_ms=self.fuse_ms,
+        )
+
+
+class Cooperation(ABC):
+    """A way to cooperate.
+
+    Args:
+        model: encoder and detector of every agent.
+
+    Attributes:
+        name: as the user types it.
+        map_conditions: whether it is measured under what can befall only feature maps.
+    """
+
+    name: ClassVar[str]
+    map_conditions: ClassVar[bool] = True
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @abstractmethod
+    def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> Any:
+        """What a neighbour sends, a `Message`; None if it has nothing to tell.
+
+        Args:
+            clean: the frame.
+            agent: the neighbour.
+            sweep: as it sensed it.
+            link: limits what may be sent.
+        """
+
+    @abstractmethod
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> Outcome:
+        """Detect.
+
+        Args:
+            clean: the frame.
+            sweep: the ego's, as it sensed it.
+            messages: what was received, of the kind that `message` gives.
+        """
+
+    def _alone(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Outcome:
+        """What an agent detects without any other."""
+        return clean.of_points(agent, sweep, self._of_points)
+
+    def _of_points(self, points: NDArray[np.float32]) -> Outcome:
+        encoded = self.model.encode(points)
+        detection = self.model.detect([encoded.feature or self.model.nothing()], [np.eye(4)])
+        return Outcome(detection, 0, encoded.milliseconds, sum(detection.latency_ms.values()))
+
+
+class IntermediateCooperation(Cooperation):
+    """Neighbours send feature maps, through the codec as over the air; the ego fuses them."""
+
+    name = 'intermediate'
+
+    def message(
+        self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
+    ) -> SharedFeature | None:
+        """The feature map of a sweep; None if no point lies in the grid."""
+        shared = clean.of_points(agent, sweep, self._through_codec)
+        if shared is None:
+            return None
+        bev, size = shared
+        feature, density = bev.feature, bev.density
+        if link.limits_sender:
+            feature, density = link.limit(feature, density, _size_of_map)
+            size = _size_of_map(feature, density)
+        return SharedFeature(feature, density, sweep.pose, size)
+
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[SharedFeature]) -> Outcome:
+        """Fuse feature maps and detect."""
+        own = clean.of_points(clean.frame.ego, sweep, self.model.encode)
+        features = [own.feature or self.model.nothing()]
+        features += [BevFeature(message.feature, message.density) for message in messages]
+        poses = [sweep.pose, *(message.pose for message in messages)]
+        detection = self.model.detect(features, poses)
+        return Outcome(detection, len(messages), own.milliseconds, sum(detection.latency_ms.values()))
+
+    def _through_codec(self, points: NDArray[np.float32]) -> tuple[BevFeature, int] | None:
+        feature = self.model.encode(points).feature
+        if feature is None:
+            return None
+        payload = codec.encode(feature)
+        return codec.decode(payload, *feature.feature.shape), len(payload.data)
+
+
+def _size_of_map(feature: NDArray[np.float32], density: NDArray[np.float32]) -> int:
+    return len(codec.encode(BevFeature(feature, density)).data)
+
+
+class LateCooperation(Cooperation):
+    """Every agent detects alone; boxes and scores travel and are merged by non-maximum suppression."""
+
+    name = 'late'
+    map_conditions = False
+
+    def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> SharedBoxes:
+        """An agent's own detections, by descending score.
+
+        Those below the model's own threshold, which are kept for calibration only, are not counted as sent.
+        """
+        boxes = self._alone(clean, agent, sweep).detection.boxes
+        if link.budget is not None:
+            boxes = boxes[: int(link.budget // BOX_BYTES)]
+        return SharedBoxes(
+            boxes, sweep.pose, BOX_BYTES * int((_scores(boxes) >= self.model.card.min_score).sum())
+        )
+
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[SharedBoxes]) -> Outcome:
+        """Merge the ego's detections with those received, but for those of the ego: the boxes around it."""
+        alone = self._alone(clean, clean.frame.ego, sweep)
+        started = time.perf_counter()
+        parts = [alone.detection.boxes]
+        for message in messages:
+            theirs = transform_boxes(inverse(sweep.pose) @ message.pose, message.boxes.boxes)
+            parts.append(message.boxes.with_boxes(theirs)[~_around_origin(theirs)])
+        together = Boxes3D(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([_scores(part) for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+        )
+        card = self.model.card
+        kept = nms(together.boxes, _scores(together), card.nms_iou)[: card.max_boxes]
+        merge_ms = (time.perf_counter() - started) * 1e3
+        detection = replace(alone.detection, boxes=together[kept])
+        return replace(alone, detection=detection, fuse_ms=alone.fuse_ms + merge_ms)
+
+
+def _scores(boxes: Boxes3D) -> NDArray[np.float32]:
+    return np.zeros(0, np.float32) if boxes.scores is None else boxes.scores
+
+
+def _around_origin(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which boxes hold the origin, seen from above."""
+    return count_points(np.zeros((1, 3)), flattened(boxes)) > 0
+
+
+class EarlyCooperation(Cooperation):
+    """Points travel; the ego puts all into its own frame and detects in them as in a single sweep."""
+
+    name = 'early'
+    map_conditions = False
+
+    def message(
+        self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
+    ) -> SharedPoints | None:
+        """A sweep in 16-bit steps, None if it is empty; evenly spaced points if the link is too slow."""
+        points = clean.of_points(agent, sweep, _in_steps)
+        if link.budget is not None and len(points) * POINT_BYTES > link.budget:
+            fitting = int(link.budget // POINT_BYTES)
+            points = points[np.linspace(0, len(points) - 1, fitting).round().astype(np.int64)]
+        return SharedPoints(points, sweep.pose, POINT_BYTES * len(points)) if len(points) else None
+
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[SharedPoints]) -> Outcome:
+        """Detect in all points together."""
+        if not messages:
+            return self._alone(clean, clean.frame.ego, sweep)
+        to_ego = inverse(sweep.pose)
+        clouds = [transform_points(to_ego @ message.pose, message.points) for message in messages]
+        return self._of_points(np.concatenate([sweep.points, *clouds]))
+
+
+def _in_steps(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Points as they arrive, see `POINT_BYTES`; those that are not finite do not."""
+    points = points[np.isfinite(points).all(axis=1)]
+    result = np.empty_like(points)
+    result[:, :3] = np.rint(np.clip(points[:, :3], -_FARTHEST, _FARTHEST) * _CENTIMETRES) / _CENTIMETRES
+    result[:, 3] = np.rint(np.clip(points[:, 3], 0.0, 1.0) * _INTENSITIES) / _INTENSITIES
+    return result
+
+
+class NoCooperation(Cooperation):
+    """Nothing travels: the ego alone, whatever happens."""
+
+    name = 'none'
+
+    def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> None:
+        """Nothing."""
+
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> Outcome:
+        """Detect in the ego's own sweep."""
+        return self._alone(clean, clean.frame.ego, sweep)
+
+
+_KINDS: tuple[type[Cooperation], ...] = (
+    IntermediateCooperation,
+    LateCooperation,
+    EarlyCooperation,
+    NoCooperation,
+)
+COOPERATIONS = {kind.name: kind for kind in _KINDS}
+INTERMEDIATE = IntermediateCooperation.name
+
+
+def cooperation_named(name: str) -> type[Cooperation]:
+    """A way to cooperate.
+
+    Raises:
+        ExperimentError: if there is none of that name; names the nearest.
+    """
+    if name not in COOPERATIONS:
+        nearest = difflib.get_close_matches(name, COOPERATIONS, 1, 0.0)[0]
+        raise ExperimentError(
+            f'no cooperation {name!r}; the nearest is {nearest!r} of {", ".join(COOPERATIONS)}'
+        )
+    return COOPERATIONS[name]

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All figures of an evaluation, from the scored frames: what tables, summary and report are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.corruptions import Who, lookup
+from diffkd_ros.evaluation.calibrators import Calibrator
+from diffkd_ros.evaluation.conditions import CLEAN, Condition
+from diffkd_ros.evaluation.errors import ExperimentError
+from diffkd_ros.metrics.average_precision import DetectionOrder
+from diffkd_ros.metrics.bootstrap import Interval, ScenarioBootstrap, interval
+from diffkd_ros.metrics.calibration import (
+    CalibrationRobustness,
+    Reliability,
+    calibration_robustness,
+    localisation_aware_calibration,
+)
+from diffkd_ros.metrics.frame_results import Detections, FrameResults, join
+from diffkd_ros.metrics.protocol import Protocol
+from diffkd_ros.metrics.robustness import (
+    NOT_IN_SIX,
+    Figure,
+    Robustness,
+    relative_corruption_error,
+)
+
+Levels = Mapping[Condition, Sequence[FrameResults]]
+PrecisionOf = Callable[[Condition, float], Figure]
+"""AP of a level at an IoU threshold: of all scenarios, or of every resample."""
+
+
+def confident(results: FrameResults, min_score: float) -> FrameResults:
+    """The results as they would be had the detector dropped what scores below.
+
+    Detections are matched, and suppress each other, in the order of descending score, so dropping the last of
+    them changes nothing for the others.
+    """
+    keep = results.detections.score >= min_score
+    columns = {field.name: getattr(results.detections, field.name)[..., keep] for field in fields(Detections)}
+    return replace(results, detections=Detections(**columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Corruptions that are averaged together.
+
+    Attributes:
+        name: `paper` for its seven types, `held_out`, `pose` or `link`.
+        who: which agents are hit.
+        profile: of the levels.
+        conditions: its levels, those of the seed that stands for all.
+    """
+
+    name: str
+    who: Who
+    profile: str
+    conditions: tuple[Condition, ...]
+
+
+def group_of(condition: Condition) -> str:
+    """Name of the group a corruption belongs to."""
+    corruption = lookup(condition.corruption)
+    return corruption.role if corruption.family == 'lidar' else corruption.family
+
+
+class Evaluation:
+    """The scored frames of all conditions, and what follows from them.
+
+    A level (corruption, severity, who) may have several seeds. Its AP is the mean over them; calibration and
+    breakdowns are of all their detections together. Resamples draw whole scenarios, the same ones for every
+    condition.
+
+    Args:
+        results: by condition, the clean one among them, all of the same scenarios.
+        protocol: by which they were scored.
+        min_score: the model's own; AP, breakdowns and counts are of detections from this score on.
+        resamples: number of draws for the confidence intervals.
+        calibrator: scales scores; told is what it does to calibration, beside the scores as they are. AP and
+            counts are of the latter.
+
+    Raises:
+        ExperimentError: if there are no clean results.
+    """
+
+    def __init__(
+        self,
+        results: Mapping[Condition, FrameResults],
+        protocol: Protocol,
+        min_score: float,
+        resamples: int = 1000,
+        calibrator: Calibrator | None = None,
+    ) -> None:
+        self.protocol = protocol
+        self.min_score = min_score
+        self.calibrator = calibrator
+        levels: dict[Condition, list[FrameResults]] = {}
+        self._seeds: dict[Condition, list[int]] = {}
+        for condition, part in results.items():
+            levels.setdefault(condition.level, []).append(part)
+            self._seeds.setdefault(condition.level, []).append(condition.seed)
+        if Condition(CLEAN) not in levels:
+            raise ExperimentError('no clean frames were scored, so nothing can be compared')
+        self._all: Levels = levels
+        self._kept: Levels = {key: [confident(r, min_score) for r in parts] for key, parts in levels.items()}
+        self._scenarios = self.results(Condition(CLEAN)).scenarios
+        self._bootstrap = ScenarioBootstrap(self._scenarios, resamples)
+        self._samples: dict[tuple[Condition, float, DetectionOrder], NDArray[np.float64]] = {}
+
+    @property
+    def levels(self) -> list[Condition]:
+        """Every level that was measured, the references among them."""
+        return list(self._all)
+
+    @property
+    def corrupted(self) -> list[Condition]:
+        """Every level at which something is corrupted."""
+        return [level for level in self._all if not level.reference]
+
+    @property
+    def scenarios(self) -> list[str]:
+        """Names of the scenarios."""
+        return self._scenarios
+
+    def seeds(self, level: Condition) -> int:
+        """How many realisations a level has."""
+        return len(self._all[level])
+
+    def results(self, level: Condition) -> FrameResults:
+        """All detections from the model's own score on, of all seeds."""
+        return join(self._kept[level])
+
+    def every_result(self, level: Condition) -> FrameResults:
+        """All detections down to the score from which calibration counts, of all seeds."""
+        return join(self._all[level])
+
+    def average_precision(
+        self, level: Condition, iou: float, order: DetectionOrder | None = None
+    ) -> Interval:
+        """AP, the mean over seeds, with its interval.
+
+        Args:
+            level: which.
+            iou: threshold.
+            order: of the detections; the protocol's by default.
+        """
+        order = order or self.protocol.order
+        return interval(self._estimate(level, iou, order), self._sampled(level, iou, order))
+
+    def by_seed(self, level: Condition, iou: float) -> dict[int, float]:
+        """AP of each seed in the protocol's order."""
+        order = self.protocol.order
+        parts = zip(self._seeds[level], self._kept[level], strict=True)
+        return {seed: part.average_precision(iou, order) for seed, part in parts}
+
+    def relative_error(self, level: Condition, iou: float) -> Interval:
+        """RCE of a level, percent."""
+        return interval(
+            *self.sampled(lambda ap: relative_corruption_error(ap(Condition(CLEAN), iou), ap(level, iou)))
+        )
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The corruptions measured, by group and by who is hit."""
+        parts: dict[tuple[str, Who, str], list[Condition]] = {}
+        for level in self.corrupted:
+            parts.setdefault((group_of(level), level.who, level.profile), []).append(level)
+        return [Group(*key, tuple(levels)) for key, levels in parts.items()]
+
+    @property
+    def headline(self) -> Group | None:
+        """The paper's seven types, or those of them that were measured; None if none was."""
+        return next((group for group in self.groups if group.name == 'paper'), None)
+
+    def group_interval(
+        self,
+        group: Group,
+        figure: Callable[[Robustness], Figure],
+        order: DetectionOrder | None = None,
+    ) -> Interval:
+        """A figure of a group, mRCE say, with its interval."""
+        return interval(*self.sampled(lambda ap: figure(self.robustness(group, ap)), order))
+
+    def sampled(
+        self, figure: Callable[[PrecisionOf], Figure], order: DetectionOrder | None = None
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Any figure that follows from AP: of all scenarios, and of every resample.
+
+        Two evaluations of the same scenarios draw the same ones, so their samples are paired.
+
+        Args:
+            figure: computes it, from numbers or arrays alike.
+            order: of the detections; the protocol's by default.
+        """
+        order = order or self.protocol.order
+        estimate = figure(lambda level, iou: self._estimate(level, iou, order))
+        samples = figure(lambda level, iou: self._sampled(level, iou, order))
+        return float(estimate), np.asarray(samples)
+
+    def robustness(self, group: Group, ap: PrecisionOf | None = None) -> Robustness:
+        """AP of a group, from which more follows.
+
+        Args:
+            group: which.
+            ap: as `sampled` hands it out; by default that of all scenarios in the protocol's order.
+        """
+
+        def by_iou(level: Condition) -> dict[float, Figure]:
+            return {iou: of(level, iou) for iou in self.protocol.iou_thresholds}
+
+        of = ap or (lambda level, iou: self._estimate(level, iou, self.protocol.order))
+        return Robustness(
+            by_iou(Condition(CLEAN)),
+            {(level.corruption, level.severity): by_iou(level) for level in group.conditions},
+        )
+
+    def calibration(self, level: Condition) -> Reliability:
+        """LaECE0 of a level."""
+        return localisation_aware_calibration(self.every_result(level))
+
+    def scaled_calibration(self, level: Condition) -> Reliability:
+        """LaECE0 of a level after the calibrator.
+
+        Raises:
+            ExperimentError: if there is none.
+        """
+        if self.calibrator is None:
+            raise ExperimentError('no calibrator was fitted')
+        return self.calibrator.localisation_aware(self.every_result(level))
+
+    def calibration_change(
+        self, group: Group, of: Callable[[Condition], Reliability] | None = None
+    ) -> CalibrationRobustness:
+        """What a group does to LaECE0, or to another error.
+
+        Args:
+            group: which.
+            of: the error of a level; `calibration` by default.
+        """
+        of = of or self.calibration
+        return calibration_robustness(
+            of(Condition(CLEAN)),
+            {(level.corruption, level.severity): of(level) for level in group.conditions},
+        )
+
+    def _estimate(self, level: Condition, iou: float, order: DetectionOrder) -> float:
+        return float(np.mean([part.average_precision(iou, order) for part in self._kept[level]]))
+
+    def _sampled(self, level: Condition, iou: float, order: DetectionOrder) -> NDArray[np.float64]:
+        key = level, iou, order
+        if key not in self._samples:
+            drawn = [self._bootstrap.average_precision(part, iou, order) for part in self._kept[level]]
+            self._samples[key] = np.mean(drawn, axis=0)
+        return self._samples[key]
+
+
+def mean_error(robustness: Robustness) -> Figure:
+    """MRCE over IoU 0.5 and 0.7."""
+    return robustness.mrce()
+
+
+def mean_error_50(robustness: Robustness) -> Figure:
+    """MRCE at IoU 0.5."""
+    return robustness.mrce([0.5])
+
+
+def mean_error_70(robustness: Robustness) -> Figure:
+    """MRCE at IoU 0.7."""
+    return robustness.mrce([0.7])
+
+
+def mean_error_of_six(robustness: Robustness) -> Figure:
+    """MRCE without crosstalk; NaN if nothing else was measured."""
+    if set(robustness.corruptions) <= set(NOT_IN_SIX):
+        return float('nan')
+    return robustness.mrce(without=NOT_IN_SIX)

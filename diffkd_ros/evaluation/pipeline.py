@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frame through: sense, corrupt, send, receive, detect, score, as the vehicles' nodes do it.
+
+A `Perceiver` stands for one condition in one drive and takes its frames in order, so that late messages and
+bursts happen in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from diffkd_ros.corruptions import Link, corrupt_frame
+from diffkd_ros.evaluation.conditions import EGO_ALONE, Condition
+from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
+from diffkd_ros.evaluation.model import CleanFrame
+from diffkd_ros.frame import AgentSweep, CoopFrame
+from diffkd_ros.metrics.frame_results import FrameResults, Inference, score_frame
+from diffkd_ros.metrics.protocol import Protocol
+from diffkd_ros.runtime.detector import Detection
+
+MAX_AGE = 0.5
+"""Seconds; older messages of neighbours are not used, as with the nodes' default parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Perception:
+    """What the ego made of a frame.
+
+    Attributes:
+        detection: boxes and maps.
+        fused: agents whose features were fused, the ego first: the order of the maps.
+        observed: the frame as it was sensed, without the agents of which nothing was used.
+        inference: figures of it, one row.
+    """
+
+    detection: Detection
+    fused: tuple[int, ...]
+    observed: CoopFrame
+    inference: Inference
+
+
+class Perceiver:
+    """The ego of one drive under one condition.
+
+    Args:
+        cooperation: how it perceives, and what its neighbours send.
+        condition: what goes wrong.
+    """
+
+    def __init__(self, cooperation: Cooperation, condition: Condition) -> None:
+        self._cooperation = cooperation
+        self._condition = condition
+        self._limits = condition.link
+        self._links: dict[int, Link[Any]] = {}
+        self._sent: list[int] = []
+
+    def take(self, clean: CleanFrame) -> CoopFrame:
+        """Sense a frame and, over links, send what neighbours share; frames must come in order.
+
+        Returns:
+            The frame as it was sensed.
+
+        Raises:
+            CorruptionError: if the corruption cannot work on this frame.
+        """
+        condition, frame = self._condition, clean.frame
+        if condition.over_links:
+            self._sent = []
+            for agent in frame.neighbours:
+                message = self._message(clean, agent, frame.agents[agent])
+                if message is not None:
+                    self._sent.append(message.size)
+                    self._link(frame.scenario, agent).send(frame.stamp, message)
+            return frame
+        if condition.reference:
+            return frame
+        return corrupt_frame(
+            frame, condition.corruption, condition.severity, condition.seed, condition.who, condition.profile
+        )
+
+    def perceive(self, clean: CleanFrame, sensed: CoopFrame) -> Perception:
+        """Use what the ego has of a frame that was taken, and detect."""
+        messages = {} if self._condition.corruption == EGO_ALONE else self._received(clean, sensed)
+        sent = self._sent if self._condition.over_links else [m.size for m in messages.values()]
+        ego = sensed.agents[sensed.ego]
+        outcome = self._outcome(clean, ego, messages)
+        used = (sensed.ego, *messages)
+        return Perception(
+            outcome.detection,
+            used[: 1 + outcome.fused],
+            replace(sensed, agents={agent: sensed.agents[agent] for agent in used}),
+            outcome.inference(sent),
+        )
+
+    def _received(self, clean: CleanFrame, sensed: CoopFrame) -> dict[int, Any]:
+        """The messages used, by sender."""
+        received = {}
+        for agent in _nearest(sensed, self._cooperation.model.card.max_agents - 1):
+            if self._condition.over_links:
+                message = self._newest(sensed, agent)
+            else:
+                message = self._message(clean, agent, sensed.agents[agent])
+            if message is not None:
+                received[agent] = message
+        return received
+
+    def _newest(self, sensed: CoopFrame, agent: int) -> Any:
+        """What has arrived of a neighbour and is not too old."""
+        arrival = self._link(sensed.scenario, agent).newest(sensed.stamp)
+        if arrival is None or sensed.stamp - arrival.stamp > round(MAX_AGE * 1e9):
+            return None
+        return arrival.payload
+
+    def _message(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Any:
+        if sweep is clean.frame.agents[agent] and not self._limits.limits_sender:
+            return clean.once(('message', agent), lambda: self._make(clean, agent, sweep))
+        return self._make(clean, agent, sweep)
+
+    def _make(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Any:
+        return self._cooperation.message(clean, agent, sweep, self._limits)
+
+    def _outcome(self, clean: CleanFrame, ego: AgentSweep, messages: dict[int, Any]) -> Outcome:
+        def compute() -> Outcome:
+            return self._cooperation.outcome(clean, ego, list(messages.values()))
+
+        # Whatever the condition, it has spared this frame: so say others.
+        untouched = ego is clean.frame.agents[clean.frame.ego] and all(
+            message is clean.known(('message', agent)) for agent, message in messages.items()
+        )
+        return clean.once(('outcome', *messages), compute) if untouched else compute()
+
+    def _link(self, scenario: str, agent: int) -> Link[Any]:
+        if agent not in self._links:
+            # The sender has kept to its limits before the message enters the link.
+            conditions = replace(self._limits, bits=None, bandwidth=None)
+            self._links[agent] = Link(conditions, self._condition.seed, scenario, agent)
+        return self._links[agent]
+
+
+def _nearest(frame: CoopFrame, most: int) -> Sequence[int]:
+    """The ids of the neighbours nearest to the ego, ascending."""
+    here = frame.agents[frame.ego].pose[:2, 3]
+    by_distance = sorted(
+        frame.neighbours, key=lambda agent: float(np.hypot(*(frame.agents[agent].pose[:2, 3] - here)))
+    )
+    return sorted(by_distance[:most])
+
+
+def score(clean: CoopFrame, perception: Perception, protocol: Protocol) -> FrameResults:
+    """Score against the truth of the clean frame; returns are counted as the agents used sensed them."""
+    return score_frame(clean, perception.detection.boxes, protocol, perception.observed, perception.inference)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores what a live ego answered, as the clean condition of an evaluation: then the report is of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from diffkd_ros.bags.answers import Answer, Status, read_answers
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.evaluation.conditions import CLEAN, Condition
+from diffkd_ros.evaluation.errors import ExperimentError
+from diffkd_ros.evaluation.run import Plan
+from diffkd_ros.frame import CoopFrame
+from diffkd_ros.messages.reading import agent_name
+from diffkd_ros.metrics.frame_results import FrameResults, Inference, join, score_frame
+from diffkd_ros.metrics.protocol import Protocol
+from diffkd_ros.metrics.result_file import write_json
+
+_CLEAN = Condition(CLEAN)
+_ENCODING = ('cloud', 'encode')
+_FUSING = ('neighbours', 'fuse', 'decode')
+
+
+def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
+    """Score recorded detections and keep them as the plan's clean results, where there are none yet.
+
+    A frame of the source that was never answered is left out, with that reason.
+
+    Args:
+        plan: settled; its source's stamps are those of the answers.
+        paths: bags with the answers, read as one.
+
+    Raises:
+        ExperimentError: if no frame of the source was answered.
+        BagError: if a bag is none, or damaged.
+    """
+    answers: Mapping[int, Answer] | None = None
+    scored = False
+    for number, name in enumerate(plan.source.names()):
+        if plan.kept(_CLEAN, name) is not None:
+            scored = True
+            continue
+        drive = plan.source.drive(number)
+        results: list[FrameResults] = []
+        reasons: dict[str, str] = defaultdict(str)
+        for position in plan.positions(drive):
+            try:
+                frame = drive.frame(position)
+            except (DiffkdError, ValueError) as error:
+                reasons[f'{_CLEAN.name}/{name}/{position}'] = str(error)
+                continue
+            if answers is None:
+                answers = read_answers(paths, frame.ego)
+            if frame.stamp in answers:
+                results.append(score_answer(frame, answers[frame.stamp], plan.protocol))
+            else:
+                reasons[f'{_CLEAN.name}/{name}/{position}'] = 'the ego did not answer it'
+        plan.file(_CLEAN, name).parent.mkdir(parents=True, exist_ok=True)
+        if reasons:
+            write_json(plan.left_out(_CLEAN, name), reasons)
+        if results:
+            scored = True
+            join(results).save(plan.file(_CLEAN, name))
+    if not scored:
+        raise ExperimentError(
+            f'{", ".join(map(str, paths))} holds no detections with the stamps of {plan.source.spec}'
+        )
+
+
+def score_answer(frame: CoopFrame, answer: Answer, protocol: Protocol) -> FrameResults:
+    """Score one recorded answer.
+
+    Args:
+        frame: with ground truth, at the answer's stamp.
+        answer: if its status is known, returns are counted of the ego and those it fused, else of all.
+        protocol: what is scored.
+
+    Raises:
+        EvaluationError: if the frame has no ground truth, or the detections have no scores.
+    """
+    if answer.status is None:
+        return score_frame(frame, answer.detections, protocol)
+    fused = {frame.ego, *(a for a in frame.neighbours if agent_name(a) in answer.status.fused)}
+    observed = replace(frame, agents={agent: frame.agents[agent] for agent in sorted(fused)})
+    return score_frame(frame, answer.detections, protocol, observed, _inference(answer.status))
+
+
+def _inference(status: Status) -> Inference:
+    weights = [neighbour.gate_weight for neighbour in status.neighbours if neighbour.accepted]
+    sent = [neighbour.bytes for neighbour in status.neighbours if neighbour.bytes]
+
+    def milliseconds(stages: Sequence[str]) -> float:
+        known = [status.stages[stage] for stage in stages if stage in status.stages]
+        return sum(known) if known else float('nan')
+
+    return Inference.of_frame(
+        reliability=status.reliability,
+        gate_neighbours=sum(weights) / len(weights) if weights else float('nan'),
+        messages=len(sent),
+        sent_bytes=sum(sent),
+        encode_ms=milliseconds(_ENCODING),
+        fuse_ms=milliseconds(_FUSING),
+    )

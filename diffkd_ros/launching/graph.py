@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which nodes make up a cooperative set-up: the one description that launch file and demo both start from.
+
+It imports no ROS: the launch file turns it into `launch_ros` actions, the demo into processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.messages.reading import TRUTH_TOPIC, agent_name
+
+V2X_TOPIC = '/v2x/features'
+
+
+class GraphError(DiffkdError):
+    """A set-up that cannot be."""
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node to start.
+
+    Attributes:
+        executable: the node's name and that of its module.
+        namespace: absolute, '/' for none.
+        remappings: (from, to) topic names.
+        parameters: set beside those of the parameter file, which they override.
+        package: part of `diffkd_ros` that holds the module: `nodes` or `cosim`.
+    """
+
+    executable: str
+    namespace: str = '/'
+    remappings: tuple[tuple[str, str], ...] = ()
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    package: str = 'nodes'
+
+    @property
+    def label(self) -> str:
+        """Distinguishes nodes of the same executable: ``cav_2.vehicle_node``."""
+        return '.'.join(part for part in (self.namespace.strip('/'), self.executable) if part)
+
+
+def vehicle_specs(vehicles: Sequence[int], ego: int, parameters: Mapping[str, object]) -> list[NodeSpec]:
+    """One node a vehicle: the ego's fuses, the others' share.
+
+    Args:
+        vehicles: agent numbers.
+        ego: one of them.
+        parameters: for all of them (`model`, `device`, ...).
+
+    Raises:
+        GraphError: if the ego is not among the vehicles or a number occurs twice.
+    """
+    if ego not in vehicles or len(set(vehicles)) != len(vehicles):
+        raise GraphError(
+            f'vehicles must be distinct and the ego one of them, got {list(vehicles)}, ego {ego}'
+        )
+    return [
+        NodeSpec(
+            'ego_node' if vehicle == ego else 'vehicle_node',
+            f'/{agent_name(vehicle)}',
+            (('v2x/features', V2X_TOPIC),),
+            parameters,
+        )
+        for vehicle in sorted(vehicles, key=lambda number: (number != ego, number))
+    ]
+
+
+def player_spec(
+    parameters: Mapping[str, object],
+    *,
+    evaluated: bool = False,
+    recorded: bool = False,
+    answers_recorded: bool = False,
+) -> NodeSpec:
+    """The node that plays a source of frames; it waits for evaluator and recorder where there are any."""
+    remappings = (('ground_truth', TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
+    partners = {
+        'subscribers': 1 + recorded,
+        'truth_subscribers': int(evaluated) + recorded,
+        'answer_subscribers': int(evaluated) + (recorded or answers_recorded),
+    }
+    return NodeSpec('player_node', '/', remappings, {**partners, **parameters})
+
+
+def evaluator_spec(ego: int, parameters: Mapping[str, object]) -> NodeSpec:
+    """The node that scores the ego's detections."""
+    remappings = (('ground_truth', TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
+    return NodeSpec('evaluator_node', f'/{agent_name(ego)}', remappings, parameters)
+
+
+def sensor_topics(vehicle: int) -> tuple[str, str]:
+    """A vehicle's clouds and odometry."""
+    return f'/{agent_name(vehicle)}/points', f'/{agent_name(vehicle)}/odometry'
+
+
+def recorded_topics(vehicles: Sequence[int], ego: int) -> list[str]:
+    """Everything a run can be replayed and looked at from, as name:type; /tf without, for not all have it."""
+    topics = {
+        V2X_TOPIC: 'diffkd_ros/msg/BevFeature',
+        TRUTH_TOPIC: 'diffkd_ros/msg/Boxes3D',
+        f'/{agent_name(ego)}/detections': 'diffkd_ros/msg/Boxes3D',
+        f'/{agent_name(ego)}/fusion_status': 'diffkd_ros/msg/FusionStatus',
+        f'/{agent_name(ego)}/markers': 'visualization_msgs/msg/MarkerArray',
+        '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray',
+    }
+    for vehicle in vehicles:
+        points, odometry = sensor_topics(vehicle)
+        topics[points] = 'sensor_msgs/msg/PointCloud2'
+        topics[odometry] = 'nav_msgs/msg/Odometry'
+    return [*(f'{name}:{message_type}' for name, message_type in topics.items()), '/tf']
+
+
+def recorder_spec(vehicles: Sequence[int], ego: int, out: str) -> NodeSpec:
+    """The node that records a run to the folder `out`."""
+    return NodeSpec('recorder_node', '/', (), {'out': out, 'topics': recorded_topics(vehicles, ego)})
+
+
+def answer_recorder_spec(ego: int, out: str) -> NodeSpec:
+    """The node that records to the folder `out` what the ego answers to a run that is recorded already."""
+    topics = (V2X_TOPIC, f'/{agent_name(ego)}/detections', f'/{agent_name(ego)}/fusion_status')
+    chosen = [topic for topic in recorded_topics([], ego) if topic.partition(':')[0] in topics]
+    return NodeSpec('recorder_node', '/', (), {'out': out, 'topics': chosen})

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What detections are worth: matching, average precision, robustness, calibration, link cost."""

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Confidence intervals by resampling whole scenarios.
+
+The frames of one drive resemble each other, so they are drawn together: a resample is as many scenarios as
+there are, drawn with replacement. Detections are sorted once; a resample only changes how often each counts.
+
+One `ScenarioBootstrap` draws the same scenarios for everything it is asked about, so its samples are paired:
+what is computed from them sample by sample (mRCE, the difference of two detectors) has an interval, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError
+from diffkd_ros.metrics.frame_results import DROPPED, FrameResults
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its confidence interval.
+
+    Attributes:
+        estimate: of all scenarios.
+        low, high: ends of the interval; NaN where it cannot be told.
+        level: the confidence, 0.95 for 95 %.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+
+
+@numba.njit(cache=True, nogil=True)
+def _area(
+    hits: NDArray[np.bool_],
+    scenario: NDArray[np.int64],
+    times: NDArray[np.int64],
+    judged: int,
+    found: int,
+    rows: tuple[int, int],
+    best: float,
+) -> tuple[float, int, int, float]:
+    """Walk down the precision-recall curve from its end over rows[0]:rows[1], each detection counting often.
+
+    Returns the area times the number of truths, and judged, found and best precision at rows[0]. Copies of a
+    detection stand together: of a hit's copies the last has the best precision.
+    """
+    area = 0.0
+    for i in range(rows[1] - 1, rows[0] - 1, -1):
+        n = times[scenario[i]]
+        if hits[i] and n > 0:
+            best = max(best, found / judged)
+            area += n * best
+            found -= n
+        judged -= n
+    return area, judged, found, best
+
+
+@numba.njit(cache=True, nogil=True)
+def _sorted_areas(
+    hits: NDArray[np.bool_],
+    scenario: NDArray[np.int64],
+    times: NDArray[np.int64],
+    judged: NDArray[np.int64],
+    found: NDArray[np.int64],
+    areas: NDArray[np.float64],
+) -> None:
+    """Area under the curve of every resample, the detections being sorted by score."""
+    for b in range(len(times)):
+        areas[b] = _area(hits, scenario, times[b], judged[b], found[b], (0, len(hits)), 0.0)[0]
+
+
+@numba.njit(cache=True, nogil=True)
+def _concatenated_areas(
+    hits: NDArray[np.bool_],
+    scenario: NDArray[np.int64],
+    times: NDArray[np.int64],
+    judged: NDArray[np.int64],
+    found: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    areas: NDArray[np.float64],
+) -> None:
+    """Likewise, scenario after scenario; those drawn often are run through as often."""
+    once = np.ones(times.shape[1], np.int64)
+    for b in range(len(times)):
+        remaining, hit, best = judged[b], found[b], 0.0
+        for s in range(times.shape[1] - 1, -1, -1):
+            for _ in range(times[b, s]):
+                part, remaining, hit, best = _area(
+                    hits, scenario, once, remaining, hit, (edges[s], edges[s + 1]), best
+                )
+                areas[b] += part
+
+
+class ScenarioBootstrap:
+    """Draws scenarios with replacement.
+
+    Intervals from few scenarios are too narrow: mistrust them below about twenty.
+
+    Args:
+        scenarios: names, each once.
+        resamples: number of draws.
+        seed: the same seed and scenarios give the same draws.
+
+    Raises:
+        EvaluationError: if there are no scenarios, a name comes twice, or there are no resamples.
+    """
+
+    def __init__(self, scenarios: Sequence[str], resamples: int = 1000, seed: int = 0) -> None:
+        self._row = {name: row for row, name in enumerate(scenarios)}
+        if not scenarios or len(self._row) < len(scenarios):
+            raise EvaluationError(f'scenarios must be named, each once; got {list(scenarios)}')
+        if resamples < 1:
+            raise EvaluationError(f'at least one resample is needed, got {resamples}')
+        count = len(scenarios)
+        rng = np.random.default_rng(seed)
+        self._times = rng.multinomial(count, np.full(count, 1.0 / count), size=resamples).astype(np.int64)
+
+    def average_precision(
+        self, results: FrameResults, iou_threshold: float, order: DetectionOrder = DetectionOrder.GLOBAL
+    ) -> NDArray[np.float64]:
+        """AP of every resample, (resamples,); NaN where it has no truth that counts.
+
+        With `DetectionOrder.PER_FRAME` the drawn scenarios stand in the order in which they were named.
+
+        Raises:
+            EvaluationError: if the results are of other scenarios or were not scored at the threshold.
+        """
+        frame_scenario = self._scenario_of_frames(results)
+        found = results.found(iou_threshold)
+        judged = np.flatnonzero(found != DROPPED)
+        scenario = frame_scenario[results.detections.frame[judged]]
+        by_score = order is DetectionOrder.GLOBAL
+        sorting = np.argsort(-results.detections.score[judged] if by_score else scenario, kind='stable')
+        hits, scenario = (found[judged] >= 0)[sorting], scenario[sorting]
+        names = len(self._row)
+        totals = [
+            self._times @ np.bincount(rows, minlength=names)
+            for rows in (
+                scenario,
+                scenario[hits],
+                frame_scenario[results.truths.frame[results.truths.counted]],
+            )
+        ]
+        areas = np.zeros(len(self._times))
+        if by_score:
+            _sorted_areas(hits, scenario, self._times, totals[0], totals[1], areas)
+        else:
+            edges = np.searchsorted(scenario, np.arange(names + 1))
+            _concatenated_areas(hits, scenario, self._times, totals[0], totals[1], edges, areas)
+        with np.errstate(invalid='ignore'):
+            return np.where(totals[2] > 0, areas / totals[2], np.nan)
+
+    def statistic(
+        self, results: FrameResults, figure: Callable[[FrameResults], float]
+    ) -> NDArray[np.float64]:
+        """Any figure of every resample, (resamples,): it is computed anew for each, so mind the time.
+
+        Raises:
+            EvaluationError: if the results are of other scenarios.
+        """
+        frame_scenario = self._scenario_of_frames(results)
+        order = np.argsort(frame_scenario, kind='stable')
+        draws = (np.repeat(order, times[frame_scenario[order]]) for times in self._times)
+        return np.array([figure(results.take(frames)) for frames in draws])
+
+    def _scenario_of_frames(self, results: FrameResults) -> NDArray[np.int64]:
+        """Row of each frame's scenario."""
+        names = results.scenarios
+        if set(names) != set(self._row):
+            odd = sorted(set(names) ^ set(self._row))
+            raise EvaluationError(f'samples are paired only over the same scenarios; not in both: {odd}')
+        return np.array([self._row[name] for name in results.scenario.tolist()], np.int64)
+
+
+def interval(estimate: float, samples: ArrayLike, level: float = 0.95) -> Interval:
+    """Percentile interval of the samples of a figure.
+
+    Args:
+        estimate: the figure of all scenarios.
+        samples: (resamples,) the figure of each resample; those that are NaN do not count.
+        level: in (0, 1).
+
+    Returns:
+        With NaN ends if fewer than two samples count, or all are one (as with a single scenario).
+
+    Raises:
+        EvaluationError: if the level is out of range.
+    """
+    if not 0.0 < level < 1.0:
+        raise EvaluationError(f'a confidence level must be in (0, 1), got {level}')
+    values = np.asarray(samples, np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) < 2 or np.ptp(values) == 0.0:
+        return Interval(estimate, float('nan'), float('nan'), level)
+    low, high = np.quantile(values, [0.5 - 0.5 * level, 0.5 + 0.5 * level])
+    return Interval(estimate, float(low), float(high), level)

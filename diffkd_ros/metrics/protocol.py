@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is scored: evaluation ranges and filters, the published ones by name.
+
+The presets follow the code with which figures were published: OpenCOOD (31ba160; DSRC and CoopDiff share its
+rules), HEAL (827e485) and CoAlign (31f970e). In all of them a truth counts if its eight corners lie in the
+range, whether or not a return fell on it, and the ego's own vehicle is a truth wherever ground truth lists
+it. Detections face the same range and two filters more: none that spans over 6 m along x or y of the ego's
+frame, so that a long vehicle's heading decides whether it can be found, and none that reaches below -3 m or
+above 1 m.
+
+There these two filters stand before non-maximum suppression, and here after it, which matters only where a
+box so dropped had suppressed one that stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from diffkd_ros.frame import Boxes3D, CoopFrame
+from diffkd_ros.geometry.boxes import corners, ground_truth_in, transform_boxes, within
+from diffkd_ros.geometry.poses import inverse
+from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError, check_thresholds
+
+
+class Containment(str, Enum):
+    """When a box is in the range."""
+
+    CENTRE = 'centre'
+    """Its centre lies in it, the lower limits included and the upper ones not."""
+    ALL_CORNERS = 'all_corners'
+    """All its eight corners lie in it, all limits included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """Which truths and which detections of a frame are scored, and how.
+
+    Attributes:
+        name: in tables and files.
+        evaluation_range: x_min, y_min, z_min, x_max, y_max, z_max in metres in the ego's LiDAR frame; the z
+            limits may be infinite.
+        containment: when a truth or a detection is in that range.
+        min_points: truths with fewer returns are ignored: neither hit nor miss.
+        own_vehicle: whether the ego's own box is a truth where ground truth holds it.
+        max_extent: detections spanning more than this along x or y are dropped, metres; None: none are.
+        height_limits: detections that reach below or above are dropped, metres in z; None: none are.
+        order: how published figures put the frames together.
+        iou_thresholds: at which overlaps AP is computed.
+
+    Raises:
+        EvaluationError: if the range is empty or a threshold is out of (0, 1] or given twice.
+    """
+
+    name: str
+    evaluation_range: tuple[float, float, float, float, float, float]
+    containment: Containment = Containment.ALL_CORNERS
+    min_points: int = 0
+    own_vehicle: bool = True
+    max_extent: float | None = 6.0
+    height_limits: tuple[float, float] | None = (-3.0, 1.0)
+    order: DetectionOrder = DetectionOrder.GLOBAL
+    iou_thresholds: tuple[float, ...] = (0.3, 0.5, 0.7)
+
+    def __post_init__(self) -> None:
+        if not all(low < high for low, high in zip(self._low, self._high, strict=True)):
+            raise EvaluationError(
+                f'protocol {self.name!r}: the range must be x_min, y_min, z_min, x_max, y_max, z_max '
+                f'with min < max, got {self.evaluation_range}'
+            )
+        check_thresholds(self.iou_thresholds)
+
+    @property
+    def _low(self) -> tuple[float, ...]:
+        return self.evaluation_range[:3]
+
+    @property
+    def _high(self) -> tuple[float, ...]:
+        return self.evaluation_range[3:]
+
+    def truth(self, frame: CoopFrame) -> Boxes3D:
+        """The frame's truths in the range, in the ego's LiDAR frame; those with few returns are among them.
+
+        Raises:
+            EvaluationError: if the frame carries no ground truth.
+        """
+        if frame.ground_truth is None:
+            raise EvaluationError(f'frame {frame.index} of scenario {frame.scenario!r} has no ground truth')
+        if self.own_vehicle:
+            to_ego = inverse(frame.agents[frame.ego].pose)
+            truth = frame.ground_truth.with_boxes(transform_boxes(to_ego, frame.ground_truth.boxes))
+        else:
+            truth = ground_truth_in(frame, frame.ego)
+        return self._in_range(truth)
+
+    def detections(self, detections: Boxes3D) -> Boxes3D:
+        """The detections, in the ego's LiDAR frame, that are scored."""
+        kept = self._in_range(detections)
+        box = corners(kept.boxes)
+        low, high = box.min(axis=1), box.max(axis=1)
+        keep = np.ones(len(kept), np.bool_)
+        if self.max_extent is not None:
+            keep &= (high - low)[:, :2].max(axis=1, initial=0.0) <= self.max_extent
+        if self.height_limits is not None:
+            keep &= (low[:, 2] >= self.height_limits[0]) & (high[:, 2] <= self.height_limits[1])
+        return kept[keep]
+
+    def _in_range(self, boxes: Boxes3D) -> Boxes3D:
+        low, high = np.array(self._low), np.array(self._high)
+        if self.containment is Containment.ALL_CORNERS:
+            box = corners(boxes.boxes)
+            return boxes[np.all((box >= low) & (box <= high), axis=(1, 2))]
+        z = boxes.boxes[:, 2]
+        return within(boxes[(z >= low[2]) & (z < high[2])], low[0], low[1], high[0], high[1])
+
+
+_OWN = Protocol(
+    'sim',
+    (-51.2, -25.6, -np.inf, 51.2, 25.6, np.inf),
+    containment=Containment.CENTRE,
+    min_points=5,
+    own_vehicle=False,
+    max_extent=None,
+    height_limits=None,
+)
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        _OWN,
+        Protocol('opencood', (-140.0, -40.0, -3.0, 140.0, 40.0, 1.0), order=DetectionOrder.PER_FRAME),
+        Protocol('heal', (-102.4, -102.4, -3.0, 102.4, 102.4, 1.0)),
+        Protocol('heal_dair', (-102.4, -51.2, -3.5, 102.4, 51.2, 1.5)),
+        Protocol('coalign_dair', (-100.8, -40.0, -3.5, 100.8, 40.0, 1.5)),
+    )
+}
+"""The presets by name: `sim`, this project's own for the simulator (102.4 x 51.2 m); `opencood` for OPV2V;
+`heal` for OPV2V and `heal_dair` for DAIR-V2X as HEAL has them; `coalign_dair` for DAIR-V2X as CoAlign has."""
+
+
+def protocol_named(name: str) -> Protocol:
+    """A preset.
+
+    Raises:
+        EvaluationError: if there is none of that name; the message lists those there are.
+    """
+    if name not in PROTOCOLS:
+        raise EvaluationError(f'no protocol {name!r}; there are {", ".join(PROTOCOLS)}')
+    return PROTOCOLS[name]

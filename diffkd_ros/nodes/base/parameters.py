@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's parameters from one typed table: a frozen dataclass whose fields are made by `parameter`.
+
+The field's annotation is the parameter's type; its metadata hold description, range and choices. `declare`
+declares every field on the node and returns the filled dataclass. rclpy silently ignores a value given for a
+parameter that nobody declares, so a misspelt name in a YAML file would have no effect: here it is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import Field, field, fields
+from typing import Any, TypeVar, get_type_hints
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+
+from diffkd_ros.errors import DiffkdError
+
+Table = TypeVar('Table')
+
+# What rclpy itself declares or reads, beside `qos_overrides.*`.
+_BUILT_IN = {'use_sim_time', 'start_type_description_service'}
+
+_KINDS: dict[Any, tuple[type, str]] = {
+    bool: (bool, 'a bool'),
+    int: (int, 'an int'),
+    float: (float, 'a float'),
+    str: (str, 'a string'),
+    tuple[int, ...]: (int, 'a list of ints'),
+    tuple[float, ...]: (float, 'a list of floats'),
+    tuple[str, ...]: (str, 'a list of strings'),
+}
+
+
+# A node reads its parameters once, at start: a later change would do nothing, so ROS is told to refuse it.
+READ_ONLY = True
+
+
+class ParameterError(DiffkdError):
+    """A parameter that does not exist, is of the wrong type or lies outside its range."""
+
+
+def parameter(
+    default: Any,
+    description: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """One line of a parameter table.
+
+    Args:
+        default: the value without an override; a tuple must not be empty (rclpy could not tell its type).
+        description: one sentence, with the unit.
+        minimum: smallest value allowed, of numbers.
+        maximum: largest value allowed, of numbers.
+        choices: the values allowed, of strings.
+    """
+    metadata = {'description': description, 'minimum': minimum, 'maximum': maximum, 'choices': choices}
+    return field(default=default, metadata=metadata)
+
+
+def _checked(name: str, value: Any, kind: Any, metadata: Any) -> Any:
+    """The value in the annotated type (an int is taken for a float), within range and choices."""
+    scalar, words = _KINDS[kind]
+
+    def convert(item: Any) -> Any:
+        if scalar is float and isinstance(item, int) and not isinstance(item, bool):
+            item = float(item)
+        if not isinstance(item, scalar) or (isinstance(item, bool) and scalar is not bool):
+            raise ParameterError(f'parameter {name} must be {words}, got {value!r}')
+        return item
+
+    listed = kind not in (bool, int, float, str)
+    if listed and (isinstance(value, str) or not isinstance(value, Iterable)):
+        raise ParameterError(f'parameter {name} must be {words}, got {value!r}')
+    result = tuple(convert(item) for item in value) if listed else convert(value)
+    low, high, choices = metadata['minimum'], metadata['maximum'], metadata['choices']
+    for item in result if listed else (result,):
+        if (low is not None and not item >= low) or (high is not None and not item <= high):
+            limits = f'{"-inf" if low is None else low} to {"inf" if high is None else high}'
+            raise ParameterError(f'parameter {name} must lie in {limits}, got {value!r}')
+        if choices and item not in choices:
+            raise ParameterError(f'parameter {name} must be one of {", ".join(choices)}, got {value!r}')
+    return result
+
+
+def _descriptor(spec: Field, kind: Any) -> ParameterDescriptor:
+    metadata = spec.metadata
+    descriptor = ParameterDescriptor(description=metadata['description'], read_only=READ_ONLY)
+    if metadata['choices']:
+        descriptor.additional_constraints = f'one of {", ".join(metadata["choices"])}'
+    low, high = metadata['minimum'], metadata['maximum']
+    if kind is int and (low is not None or high is not None):
+        low, high = (-(2**63) if low is None else int(low)), (2**63 - 1 if high is None else int(high))
+        descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=0)]
+    elif kind is float and (low is not None or high is not None):
+        low, high = (
+            (float('-inf') if low is None else float(low)),
+            (float('inf') if high is None else float(high)),
+        )
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
+    return descriptor
+
+
+def declare(node: Node, table: type[Table]) -> Table:
+    """Declare every parameter of a table on a node and return their values.
+
+    Raises:
+        ParameterError: if the node was given a parameter that is not in the table (the nearest known name is
+            suggested), a value of the wrong type, or one outside its range or choices.
+    """
+    specs = {spec.name: spec for spec in fields(table)}  # type: ignore[arg-type]
+    overrides = node._parameter_overrides
+    for name in overrides:
+        if name not in specs and name not in _BUILT_IN and not name.startswith('qos_overrides.'):
+            near = difflib.get_close_matches(name, specs, n=1, cutoff=0.5)
+            hint = f'; did you mean {near[0]}?' if near else ''
+            raise ParameterError(
+                f'{node.get_name()} has no parameter {name}{hint} (it has: {", ".join(sorted(specs))})'
+            )
+    kinds = get_type_hints(table)
+    values = {}
+    for name, spec in specs.items():
+        given = overrides[name].value if name in overrides else spec.default
+        values[name] = _checked(name, given, kinds[name], spec.metadata)
+        value = list(values[name]) if isinstance(values[name], tuple) else values[name]
+        node.declare_parameter(name, value, _descriptor(spec, kinds[name]), ignore_override=True)
+    return table(**values)

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which neighbours' features the ego fuses in a sweep: everything another vehicle sent is checked here.
+
+Beside the checks made by `PeerBuffer` (own id, age) these are model, grid, encoding, map frame, pose and
+payload. A feature that fails one is refused with the reason; it never stops the ego.
+
+A feature shows the world at its sweep's stamp, and its pose is the sender's at that stamp. Warped from there
+to the ego's pose at the ego's sweep, whatever stands still comes to lie exactly, however old the feature is;
+what moves by itself stays where it was. So the delay is made up for by bringing both poses to the stamps of
+their own sweeps (`PoseBuffer`), and bounded by `max_age` for the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.geometry.poses import Matrix, PoseError
+from diffkd_ros.messages.conversions import NANOSECONDS
+from diffkd_ros.messages.reading import pose_of, stamp_of
+from diffkd_ros.msg import BevFeature
+from diffkd_ros.nodes.base import diagnostics
+from diffkd_ros.nodes.link.feature_message import encoded_of
+from diffkd_ros.nodes.link.peer_buffer import PeerBuffer, Pick
+from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
+from diffkd_ros.runtime import codec, features
+from diffkd_ros.runtime.card import ModelCard
+
+ENCODINGS = {BevFeature.ENCODING_SPARSE_INT8_ZLIB}
+
+# A longer step between two own sweeps is a pause, not a LiDAR's period.
+_LONGEST_PERIOD = 1 * NANOSECONDS
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one neighbour in one sweep.
+
+    Attributes:
+        agent: the neighbour's name.
+        reason: why it was refused, empty if accepted.
+        age: seconds, the ego sweep's stamp minus the feature's.
+        bytes: size of the payload.
+        sequence: of the message.
+        pose: map <- LiDAR of the sender; None if refused and not known in the ego's map frame.
+        feature: the decoded feature, None if refused.
+    """
+
+    agent: str
+    reason: str
+    age: float
+    bytes: int
+    sequence: int
+    pose: Matrix | None = None
+    feature: features.BevFeature | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the feature is fused."""
+        return self.feature is not None
+
+
+@dataclass(frozen=True)
+class _Refused:
+    refusal: Refusal
+    detail: str
+
+    def __str__(self) -> str:
+        return f'{self.refusal.value}: {self.detail}'
+
+
+class NeighbourSelector:
+    """Stores what neighbours send and selects, for a sweep, what can be fused.
+
+    Args:
+        card: of the ego's model; only features of the same model and grid can be fused.
+        own_id: the ego's agent id.
+        max_age: oldest age fused, seconds.
+        future_tolerance: how much newer than the sweep a feature may be, seconds.
+    """
+
+    def __init__(self, card: ModelCard, own_id: str, max_age: float, future_tolerance: float) -> None:
+        self._card = card
+        self._max_age, self._future_tolerance = max_age, future_tolerance
+        self._sweeps = _SweepClock()
+        self.buffer = PeerBuffer[BevFeature](
+            own_id, round(max_age * NANOSECONDS), round(future_tolerance * NANOSECONDS)
+        )
+
+    def add(self, message: BevFeature) -> None:
+        """Store a message that just arrived; nothing is checked or decoded yet."""
+        self.buffer.add(
+            message.agent_id,
+            stamp_of(message.header),
+            message.sequence,
+            message,
+            len(message.data),
+            self._sweeps.newest(),
+        )
+
+    def own_sweep(self, stamp: int) -> None:
+        """Note that an own sweep of that stamp has arrived: what neighbours' clocks are compared with."""
+        self._sweeps.arrived(stamp)
+
+    def select(self, stamp: int, ego_pose: Matrix, map_frame: str) -> list[Verdict]:
+        """Judge every known neighbour for one sweep.
+
+        Args:
+            stamp: of the sweep, nanoseconds.
+            ego_pose: map <- LiDAR of the ego at that stamp.
+            map_frame: the frame `ego_pose` is given in; a neighbour's pose must be given in the same.
+
+        Returns:
+            One verdict a neighbour: the accepted ones first, nearest first, then the refused ones.
+        """
+        admitted: list[tuple[float, Pick[BevFeature], Matrix]] = []
+        accepted: list[Verdict] = []
+        refused: list[Verdict] = []
+        for pick in self.buffer.pick(stamp):
+            objection, pose = self._objection(pick), _pose_in(map_frame, pick.entry.message)
+            if isinstance(pose, _Refused):
+                refused.append(self._refuse(pick, objection or pose, None))
+            elif objection is not None:
+                refused.append(self._refuse(pick, objection, pose))
+            else:
+                admitted.append((float(np.linalg.norm(pose[:3, 3] - ego_pose[:3, 3])), pick, pose))
+        for distance, pick, pose in sorted(admitted, key=lambda item: item[0]):
+            if len(accepted) == self._card.max_agents - 1:
+                why = _Refused(Refusal.BEYOND_LIMIT, f'{distance:.0f} m away, {len(accepted)} are nearer')
+                refused.append(self._refuse(pick, why, pose))
+                continue
+            feature = self._decoded(pick)
+            if isinstance(feature, _Refused):
+                refused.append(self._refuse(pick, feature, pose))
+            else:
+                accepted.append(_verdict(pick, '', pose, feature))
+                self.buffer.count_fused(pick.entry)
+        return accepted + refused
+
+    def weigh(self, verdicts: list[Verdict], weights: NDArray[np.float32]) -> None:
+        """Note the gate weights of the accepted ones of a sweep.
+
+        Args:
+            verdicts: from `select`.
+            weights: of the accepted ones, in their order.
+        """
+        for verdict, weight in zip(verdicts, weights, strict=False):
+            self.buffer.count_weight(verdict.agent, float(weight))
+
+    def items(self) -> list[diagnostics.Item]:
+        """`neighbours`, one item each with its totals and why its latest feature was refused, and `clock`."""
+        records = self.buffer.snapshot()
+        items = [_diagnosis(sender, record) for sender, record in records.items()]
+        return [self._total(len(records)), *items, self._clock(records)]
+
+    def _total(self, heard: int) -> diagnostics.Item:
+        """The balance over all neighbours there ever were."""
+        records = self.buffer.snapshot(forgotten=True).values()
+        values = {
+            'received': sum(r.received for r in records),
+            'lost': sum(r.lost for r in records),
+            'fused': sum(r.fused for r in records),
+            'refused': sum(r.refused.total() for r in records),
+            'overwritten': sum(r.overwritten for r in records),
+            'waiting': sum(r.waiting for r in records),
+            'sent before they were heard': sum(r.unheard for r in records),
+            'own ignored': self.buffer.own,
+        }
+        message = f'{heard} heard' if heard else 'none heard on v2x/features: the ego is alone'
+        return diagnostics.Item('neighbours', diagnostics.OK, message, values)
+
+    def _clock(self, records: dict[str, PeerRecord]) -> diagnostics.Item:
+        """Whose clock seems to be off; one that lags cannot be told from a slow link, so both are named."""
+        period = self._sweeps.period
+        wrong, values = [], {}
+        for sender, record in records.items():
+            lead = record.lead
+            if lead is None:
+                continue
+            values[f'{sender} ahead of the own sweep [s]'] = f'{lead:.3f}'
+            if lead > period + self._future_tolerance:
+                wrong.append(f'{sender} is ahead by {lead - period:.2f} s or more')
+            elif -lead > self._max_age:
+                wrong.append(f'{sender} is {-lead:.2f} s behind: its clock, or the link is that slow')
+        if wrong:
+            message = f'{"; ".join(wrong)}: synchronise the clocks'
+            return diagnostics.Item('clock', diagnostics.WARN, message, values)
+        return diagnostics.Item('clock', diagnostics.OK, 'no clock stands out', values)
+
+    def _objection(self, pick: Pick[BevFeature]) -> _Refused | None:
+        """What speaks against the message, but for its pose and what has to be decoded."""
+        message, card = pick.entry.message, self._card
+        if pick.refusal is not None:
+            return _Refused(pick.refusal, f'{pick.age / NANOSECONDS:.2f} s old')
+        if message.model_id != card.model_id:
+            return _Refused(Refusal.MODEL, f'{message.model_id}, the ego runs {card.model_id}')
+        grid = card.grid
+        shape, own_shape = (
+            (message.channels, message.height, message.width),
+            (card.channels, grid.height, grid.width),
+        )
+        # NaN compares unequal, so a range that is not finite is refused too.
+        if shape != own_shape or not np.allclose(message.grid_range, grid.range, rtol=0.0, atol=1e-3):
+            return _Refused(
+                Refusal.GRID,
+                f'channels, height, width {shape} over {message.grid_range.round(2).tolist()}, '
+                f'the ego has {own_shape} over {list(grid.range)}',
+            )
+        if message.encoding not in ENCODINGS:
+            return _Refused(Refusal.ENCODING, f'{message.encoding}, known are {sorted(ENCODINGS)}')
+        return None
+
+    def _decoded(self, pick: Pick[BevFeature]) -> features.BevFeature | _Refused:
+        """The feature; decoded once, however many sweeps it takes part in."""
+        entry, card = pick.entry, self._card
+        if entry.decoded is None:
+            try:
+                entry.decoded = codec.decode(
+                    encoded_of(entry.message), card.channels, card.grid.height, card.grid.width
+                )
+            except codec.PayloadError as error:
+                return _Refused(Refusal.PAYLOAD, str(error))
+        return entry.decoded
+
+    def _refuse(self, pick: Pick[BevFeature], why: _Refused, pose: Matrix | None) -> Verdict:
+        self.buffer.count_refused(pick.entry, why.refusal, str(why))
+        return _verdict(pick, str(why), pose)
+
+
+def _pose_in(map_frame: str, message: BevFeature) -> Matrix | _Refused:
+    """The sender's pose, if it is one and given in this frame."""
+    if message.map_frame != map_frame:
+        return _Refused(Refusal.MAP_FRAME, f'{message.map_frame!r}, the ego is in {map_frame!r}')
+    try:
+        return pose_of(message.pose.pose)
+    except PoseError as error:
+        return _Refused(Refusal.POSE, str(error))
+
+
+class _SweepClock:
+    """Stamp and period of the receiver's own sweeps. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stamp: int | None = None
+        self._arrived = 0.0
+        self.period = 0.0
+
+    def arrived(self, stamp: int) -> None:
+        with self._lock:
+            if self._stamp is not None and 0 < stamp - self._stamp < _LONGEST_PERIOD:
+                self.period = (stamp - self._stamp) / NANOSECONDS
+            self._stamp, self._arrived = stamp, time.monotonic()
+
+    def newest(self) -> int | None:
+        """The newest sweep's stamp; None if it came longer ago than sweeps do: it says nothing about now."""
+        with self._lock:
+            late = time.monotonic() - self._arrived > 1.5 * self.period
+            return None if late else self._stamp
+
+
+def _diagnosis(sender: str, record: PeerRecord) -> diagnostics.Item:
+    values: dict[str, object] = {
+        'received': record.received,
+        'lost': record.lost,
+        'lost [%]': f'{100 * record.loss:.1f}',
+        'fused': record.fused,
+        'overwritten': record.overwritten,
+        'waiting': record.waiting,
+    }
+    values |= {f'refused, {r.value}': n for r, n in record.refused.items()}
+    values |= {
+        'repeated': record.repeated,
+        'sent before it was heard': record.unheard,
+        'restarts': record.restarts,
+        'rate [Hz]': f'{record.rate:.2f}',
+        'payload [kB/s]': f'{record.kilobytes_per_s:.1f}',
+        'age [ms]': '' if record.age is None else f'{record.age * 1e3:.0f}',
+        'gate weight': f'{record.gate_weight:.3f}',
+    }
+    level = diagnostics.WARN if record.last_refusal else diagnostics.OK
+    message = 'fused' if record.fused else 'heard, not yet needed'
+    if record.last_refusal:
+        message = f'refused: {record.last_refusal}'
+    return diagnostics.Item(f'neighbour/{sender}', level, message, values)
+
+
+def _verdict(
+    pick: Pick[BevFeature],
+    reason: str,
+    pose: Matrix | None = None,
+    feature: features.BevFeature | None = None,
+) -> Verdict:
+    entry = pick.entry
+    return Verdict(
+        entry.sender, reason, pick.age / NANOSECONDS, len(entry.message.data), entry.sequence, pose, feature
+    )

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The features neighbours sent: the newest few of each, and what became of every message."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
+
+Message = TypeVar('Message')
+
+_SECOND = 1_000_000_000
+# A sender whose stamps fall back by more than this has restarted or replays: what it sent before is void.
+_RESTART = 1 * _SECOND
+# A silent sender is still reported for this long, measured on the receiver's sweeps, and then forgotten.
+_REPORTED = 10 * _SECOND
+# No link and no pause explains a stamp that far off.
+_ABSURD = 60 * _SECOND
+# Messages kept of one sender: enough to find the one of a sweep while newer ones come in.
+_DEPTH = 4
+# Another vehicle can invent names: bounds the memory they cost.
+_MAX_SENDERS = 64
+
+
+@dataclass(eq=False)
+class Received(Generic[Message]):
+    """One message with what was read from it on arrival.
+
+    Attributes:
+        sender: agent id.
+        stamp: of the sweep it was made from, nanoseconds.
+        sequence: counts the sender's messages.
+        message: the message.
+        decoded: what the buffer's user made of the message, kept for the next sweep; None until then.
+        fresh: no sweep has looked at it yet.
+        fused: it took part in a fusion.
+        refusal: why it was refused last.
+        left: it has left the buffer, and is counted.
+    """
+
+    sender: str
+    stamp: int
+    sequence: int
+    message: Message
+    decoded: Any = None
+    fresh: bool = True
+    fused: bool = False
+    refusal: Refusal | None = None
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class Pick(Generic[Message]):
+    """What one sender has to offer for a sweep: `entry`, unless `refusal` says why not."""
+
+    entry: Received[Message]
+    age: int
+    refusal: Refusal | None
+
+
+class PeerBuffer(Generic[Message]):
+    """Keeps the newest messages of each sender and picks one of each for a sweep.
+
+    All ages are differences of stamps, so neither the arrival time nor this machine's clock matters.
+    Thread-safe: the executor adds while the inference thread picks.
+
+    Args:
+        own_id: agent id of the receiver, whose own messages are ignored, should the link bring them back.
+        max_age: oldest age fused, nanoseconds.
+        future_tolerance: how much newer than the sweep a feature may be, nanoseconds.
+
+    Attributes:
+        own: messages ignored because they carry the receiver's own id.
+    """
+
+    def __init__(self, own_id: str, max_age: int, future_tolerance: int) -> None:
+        self._own_id = own_id
+        self._max_age = max_age
+        self._future_tolerance = future_tolerance
+        self._lock = threading.Lock()
+        self._senders: dict[str, deque[Received[Message]]] = {}
+        self._records: dict[str, PeerRecord] = {}
+        self.own = 0
+
+    def add(
+        self,
+        sender: str,
+        stamp: int,
+        sequence: int,
+        message: Message,
+        size: int = 0,
+        newest_sweep: int | None = None,
+    ) -> None:
+        """Store a message that just arrived.
+
+        Args:
+            sender: agent id.
+            stamp: nanoseconds.
+            sequence: of the sender.
+            message: kept as it is.
+            size: of the payload, bytes.
+            newest_sweep: stamp of the receiver's newest sweep; None if none came lately.
+        """
+        with self._lock:
+            if sender == self._own_id:
+                self.own += 1
+                return
+            record = self._records.pop(sender, None) or PeerRecord()
+            # The one heard last stands last.
+            self._records[sender] = record
+            if not record.arrived(stamp, sequence, size, newest_sweep):
+                return
+            if len(self._records) > _MAX_SENDERS:
+                self._forget(next(iter(self._records)))
+                self._records.pop(next(iter(self._records)))
+            queue = self._senders.setdefault(sender, deque())
+            while queue and (stamp < queue[-1].stamp - _RESTART or len(queue) >= _DEPTH):
+                self._leave(queue.popleft())
+            queue.append(Received(sender, stamp, sequence, message))
+
+    def pick(self, stamp: int) -> list[Pick[Message]]:
+        """The newest message of each sender not newer than a sweep, senders in order of their names.
+
+        Args:
+            stamp: the receiver's sweep, nanoseconds.
+        """
+        with self._lock:
+            picks = []
+            for sender in sorted(self._senders):
+                queue = self._senders[sender]
+                fresh = any(entry.fresh for entry in queue)
+                due = [e for e in queue if e.stamp <= stamp + self._future_tolerance]
+                entry = max(due, key=_stamp_of) if due else min(queue, key=_stamp_of)
+                age = stamp - entry.stamp
+                if not fresh and abs(age) > max(_REPORTED, self._max_age):
+                    self._forget(sender)
+                    continue
+                # Those it outdates are of no use to a later sweep either.
+                for outdated in [e for e in queue if e.stamp < entry.stamp]:
+                    queue.remove(outdated)
+                    self._leave(outdated)
+                refusal = self._refusal(age, fresh)
+                if entry.fresh:
+                    self._records[sender].looked_at(age)
+                for seen in queue:
+                    seen.fresh = False
+                picks.append(Pick(entry, age, refusal))
+            return picks
+
+    def _refusal(self, age: int, fresh: bool) -> Refusal | None:
+        if -self._future_tolerance <= age <= self._max_age:
+            return None
+        if not fresh and age > 0:
+            return Refusal.ABSENT
+        if abs(age) > _ABSURD:
+            return Refusal.CLOCK
+        return Refusal.FUTURE if age < 0 else Refusal.STALE
+
+    def _leave(self, entry: Received[Message]) -> None:
+        """Settle the fate of a message that no further sweep will look at."""
+        entry.left = True
+        self._count(entry, 1)
+
+    def _count(self, entry: Received[Message], by: int) -> None:
+        record = self._records.get(entry.sender)
+        if record is None:
+            return
+        if entry.fused:
+            record.fused += by
+        elif entry.refusal is not None:
+            record.refused[entry.refusal] += by
+        else:
+            record.overwritten += by
+
+    def _decide(self, entry: Received[Message], *, fused: bool, refusal: Refusal | None) -> None:
+        """What a sweep made of a message; it may have left meanwhile, and be counted otherwise."""
+        if entry.left:
+            self._count(entry, -1)
+        entry.fused, entry.refusal = fused, refusal
+        if entry.left:
+            self._count(entry, 1)
+
+    def _forget(self, sender: str) -> None:
+        """Drop a sender's messages; its totals stay, for it may come back."""
+        for entry in self._senders.pop(sender, ()):
+            self._leave(entry)
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        with self._lock:
+            for sender in list(self._senders):
+                self._forget(sender)
+
+    def forget_after(self, stamp: int) -> None:
+        """Drop messages stamped later: time has jumped back to here."""
+        with self._lock:
+            for sender, queue in list(self._senders.items()):
+                for entry in [e for e in queue if e.stamp > stamp + self._future_tolerance]:
+                    queue.remove(entry)
+                    self._leave(entry)
+                if not queue:
+                    del self._senders[sender]
+
+    def count_fused(self, entry: Received[Message]) -> None:
+        """Note that a message takes part in a fusion."""
+        with self._lock:
+            self._decide(entry, fused=True, refusal=entry.refusal)
+            if entry.sender in self._records:
+                self._records[entry.sender].last_refusal = ''
+
+    def count_weight(self, sender: str, weight: float) -> None:
+        """Note the gate weight that a sender's feature got in a fusion."""
+        with self._lock:
+            if sender in self._records:
+                self._records[sender].gate_weight = weight
+
+    def count_refused(self, entry: Received[Message], refusal: Refusal, detail: str) -> None:
+        """Note that a message was refused, and why."""
+        with self._lock:
+            if refusal is not Refusal.ABSENT:
+                self._decide(entry, fused=entry.fused, refusal=refusal)
+            if entry.sender in self._records:
+                record = self._records[entry.sender]
+                record.last_refusal = detail
+                record.gate_weight = 0.0
+
+    def snapshot(self, *, forgotten: bool = False) -> dict[str, PeerRecord]:
+        """A copy of the records of all senders still known, messages in the buffer settled as they stand.
+
+        Args:
+            forgotten: also those of senders that have long been silent.
+        """
+        with self._lock:
+            records = {}
+            for sender in sorted(self._records if forgotten else self._senders):
+                record = copy.deepcopy(self._records[sender])
+                for entry in self._senders.get(sender, ()):
+                    if entry.fused:
+                        record.fused += 1
+                    elif entry.refusal is not None:
+                        record.refused[entry.refusal] += 1
+                    else:
+                        record.waiting += 1
+                records[sender] = record
+            return records
+
+
+def _stamp_of(entry: Received[Any]) -> int:
+    return entry.stamp

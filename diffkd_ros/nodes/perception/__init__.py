@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoding and inference: lifecycle, inference thread, and its report."""

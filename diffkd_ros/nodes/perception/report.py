@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model and what it costs, for diagnostics."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+import numpy as np
+
+from diffkd_ros.messages.conversions import NANOSECONDS
+from diffkd_ros.nodes.base import diagnostics
+from diffkd_ros.runtime.card import ModelCard
+
+_WINDOW = 200
+
+
+class InferenceReport:
+    """Keeps the latest durations of one kind of work and watches its budget. Thread-safe.
+
+    Args:
+        card: of the model at work.
+        device: it runs on.
+        threads: it may use.
+        max_latency: budget from the cloud's publication to the result, seconds; one overrun is a warning.
+        max_overrun: how long results may stay over budget, seconds of their stamps, before it is an error.
+    """
+
+    def __init__(
+        self, card: ModelCard, device: str, threads: int, max_latency: float, max_overrun: float
+    ) -> None:
+        self._card, self._device, self._threads = card, device, threads
+        self._max_latency, self._max_overrun = max_latency * 1e3, round(max_overrun * NANOSECONDS)
+        self._lock = threading.Lock()
+        self._stages: deque[dict[str, float]] = deque(maxlen=_WINDOW)
+        self._done = self._failures = self._overruns = self._told = 0
+        self._over_since: int | None = None
+        self._over_for = 0
+        self._last_failure = ''
+
+    def add(self, stamp: int, stages: dict[str, float]) -> None:
+        """Record one sweep's milliseconds by stage; its stamp in nanoseconds."""
+        with self._lock:
+            self._stages.append(stages)
+            self._done += 1
+            self._last_failure = ''
+            if stages['total'] <= self._max_latency:
+                self._over_since = None
+                self._over_for = 0
+                return
+            self._overruns += 1
+            # Stamps that fall back start anew.
+            if self._over_since is None or stamp < self._over_since:
+                self._over_since = stamp
+            self._over_for = stamp - self._over_since
+
+    def fail(self, error: Exception) -> None:
+        """Record work that raised."""
+        with self._lock:
+            self._failures += 1
+            self._last_failure = f'{type(error).__name__}: {error}'
+
+    def items(self) -> list[diagnostics.Item]:
+        """The items `inference` and `model`; an overrun is reported in the first call after it."""
+        with self._lock:
+            stages, done, failures, overruns = list(self._stages), self._done, self._failures, self._overruns
+            fresh = overruns - self._told
+            self._told = overruns
+            last, over_for = self._last_failure, self._over_for
+        values: dict[str, object] = {
+            'sweeps done': done,
+            'failures': failures,
+            'over budget': overruns,
+            'budget': f'{self._max_latency:g} ms',
+        }
+        for stage in stages[-1] if stages else ():
+            times = [s[stage] for s in stages if stage in s]
+            for percent in (50, 95):
+                values[f'{stage} p{percent} [ms]'] = f'{np.percentile(times, percent):.2f}'
+        model = {'model': self._card.model_id, 'device': self._device, 'threads': self._threads}
+        budget = f'the budget of {self._max_latency:g} ms'
+        if last:
+            level, message = diagnostics.ERROR, last
+        elif not stages:
+            level, message = diagnostics.OK, 'no sweep yet'
+        elif over_for > self._max_overrun:
+            level, message = diagnostics.ERROR, f'over {budget} for {over_for / NANOSECONDS:.1f} s on end'
+        elif fresh:
+            level, message = diagnostics.WARN, f'{fresh} sweeps over {budget} since the last report'
+        else:
+            level, message = diagnostics.OK, f'{values["total p50 [ms]"]} ms from cloud to result (median)'
+        return [
+            diagnostics.Item('inference', level, message, values),
+            diagnostics.Item('model', diagnostics.OK, self._card.model_id, model),
+        ]

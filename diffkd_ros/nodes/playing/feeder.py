@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns frames into messages ahead of time, in a thread of its own, so that making them disturbs no pace."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from nav_msgs.msg import Odometry
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import PointCloud2
+
+from diffkd_ros.frame import CoopFrame
+from diffkd_ros.geometry.boxes import ground_truth_in
+from diffkd_ros.messages.cloud_message import cloud_message
+from diffkd_ros.messages.conversions import boxes_message, header_message, odometry_message
+from diffkd_ros.messages.reading import CLASS_NAMES, MAP_FRAME, agent_name, lidar_frame
+from diffkd_ros.msg import Boxes3D
+from diffkd_ros.sources.restamping import restamped
+from diffkd_ros.sources.source import SimulationOptions, bag_paths, open_source
+
+if TYPE_CHECKING:
+    from diffkd_ros.sources.rosbag import RecordedFrame
+
+_AHEAD = 6
+
+
+@dataclass(frozen=True)
+class PlayedFrame:
+    """One frame as messages; clouds and ground truth that were recorded stay serialised.
+
+    Attributes:
+        stamp: of the ego's cloud, nanoseconds.
+        ego: name of the agent that fuses.
+        stamps: of the clouds, by agent name.
+        clouds: by agent name.
+        odometry: by agent name, in order; the last one but for interpolation is the cloud's.
+        ground_truth: in the ego's LiDAR frame without the ego, or None.
+    """
+
+    stamp: int
+    ego: str
+    stamps: dict[str, int]
+    clouds: dict[str, PointCloud2 | bytes]
+    odometry: dict[str, list[Odometry]]
+    ground_truth: Boxes3D | bytes | None
+
+
+def played(frame: CoopFrame) -> PlayedFrame:
+    """A frame as messages."""
+    names = {agent: agent_name(agent) for agent in frame.agents}
+    clouds, odometry = {}, {}
+    for agent, sweep in frame.agents.items():
+        name = names[agent]
+        header = header_message(frame.stamp, lidar_frame(name))
+        clouds[name] = cloud_message(header, sweep.points, sweep.ring, sweep.time)
+        header = header_message(frame.stamp, MAP_FRAME)
+        odometry[name] = [odometry_message(header, lidar_frame(name), sweep.pose, sweep.velocity)]
+    truth = None
+    if frame.ground_truth is not None:
+        header = header_message(frame.stamp, lidar_frame(names[frame.ego]))
+        truth = boxes_message(header, ground_truth_in(frame, frame.ego), CLASS_NAMES)
+    return PlayedFrame(
+        frame.stamp, names[frame.ego], dict.fromkeys(clouds, frame.stamp), clouds, odometry, truth
+    )
+
+
+def replayed(frame: RecordedFrame) -> PlayedFrame:
+    """A recorded frame's own messages, bit for bit."""
+    clouds = {agent_name(agent): data for agent, data in frame.clouds.items()}
+    return PlayedFrame(
+        frame.stamp,
+        agent_name(frame.ego),
+        {agent_name(agent): stamp for agent, stamp in frame.stamps.items()},
+        clouds,
+        {
+            agent_name(agent): [deserialize_message(data, Odometry) for data in messages]
+            for agent, messages in frame.odometry.items()
+        },
+        frame.ground_truth,
+    )
+
+
+def open_played(source: str, options: SimulationOptions, start: int, ego: int) -> Iterator[PlayedFrame]:
+    """A source's frames as messages.
+
+    Args:
+        source: what `open_source` takes.
+        options: for the simulator.
+        start: stamp of the first frame, nanoseconds; what is from a bag keeps its stamps.
+        ego: agent that fuses; 0 for the source's own choice.
+
+    Raises:
+        SourceError: if there is no such source.
+        ValueError: if it cannot be opened.
+    """
+    kind, _, place = source.partition(':')
+    if kind == 'bag':
+        # Bags are read by what other sources can do without.
+        from diffkd_ros.sources.rosbag import RosbagDataset
+
+        dataset = RosbagDataset(bag_paths(place), ego or None)
+        return (replayed(dataset.recorded(index)) for index in range(len(dataset)))
+    frames = restamped(open_source(source, options), start)
+    return (played(replace(frame, ego=ego) if ego else frame) for frame in frames)
+
+
+class FrameFeeder:
+    """Iterates `PlayedFrame`s that a thread prepares a few frames ahead.
+
+    Args:
+        open_frames: opens the source; called in the thread.
+        limit: stop after this many frames; 0 for no limit.
+    """
+
+    def __init__(self, open_frames: Callable[[], Iterable[PlayedFrame]], limit: int) -> None:
+        self._open_frames, self._limit = open_frames, limit
+        self._queue: queue.Queue[PlayedFrame | Exception | None] = queue.Queue(_AHEAD)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='frames', daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[PlayedFrame]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def stop(self) -> None:
+        """End the thread; frames already prepared are dropped."""
+        self._stopping.set()
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self._queue.get(timeout=0.05)
+
+    def _run(self) -> None:
+        try:
+            for frame in itertools.islice(self._open_frames(), self._limit or None):
+                self._queue.put(frame)
+                if self._stopping.is_set():
+                    return
+            self._queue.put(None)
+        except Exception as error:  # handed to whoever iterates
+            self._queue.put(error)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The topics a player publishes: each vehicle's sweep and odometry, ground truth, clock and TF."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import PointCloud2
+
+from diffkd_ros.geometry.poses import PoseError
+from diffkd_ros.messages.conversions import time_message, transform_message
+from diffkd_ros.messages.reading import pose_of
+from diffkd_ros.msg import Boxes3D
+from diffkd_ros.nodes.base import qos
+from diffkd_ros.nodes.playing.feeder import PlayedFrame
+
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # not among the wheels
+    TFMessage = None
+
+
+class FramePublisher:
+    """Publishes frames, on topics that come into being with the agents.
+
+    Args:
+        node: the player.
+        subscribers: how many each cloud and odometry is to have before the first frame.
+        truth_subscribers: how many the ground truth is to have.
+        points: how clouds are published.
+
+    Attributes:
+        poses_left_out: how many of recorded odometry are none and did not go to TF.
+    """
+
+    def __init__(self, node: Node, subscribers: int, truth_subscribers: int, points: QoSProfile) -> None:
+        self._node, self._points = node, points
+        self._subscribers, self._truth_subscribers = subscribers, truth_subscribers
+        self.poses_left_out = 0
+        self._clouds: dict[str, Publisher] = {}
+        self._odometry: dict[str, Publisher] = {}
+        self._clock = node.create_publisher(Clock, '/clock', qos.RESULTS)
+        self._truth = node.create_publisher(Boxes3D, 'ground_truth', qos.RESULTS)
+        self._tf = node.create_publisher(TFMessage, '/tf', qos.RESULTS) if TFMessage else None
+
+    def add_agents(self, frame: PlayedFrame) -> bool:
+        """Create the topics of agents not seen before; whether there were any."""
+        fresh = [agent for agent in frame.clouds if agent not in self._clouds]
+        for agent in fresh:
+            self._odometry[agent] = self._node.create_publisher(Odometry, f'/{agent}/odometry', qos.ODOMETRY)
+            self._clouds[agent] = self._node.create_publisher(PointCloud2, f'/{agent}/points', self._points)
+        return bool(fresh)
+
+    def missing(self) -> list[str]:
+        """Which topics do not have the subscribers they are to have."""
+        wanted = dict.fromkeys([*self._clouds.values(), *self._odometry.values()], self._subscribers)
+        wanted[self._truth] = self._truth_subscribers
+        return [
+            f'{count} subscribers of {publisher.topic_name}'
+            for publisher, count in wanted.items()
+            if publisher.get_subscription_count() < count
+        ]
+
+    def scene(self, frame: PlayedFrame) -> None:
+        """Publish what belongs to no single agent: clock, TF and ground truth."""
+        self.clock(frame)
+        self.transforms(self._recorded_transforms(frame))
+        self.truth(frame)
+
+    def _recorded_transforms(self, frame: PlayedFrame) -> Iterator[TransformStamped]:
+        for message in itertools.chain.from_iterable(frame.odometry.values()):
+            try:
+                pose = pose_of(message.pose.pose)
+            except PoseError:
+                # Localisation that has not converged sends zeros for a quaternion.
+                self.poses_left_out += 1
+                continue
+            yield transform_message(message.header, message.child_frame_id, pose)
+
+    def clock(self, frame: PlayedFrame) -> None:
+        """Publish the frame's stamp as the time."""
+        self._clock.publish(Clock(clock=time_message(frame.stamp)))
+
+    def transforms(self, transforms: Iterable[TransformStamped]) -> None:
+        """Publish to TF, where its messages are installed."""
+        if self._tf is not None:
+            self._tf.publish(TFMessage(transforms=list(transforms)))
+
+    def truth(self, frame: PlayedFrame) -> None:
+        """Publish ground truth, if the frame has any."""
+        if frame.ground_truth is not None:
+            self._truth.publish(frame.ground_truth)
+
+    def odometry(self, frame: PlayedFrame, agents: Iterable[str]) -> None:
+        """Publish odometry of some agents."""
+        for agent in agents:
+            for message in frame.odometry[agent]:
+                self._odometry[agent].publish(message)
+
+    def sweeps(self, frame: PlayedFrame, agents: Iterable[str]) -> None:
+        """Publish odometry and cloud of some agents."""
+        agents = list(agents)
+        self.odometry(frame, agents)
+        for agent in agents:
+            self._clouds[agent].publish(frame.clouds[agent])

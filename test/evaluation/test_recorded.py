@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a live ego answered, scored: right answers, none, and those to something else."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from diffkd_ros.bags.convert import write_bag
+from diffkd_ros.bags.writer import BagWriter
+from diffkd_ros.evaluation.conditions import CLEAN, Condition
+from diffkd_ros.evaluation.drives import Source
+from diffkd_ros.evaluation.errors import ExperimentError
+from diffkd_ros.evaluation.recorded import score_answers
+from diffkd_ros.evaluation.run import Plan, make_jobs, settle
+from diffkd_ros.geometry.boxes import ground_truth_in
+from diffkd_ros.messages.frame_messages import FrameMessages
+from diffkd_ros.sources.rosbag import RosbagDataset
+from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp('recorded') / 'bag'
+    config = SimulatorConfig(agents=2, frames_per_scenario=3, lidar=LidarConfig(columns=256))
+    write_bag(Simulator(config, seed=8).frames(range(1)), path)
+    return path
+
+
+@pytest.fixture
+def plan(bag, model_folder, tmp_path):
+    plan = Plan(tmp_path / 'out', Source(f'bag:{bag}', None, None), model_folder, 'sim', answers=(tmp_path,))
+    settle(plan)
+    return plan
+
+
+def answered(path, frames, delay=0):
+    """A bag in which the ego has found exactly the truth, with scores that fall."""
+    with BagWriter(path) as writer:
+        messages = FrameMessages(writer.types)
+        for frame in frames:
+            truth = ground_truth_in(frame, frame.ego)
+            scored = type(truth)(truth.boxes, scores=np.linspace(0.9, 0.5, len(truth)).astype(np.float32))
+            header = messages._header(frame.stamp + delay, 'cav_1/lidar')
+            message = messages._boxes(header, scored, ['vehicle'])
+            kind = message.__msgtype__
+            writer.write('/cav_1/detections', kind, frame.stamp, writer.types.serialize_cdr(message, kind))
+    return path
+
+
+def test_what_was_answered_is_scored_and_what_was_not_is_told(bag, plan, tmp_path):
+    frames = list(RosbagDataset(bag))
+    score_answers(plan, [answered(tmp_path / 'answers', [frames[0], frames[2]])])
+    clean = Condition(CLEAN)
+    results = plan.kept(clean, 'bag_000')
+    assert results.index.tolist() == [0, 2]
+    assert results.counted_truths > 0
+    assert results.average_precision(0.7) == 1.0
+    reasons = json.loads(plan.left_out(clean, 'bag_000').read_text())
+    assert reasons == {'clean/bag_000/1': 'the ego did not answer it'}
+    # Nothing of it is run again.
+    assert make_jobs(plan, [clean], ['bag_000']) == []
+
+
+def test_answers_to_another_recording_are_none(bag, plan, tmp_path):
+    other = answered(tmp_path / 'answers', RosbagDataset(bag), delay=7)
+    with pytest.raises(ExperimentError, match='no detections with the stamps of bag:'):
+        score_answers(plan, [other])

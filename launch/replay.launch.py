@@ -21,6 +21,7 @@ from launch.actions import (
 from launch.events import matches_action
 from launch.events.process import ShutdownProcess
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.launching import actions, graph
 from diffkd_ros.sources.rosbag import RosbagDataset
 from diffkd_ros.sources.source import bag_paths
@@ -61,7 +62,7 @@ def player(given, source, dataset, on_exit):
     speed = float(given['speed'])
     paths = [*given['bag'].split(','), *filter(None, [given['ground_truth']])]
     if given['mode'] == 'realtime' and len(paths) == 1 and importlib.util.find_spec('ros2bag'):
-        topics = ['/tf', '/tf_static', graph.GROUND_TRUTH_TOPIC]
+        topics = ['/tf', '/tf_static', graph.TRUTH_TOPIC]
         for vehicle in dataset.agents:
             topics += graph.sensor_topics(vehicle)
         command = ['ros2', 'bag', 'play', paths[0], '--clock', '--rate', str(speed)]
@@ -85,7 +86,7 @@ def start(context):
     out = os.path.abspath(given['out'])
     answers = os.path.join(out, 'answers')
     if os.path.exists(answers):
-        raise RuntimeError(f'{out} holds the answers of an earlier replay; choose another folder with out:=')
+        raise DiffkdError(f'{out} holds the answers of an earlier replay; choose another folder with out:=')
     os.makedirs(out, exist_ok=True)
     model = {'model': given['model']}
     evaluate = ['evaluate', '--source', source, '--answers', answers, '--corruptions', 'none']

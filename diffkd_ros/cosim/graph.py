@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from diffkd_ros.launching.graph import V2X_TOPIC, NodeSpec, vehicle_specs
+from diffkd_ros.launching.graph import V2X_TOPIC, GraphError, NodeSpec, vehicle_specs
 from diffkd_ros.messages.reading import TRUTH_TOPIC, agent_name
 
 # Who makes clouds and poses of CARLA's sensors into topics: our bridge from Python; the server itself, with
@@ -66,9 +66,9 @@ def role_names(vehicles: Sequence[int], roles: Sequence[str]) -> dict[int, str]:
     """Agent number -> role name; without roles they are ``cav_1``, ``cav_2`` and so on.
 
     Raises:
-        ValueError: if they are not as many, or not distinct.
+        GraphError: if they are not as many, or not distinct.
     """
     names = list(roles) or [agent_name(vehicle) for vehicle in vehicles]
     if not len(names) == len(set(names)) == len(vehicles) == len(set(vehicles)):
-        raise ValueError(f'vehicles and roles must be as many and distinct, got {list(vehicles)} and {names}')
+        raise GraphError(f'vehicles and roles must be as many and distinct, got {list(vehicles)} and {names}')
     return dict(zip(vehicles, names, strict=True))

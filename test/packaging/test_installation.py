@@ -108,7 +108,8 @@ def test_installed_copy_is_a_ros_package(pure_wheel, tmp_path):
 def test_missing_files_are_reported_with_every_place_looked_in(tmp_path):
     package = tmp_path / 'diffkd_ros'
     package.mkdir()
-    shutil.copy(PROJECT / 'diffkd_ros' / 'share.py', package)
+    for module in ('share.py', 'errors.py'):
+        shutil.copy(PROJECT / 'diffkd_ros' / module, package)
     (package / '__init__.py').touch()
     code = """
 import sys

@@ -19,7 +19,7 @@ from diffkd_ros.nodes.base.parameters import READ_ONLY
 from diffkd_ros.nodes.cpm_node import CpmParameters
 from diffkd_ros.nodes.ego_node import EgoParameters
 from diffkd_ros.nodes.evaluator_node import EvaluatorParameters
-from diffkd_ros.nodes.perception.encoding import EncodingParameters
+from diffkd_ros.nodes.perception.parameters import EncodingParameters
 from diffkd_ros.nodes.player_node import PlayerParameters
 from diffkd_ros.nodes.recorder_node import RecorderParameters
 

@@ -16,7 +16,7 @@ from diffkd_ros.nodes.output.autoware import autoware_objects, detected_objects
 
 try:
     from autoware_perception_msgs import msg as autoware_msgs
-except ImportError:  # part of an Autoware installation
+except ImportError:  # comes with Autoware
     autoware_msgs = None
 
 
@@ -24,11 +24,11 @@ except ImportError:  # part of an Autoware installation
 class AutowareParameters:
     """Parameters of `autoware_node`."""
 
-    min_score: float = parameter(0.0, 'Weaker detections are left out.', minimum=0.0, maximum=1.0)
+    min_score: float = parameter(0.0, 'Detections with a lower score are dropped.', minimum=0.0, maximum=1.0)
 
 
 class AutowareNode(entry.RunnableNode):
-    """Subscribes to `detections` and publishes `objects`."""
+    """Converts each message on `detections` to one on `objects`."""
 
     def __init__(self) -> None:
         super().__init__('autoware_node')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts `detections` to ETSI Collective Perception Messages on `cpm`, for an ITS stack to send."""
+"""Converts `detections` to ETSI Collective Perception Messages on `cpm`, to be sent by an ITS stack."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class CpmParameters(PoseParameters):
         0.0, "Longitude of the map frame's origin, degrees.", minimum=-180.0, maximum=180.0
     )
     altitude: float = parameter(
-        0.0, "Altitude of the map frame's origin over the ellipsoid, m.", minimum=-1000.0, maximum=8000.0
+        0.0, "Altitude of the map frame's origin above the ellipsoid, m.", minimum=-1000.0, maximum=8000.0
     )
-    min_score: float = parameter(0.0, 'Weaker detections are left out.', minimum=0.0, maximum=1.0)
+    min_score: float = parameter(0.0, 'Detections with a lower score are dropped.', minimum=0.0, maximum=1.0)
 
 
 class CpmNode(entry.RunnableNode):
-    """Subscribes to `detections` and the pose source, and publishes `cpm`."""
+    """Converts each message on `detections` to one on `cpm`, with the pose of the LiDAR at its stamp."""
 
     def __init__(self) -> None:
         super().__init__('cpm_node')
@@ -48,7 +48,7 @@ class CpmNode(entry.RunnableNode):
         if cpm_msgs is None:
             raise entry.SetupError('cpm_node needs the package etsi_its_cpm_ts_msgs')
         self._origin = MapOrigin(self._p.latitude, self._p.longitude, self._p.altitude)
-        # Detections come long after their pose, and this is a callback: no waiting.
+        # Detections arrive long after their pose, and a callback must not wait.
         self._poses = pose_source_of(self, self._p, wait=0.0)
         self._poses.subscribe()
         self._publisher = self.create_publisher(cpm_msgs.CollectivePerceptionMessage, 'cpm', qos.RESULTS)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ego vehicle: own sweep and neighbours' features in, detections out.
+"""The ego vehicle: own sweeps and neighbours' features in, detections out.
 
-Each own sweep is answered with whatever neighbours have sent by then; the ego never waits for one.
+Each own sweep is fused with the features received by then; the ego never waits for a neighbour.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from visualization_msgs.msg import MarkerArray
 from diffkd_ros.messages.conversions import boxes_message, fill
 from diffkd_ros.messages.lidar_pose import LidarPose
 from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus, NeighbourStatus
-from diffkd_ros.nodes.base import diagnostics, entry, qos
+from diffkd_ros.nodes.base import entry, qos
+from diffkd_ros.nodes.base.diagnostics import Item
 from diffkd_ros.nodes.base.parameters import parameter
 from diffkd_ros.nodes.input.stage_timer import StageTimer
 from diffkd_ros.nodes.input.sweeps import Sweep
@@ -26,16 +27,14 @@ from diffkd_ros.nodes.link.neighbours import NeighbourSelector, Verdict
 from diffkd_ros.nodes.link.peer_record import PeerRecord
 from diffkd_ros.nodes.output import vision
 from diffkd_ros.nodes.output.markers import marker_array
-from diffkd_ros.nodes.output.observed_area import observed_area
 from diffkd_ros.nodes.output.vision import VisionOutput
-from diffkd_ros.nodes.perception.encoding import EncodingParameters
-from diffkd_ros.nodes.perception.lifecycle import PerceptionNode
+from diffkd_ros.nodes.perception.node import PerceptionNode
+from diffkd_ros.nodes.perception.parameters import EncodingParameters
+from diffkd_ros.nodes.perception.pipeline import Pipeline
 from diffkd_ros.runtime import features
-from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.runtime.detector import CooperativeDetector, Detection
 
-# The largest that uint32 holds.
-_MOST = 2**32 - 1
+_UINT32_MAX = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -46,89 +45,88 @@ class EgoParameters(EncodingParameters):
         0.5, "Oldest neighbour's feature that is fused, s before the own sweep.", minimum=0.0, maximum=5.0
     )
     future_tolerance: float = parameter(
-        0.05, "How far a neighbour's feature may lie after the own sweep, s.", minimum=0.0, maximum=1.0
+        0.05,
+        "Newest neighbour's feature that is fused, s after the own sweep.",
+        minimum=0.0,
+        maximum=1.0,
     )
 
 
 class EgoNode(PerceptionNode[EgoParameters]):
-    """Encodes own sweeps, fuses them with neighbours' features and detects."""
+    """Encodes own sweeps, fuses them with neighbours' features and publishes detections."""
 
     def __init__(self) -> None:
-        super().__init__('ego_node', EgoParameters)
-        self._fused = 0
-        self._features: Subscription | None = None
+        super().__init__('ego_node', EgoParameters, lambda: FusionPipeline(self))
 
-    def configure(self) -> str:
-        """Load the detector and create publishers."""
-        self._detector = self._load_detector(self.p)
-        self._neighbours = NeighbourSelector(self.card, self.agent, self.p.max_age, self.p.future_tolerance)
-        self._detections = self.create_lifecycle_publisher(Boxes3D, 'detections', qos.RESULTS)
-        self._status = self.create_lifecycle_publisher(FusionStatus, 'fusion_status', qos.RESULTS)
-        self._markers = self.create_lifecycle_publisher(MarkerArray, 'markers', qos.RESULTS)
-        self._vision = VisionOutput(self, self.card) if vision.available else None
-        outputs = 'detections, markers, fusion_status'
-        if self._vision is not None:
-            outputs += f', {VisionOutput.DETECTIONS}, {VisionOutput.LABELS}'
-        else:
-            outputs += f'; not {VisionOutput.DETECTIONS}, for vision_msgs is not installed'
-        return f'{self.agent} runs {self.card.model_id}; outputs: {outputs}'
+
+class FusionPipeline(Pipeline):
+    """Fuses each sweep with neighbours' features and publishes the detections.
+
+    Args:
+        node: owner of publishers and subscriptions.
+    """
+
+    def __init__(self, node: EgoNode) -> None:
+        super().__init__(node, node.p)
+        self._p = p = node.p
+        self._detector = CooperativeDetector(self.card, threads=p.threads, device=p.device)
+        self._warm_up()
+        self._neighbours = NeighbourSelector(self.card, node.agent, p.max_age, p.future_tolerance)
+        self._features: Subscription | None = None
+        self._fused = 0
+        self._detections = node.create_lifecycle_publisher(Boxes3D, 'detections', qos.RESULTS)
+        self._status = node.create_lifecycle_publisher(FusionStatus, 'fusion_status', qos.RESULTS)
+        self._markers = node.create_lifecycle_publisher(MarkerArray, 'markers', qos.RESULTS)
+        self._vision = VisionOutput(node, self.card) if vision.available else None
+        vision_topics = f'{VisionOutput.DETECTIONS}, {VisionOutput.LABELS}'
+        self.summary = (
+            f'{node.agent} runs {self.card.model_id}; outputs: detections, markers, fusion_status'
+            + (f', {vision_topics}' if vision.available else f'; vision_msgs is missing: no {vision_topics}')
+        )
+
+    def _warm_up(self) -> None:
+        """Run the detector once for each number of agents: the first run allocates memory and compiles."""
+        grid = self.card.grid
+        empty = features.BevFeature.empty(self.card.channels, grid.height, grid.width)
+        for agents in range(1, self.card.max_agents + 1):
+            self._detector.detect([empty] * agents, [np.eye(4)] * agents)
 
     def activate(self) -> None:
-        """Listen to neighbours."""
-        self._features = self.create_subscription(
-            BevFeature,
-            'v2x/features',
-            self._neighbours.add,
-            qos.link(self.p.v2x_reliability, self.p.v2x_depth, self.p.v2x_lifespan),
+        """Subscribe to clouds, poses and neighbours' features; publish the class names."""
+        profile = qos.link(self._p.v2x_reliability, self._p.v2x_depth, self._p.v2x_lifespan)
+        self._features = self.node.create_subscription(
+            BevFeature, 'v2x/features', self._neighbours.add, profile
         )
         if self._vision is not None:
             self._vision.publish_labels()
+        super().activate()
 
     def deactivate(self) -> None:
-        """Listen no more, and forget what neighbours sent."""
+        """Unsubscribe, discard stored input and wait for the sweep being processed."""
+        super().deactivate()
         if self._features is not None:
-            self.destroy_subscription(self._features)
+            self.node.destroy_subscription(self._features)
             self._features = None
         self._neighbours.buffer.clear()
 
-    def clean_up(self) -> None:
-        """Remove detector and publishers."""
-        for publisher in (self._detections, self._status, self._markers):
-            self.destroy_lifecycle_publisher(publisher)
-        if self._vision is not None:
-            self._vision.destroy()
-        del self._detector, self._neighbours
-
-    def on_arrival(self, sweep: Sweep) -> None:
-        """Store a sweep that just arrived, and its stamp to compare neighbours' clocks with."""
+    def receive(self, sweep: Sweep) -> None:
+        """Store a sweep that arrived, and its stamp to compare neighbours' clocks with."""
         self._neighbours.own_sweep(sweep.stamp)
-        super().on_arrival(sweep)
+        super().receive(sweep)
 
     def forget_after(self, stamp: int) -> None:
-        """Drop what is stamped later: time has jumped back to here."""
+        """Drop stored input with a later stamp (nanoseconds), after time has jumped back."""
         super().forget_after(stamp)
         self._neighbours.buffer.forget_after(stamp)
 
-    def _load_detector(self, p: EgoParameters) -> CooperativeDetector:
-        """The detector, run once for each number of agents: a first run allocates and compiles."""
-        try:
-            detector = CooperativeDetector(self.card, threads=p.threads, device=p.device)
-        except ModelError as error:
-            raise entry.SetupError(str(error)) from error
-        grid, channels = self.card.grid, self.card.channels
-        empty = features.BevFeature.empty(channels, grid.height, grid.width)
-        for agents in range(1, self.card.max_agents + 1):
-            detector.detect([empty] * agents, [np.eye(4)] * agents)
-        return detector
-
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> None:
-        """Fuse a sweep with what has arrived by now, and publish what comes out."""
+        """Fuse a sweep with the features received by now, and publish the results."""
         verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
         accepted = [(v.feature, v.pose) for v in verdicts if v.feature is not None and v.pose is not None]
-        shared = [feature, *(shared for shared, _ in accepted)]
-        poses = [pose.pose, *(place for _, place in accepted)]
+        fused = [feature, *(neighbour for neighbour, _ in accepted)]
+        poses = [pose.pose, *(neighbour_pose for _, neighbour_pose in accepted)]
         timer.mark('neighbours')
-        detection = self._detector.detect(shared, poses)
+        detection = self._detector.detect(fused, poses)
         timer.add(detection.latency_ms)
         self._neighbours.weigh(verdicts, detection.gate_weights[1:])
         header = sweep.cloud.header
@@ -137,12 +135,10 @@ class EgoNode(PerceptionNode[EgoParameters]):
             self._vision.publish(header, detection.boxes)
         timer.mark('publish')
         self._fused += 1
-        self.input.accept()
-        self.report.add(sweep.stamp, stages := timer.finish())
+        stages = self.finish(sweep, timer)
         self._status.publish(self._status_message(header, verdicts, detection, stages))
         if self._markers.get_subscription_count():
-            area = observed_area(shared, poses, self.card.grid)
-            self._markers.publish(marker_array(header, detection, verdicts, pose.pose, area, self.card.grid))
+            self._markers.publish(marker_array(header, detection, verdicts, fused, poses, self.card.grid))
 
     def _status_message(
         self, header: Header, verdicts: list[Verdict], detection: Detection, stages: dict[str, float]
@@ -158,7 +154,7 @@ class EgoNode(PerceptionNode[EgoParameters]):
             sweeps_refused=self.input.refused.total(),
         )
         fill(message.latency_ms, list(stages.values()))
-        # Accepted neighbours come first, in the order they were given to the detector.
+        # Accepted neighbours come first, in the order that the detector got them.
         weights = [float(weight) for weight in detection.gate_weights[1:]]
         records = self._neighbours.buffer.snapshot()
         for verdict, weight in zip(verdicts, weights + [0.0] * len(verdicts), strict=False):
@@ -166,22 +162,22 @@ class EgoNode(PerceptionNode[EgoParameters]):
             message.neighbours.append(neighbour_status(verdict, weight, record))
         return message
 
-    def input_values(self) -> dict[str, object]:
-        """What became of the sweeps."""
-        return {'sweeps fused': self._fused}
-
-    def items(self) -> list[diagnostics.Item]:
-        """The neighbours."""
-        return self._neighbours.items()
+    def items(self) -> list[Item]:
+        """The items of input, neighbours, clock, inference and model."""
+        return [
+            self.input_item('sweeps fused', self._fused),
+            *self._neighbours.items(),
+            *self.report.items(),
+        ]
 
 
 def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> NeighbourStatus:
-    """One neighbour in `FusionStatus`; counts too large for it stand still at 2^32 - 1.
+    """One neighbour's entry in `FusionStatus`; counts saturate at 2^32 - 1.
 
     Args:
         verdict: on its feature.
-        weight: gate weight of that feature, 0 if it was refused.
-        record: its totals.
+        weight: gate weight of the feature, 0 if it was refused.
+        record: totals of the neighbour.
     """
     return NeighbourStatus(
         agent_id=verdict.agent,
@@ -193,11 +189,11 @@ def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> Nei
         sequence=verdict.sequence,
         rate=record.rate,
         kilobytes_per_s=record.kilobytes_per_s,
-        messages_received=min(record.received, _MOST),
-        messages_lost=min(record.lost, _MOST),
-        messages_fused=min(record.fused, _MOST),
-        messages_refused=min(record.refused.total(), _MOST),
-        messages_overwritten=min(record.overwritten, _MOST),
+        messages_received=min(record.received, _UINT32_MAX),
+        messages_lost=min(record.lost, _UINT32_MAX),
+        messages_fused=min(record.fused, _UINT32_MAX),
+        messages_refused=min(record.refused.total(), _UINT32_MAX),
+        messages_overwritten=min(record.overwritten, _UINT32_MAX),
     )
 
 

@@ -26,7 +26,8 @@ from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
 from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.output.truth_markers import truth_markers
-from diffkd_ros.nodes.perception.encoding import load_card
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.sources.restamping import SCENARIO_GAP
 
 # Frames whose detections or truth have not come yet.
@@ -72,7 +73,7 @@ class EvaluatorNode(entry.RunnableNode):
     def __init__(self) -> None:
         super().__init__('evaluator_node')
         self._p = declare(self, EvaluatorParameters)
-        self._grid = load_card(self._p.model).grid
+        self._grid = ModelCard.load(model_folder(self._p.model)).grid
         self._precision = AveragePrecision(min_points=self._p.min_points)
         self._warm_up()
         self._latency = LatencyTable()

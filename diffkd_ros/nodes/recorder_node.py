@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records topics to a rosbag2 in MCAP, as `ros2 bag record` would, where no rosbag2 is installed."""
+"""Records topics to a rosbag2 in MCAP; replaces `ros2 bag record` where rosbag2 is not installed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     # Not in Jazzy, where it is a plain dict.
     from rclpy.subscription import MessageInfo
 
-# How often the graph is asked whether a topic has appeared.
+# Seconds between two searches for topics that are not published yet.
 _LOOK_PERIOD = 0.2
-# Messages kept of each topic: a recorder may lag while its disk is busy.
+# Queue depth of each topic, messages: the recorder may lag while the disk is busy.
 _DEPTH = 50
 
 
@@ -32,16 +32,16 @@ _DEPTH = 50
 class RecorderParameters:
     """Parameters of `recorder_node`."""
 
-    out: str = parameter('bag', 'Folder of the bag to write; must not exist yet.')
+    out: str = parameter('bag', 'Folder of the bag to write, must not exist yet.')
     topics: tuple[str, ...] = parameter(
         ('/ground_truth',),
-        'Topics to record: name:type (as /tf:tf2_msgs/msg/TFMessage) from the start, a bare name from when '
-        'somebody publishes it.',
+        'Topics to record: name:type (for example /tf:tf2_msgs/msg/TFMessage) is subscribed at once, a name '
+        'without type as soon as the topic is published.',
     )
 
 
 class RecorderNode(entry.RunnableNode):
-    """Subscribes, in whatever reliability is offered, to serialised messages: recording costs no decoding."""
+    """Records serialised messages, subscribed with the reliability that their publishers offer."""
 
     def __init__(self) -> None:
         super().__init__('recorder_node')
@@ -96,9 +96,9 @@ class RecorderNode(entry.RunnableNode):
             message += f', {self._bag.dropped} dropped: the disk is too slow'
         silent = {topic for topic in self._topics - self._waiting if not counts[topic]}
         if silent:
-            message += f', nothing of {", ".join(sorted(silent))}'
+            message += f', no message on {", ".join(sorted(silent))}'
         if self._waiting:
-            message += f', nobody publishes {", ".join(sorted(self._waiting))}'
+            message += f', no publisher of {", ".join(sorted(self._waiting))}'
         return message
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class RecorderNode(entry.RunnableNode):
 
 
 def _message_class(name: str) -> type:
-    """The class of a type name such as ``sensor_msgs/msg/PointCloud2``."""
+    """The message class of a type such as ``sensor_msgs/msg/PointCloud2``."""
     package, folder, message = name.split('/')
     return getattr(importlib.import_module(f'{package}.{folder}'), message)
 

@@ -8,7 +8,7 @@ from rclpy.qos import ReliabilityPolicy
 
 from diffkd_ros.nodes.base import diagnostics
 from diffkd_ros.nodes.perception.report import InferenceReport
-from diffkd_ros.nodes.vehicle_node import link_trouble
+from diffkd_ros.nodes.vehicle_node import link_problem
 
 S = 1_000_000_000
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
@@ -39,7 +39,7 @@ def test_overruns_on_end_are_an_error_until_one_is_in_time(report):
         report.add(k * S // 10, {'total': 250.0})
     assert state(report)[0] == diagnostics.WARN  # for 1.0 s, and no longer
     report.add(11 * S // 10, {'total': 250.0})
-    assert state(report) == (diagnostics.ERROR, 'over the budget of 200 ms for 1.1 s on end')
+    assert state(report) == (diagnostics.ERROR, 'over the budget of 200 ms for 1.1 s')
     report.add(12 * S // 10, {'total': 100.0})
     assert state(report)[0] == diagnostics.OK
     assert report.items()[0].values['over budget'] == 12
@@ -78,5 +78,5 @@ def test_every_stage_is_reported(report):
     ],
 )
 def test_what_cannot_arrive_is_named(reliability, receivers, size, lossy, trouble):
-    found = link_trouble(reliability, receivers, size, lossy)
+    found = link_problem(reliability, receivers, size, lossy)
     assert (trouble in found) if trouble else (found == '')

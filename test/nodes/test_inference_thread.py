@@ -20,6 +20,7 @@ def test_a_newer_item_replaces_the_waiting_one_and_is_counted():
             done.set()
 
     thread = InferenceThread(work, lambda error: None)
+    thread.start()
     thread.submit(1)
     assert started.wait(10)
     for item in (2, 3, 4):
@@ -41,6 +42,7 @@ def test_a_failure_is_reported_and_the_next_item_is_done():
 
     reported = threading.Event()
     thread = InferenceThread(work, lambda error: (errors.append(error), reported.set()))
+    thread.start()
     thread.submit(0)
     assert reported.wait(10)
     thread.submit(1)

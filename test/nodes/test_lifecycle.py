@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A managed node driven through its states; it and an ego in simulated time that jumps back."""
+"""Managed nodes in all their states, and in simulated time that jumps back."""
 
 from __future__ import annotations
 
@@ -27,17 +27,22 @@ def vehicle(group, model):
     return process
 
 
-@pytest.fixture(scope='module')
-def change(vehicle, partner):
-    client = partner.node.create_client(ChangeState, '/cav_2/vehicle_node/change_state')
+def transitions(partner, node):
+    """A function that changes the state of a node and returns whether that succeeded."""
+    client = partner.node.create_client(ChangeState, f'{node}/change_state')
     partner.until(client.service_is_ready, 'the lifecycle services')
 
     def change(transition):
         future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-        partner.until(future.done, f'transition {transition}')
+        partner.until(future.done, f'transition {transition}', timeout=60.0)
         return future.result().success
 
     return change
+
+
+@pytest.fixture(scope='module')
+def change(vehicle, partner):
+    return transitions(partner, '/cav_2/vehicle_node')
 
 
 def drive(partner, scene, start):
@@ -55,18 +60,21 @@ def test_nothing_happens_before_it_is_told(vehicle, partner):
 def test_it_works_when_active_only_and_again_after_each_round(change, partner, scene, stamp):
     features = partner.received['/v2x/features']
     for round_ in range(2):
+        before = len(features)
         assert change(Transition.TRANSITION_CONFIGURE)
         partner.until(lambda: partner.node.count_publishers('/v2x/features'), 'the publisher')
         assert partner.node.count_subscribers('/cav_2/points') == 0
         partner.diagnosis('state', 'inactive')
         assert change(Transition.TRANSITION_ACTIVATE)
         last = drive(partner, scene, stamp + 100 * round_ * SECOND)
+        # The sequence continues after a clean-up too.
+        assert features[before].sequence == (features[before - 1].sequence + 1 if before else 0)
         assert change(Transition.TRANSITION_DEACTIVATE)
         partner.until(lambda: partner.node.count_subscribers('/cav_2/points') == 0, 'no subscriber')
         count = len(features)
         assert change(Transition.TRANSITION_ACTIVATE)
         again = drive(partner, scene, last + 10 * SECOND)
-        # Deactivated in between, it goes on with the sequence: nobody counts a loss.
+        # The sequence continues after a deactivation: receivers count no loss.
         assert features[count].sequence == features[count - 1].sequence + 1
         assert again > last
         assert change(Transition.TRANSITION_DEACTIVATE)
@@ -101,13 +109,42 @@ def ego(group, model):
     spec, _ = graph.vehicle_specs([1, 2], 1, {'model': str(model), 'use_sim_time': True})
     process = group.start(spec)
     group.wait_ready(60.0)
-    return process
+    yield process
+    group.stop([process])
+
+
+def test_an_ego_is_cleaned_up_and_configured_again(ego, partner, scene, stamp):
+    change = transitions(partner, '/cav_1/ego_node')
+    outputs = ['detections', 'fusion_status', 'markers']
+
+    def publishers():
+        return [partner.node.count_publishers(f'/cav_1/{topic}') for topic in outputs]
+
+    def listeners():
+        return [info.node_name for info in partner.node.get_subscriptions_info_by_topic('/v2x/features')]
+
+    for round_ in range(2):
+        at = partner.until_answered(
+            '/cav_1/fusion_status',
+            lambda at: partner.sweep('cav_1', at, scene.agents[1]),
+            start=stamp + 100 * round_ * SECOND,
+        )
+        status = partner.message_at('/cav_1/fusion_status', at)
+        assert 1 <= status.sweeps_fused <= status.sweeps_received
+        assert change(Transition.TRANSITION_DEACTIVATE)
+        partner.until(lambda: 'ego_node' not in listeners(), 'the end of the subscription')
+        assert change(Transition.TRANSITION_CLEANUP)
+        partner.until(lambda: publishers() == [0, 0, 0], 'no publisher')
+        partner.diagnosis('ego_node: state', 'unconfigured')
+        assert change(Transition.TRANSITION_CONFIGURE)
+        partner.until(lambda: publishers() == [1, 1, 1], 'one publisher of each output')
+        assert change(Transition.TRANSITION_ACTIVATE)
 
 
 def test_time_that_jumps_back_voids_what_lies_in_the_future(change, vehicle, ego, partner, scene, stamp):
     assert change(Transition.TRANSITION_CONFIGURE)
     assert change(Transition.TRANSITION_ACTIVATE)
-    partner.diagnosis('state', '/clock is silent')
+    partner.diagnosis('state', 'no message on /clock')
     clock = partner.node.create_publisher(Clock, '/clock', 1)
 
     def tell(time, heard):

@@ -33,7 +33,7 @@ def test_whatever_is_offered_is_recorded_and_what_never_comes_is_named(group, pa
     def all_came():
         for topic, publisher in publishers.items():
             publisher.publish(Header(frame_id=topic))
-        return recorder.latest.endswith(' messages, nothing of /silent, nobody publishes /nobody')
+        return recorder.latest.endswith(' messages, no message on /silent, no publisher of /nobody')
 
     partner.until(all_came, 'a report of the recorder that misses nothing else', timeout=60.0)
     group.stop([recorder], patience=30.0)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What any node needs: entry, parameters, diagnostics, quality of service, subscriptions."""
+"""Parts that every node uses: entry point, parameters, diagnostics, quality of service, subscriptions."""

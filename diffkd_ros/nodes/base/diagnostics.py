@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node's health on `/diagnostics`, once a second: the few lines of `diagnostic_updater` needed here.
+"""Publishes a node's diagnostics once a second.
 
-`diagnostic_updater` itself is not among the Python wheels.
+It replaces `diagnostic_updater`, which is not available as a Python wheel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OK, WARN, ERROR, STALE = (
 
 @dataclass(frozen=True)
 class Item:
-    """One line of a node's health: its name ('input', 'neighbour/cav_2', ...), level, summary and values."""
+    """One diagnostic status: name ('input', 'neighbour/cav_2', ...), level, summary and values."""
 
     name: str
     level: bytes
@@ -32,12 +32,12 @@ class Item:
 
 
 class DiagnosticsPublisher:
-    """Asks the node for its items once a second and publishes them.
+    """Publishes a node's items on `/diagnostics` once a second.
 
     Args:
-        node: whose health it is.
+        node: owner of publisher and timer.
         hardware_id: the agent's name.
-        items: called in the executor's thread.
+        items: returns the items; called in the executor's thread.
     """
 
     def __init__(self, node: Node, hardware_id: str, items: Callable[[], Iterable[Item]]) -> None:
@@ -45,7 +45,7 @@ class DiagnosticsPublisher:
         self._hardware_id = hardware_id
         self._items = items
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        # A steady clock: a node whose /clock stands still must still say so.
+        # Steady time: diagnostics must also be published while /clock stands still.
         self._timer = node.create_timer(1.0, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:

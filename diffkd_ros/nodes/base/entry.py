@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every node's `main` does: start, spin, and leave cleanly on Ctrl-C, SIGTERM or when done."""
+"""Runs a node: start, spin, and a clean end on Ctrl-C, SIGTERM or when the node is done."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.nodes.base.parameters import ParameterError
 
 
 class SetupError(DiffkdError):
-    """A node cannot start with what it was given (model folder, data source, output path, ...)."""
+    """A node cannot start: an input that it needs is missing or invalid."""
 
 
 class RunnableNode(Node):
-    """What `run` asks of a node, whichever of rclpy's node classes it is.
+    """Base of all nodes that `run` executes.
 
     Attributes:
-        done: set it, from any thread, to end the process: to a result if all is well, else to an exception.
+        done: ends the process once it has a result or an exception; may be set from any thread.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -32,21 +31,21 @@ class RunnableNode(Node):
         self.done: Future[None] = Future()
 
     def start(self) -> None:
-        """Called once the node is built, before it spins.
+        """Called once after construction, before the node spins.
 
         Raises:
-            SetupError: if it cannot do its work with what it was given.
+            SetupError: if the node cannot start.
         """
 
     def close(self) -> None:
-        """Stop threads and write what is to be written; called once, also after Ctrl-C.
+        """Stop threads and write output files; called once, also after Ctrl-C.
 
-        ROS may be shut down already: nothing can be published any more, and `log_last` must do the logging.
+        ROS may be shut down already: nothing can be published, and logging needs `log_last`.
         """
 
     def log_last(self, text: str) -> None:
-        """Log to the console only: /rosout is no longer there once Ctrl-C has shut ROS down."""
-        # A logger of the node's name would still publish.
+        """Log to the console only, because /rosout is not available after Ctrl-C has shut down ROS."""
+        # The node's own logger would publish to /rosout.
         rclpy.logging.get_logger('diffkd_ros').info(f'{self.get_name()}: {text}')
 
 
@@ -54,13 +53,12 @@ def run(make_node: Callable[[], RunnableNode], name: str, args: Sequence[str] | 
     """Run one node until it is done or interrupted.
 
     Args:
-        make_node: builds the node.
-        name: the node's name, for the log line if it cannot be built.
+        make_node: constructs the node.
+        name: of the node, to log an error of the construction.
         args: command line, `sys.argv` if None.
 
     Returns:
-        The process's exit code: 0 when the node is done or was interrupted, 2 when it cannot start with what
-        it was given, 1 when its work failed.
+        Exit code: 0 if the node is done or was interrupted, 1 if it failed, 2 if it could not start.
     """
     node: RunnableNode | None = None
     code = 0
@@ -69,7 +67,7 @@ def run(make_node: Callable[[], RunnableNode], name: str, args: Sequence[str] | 
         try:
             node = make_node()
             node.start()
-        except (ParameterError, SetupError) as error:
+        except DiffkdError as error:
             rclpy.logging.get_logger(name).fatal(str(error))
             return 2
         executor = SingleThreadedExecutor()
@@ -81,11 +79,11 @@ def run(make_node: Callable[[], RunnableNode], name: str, args: Sequence[str] | 
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        # A callback that was at work when SIGTERM shut ROS down fails; that is part of being interrupted.
+        # A callback that runs while SIGTERM shuts down ROS may fail; that is not an error.
         if rclpy.ok():
             raise
     finally:
-        # Ctrl-C reaches a node twice under `ros2 launch` (terminal and launcher): the second one must not
+        # Under `ros2 launch` a node gets SIGINT twice, from terminal and launcher: the second one must not
         # interrupt the clean-up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node is not None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node's parameters from one typed table: a frozen dataclass whose fields are made by `parameter`.
+"""Typed parameters: a table is a frozen dataclass whose fields are created by `parameter`.
 
-The field's annotation is the parameter's type; its metadata hold description, range and choices. `declare`
-declares every field on the node and returns the filled dataclass. rclpy silently ignores a value given for a
-parameter that nobody declares, so a misspelt name in a YAML file would have no effect: here it is an error.
+The annotation of a field is the parameter's type; its metadata hold description, range and choices. `declare`
+declares every field on the node and returns the dataclass with the values. rclpy ignores values given for
+undeclared parameters, so that a misspelt name in a YAML file would have no effect; here it is an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diffkd_ros.errors import DiffkdError
 
 Table = TypeVar('Table')
 
-# What rclpy itself declares or reads, beside `qos_overrides.*`.
+# Parameters of rclpy itself, in addition to `qos_overrides.*`.
 _BUILT_IN = {'use_sim_time', 'start_type_description_service'}
 
 _KINDS: dict[Any, tuple[type, str]] = {
@@ -33,13 +33,12 @@ _KINDS: dict[Any, tuple[type, str]] = {
     tuple[str, ...]: (str, 'a list of strings'),
 }
 
-
-# A node reads its parameters once, at start: a later change would do nothing, so ROS is told to refuse it.
+# A node reads its parameters once, at start, so later changes are refused.
 READ_ONLY = True
 
 
 class ParameterError(DiffkdError):
-    """A parameter that does not exist, is of the wrong type or lies outside its range."""
+    """A parameter that does not exist, has the wrong type or is out of range."""
 
 
 def parameter(
@@ -50,21 +49,21 @@ def parameter(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """One line of a parameter table.
+    """A field of a parameter table.
 
     Args:
-        default: the value without an override; a tuple must not be empty (rclpy could not tell its type).
+        default: value without an override; a tuple must not be empty, because rclpy infers its type.
         description: one sentence, with the unit.
-        minimum: smallest value allowed, of numbers.
-        maximum: largest value allowed, of numbers.
-        choices: the values allowed, of strings.
+        minimum: smallest value allowed, for numbers.
+        maximum: largest value allowed, for numbers.
+        choices: values allowed, for strings.
     """
     metadata = {'description': description, 'minimum': minimum, 'maximum': maximum, 'choices': choices}
     return field(default=default, metadata=metadata)
 
 
 def _checked(name: str, value: Any, kind: Any, metadata: Any) -> Any:
-    """The value in the annotated type (an int is taken for a float), within range and choices."""
+    """The value converted to the annotated type (only int to float), checked for range and choices."""
     scalar, words = _KINDS[kind]
 
     def convert(item: Any) -> Any:
@@ -107,11 +106,11 @@ def _descriptor(spec: Field, kind: Any) -> ParameterDescriptor:
 
 
 def declare(node: Node, table: type[Table]) -> Table:
-    """Declare every parameter of a table on a node and return their values.
+    """Declare the parameters of a table on a node and return their values.
 
     Raises:
-        ParameterError: if the node was given a parameter that is not in the table (the nearest known name is
-            suggested), a value of the wrong type, or one outside its range or choices.
+        ParameterError: if an override has a name that is not in the table (the nearest known name is
+            suggested), or a value of the wrong type or out of range.
     """
     specs = {spec.name: spec for spec in fields(table)}  # type: ignore[arg-type]
     overrides = node._parameter_overrides

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quality of service of each kind of topic.
+"""Quality of service of each kind of topic.
 
-Everything is reliable unless a parameter says otherwise. With Fast DDS's defaults a best-effort message of
-more than about 0.5 MB is silently lost, and a sweep is larger than that; a reliable keep-last queue
-overwrites instead of blocking.
+The default is reliable: with the defaults of Fast DDS, best-effort messages larger than about 0.5 MB, as most
+sweeps are, get lost without notice. A reliable keep-last queue overwrites old messages instead of blocking.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ def _reliable(depth: int) -> QoSProfile:
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=ReliabilityPolicy.RELIABLE)
 
 
-# Only the newest sweep is of use.
+# Only the newest sweep is used.
 POINTS = _reliable(1)
-# In lock-step all of them are: a recorder may still be having the one before repaired.
+# In lock-step every sweep is used: the previous one may still be in retransmission to a recorder.
 POINTS_IN_LOCKSTEP = _reliable(10)
-# Several senders share the topic, and ROS topics have no keys: with depth 1 one would overwrite another.
+# All senders share the topic, and ROS topics have no keys: with depth 1 they would overwrite each other.
 FEATURES = _reliable(10)
 ODOMETRY = _reliable(50)
 RESULTS = _reliable(10)
-# For whoever joins late: what does not change.
+# Constant messages, delivered to late subscribers too.
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
@@ -42,17 +41,17 @@ LATCHED = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 
-# The largest message that travels safely whatever the reliability, see above.
+# Largest message that is delivered with best effort too, see above.
 MAX_BEST_EFFORT_BYTES = 400_000
 
 
 def link(reliability: str, depth: int, lifespan: float) -> QoSProfile:
-    """The V2X link's profile.
+    """Profile of the V2X link.
 
     Args:
         reliability: one of `RELIABILITIES`.
-        depth: messages kept.
-        lifespan: seconds after which a message not yet taken is dropped; 0: never.
+        depth: of the queue, messages.
+        lifespan: seconds after which an undelivered message is dropped; 0: never.
     """
     profile = _reliable(depth)
     if reliability == 'best_effort':
@@ -63,5 +62,5 @@ def link(reliability: str, depth: int, lifespan: float) -> QoSProfile:
 
 
 def loses_large_best_effort() -> bool:
-    """Whether the middleware in use loses large best-effort messages unless it is configured not to."""
+    """Whether the middleware in use loses large best-effort messages with its default configuration."""
     return 'fastrtps' in rclpy.get_rmw_implementation_identifier()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A subscription of sensor data that fits the publisher's reliability, or says why it does not."""
+"""A subscription that adapts its reliability to the publisher's."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ RELIABILITIES = ('auto', *qos.RELIABILITIES)
 
 
 class InputSubscription:
-    """Subscribes to a topic that drivers publish in either reliability.
+    """Subscribes to a topic whose publishers may be reliable or best effort.
 
-    With `auto` it asks for reliable delivery, and for best effort once a publisher turns out to offer no
-    more: a reliable subscriber gets nothing from such a one, and a best-effort subscriber loses large clouds
-    that a reliable publisher would have sent again.
+    With `auto` it requests reliable delivery, and best effort once a publisher offers only that: a reliable
+    subscriber gets nothing from a best-effort publisher, and a best-effort subscriber loses large clouds that
+    a reliable publisher would retransmit.
 
     Args:
         node: that subscribes.
         message_class: of the topic.
-        topic: its name, relative.
-        depth: messages kept.
+        topic: relative name.
+        depth: of the queue, messages.
         reliability: one of `RELIABILITIES`.
         callback: called in the executor's thread.
-        raw: whether it gets the serialised message.
+        raw: whether the callback gets serialised messages.
 
     Attributes:
-        best_effort: whether it is subscribed so.
-        incompatible: whether a publisher was seen of which nothing will arrive.
+        best_effort: whether the subscription is best effort.
+        incompatible: whether a publisher has an incompatible quality of service, so that nothing arrives.
     """
 
     def __init__(
@@ -79,16 +79,16 @@ class InputSubscription:
             self.incompatible = True
             self._node.get_logger().warning(
                 f'a publisher of {self.topic} offers an incompatible quality of service '
-                f'(policy {event.last_policy_kind}): nothing of it will arrive'
+                f'(policy {event.last_policy_kind}): its messages will not arrive'
             )
 
     @property
     def topic(self) -> str:
-        """The topic's full name, after remapping."""
+        """Full name of the topic, after remapping."""
         return self._subscription.topic_name
 
     def publishers(self) -> int:
-        """How many publishers there are of the topic."""
+        """Number of publishers of the topic."""
         return self._node.count_publishers(self.topic)
 
     def destroy(self) -> None:

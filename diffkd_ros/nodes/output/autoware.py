@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detections as Autoware's `autoware_perception_msgs/DetectedObjects`.
 
-What an object becomes is decided in plain values, `autoware_objects`; `detected_objects` copies them into
-messages.
+`autoware_objects` converts boxes to plain values, which `detected_objects` copies into messages; so the
+conversion does not need the message package.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import Matrix, pose_from_euler
 from diffkd_ros.messages.conversions import pose_message
 
-# autoware_perception_msgs/ObjectClassification. It knows no vehicle of whatever kind: that counts as a car.
+# autoware_perception_msgs/ObjectClassification. It has no generic vehicle: `vehicle` becomes a car.
 LABELS = {
     'vehicle': 1,
     'car': 1,
@@ -32,17 +32,17 @@ LABELS = {
 }
 UNKNOWN = 0
 BOUNDING_BOX = 0
-# A detector that tells front from back.
+# The detector distinguishes front and back.
 ORIENTATION_AVAILABLE = 2
 
 
 @dataclass(frozen=True)
 class AutowareObject:
-    """One object in Autoware's terms.
+    """One object as Autoware describes it.
 
     Attributes:
-        label: one of Autoware's numbers.
-        probability: the network's score, which is no probability, though Autoware's fields are called so.
+        label: constant of `ObjectClassification`.
+        probability: score of the network; not a calibrated probability, despite the name of Autoware's field.
         pose: (4, 4) frame of the detections <- centre of the box.
         dimensions: length, width, height, metres.
     """
@@ -54,7 +54,7 @@ class AutowareObject:
 
 
 def autoware_objects(boxes: Boxes3D, class_names: Sequence[str]) -> list[AutowareObject]:
-    """Boxes in Autoware's terms; a class it does not know becomes UNKNOWN."""
+    """Boxes as Autoware describes them; an unknown class becomes UNKNOWN."""
     scores = np.zeros(len(boxes)) if boxes.scores is None else boxes.scores
     return [
         AutowareObject(
@@ -68,12 +68,12 @@ def autoware_objects(boxes: Boxes3D, class_names: Sequence[str]) -> list[Autowar
 
 
 def detected_objects(messages: Any, header: Header, objects: Sequence[AutowareObject]) -> Any:
-    """Fill a message.
+    """Objects as `DetectedObjects`; velocities and covariances are marked as unavailable.
 
     Args:
         messages: the module `autoware_perception_msgs.msg`.
         header: of the detections.
-        objects: from `autoware_objects`. Velocities and covariances are unknown and marked so.
+        objects: from `autoware_objects`.
     """
     result = messages.DetectedObjects(header=header)
     for item in objects:

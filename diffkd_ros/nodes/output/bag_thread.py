@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a bag in a thread of its own, so that a slow disk holds nobody up."""
+"""Writes a bag in a separate thread, so that a slow disk does not block callbacks."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from diffkd_ros.bags.writer import BagError, BagWriter
 
-# About 300 MB of sweeps, should the disk stall.
+# Messages queued while the disk is busy; about 300 MB of sweeps.
 _QUEUED = 300
 
 
 class BagThread:
-    """Takes messages from any thread.
+    """A bag that messages can be written to from any thread.
 
     Args:
-        path: the bag's folder, which must not exist yet.
+        path: folder of the bag, must not exist yet.
 
     Attributes:
         counts: messages written, by topic.
-        dropped: messages that came when the disk lagged far behind.
+        dropped: messages not written because the queue was full.
 
     Raises:
-        BagError: if it exists or cannot be made.
+        BagError: if the folder exists or cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class BagThread:
         self._thread.start()
 
     def write(self, topic: str, message_type: str, stamp: int, data: bytes) -> None:
-        """Queue one message for `BagWriter.write`; if the disk lags far behind it is dropped and counted.
+        """Queue one message for `BagWriter.write`; if the queue is full it is dropped and counted.
 
         Raises:
             BagError: if an earlier message could not be written.
@@ -50,7 +50,7 @@ class BagThread:
             self.dropped += 1
 
     def close(self) -> None:
-        """Write what is queued and finish the bag.
+        """Write the queued messages and finish the bag.
 
         Raises:
             BagError: if that fails.
@@ -65,7 +65,7 @@ class BagThread:
             while (item := self._queue.get()) is not None:
                 self._writer.write(*item)
             self._writer.close()
-        except BagError as error:  # raised again in the next call of write or close
+        except BagError as error:  # raised by the next call of write or close
             self._error = error
             while self._queue.get() is not None:
                 self.dropped += 1

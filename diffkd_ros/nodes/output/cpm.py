@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detections as ETSI's Collective Perception Message, TS 103 324 release 2 (`etsi_its_cpm_ts_msgs`).
 
-What the message says is decided in plain values, `collective_perception`, in the standard's units;
-`cpm_message` copies them into ROS messages. Encoding (UPER), signing and sending are an ITS stack's business.
+`collective_perception` converts boxes to plain values in the standard's units, which `cpm_message` copies
+into ROS messages. Encoding (UPER), signing and sending are left to an ITS stack.
 
-Coordinates are east, north and up from the reference position, which is the LiDAR's; the map frame must
-therefore have x east and y north (REP-103), and a known origin.
+Coordinates are east, north and up of the reference position, which is that of the LiDAR. The map frame must
+therefore have x east and y north (REP-103) and a known origin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.poses import Matrix, yaw_of
 
-# 2004-01-01 in Unix time; ITS time goes on counting through leap seconds, of which there were five since.
+# 2004-01-01 in Unix time. ITS time counts leap seconds; there were five since then.
 _ITS_EPOCH_MS = 1_072_915_200_000
 _LEAP_SECONDS_MS = 5_000
 
@@ -33,7 +33,7 @@ PROTOCOL_VERSION = 2
 VEHICLE_CONTAINER = 1
 OBJECT_CONTAINER = 5
 MAX_OBJECTS = 255
-# The values that mean unavailable.
+# Values that mean unavailable.
 NO_COORDINATE_CONFIDENCE = 4096
 NO_ANGLE_CONFIDENCE = 127
 NO_DIMENSION_CONFIDENCE = 32
@@ -42,13 +42,13 @@ NO_HEADING = 3601
 NO_ALTITUDE_CONFIDENCE = 15
 NO_CLASS_CONFIDENCE = 101
 
-# TrafficParticipantType; a vehicle of whatever kind is unknown among them.
+# TrafficParticipantType. It has no generic vehicle: `vehicle` becomes unknown.
 _VEHICLES = {'vehicle': 0, 'car': 5, 'truck': 8, 'bus': 6, 'trailer': 9, 'motorcycle': 4}
 
 
 @dataclass(frozen=True)
 class MapOrigin:
-    """Where the map frame's origin lies: degrees, degrees, metres above the ellipsoid."""
+    """Position of the map frame's origin: degrees, degrees, metres above the ellipsoid."""
 
     latitude: float
     longitude: float
@@ -60,12 +60,12 @@ class PerceivedObject:
     """One object in the standard's units.
 
     Attributes:
-        object_id: its place in the message; without tracking it means nothing in the next one.
+        object_id: index in the message; not stable between messages, because there is no tracking.
         position: east, north, up of the reference position, 0.01 m.
         angle: of the x axis from east to north, 0.1 degrees.
         dimensions: length, width, height, 0.1 m.
-        vehicle_type: TrafficParticipantType, or None if it is no vehicle.
-        quality: ObjectPerceptionQuality, the network's score in fifteenths.
+        vehicle_type: TrafficParticipantType, or None if the object is not a vehicle.
+        quality: ObjectPerceptionQuality, 15 times the score of the network.
     """
 
     object_id: int
@@ -86,7 +86,7 @@ class CollectivePerception:
         longitude: 1e-7 degrees.
         altitude: 0.01 m.
         heading: of the LiDAR's x axis, clockwise from north, 0.1 degrees.
-        objects: at most `MAX_OBJECTS`, the more certain first.
+        objects: at most `MAX_OBJECTS`, by descending score.
     """
 
     reference_time: int
@@ -103,17 +103,18 @@ def its_time(stamp: int) -> int:
 
 
 def geodetic(origin: MapOrigin, east: float, north: float, up: float) -> tuple[float, float, float]:
-    """Latitude, longitude and altitude of a point near the origin, on the plane that touches it there.
+    """Latitude, longitude and altitude of a point given in metres in the tangent plane at the origin.
 
-    Good to centimetres within a kilometre; the error grows with the square of the distance.
+    The error is centimetres within a kilometre and grows with the square of the distance.
     """
     latitude = np.radians(origin.latitude)
-    bend = 1.0 - _ECCENTRICITY_SQUARED * np.sin(latitude) ** 2
-    along_meridian = _EQUATOR_RADIUS * (1.0 - _ECCENTRICITY_SQUARED) / bend**1.5
-    across = _EQUATOR_RADIUS / np.sqrt(bend)
+    # Radii of curvature of the ellipsoid.
+    flattening = 1.0 - _ECCENTRICITY_SQUARED * np.sin(latitude) ** 2
+    meridian = _EQUATOR_RADIUS * (1.0 - _ECCENTRICITY_SQUARED) / flattening**1.5
+    prime_vertical = _EQUATOR_RADIUS / np.sqrt(flattening)
     return (
-        origin.latitude + np.degrees(north / (along_meridian + origin.altitude)),
-        origin.longitude + np.degrees(east / ((across + origin.altitude) * np.cos(latitude))),
+        origin.latitude + np.degrees(north / (meridian + origin.altitude)),
+        origin.longitude + np.degrees(east / ((prime_vertical + origin.altitude) * np.cos(latitude))),
         origin.altitude + up,
     )
 
@@ -129,7 +130,7 @@ def _tenth_degrees(angle: float) -> int:
 def collective_perception(
     stamp: int, boxes: Boxes3D, class_names: Sequence[str], pose: Matrix, origin: MapOrigin
 ) -> CollectivePerception:
-    """What a message says of one sweep's detections.
+    """Detections of one sweep in the units of the standard.
 
     Args:
         stamp: of the sweep, Unix nanoseconds.
@@ -140,9 +141,9 @@ def collective_perception(
     """
     latitude, longitude, altitude = geodetic(origin, *pose[:3, 3])
     # Axes of the map, origin at the LiDAR.
-    turned = pose.copy()
-    turned[:3, 3] = 0.0
-    rows = transform_boxes(turned, boxes.boxes[:MAX_OBJECTS])
+    rotation = pose.copy()
+    rotation[:3, 3] = 0.0
+    rows = transform_boxes(rotation, boxes.boxes[:MAX_OBJECTS])
     scores = np.zeros(len(boxes)) if boxes.scores is None else boxes.scores
     objects = []
     for number, row in enumerate(rows):
@@ -169,11 +170,11 @@ def collective_perception(
 
 
 def cpm_message(messages: Any, station: int, values: CollectivePerception) -> Any:
-    """Fill a message.
+    """Values as a `CollectivePerceptionMessage`.
 
     Args:
         messages: the module `etsi_its_cpm_ts_msgs.msg`.
-        station: StationId.
+        station: StationId of the sender.
         values: from `collective_perception`.
     """
     message = messages.CollectivePerceptionMessage()
@@ -182,11 +183,11 @@ def cpm_message(messages: Any, station: int, values: CollectivePerception) -> An
     message.header.station_id.value = station
     management = message.payload.management_container
     management.reference_time.value = values.reference_time
-    place = management.reference_position
-    place.latitude.value, place.longitude.value = values.latitude, values.longitude
-    place.altitude.altitude_value.value = values.altitude
-    place.altitude.altitude_confidence.value = NO_ALTITUDE_CONFIDENCE
-    ellipse = place.position_confidence_ellipse
+    reference = management.reference_position
+    reference.latitude.value, reference.longitude.value = values.latitude, values.longitude
+    reference.altitude.altitude_value.value = values.altitude
+    reference.altitude.altitude_confidence.value = NO_ALTITUDE_CONFIDENCE
+    ellipse = reference.position_confidence_ellipse
     ellipse.semi_major_confidence.value = ellipse.semi_minor_confidence.value = NO_SEMI_AXIS
     ellipse.semi_major_orientation.value = NO_HEADING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What RViz and Foxglove draw: detected boxes, the neighbours that helped or not, and what anybody saw."""
+"""Markers for RViz and Foxglove: detected boxes, neighbours and the observed area."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler
+from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.messages.conversions import pose_message
 from diffkd_ros.nodes.link.neighbours import Verdict
-from diffkd_ros.nodes.output.observed_area import BLOCK, block_centres
+from diffkd_ros.runtime.decoding import observed_cells
 from diffkd_ros.runtime.detector import Detection
+from diffkd_ros.runtime.features import BevFeature
 
 _BOX = (0.15, 0.75, 0.35)
 _NEIGHBOUR = (0.15, 0.45, 0.95)
 _REFUSED = (0.6, 0.6, 0.6)
 _EGO_SHARE = (0.95, 0.75, 0.2)
-# Just above the bottom of the grid, under everything else.
+# The observed area is drawn in blocks of so many cells along an edge.
+_BLOCK = 4
+# Height of the observed area above the bottom of the grid, metres.
 _GROUND = 0.5
 
 
@@ -44,33 +48,34 @@ def marker_array(
     header: Header,
     detection: Detection,
     verdicts: Sequence[Verdict],
-    ego_pose: Matrix,
-    area: NDArray[np.bool_],
+    features: Sequence[BevFeature],
+    poses: Sequence[Matrix],
     grid: BevGrid,
 ) -> MarkerArray:
-    """All markers of one sweep; the first one deletes those of the sweep before.
+    """All markers of one sweep; the first one deletes those of the previous sweep.
 
-    Namespaces: `detections`; `neighbours` and `neighbour_names`, with the gate weight of each, or in grey why
-    it was refused, where it says where it is; `observed`, the blocks that anybody saw, from the ego's colour
-    to the neighbours' by their share of the fused feature.
+    Namespaces: `detections`; `neighbours` and `neighbour_names` with the gate weight, or in grey with the
+    reason if a neighbour was refused and its pose is known; `observed`, the blocks in which an agent had a
+    return, coloured from the neighbours' to the ego's colour by the ego's share of the fused feature.
 
     Args:
-        header: the ego sweep's.
-        detection: in the ego's LiDAR frame; the more certain a box, the more opaque.
+        header: of the ego's sweep.
+        detection: in the ego's LiDAR frame; the higher its score, the more opaque a box.
         verdicts: on all neighbours, the accepted ones first.
-        ego_pose: map <- LiDAR of the ego.
-        area: (agents, rows, columns) from `observed_area`.
-        grid: the ego's.
+        features: that were fused, the ego's first.
+        poses: (4, 4) map <- LiDAR of the same agents.
+        grid: of the features.
     """
     boxes = detection.boxes
-    markers = [Marker(header=header, action=Marker.DELETEALL), _observed(header, detection, area, grid)]
+    blocks = observed_blocks(features, poses, grid)
+    markers = [Marker(header=header, action=Marker.DELETEALL), _observed(header, detection, blocks, grid)]
     scores = np.ones(len(boxes)) if boxes.scores is None else boxes.scores
     for number, (row, score) in enumerate(zip(boxes.boxes, scores, strict=True)):
         marker = _marker(header, 'detections', number, Marker.CUBE, pose_from_euler(row[:3], yaw=row[6]))
         _scale(marker, *map(float, row[3:6]))
         marker.color = _color(_BOX, 0.2 + 0.6 * float(score))
         markers.append(marker)
-    to_ego = inverse(ego_pose)
+    to_ego = inverse(poses[0])
     weights = [*detection.gate_weights[1:], *([0.0] * len(verdicts))]
     for number, (verdict, weight) in enumerate(zip(verdicts, weights, strict=False)):
         if verdict.pose is None:
@@ -78,7 +83,7 @@ def marker_array(
         pose = to_ego @ verdict.pose
         color = _color(_NEIGHBOUR if verdict.accepted else _REFUSED, 0.9)
         sphere = _marker(header, 'neighbours', number, Marker.SPHERE, pose)
-        # A neighbour that supplies half of what it covers is drawn as large as a car is wide.
+        # A weight of 0.5 gives a sphere as large as a car is wide.
         size = 1.0 + 2.0 * float(weight)
         _scale(sphere, size, size, size)
         text = _marker(header, 'neighbour_names', number, Marker.TEXT_VIEW_FACING, pose)
@@ -92,19 +97,41 @@ def marker_array(
     return MarkerArray(markers=markers)
 
 
-def _observed(header: Header, detection: Detection, area: NDArray[np.bool_], grid: BevGrid) -> Marker:
-    """One list of flat squares: a marker each would cost the publisher and RViz far more."""
-    edge = BLOCK * grid.cell
+def observed_blocks(
+    features: Sequence[BevFeature], poses: Sequence[Matrix], grid: BevGrid
+) -> NDArray[np.bool_]:
+    """Which blocks of the ego's grid contain a cell in which an agent had a return.
+
+    Args:
+        features: the ego's first.
+        poses: (4, 4) map <- LiDAR of the same agents.
+        grid: of the features.
+
+    Returns:
+        (height // 4, width // 4).
+    """
+    warps = grid_warps(poses, grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+    cells = observed_cells(np.stack([feature.density for feature in features]), warps, grid)
+    column, row = np.floor((cells - (grid.x_min, grid.y_min)) / (_BLOCK * grid.cell)).astype(int).T
+    blocks = np.zeros((grid.height // _BLOCK, grid.width // _BLOCK), bool)
+    inside = (row >= 0) & (row < blocks.shape[0]) & (column >= 0) & (column < blocks.shape[1])
+    blocks[row[inside], column[inside]] = True
+    return blocks
+
+
+def _observed(header: Header, detection: Detection, blocks: NDArray[np.bool_], grid: BevGrid) -> Marker:
+    """The observed blocks as one list of flat squares, which is much cheaper than one marker each."""
+    edge = _BLOCK * grid.cell
     marker = _marker(header, 'observed', 0, Marker.CUBE_LIST, np.eye(4))
     _scale(marker, 0.95 * edge, 0.95 * edge, 0.05)
-    rows, columns = area.shape[1:]
-    share = detection.gate_map[0, : rows * BLOCK, : columns * BLOCK]
-    own = share.reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3))
-    seen = area.any(axis=0)
-    x, y = block_centres(grid)
+    rows, columns = blocks.shape
+    share = detection.gate_map[0, : rows * _BLOCK, : columns * _BLOCK]
+    own = share.reshape(rows, _BLOCK, columns, _BLOCK).mean(axis=(1, 3))[blocks]
+    row, column = np.nonzero(blocks)
+    x, y = grid.x_min + edge * (column + 0.5), grid.y_min + edge * (row + 0.5)
     z = grid.z_min + _GROUND
-    marker.points = [Point(x=float(px), y=float(py), z=z) for px, py in zip(x[seen], y[seen], strict=True)]
-    mix = own[seen, None] * np.array(_EGO_SHARE) + (1.0 - own[seen, None]) * np.array(_NEIGHBOUR)
+    marker.points = [Point(x=float(px), y=float(py), z=z) for px, py in zip(x, y, strict=True)]
+    mix = own[:, None] * np.array(_EGO_SHARE) + (1.0 - own[:, None]) * np.array(_NEIGHBOUR)
     marker.colors = [_color((r, g, b), 0.35) for r, g, b in mix.tolist()]
     marker.color = _color(_EGO_SHARE, 0.35)
     return marker

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vision_msgs/Detection3DArray` and `LabelInfo`, where that package is installed; no wheel of it exists."""
+"""Detections as `vision_msgs/Detection3DArray` and `LabelInfo`, if `vision_msgs` is installed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from diffkd_ros.runtime.card import ModelCard
 
 try:
     from vision_msgs import msg as vision_msgs
-except ImportError:
+except ImportError:  # not available as a wheel
     vision_msgs = None
 
 available = vision_msgs is not None
 
 
 class VisionOutput:
-    """Publishes detections as `vision_msgs`, and once, latched, what their class ids mean.
+    """Publishes detections, and the latched class names once, as `vision_msgs`.
 
     Args:
-        node: the publisher; must be about to be activated.
+        node: owner of the lifecycle publishers.
         card: of the model.
     """
 
@@ -42,23 +42,18 @@ class VisionOutput:
         self._labels = node.create_lifecycle_publisher(vision_msgs.LabelInfo, self.LABELS, qos.LATCHED)
 
     def publish_labels(self) -> None:
-        """Publish the meaning of the class ids."""
+        """Publish the class names; the node must be active."""
         message = label_info(self._card)
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._labels.publish(message)
 
     def publish(self, header: Header, boxes: Boxes3D) -> None:
-        """Publish one sweep's detections."""
+        """Publish the detections of one sweep."""
         self._detections.publish(detection_array(header, boxes))
-
-    def destroy(self) -> None:
-        """Remove the publishers."""
-        for publisher in (self._detections, self._labels):
-            self._node.destroy_lifecycle_publisher(publisher)
 
 
 def label_info(card: ModelCard) -> Any:
-    """The model's classes as `vision_msgs/LabelInfo`."""
+    """Class names of a model as `vision_msgs/LabelInfo`."""
     classes = [
         vision_msgs.VisionClass(class_id=number, class_name=name)
         for number, name in enumerate(card.class_names)
@@ -69,10 +64,10 @@ def label_info(card: ModelCard) -> Any:
 def detection_array(header: Header, boxes: Boxes3D) -> Any:
     """Detections as `vision_msgs/Detection3DArray`.
 
-    `class_id` is the number that `LabelInfo` explains, as text. Covariances stay zero, which means unknown.
+    `class_id` is the number in `LabelInfo`, as a string. Covariances stay zero, which means unknown.
 
     Args:
-        header: the ego sweep's.
+        header: of the ego's sweep.
         boxes: with scores, in the header's frame.
     """
     message = vision_msgs.Detection3DArray(header=header)

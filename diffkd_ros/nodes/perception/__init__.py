@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoding and inference: lifecycle, inference thread, and its report."""
+"""Managed nodes that run a model: parameters, lifecycle, pipeline, inference thread and report."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread owns the model; callbacks only hand it the newest input."""
+"""A thread that processes the newest item submitted to it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ Item = TypeVar('Item')
 
 
 class InferenceThread(Generic[Item]):
-    """Runs `work` on the newest item submitted, one at a time, in a thread of its own.
+    """Calls `work` with the newest item submitted, one at a time, in its own thread.
 
-    There is one slot: an item that comes while another one waits in it replaces that one, which is counted in
-    `overwritten`. So the work always continues on fresh data, and a slow machine skips instead of lagging.
+    At most one item waits: a newer one replaces it, so that a slow machine skips sweeps instead of lagging.
 
     Args:
         work: called with each item taken.
-        on_error: called, still in the thread, with an exception that `work` let through; the thread goes on.
+        on_error: called in the thread with an exception that `work` raised; the thread continues.
+
+    Attributes:
+        overwritten: number of items that were submitted, but never processed.
     """
 
     def __init__(self, work: Callable[[Item], None], on_error: Callable[[Exception], None]) -> None:
@@ -30,21 +32,24 @@ class InferenceThread(Generic[Item]):
         self._stopping = False
         self.overwritten = 0
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def submit(self, item: Item) -> None:
-        """Put an item into the slot; returns at once."""
+        """Replace the waiting item; returns immediately."""
         with self._condition:
             self._overwrite([item])
 
     def drain(self, timeout: float = 2.0) -> None:
-        """Drop the item that waits, counted as overwritten too, and wait until the one at work is done."""
+        """Drop the waiting item and wait until the current one is done, at most `timeout` seconds."""
         with self._condition:
             self._overwrite([])
             self._condition.wait_for(lambda: not self._busy, timeout)
 
     def stop(self, timeout: float = 2.0) -> None:
-        """Finish the item at work, drop the one waiting, and end the thread."""
+        """Drop the waiting item and end the thread after the current one; wait at most `timeout` seconds."""
         with self._condition:
             self._stopping = True
             self._overwrite([])

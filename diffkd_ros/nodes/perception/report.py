@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model and what it costs, for diagnostics."""
+"""Latency and failures of the inference, for diagnostics."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from diffkd_ros.messages.conversions import NANOSECONDS
 from diffkd_ros.nodes.base import diagnostics
 from diffkd_ros.runtime.card import ModelCard
 
+# Sweeps that the percentiles are computed from.
 _WINDOW = 200
 
 
 class InferenceReport:
-    """Keeps the latest durations of one kind of work and watches its budget. Thread-safe.
+    """Collects the latency of every sweep and compares it with a budget. Thread-safe.
 
     Args:
-        card: of the model at work.
-        device: it runs on.
-        threads: it may use.
-        max_latency: budget from the cloud's publication to the result, seconds; one overrun is a warning.
-        max_overrun: how long results may stay over budget, seconds of their stamps, before it is an error.
+        card: of the model.
+        device: that runs it.
+        threads: that it may use.
+        max_latency: budget from the publication of the cloud to the result, seconds; an overrun is a warning.
+        max_overrun: how long results may stay over the budget, seconds of their stamps, without an error.
     """
 
     def __init__(
@@ -33,13 +34,18 @@ class InferenceReport:
         self._max_latency, self._max_overrun = max_latency * 1e3, round(max_overrun * NANOSECONDS)
         self._lock = threading.Lock()
         self._stages: deque[dict[str, float]] = deque(maxlen=_WINDOW)
-        self._done = self._failures = self._overruns = self._told = 0
+        self._done = self._failures = self._overruns = self._reported = 0
         self._over_since: int | None = None
         self._over_for = 0
         self._last_failure = ''
 
     def add(self, stamp: int, stages: dict[str, float]) -> None:
-        """Record one sweep's milliseconds by stage; its stamp in nanoseconds."""
+        """Record a sweep.
+
+        Args:
+            stamp: of the sweep, nanoseconds.
+            stages: milliseconds by stage; `total` is compared with the budget.
+        """
         with self._lock:
             self._stages.append(stages)
             self._done += 1
@@ -49,23 +55,23 @@ class InferenceReport:
                 self._over_for = 0
                 return
             self._overruns += 1
-            # Stamps that fall back start anew.
+            # An earlier stamp starts a new period: time has jumped back.
             if self._over_since is None or stamp < self._over_since:
                 self._over_since = stamp
             self._over_for = stamp - self._over_since
 
     def fail(self, error: Exception) -> None:
-        """Record work that raised."""
+        """Record an exception."""
         with self._lock:
             self._failures += 1
             self._last_failure = f'{type(error).__name__}: {error}'
 
     def items(self) -> list[diagnostics.Item]:
-        """The items `inference` and `model`; an overrun is reported in the first call after it."""
+        """The items `inference` and `model`; each overrun is a warning in one call only."""
         with self._lock:
             stages, done, failures, overruns = list(self._stages), self._done, self._failures, self._overruns
-            fresh = overruns - self._told
-            self._told = overruns
+            fresh = overruns - self._reported
+            self._reported = overruns
             last, over_for = self._last_failure, self._over_for
         values: dict[str, object] = {
             'sweeps done': done,
@@ -84,7 +90,7 @@ class InferenceReport:
         elif not stages:
             level, message = diagnostics.OK, 'no sweep yet'
         elif over_for > self._max_overrun:
-            level, message = diagnostics.ERROR, f'over {budget} for {over_for / NANOSECONDS:.1f} s on end'
+            level, message = diagnostics.ERROR, f'over {budget} for {over_for / NANOSECONDS:.1f} s'
         elif fresh:
             level, message = diagnostics.WARN, f'{fresh} sweeps over {budget} since the last report'
         else:

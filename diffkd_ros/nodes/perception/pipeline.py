@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a perception node holds while it is configured: model, input, inference thread and report."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+
+from diffkd_ros.messages.lidar_pose import LidarPose
+from diffkd_ros.nodes.base.diagnostics import Item
+from diffkd_ros.nodes.input.pose_parameters import pose_source_of
+from diffkd_ros.nodes.input.stage_timer import StageTimer
+from diffkd_ros.nodes.input.sweeps import RefusedSweepError, Sweep, SweepInput
+from diffkd_ros.nodes.perception.inference_thread import InferenceThread
+from diffkd_ros.nodes.perception.parameters import EncodingParameters
+from diffkd_ros.nodes.perception.report import InferenceReport
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
+from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.model_folder import model_folder
+
+
+class Pipeline(ABC):
+    """Encodes sweeps in the inference thread; a subclass decides what happens to the features.
+
+    A node builds it when it is configured and drops it when it is cleaned up. Publishers are created in the
+    constructor as lifecycle publishers, which the node destroys; subscriptions in `activate`.
+
+    Args:
+        node: owner of publishers and subscriptions.
+        p: its parameters.
+
+    Attributes:
+        summary: what the node does and publishes, for the log; set by the subclass.
+        active: whether it is subscribed to its input.
+
+    Raises:
+        ModelError: if the model does not load or the device is not available.
+        SetupError: if the source of poses is not available.
+    """
+
+    summary: str
+
+    def __init__(self, node: LifecycleNode, p: EncodingParameters) -> None:
+        self.node = node
+        self.card = ModelCard.load(model_folder(p.model))
+        self._encoder = FeatureEncoder(self.card, threads=p.threads, device=p.device)
+        # The first run allocates memory: run it now, with one point, to not delay the first sweep.
+        grid = self.card.grid.range
+        self._encoder.encode(np.array([[*np.add(grid[:3], grid[3:]) / 2, 0.5]], np.float32))
+        poses = pose_source_of(node, p)
+        self.input = SweepInput(node, poses, p.input_reliability, p.intensity_scale, self.card.grid)
+        self.report = InferenceReport(self.card, p.device, p.threads, p.max_latency, p.max_overrun)
+        self.worker = InferenceThread[Sweep](self._encode, self._on_error)
+        self.active = False
+
+    @abstractmethod
+    def process(self, sweep: Sweep, feature: BevFeature, pose: LidarPose, timer: StageTimer) -> None:
+        """Use an encoded sweep, and call `finish` once it is used; called in the inference thread.
+
+        Args:
+            sweep: as received.
+            feature: of the sweep, in the LiDAR frame.
+            pose: map <- LiDAR at the sweep's stamp.
+            timer: the sweep's stages so far.
+        """
+
+    @abstractmethod
+    def items(self) -> list[Item]:
+        """Diagnostics items; called in the executor's thread."""
+
+    def activate(self) -> None:
+        """Subscribe to clouds and poses."""
+        self.input.subscribe(self.receive)
+        self.active = True
+
+    def deactivate(self) -> None:
+        """Unsubscribe, discard stored input and wait for the sweep being processed."""
+        self.active = False
+        self.input.unsubscribe()
+        self.worker.drain()
+
+    def receive(self, sweep: Sweep) -> None:
+        """Store a sweep that arrived; called in the executor's thread."""
+        self.worker.submit(sweep)
+
+    def forget_after(self, stamp: int) -> None:
+        """Drop stored input with a later stamp (nanoseconds), after time has jumped back."""
+        self.input.forget_after(stamp)
+
+    def finish(self, sweep: Sweep, timer: StageTimer) -> dict[str, float]:
+        """Record that a sweep was used; returns its milliseconds by stage."""
+        self.input.accept()
+        stages = timer.finish()
+        self.report.add(sweep.stamp, stages)
+        return stages
+
+    def input_item(self, used: str, count: int) -> Item:
+        """The item `input`.
+
+        Args:
+            used: name for the count of used sweeps.
+            count: number of them.
+        """
+        return self.input.diagnostics({'sweeps overwritten': self.worker.overwritten, used: count})
+
+    def _encode(self, sweep: Sweep) -> None:
+        timer = sweep.timer()
+        timer.mark('wait')
+        try:
+            points = self.input.read(sweep).points
+            timer.mark('cloud')
+            feature = self._encoder.encode(points)
+            timer.mark('encode')
+            # After encoding, because a pose may arrive slightly later than its cloud.
+            pose = self.input.pose(sweep)
+            timer.mark('pose')
+        except CloudError as error:
+            self.input.refuse('cloud', error)
+            return
+        except RefusedSweepError:
+            return
+        self.process(sweep, feature, pose, timer)
+
+    def _on_error(self, error: Exception) -> None:
+        if not self.node.context.ok():
+            return  # ROS was shut down while the sweep was processed
+        self.report.fail(error)
+        self.node.get_logger().error(
+            f'inference failed: {type(error).__name__}: {error}', throttle_duration_sec=5.0
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detections in the terms of vision_msgs, Autoware and ETSI: the values, and the messages where installed."""
+"""Detections converted to vision_msgs, Autoware and ETSI: values, and messages where installed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def boxes():
 
 
 def messages(package):
-    """Its message classes, or the reason why this cannot be tried here."""
+    """The message classes of a package; skips the test if it is not installed."""
     pytest.importorskip(package, reason=f'{package} is not installed')
     return importlib.import_module(f'{package}.msg')
 
@@ -69,15 +69,15 @@ def test_an_autoware_message(boxes):
 
 
 def test_its_time_counts_leap_seconds():
-    # Of the standard: 2007-01-01T00:00:00 UTC is 94 694 401 000, one leap second after 2004.
-    # Four more came since, in 2009, 2012, 2015 and 2017.
+    # The standard gives 94 694 401 000 for 2007-01-01T00:00:00 UTC, one leap second after 2004.
+    # Four more followed, in 2009, 2012, 2015 and 2017.
     moment = datetime(2026, 1, 1, tzinfo=timezone.utc)
     since = moment - datetime(2004, 1, 1, tzinfo=timezone.utc)
     assert its_time(int(moment.timestamp()) * 10**9) == int(since.total_seconds()) * 1000 + 5000
 
 
-def test_places_on_the_ellipsoid():
-    """Against the series for the length of a degree that is found in every atlas's appendix."""
+def test_positions_on_the_ellipsoid():
+    """Compared with the common series for the length of a degree."""
     origin = MapOrigin(50.775, 6.083)
     angle = np.radians(origin.latitude)
     meridian = 111_132.92 - 559.82 * np.cos(2 * angle) + 1.175 * np.cos(4 * angle)
@@ -92,15 +92,15 @@ def test_a_perceived_object_in_the_standard_s_units(boxes):
     values = collective_perception(STAMP, boxes, NAMES, POSE, AACHEN)
     latitude, longitude, _ = geodetic(AACHEN, 100.0, 50.0, 3.0)
     assert (values.latitude, values.longitude) == (round(latitude * 1e7), round(longitude * 1e7))
-    assert (values.altitude, values.heading) == (20_300, 0)  # the LiDAR looks north
+    assert (values.altitude, values.heading) == (20_300, 0)  # the LiDAR faces north
     first, second = values.objects
-    # 10 m ahead and 2 m to the left of a LiDAR that looks north: 2 m west and 10 m north of it.
+    # 10 m ahead and 2 m to the left of a LiDAR that faces north: 2 m west and 10 m north of it.
     assert first.position == (-200, 1000, -100)
     assert first.angle == 900
     assert first.dimensions == (45, 18, 15)
     assert (first.vehicle_type, first.quality) == (0, 12)
     assert (second.angle, second.vehicle_type) == (0, 8)
-    assert second.dimensions[0] == 255  # 26 m is out of the standard's range
+    assert second.dimensions[0] == 255  # above the range of the standard
 
 
 def test_a_cpm(boxes):

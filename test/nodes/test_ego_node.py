@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ego as a process of its own: what it fuses, what it refuses, and that refusing costs nothing."""
+"""An ego node in its own process: which features it fuses and which it refuses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ego(group, partner, scene, feature_of, model):
 
 
 def answer(partner, scene, stamp):
-    """Let the ego sweep at that instant; its detections and status."""
+    """Send the ego a sweep; returns its detections and status."""
     partner.sweep('cav_1', stamp, scene.agents[1])
     status = partner.message_at('/cav_1/fusion_status', stamp)
     return partner.message_at('/cav_1/detections', stamp), status
@@ -44,7 +44,7 @@ def columns(detections):
 
 def send(partner, message):
     partner.publish('/v2x/features', message)
-    # Nothing tells when the ego has it; it never waits for it either.
+    # No message confirms the reception.
     time.sleep(_ARRIVES)
 
 
@@ -136,7 +136,7 @@ def other_epoch(message, stamp, feature_of):
         (other_epoch, 'stamped in another epoch'),
     ],
 )
-def test_a_bad_neighbour_is_refused_counted_and_named_and_the_ego_goes_on_alone(
+def test_an_invalid_feature_is_refused_and_reported_and_the_ego_detects_alone(
     ego, partner, scene, feature_of, stamp, spoil, reason
 ):
     alone, status = answer(partner, scene, stamp)
@@ -158,14 +158,14 @@ def test_a_bad_neighbour_is_refused_counted_and_named_and_the_ego_goes_on_alone(
     assert {v.key: v.value for v in item.values}[f'refused, {reason_value(reason)}'] == '1'
 
 
-def reason_value(beginning):
+def reason_value(start):
     from diffkd_ros.nodes.link.peer_record import Refusal
 
-    (value,) = (refusal.value for refusal in Refusal if refusal.value.startswith(beginning))
+    (value,) = (refusal.value for refusal in Refusal if refusal.value.startswith(start))
     return value
 
 
-def test_own_messages_that_the_link_brings_back_are_ignored(ego, partner, scene, feature_of, stamp):
+def test_own_messages_received_from_the_link_are_ignored(ego, partner, scene, feature_of, stamp):
     alone, _ = answer(partner, scene, stamp)
     before = values(partner.diagnosis('neighbours', 'alone'))
     send(partner, feature_of(1, 'cav_1', stamp + SECOND))
@@ -181,7 +181,7 @@ def values(item):
     return {v.key: v.value for v in item.values}
 
 
-def test_a_good_neighbour_is_fused_and_changes_the_result(ego, partner, scene, feature_of, stamp):
+def test_a_valid_feature_is_fused_and_changes_the_result(ego, partner, scene, feature_of, stamp):
     alone, _ = answer(partner, scene, stamp)
     message = feature_of(2, 'cav_2', stamp + SECOND, 3)
     send(partner, message)
@@ -198,7 +198,7 @@ def test_a_good_neighbour_is_fused_and_changes_the_result(ego, partner, scene, f
     assert max(status.latency_ms) == status.latency_ms[-1]
 
 
-def test_a_bad_neighbour_does_not_cost_the_good_ones(ego, partner, scene, feature_of, stamp):
+def test_an_invalid_feature_does_not_affect_valid_ones(ego, partner, scene, feature_of, stamp):
     send(partner, feature_of(2, 'cav_2', stamp))
     good, _ = answer(partner, scene, stamp)
     bad = feature_of(3, 'cav_3', stamp + SECOND)
@@ -210,9 +210,7 @@ def test_a_bad_neighbour_does_not_cost_the_good_ones(ego, partner, scene, featur
     assert columns(both) == columns(good)
 
 
-def test_a_neighbour_that_falls_silent_is_named_absent_and_in_time_forgotten(
-    ego, partner, scene, feature_of, stamp
-):
+def test_a_silent_neighbour_is_reported_as_absent_and_forgotten_later(ego, partner, scene, feature_of, stamp):
     alone, _ = answer(partner, scene, stamp)
     send(partner, feature_of(2, 'cav_2', stamp + SECOND))
     _, status = answer(partner, scene, stamp + SECOND)
@@ -246,12 +244,12 @@ def test_the_nearest_neighbours_are_fused_when_there_are_too_many(
     assert distance[refused.agent_id] == max(distance.values())
 
 
-def test_own_bad_sweeps_are_counted_and_the_next_good_one_is_answered(ego, partner, scene, stamp):
+def test_invalid_own_sweeps_are_counted_and_the_next_valid_one_is_used(ego, partner, scene, stamp):
     from diffkd_ros.messages.cloud_message import cloud_message
     from diffkd_ros.messages.conversions import header_message
 
     _, before = answer(partner, scene, stamp)
-    # A cloud of this instant without an odometry.
+    # A cloud without odometry at its stamp.
     points = scene.agents[1].points
     partner.publish('/cav_1/points', cloud_message(header_message(stamp + SECOND, 'cav_1/lidar'), points))
     partner.diagnosis('input', 'odometry is 1.000 s from the sweep')
@@ -268,7 +266,7 @@ def test_own_bad_sweeps_are_counted_and_the_next_good_one_is_answered(ego, partn
 
 @pytest.fixture(scope='module')
 def drawn(ego, partner, scene):
-    """What is drawn of a sweep of the ego at that instant."""
+    """Sends the ego a sweep; returns its detections and markers."""
     from visualization_msgs.msg import MarkerArray
 
     partner.listen(MarkerArray, '/cav_1/markers')
@@ -305,7 +303,7 @@ def test_markers_show_boxes_and_neighbours(drawn, partner, feature_of, stamp):
     ('spoil', 'known'),
     [(older, True), (other_model, True), (truncated, True), (nan_pose, False), (other_map, False)],
 )
-def test_markers_show_a_refused_neighbour_where_it_says_it_is(
+def test_markers_show_a_refused_neighbour_at_the_pose_it_sent(
     drawn, partner, scene, feature_of, stamp, spoil, known
 ):
     message = feature_of(2, 'refused', stamp)
@@ -325,8 +323,8 @@ def test_markers_show_a_refused_neighbour_where_it_says_it_is(
         assert 'weight' not in found['neighbour_names'].text
 
 
-def test_a_clock_that_is_off_is_named(ego, partner, scene, feature_of, stamp):
-    """Two neighbours at 10 Hz beside the ego; the stamps of one lie a second ahead."""
+def test_a_wrong_clock_is_reported(ego, partner, scene, feature_of, stamp):
+    """Two neighbours send at 10 Hz; the stamps of one are a second ahead."""
     partner.until_answered(
         '/cav_1/fusion_status', lambda at: partner.sweep('cav_1', at, scene.agents[1]), start=stamp
     )
@@ -341,16 +339,16 @@ def test_a_clock_that_is_off_is_named(ego, partner, scene, feature_of, stamp):
     assert 'cav_2 is' not in item.message
 
 
-def test_the_link_s_books_are_in_the_status(ego, partner, scene, feature_of, stamp):
+def test_link_statistics_are_in_the_status(ego, partner, scene, feature_of, stamp):
     answer(partner, scene, stamp)
-    for k in (0, 1, 4):  # 2 and 3 are lost on the way
-        send(partner, feature_of(2, 'booked', stamp + SECOND + k * SECOND // 10, k))
+    for k in (0, 1, 4):  # 2 and 3 are lost
+        send(partner, feature_of(2, 'counted', stamp + SECOND + k * SECOND // 10, k))
     _, status = answer(partner, scene, stamp + SECOND + SECOND // 2)
     (neighbour,) = status.neighbours
     assert (neighbour.messages_received, neighbour.messages_lost) == (3, 2)
     assert (neighbour.messages_fused, neighbour.messages_overwritten) == (1, 2)
-    assert neighbour.rate == pytest.approx(5.0)  # three within 0.4 s
-    item = partner.diagnosis('neighbour/booked', 'fused')
+    assert neighbour.rate == pytest.approx(5.0)  # three messages in 0.4 s
+    item = partner.diagnosis('neighbour/counted', 'fused')
     assert float(values(item)['gate weight']) == pytest.approx(neighbour.gate_weight, abs=1e-3)
     assert values(item)['lost [%]'] == '40.0'
 
@@ -372,7 +370,7 @@ def test_the_observed_area_is_drawn(ego, partner, scene, feature_of, stamp, card
     assert len(area.points) == len(area.colors) > 0
     x, y = np.array([(p.x, p.y) for p in area.points]).T
     grid = card.grid
-    # Every return of the ego within the grid lies in a square that is drawn.
+    # Every return of the ego in the grid lies in one of the squares.
     points = scene.agents[1].points
     inside = (points[:, 0] > grid.x_min) & (points[:, 0] < grid.x_max)
     inside &= (points[:, 1] > grid.y_min) & (points[:, 1] < grid.y_max)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How nodes end: cleanly when told to, with one clear line and a code when they cannot start."""
+"""How nodes end: with code 0 on a signal, with one line and code 2 if they cannot start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffkd_ros.launching.processes import NodeFailedError
 
 
 def fails(group, spec):
-    """Start a node that cannot start; its log."""
+    """Start a node that must fail at start; returns the line it logs."""
     process = group.start(spec)
     assert process.wait(60.0)
     log = process.tail()
@@ -43,6 +43,10 @@ def test_a_model_folder_that_does_not_match_its_card(group, model, tmp_path):
             "model 'nonesuch' is neither a folder nor",
         ),
         (
+            NodeSpec('evaluator_node', '/cav_1', (), {'model': 'nonesuch'}),
+            "model 'nonesuch' is neither a folder nor",
+        ),
+        (
             NodeSpec('ego_node', '/cav_1', (), {'max_aeg': 1.0}),
             'has no parameter max_aeg; did you mean max_age?',
         ),
@@ -54,11 +58,11 @@ def test_a_model_folder_that_does_not_match_its_card(group, model, tmp_path):
         (NodeSpec('recorder_node', '/', (), {'out': '/proc/bag'}), 'cannot write a bag to /proc/bag'),
     ],
 )
-def test_what_cannot_start_says_why_in_one_line(group, spec, message):
+def test_a_node_that_cannot_start_logs_the_reason_in_one_line(group, spec, message):
     assert message in fails(group, spec)
 
 
-def test_a_vehicle_needs_a_name(group, model):
+def test_an_agent_needs_a_name(group, model):
     assert 'set the parameter agent_id' in fails(
         group, NodeSpec('vehicle_node', '/', (), {'model': str(model)})
     )
@@ -86,7 +90,7 @@ def test_interrupted_nodes_end_cleanly(group, model, signals):
     ('node', 'package'),
     [('autoware_node', 'autoware_perception_msgs'), ('cpm_node', 'etsi_its_cpm_ts_msgs')],
 )
-def test_a_converter_without_its_messages_says_so(group, node, package):
+def test_a_converter_names_its_missing_package(group, node, package):
     if importlib.util.find_spec(package):
         pytest.skip(f'{package} is installed')
     assert f'{node} needs the package {package}' in fails(group, NodeSpec(node, '/cav_1', (), {}))

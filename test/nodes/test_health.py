@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What diagnostics conclude: the budget of the inference, and whether the link can carry the features."""
+"""Diagnostics of the inference's latency budget and of the link."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def state(report):
     return item.level, item.message
 
 
-def test_one_overrun_is_a_warning_and_told_once(report):
+def test_one_overrun_is_a_warning_in_one_report(report):
     report.add(0, {'encode': 30.0, 'total': 150.0})
     assert state(report)[0] == diagnostics.OK
     report.add(S // 10, {'encode': 30.0, 'total': 250.0})
@@ -34,10 +34,10 @@ def test_one_overrun_is_a_warning_and_told_once(report):
     assert state(report)[0] == diagnostics.OK
 
 
-def test_overruns_on_end_are_an_error_until_one_is_in_time(report):
+def test_continuous_overruns_are_an_error_until_a_result_is_in_time(report):
     for k in range(11):
         report.add(k * S // 10, {'total': 250.0})
-    assert state(report)[0] == diagnostics.WARN  # for 1.0 s, and no longer
+    assert state(report)[0] == diagnostics.WARN  # for 1.0 s, which is allowed
     report.add(11 * S // 10, {'total': 250.0})
     assert state(report) == (diagnostics.ERROR, 'over the budget of 200 ms for 1.1 s')
     report.add(12 * S // 10, {'total': 100.0})
@@ -61,7 +61,7 @@ def test_every_stage_is_reported(report):
 
 
 @pytest.mark.parametrize(
-    ('reliability', 'receivers', 'size', 'lossy', 'trouble'),
+    ('reliability', 'receivers', 'size', 'lossy', 'problem'),
     [
         ('reliable', {'/cav_1/ego_node': RELIABLE}, 900_000, True, ''),
         ('reliable', {'/cav_1/ego_node': BEST_EFFORT}, 90_000, True, ''),
@@ -77,6 +77,6 @@ def test_every_stage_is_reported(report):
         ('best_effort', {'/a': BEST_EFFORT}, 90_000, True, ''),
     ],
 )
-def test_what_cannot_arrive_is_named(reliability, receivers, size, lossy, trouble):
+def test_features_that_cannot_arrive_are_reported(reliability, receivers, size, lossy, problem):
     found = link_problem(reliability, receivers, size, lossy)
-    assert (trouble in found) if trouble else (found == '')
+    assert (problem in found) if problem else (found == '')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Newest wins, and a failure does not end the thread."""
+"""The newest item is processed, and an exception does not end the thread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_newer_item_replaces_the_waiting_one_and_is_counted():
     assert thread.overwritten == 2
 
 
-def test_a_failure_is_reported_and_the_next_item_is_done():
+def test_an_exception_is_reported_and_the_next_item_is_processed():
     errors, done = [], threading.Event()
 
     def work(item):

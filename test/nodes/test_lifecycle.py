@@ -46,18 +46,18 @@ def change(vehicle, partner):
 
 
 def drive(partner, scene, start):
-    """Let the vehicle drive until it answers; the stamp of that sweep."""
+    """Send the vehicle sweeps until it answers; returns the stamp of that sweep."""
     return partner.until_answered(
         '/v2x/features', lambda at: partner.sweep('cav_2', at, scene.agents[2]), start=start
     )
 
 
-def test_nothing_happens_before_it_is_told(vehicle, partner):
+def test_it_waits_for_the_first_transition(vehicle, partner):
     assert partner.diagnosis('state', 'unconfigured').level == b'\x01'
     assert partner.node.count_publishers('/v2x/features') == 0
 
 
-def test_it_works_when_active_only_and_again_after_each_round(change, partner, scene, stamp):
+def test_it_works_only_when_active_and_after_each_clean_up_again(change, partner, scene, stamp):
     features = partner.received['/v2x/features']
     for round_ in range(2):
         before = len(features)
@@ -83,7 +83,7 @@ def test_it_works_when_active_only_and_again_after_each_round(change, partner, s
         partner.diagnosis('state', 'unconfigured')
 
 
-def test_a_transition_that_makes_no_sense_is_refused(change):
+def test_an_invalid_transition_is_refused(change):
     assert not change(Transition.TRANSITION_ACTIVATE)
 
 
@@ -92,7 +92,7 @@ def publish_cloud(partner, agent, at, sweep):
     partner.publish(f'/{agent}/points', cloud_message(header_message(at, f'{agent}/lidar'), sweep.points))
 
 
-def test_a_refusal_is_forgotten_when_it_is_deactivated(change, partner, scene, stamp):
+def test_a_refusal_is_discarded_at_deactivation(change, partner, scene, stamp):
     assert change(Transition.TRANSITION_CONFIGURE)
     assert change(Transition.TRANSITION_ACTIVATE)
     publish_cloud(partner, 'cav_2', stamp, scene.agents[2])
@@ -141,28 +141,30 @@ def test_an_ego_is_cleaned_up_and_configured_again(ego, partner, scene, stamp):
         assert change(Transition.TRANSITION_ACTIVATE)
 
 
-def test_time_that_jumps_back_voids_what_lies_in_the_future(change, vehicle, ego, partner, scene, stamp):
+def test_stored_input_with_later_stamps_is_dropped_when_time_jumps_back(
+    change, vehicle, ego, partner, scene, stamp
+):
     assert change(Transition.TRANSITION_CONFIGURE)
     assert change(Transition.TRANSITION_ACTIVATE)
     partner.diagnosis('state', 'no message on /clock')
     clock = partner.node.create_publisher(Clock, '/clock', 1)
 
-    def tell(time, heard):
-        """Until the node has heard it: what is sent before it has found the publisher is lost."""
+    def set_clock(time, heard):
+        """Publish repeatedly: messages sent before the discovery of the publisher are lost."""
         for _ in range(50):
             clock.publish(Clock(clock=time_message(time)))
             with contextlib.suppress(AssertionError):
-                return partner.until(heard, 'the clock to be heard', timeout=0.2)
-        raise AssertionError('the clock was not heard')
+                return partner.until(heard, 'the clock to be received', timeout=0.2)
+        raise AssertionError('the clock was not received')
 
-    def heard_at_all():
+    def both_active():
         states = [array.status[0] for array in partner.received['/diagnostics'] if array.status]
         return {s.name for s in states if s.message == 'active'} >= {
             'cav_1/ego_node: state',
             'cav_2/vehicle_node: state',
         }
 
-    tell(stamp + 50 * SECOND, heard_at_all)
+    set_clock(stamp + 50 * SECOND, both_active)
 
     def exchange(at):
         for vehicle in (2, 1):
@@ -173,8 +175,8 @@ def test_time_that_jumps_back_voids_what_lies_in_the_future(change, vehicle, ego
 
     late = partner.until_answered('/cav_1/fusion_status', exchange, fused, start=stamp + 50 * SECOND)
     partner.message_at('/v2x/features', late)
-    tell(stamp, lambda: all('time jumped back' in node.tail() for node in (vehicle, ego)))
-    # The pose of that very sweep was there, and so was the neighbour's feature.
+    set_clock(stamp, lambda: all('time jumped back' in node.tail() for node in (vehicle, ego)))
+    # The pose at the stamp of that sweep was received before, and so was the neighbour's feature.
     publish_cloud(partner, 'cav_2', late, scene.agents[2])
     partner.diagnosis('vehicle_node: input', 'refused: no odometry received yet')
     again = late + SECOND // 20

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters from the typed table, given as ROS gives them."""
+"""Typed parameters, with overrides given as ROS gives them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from diffkd_ros.share import share_directory
 
 @pytest.fixture(scope='module')
 def documentation():
-    """build_tools/document_parameters.py, which lists all tables."""
+    """The module build_tools/document_parameters.py, which lists all tables."""
     return build_tool('document_parameters')
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with one of each kind."""
+    """A table with each type of parameter."""
 
     max_age: float = parameter(0.5, 'Seconds.', minimum=0.0, maximum=5.0)
     threads: int = parameter(1, 'Threads.', minimum=1)
@@ -51,7 +51,7 @@ def make(domain):
 
 def test_defaults_and_values(make):
     assert declare(make(), Table) == Table()
-    # A YAML file's 2 is an int, and meant as a float.
+    # A YAML file may give an int for a float.
     node = make(max_age=2, mode='b', verbose=True, rates=[5.0, 10.0], use_sim_time=False)
     assert declare(node, Table) == Table(2.0, 1, 'b', True, (5.0, 10.0))
     assert node.get_parameter('max_age').value == 2.0
@@ -78,7 +78,7 @@ def test_defaults_and_values(make):
         ({'rates': [5.0, 0.5]}, 'rates must lie in'),
     ],
 )
-def test_bad_values_are_errors(make, given, message):
+def test_invalid_values_are_errors(make, given, message):
     with pytest.raises(ParameterError, match=message):
         declare(make(**given), Table)
 
@@ -91,7 +91,7 @@ def test_a_parameter_cannot_be_changed_later(make):
     assert node.get_parameter('max_age').value == 0.5
 
 
-def test_the_parameter_file_names_only_parameters_that_exist(documentation):
+def test_the_parameter_file_has_only_known_parameters(documentation):
     content = yaml.safe_load((share_directory() / 'config' / 'coop.yaml').read_text())
     for pattern, entry in content.items():
         known = {field.name for field in fields(documentation.TABLES[pattern.removeprefix('/**/')])}

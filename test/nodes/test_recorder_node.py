@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recorder as a process of its own, and publishers that offer this and that."""
+"""A recorder in its own process, with publishers of different quality of service."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ OFFERED = {
 }
 
 
-def test_whatever_is_offered_is_recorded_and_what_never_comes_is_named(group, partner, tmp_path):
+def test_every_quality_of_service_is_recorded_and_silent_topics_are_reported(group, partner, tmp_path):
     publishers = {
         topic: partner.node.create_publisher(Header, topic, offered) for topic, offered in OFFERED.items()
     }
-    # The latched one by its bare name, as drivers' are that may start later.
+    # One topic without its type, for publishers that start later.
     topics = ['/best_effort:std_msgs/msg/Header', '/reliable:std_msgs/msg/Header', '/latched']
     topics += ['/silent:std_msgs/msg/Header', '/nobody']
     recorder = group.start(
         NodeSpec('recorder_node', '/', (), {'out': str(tmp_path / 'bag'), 'topics': topics})
     )
     for topic, publisher in publishers.items():
-        partner.until(publisher.get_subscription_count, f'a subscriber of {topic} that gets something')
+        partner.until(publisher.get_subscription_count, f'a compatible subscriber of {topic}')
 
-    def all_came():
+    def all_received():
         for topic, publisher in publishers.items():
             publisher.publish(Header(frame_id=topic))
         return recorder.latest.endswith(' messages, no message on /silent, no publisher of /nobody')
 
-    partner.until(all_came, 'a report of the recorder that misses nothing else', timeout=60.0)
+    partner.until(all_received, 'a report that all published topics were received', timeout=60.0)
     group.stop([recorder], patience=30.0)
     assert recorder.returncode == 0, recorder.tail()
     with AnyReader([tmp_path / 'bag'], default_typestore=message_types()) as reader:

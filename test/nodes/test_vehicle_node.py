@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A vehicle's sending side as a process of its own."""
+"""A vehicle node in its own process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_feature_is_that_of_the_sweep(vehicle, partner, scene, encoder, card
     position = message.pose.pose.position
     np.testing.assert_allclose((position.x, position.y, position.z), sweep.pose[:3, 3])
     speed = message.twist.twist.linear
-    # The twist is given in the LiDAR's frame: driving on its own axis, not the map's.
+    # The twist is given in the LiDAR frame, the velocity in the map frame.
     np.testing.assert_allclose((speed.x, speed.y, speed.z), sweep.pose[:3, :3].T @ sweep.velocity, atol=1e-9)
     expected = encoder.encode(sweep.points)
     decoded = codec.decode(encoded_of(message), card.channels, card.grid.height, card.grid.width)
@@ -87,7 +87,9 @@ def far_away(cloud):
 @pytest.mark.parametrize(
     'spoil', [nan_cloud, empty_cloud, no_intensity, other_name, truncated, integer_coordinates, far_away]
 )
-def test_a_bad_cloud_is_refused_and_named_and_the_next_one_is_sent(vehicle, partner, scene, stamp, spoil):
+def test_an_invalid_cloud_is_refused_and_reported_and_the_next_one_is_sent(
+    vehicle, partner, scene, stamp, spoil
+):
     sweep = scene.agents[2]
     partner.sweep('cav_2', stamp, sweep)
     before = partner.message_at('/v2x/features', stamp)
@@ -104,7 +106,7 @@ def test_a_bad_cloud_is_refused_and_named_and_the_next_one_is_sent(vehicle, part
     assert partner.diagnosis('input', 'points in the last sweep').level == b'\x00'
 
 
-def test_a_lidar_that_dies_after_a_bad_cloud_is_silent(vehicle, partner, scene, stamp):
+def test_a_lidar_that_stops_after_an_invalid_cloud_is_reported_as_silent(vehicle, partner, scene, stamp):
     cloud = cloud_message(header_message(stamp, 'cav_2/lidar'), scene.agents[2].points)
     reason = truncated(cloud)
     partner.publish('/cav_2/points', cloud)
@@ -114,8 +116,8 @@ def test_a_lidar_that_dies_after_a_bad_cloud_is_silent(vehicle, partner, scene, 
     assert reason in item.message
 
 
-@pytest.mark.parametrize('trouble', ['missing', 'other frame', 'not finite'])
-def test_a_sweep_without_a_usable_pose_is_refused_and_named(vehicle, partner, scene, stamp, trouble):
+@pytest.mark.parametrize('problem', ['missing', 'other frame', 'not finite'])
+def test_a_sweep_without_a_valid_pose_is_refused_and_reported(vehicle, partner, scene, stamp, problem):
     from diffkd_ros.messages.conversions import odometry_message
 
     sweep = scene.agents[2]
@@ -123,12 +125,12 @@ def test_a_sweep_without_a_usable_pose_is_refused_and_named(vehicle, partner, sc
     partner.message_at('/v2x/features', stamp)
     pose = sweep.pose.copy()
     frame_id, at, reason = 'cav_2/lidar', stamp + SECOND, 'odometry is not a rigid transform'
-    if trouble == 'missing':
+    if problem == 'missing':
         at, reason = stamp, 'the nearest odometry is 1.000 s from the sweep'
-    elif trouble == 'other frame':
+    elif problem == 'other frame':
         frame_id, reason = 'base_link', "odometry gives the pose of 'base_link'"
     odometry = odometry_message(header_message(at, 'map'), frame_id, pose, None)
-    if trouble == 'not finite':
+    if problem == 'not finite':
         odometry.pose.pose.position.z = float('nan')
     partner.publish('/cav_2/odometry', odometry)
     cloud = cloud_message(header_message(stamp + SECOND, 'cav_2/lidar'), sweep.points)

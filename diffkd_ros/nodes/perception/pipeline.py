@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a perception node holds while it is configured: model, input, inference thread and report."""
+"""The parts of a configured perception node: model, input, inference thread and report."""
 
 from __future__ import annotations
 

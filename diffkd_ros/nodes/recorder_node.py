@@ -46,10 +46,7 @@ class RecorderNode(entry.RunnableNode):
     def __init__(self) -> None:
         super().__init__('recorder_node')
         self._p = p = declare(self, RecorderParameters)
-        try:
-            self._bag = BagThread(Path(p.out))
-        except BagError as error:
-            raise entry.SetupError(str(error)) from error
+        self._bag = BagThread(Path(p.out))
         self._waiting: set[str] = set()
         self._topics: set[str] = set()
         for topic in p.topics:

@@ -7,11 +7,8 @@ bursts happen in time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from diffkd_ros.corruptions import Link, corrupt_frame
 from diffkd_ros.evaluation.conditions import EGO_ALONE, Condition
@@ -21,6 +18,7 @@ from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.metrics.frame_results import FrameResults, Inference, score_frame
 from diffkd_ros.metrics.protocol import Protocol
 from diffkd_ros.runtime.detector import Detection
+from diffkd_ros.runtime.neighbours import choose_neighbours
 
 MAX_AGE = 0.5
 """Seconds; older messages of neighbours are not used, as with the nodes' default parameter."""
@@ -97,19 +95,24 @@ class Perceiver:
         )
 
     def _received(self, clean: CleanFrame, sensed: CoopFrame) -> dict[int, Any]:
-        """The messages used, by sender."""
-        received = {}
-        for agent in _nearest(sensed, self._cooperation.model.card.max_agents - 1):
-            if self._condition.over_links:
-                message = self._newest(sensed, agent)
-            else:
-                message = self._message(clean, agent, sensed.agents[agent])
-            if message is not None:
-                received[agent] = message
-        return received
+        """The messages used, by sender, ascending."""
+        ego_pose, max_agents = sensed.agents[sensed.ego].pose, self._cooperation.model.card.max_agents
+        if self._condition.over_links:
+            newest = {agent: self._newest(sensed, agent) for agent in sensed.neighbours}
+            poses = {agent: message.pose for agent, message in newest.items() if message is not None}
+            choice = choose_neighbours(ego_pose, poses, newest.get, max_agents)
+        else:
+            poses = {agent: sensed.agents[agent].pose for agent in sensed.neighbours}
+            choice = choose_neighbours(
+                ego_pose,
+                poses,
+                lambda agent: self._message(clean, agent, sensed.agents[agent]),
+                max_agents,
+            )
+        return dict(sorted(choice.chosen.items()))
 
     def _newest(self, sensed: CoopFrame, agent: int) -> Any:
-        """What has arrived of a neighbour and is not too old."""
+        """The newest message that has arrived from a neighbour, None if there is none or it is too old."""
         arrival = self._link(sensed.scenario, agent).newest(sensed.stamp)
         if arrival is None or sensed.stamp - arrival.stamp > round(MAX_AGE * 1e9):
             return None
@@ -139,15 +142,6 @@ class Perceiver:
             conditions = replace(self._limits, bits=None, bandwidth=None)
             self._links[agent] = Link(conditions, self._condition.seed, scenario, agent)
         return self._links[agent]
-
-
-def _nearest(frame: CoopFrame, most: int) -> Sequence[int]:
-    """The ids of the neighbours nearest to the ego, ascending."""
-    here = frame.agents[frame.ego].pose[:2, 3]
-    by_distance = sorted(
-        frame.neighbours, key=lambda agent: float(np.hypot(*(frame.agents[agent].pose[:2, 3] - here)))
-    )
-    return sorted(by_distance[:most])
 
 
 def score(clean: CoopFrame, perception: Perception, protocol: Protocol) -> FrameResults:

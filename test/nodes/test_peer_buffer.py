@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a neighbour's messages belongs to a sweep, and what is counted."""
+"""Which of a neighbour's messages is picked for a sweep, and the statistics of its messages."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_own_messages_are_ignored_and_counted(buffer):
     assert buffer.snapshot(forgotten=True) == {}
 
 
-def test_a_sender_whose_time_falls_back_starts_anew(buffer):
+def test_a_sender_whose_time_falls_back_has_restarted(buffer):
     buffer.add('a', 100 * S, 50, 'before')
     buffer.add('a', 3 * S, 0, 'after')
     assert picked(buffer, 3 * S)['a'] == ('after', 0, None)
 
 
-def test_a_stamp_of_another_epoch_is_told_from_a_late_one(buffer):
+def test_a_stamp_of_another_epoch_is_not_called_late(buffer):
     buffer.add('a', 1_700_000_000 * S, 0, 'a')
     assert picked(buffer, 9 * S)['a'][2] is Refusal.CLOCK
     buffer.add('b', 3 * S, 0, 'b')
@@ -86,8 +86,8 @@ def test_gaps_in_the_sequence_are_losses_and_a_restart_is_not(buffer):
     assert (record.received, record.lost, record.restarts) == (7, 2, 1)
 
 
-def test_a_sequence_that_leaps_ahead_has_begun_anew(buffer):
-    """A neighbour can claim any number; what it did not lose does not count as lost."""
+def test_a_sequence_that_jumps_ahead_is_a_restart(buffer):
+    """A neighbour can send any number; a jump farther than links lose is not counted as lost."""
     step = 2**31 - 1
     for stamp in range(4):
         buffer.add('a', stamp, stamp * step % 2**32, None)
@@ -98,7 +98,7 @@ def test_a_sequence_that_leaps_ahead_has_begun_anew(buffer):
     assert buffer.snapshot()['a'].lost == 65_536
 
 
-def test_counts_that_the_status_cannot_hold_stand_still():
+def test_counts_too_large_for_the_status_are_capped():
     verdict = Verdict('a', 'older than max_age', 2.0, 90_000, 7)
     record = PeerRecord(received=2**32, lost=3 * 2**31, fused=5, overwritten=2**40)
     record.refused[Refusal.STALE] = 2**33
@@ -109,7 +109,7 @@ def test_counts_that_the_status_cannot_hold_stand_still():
     assert (status.messages_refused, status.messages_overwritten) == (most, most)
 
 
-def test_one_overtaken_on_the_way_is_not_lost(buffer):
+def test_a_late_message_is_not_lost(buffer):
     for sequence in (0, 1, 3, 2, 4):
         buffer.add('a', 100 * sequence, sequence, None)
     record = buffer.snapshot()['a']
@@ -123,7 +123,7 @@ def test_a_repeated_message_counts_once(buffer):
     assert (record.received, record.repeated, record.lost, record.unheard) == (3, 1, 0, 5)
 
 
-def test_invented_names_do_not_pile_up(buffer):
+def test_invented_names_take_limited_memory(buffer):
     for k in range(1000):
         buffer.add(f'v{k}', k, 0, None)
     assert len(buffer.pick(1000)) == 64
@@ -131,7 +131,7 @@ def test_invented_names_do_not_pile_up(buffer):
 
 
 def use(buffer, stamp, refusal=None):
-    """What an ego's sweep does: it fuses every message it may, or refuses it."""
+    """Use the messages picked for a sweep: fuse each one that may be fused, refuse the others."""
     for pick in buffer.pick(stamp):
         why = pick.refusal or refusal
         if why is None:
@@ -140,7 +140,11 @@ def use(buffer, stamp, refusal=None):
             buffer.count_refused(pick.entry, why, why.value)
 
 
-def test_every_message_meets_one_fate(buffer):
+def accounted(record):
+    return record.fused + record.refused.total() + record.overwritten + record.waiting
+
+
+def test_every_message_is_counted_once(buffer):
     buffer.add('a', 0, 0, None)
     use(buffer, 0)
     use(buffer, S // 10)  # once more: fused twice, but one message
@@ -152,7 +156,7 @@ def test_every_message_meets_one_fate(buffer):
     record = buffer.snapshot()['a']
     assert (record.fused, dict(record.refused), record.overwritten) == (1, {Refusal.GRID: 1}, 2)
     assert (record.waiting, record.lost, record.received) == (1, 2, 5)
-    assert record.accounted == record.received
+    assert accounted(record) == record.received
 
 
 def test_a_message_refused_first_and_fused_later_is_fused(buffer):
@@ -164,8 +168,8 @@ def test_a_message_refused_first_and_fused_later_is_fused(buffer):
     assert (record.fused, dict(record.refused), record.last_refusal) == (1, {}, '')
 
 
-def test_a_message_at_work_may_be_overtaken(buffer):
-    """While a sweep decodes a message, newer ones push it out of the buffer: it is fused all the same."""
+def test_a_message_in_use_may_leave_the_buffer(buffer):
+    """Newer messages push one out while a sweep decodes it: it counts as fused nevertheless."""
     buffer.add('a', 0, 0, None)
     (pick,) = buffer.pick(0)
     for k in range(1, 9):
@@ -173,7 +177,7 @@ def test_a_message_at_work_may_be_overtaken(buffer):
     buffer.count_fused(pick.entry)
     record = buffer.snapshot()['a']
     assert (record.fused, record.overwritten, record.waiting, record.received) == (1, 4, 4, 9)
-    # And the sender itself may be pushed out by invented names.
+    # Invented names may push out the sender itself.
     (pick,) = buffer.pick(10)
     for k in range(100):
         buffer.add(f'v{k}', 10, 0, None)
@@ -182,13 +186,13 @@ def test_a_message_at_work_may_be_overtaken(buffer):
     assert 'a' not in buffer.snapshot(forgotten=True)
 
 
-def test_time_that_jumps_back_drops_what_lies_in_the_future(buffer):
+def test_messages_of_the_future_are_dropped_when_time_jumps_back(buffer):
     buffer.add('a', 10 * S, 0, 'early')
     buffer.add('a', 10 * S + S // 20, 1, 'within the tolerance')
     buffer.add('a', 12 * S, 2, 'late')
     buffer.add('b', 60 * S, 0, 'late')
     buffer.forget_after(10 * S)
-    # Neither to be fused when that time comes again, nor refused as from the future until then.
+    # They are neither fused when that time is reached again, nor refused as from the future until then.
     assert picked(buffer, 10 * S) == {'a': ('within the tolerance', -S // 20, None)}
     assert picked(buffer, 12 * S)['a'][2] is Refusal.ABSENT
     records = buffer.snapshot(forgotten=True)
@@ -213,19 +217,19 @@ def test_totals_survive_silence(buffer):
         max_size=80,
     )
 )
-def test_the_books_balance(events):
-    """Whatever happens: sent = unheard + lost + received, and received = the sum of all fates."""
+def test_the_statistics_add_up(events):
+    """sent = unheard + lost + received, and received = fused + refused + overwritten + waiting."""
     buffer = PeerBuffer('me', max_age=S // 2, future_tolerance=S // 20)
     now, sequence, sent, heard = 0, Counter(), Counter(), {}
     for sender, event in events:
         now += S // 20
         if event == 'restart':
-            # What was lost at the end of the sequence is never missed.
+            # Messages lost at the end of a sequence are unknown to the receiver.
             sent[sender] -= sequence[sender] - heard.get(sender, 0)
             sequence[sender] = heard[sender] = 0
         elif event in ('send', 'lose', 'late'):
             if event != 'lose':
-                # The first stamp of a sender that has restarted lies after its last, as time does.
+                # After a restart the stamps continue to rise.
                 late = event == 'late' and heard.get(sender)
                 buffer.add(sender, now - (S if late else 0), sequence[sender], None)
                 heard[sender] = sequence[sender] + 1
@@ -234,14 +238,14 @@ def test_the_books_balance(events):
         else:
             use(buffer, now, Refusal.POSE if event == 'refuse' else None)
     for sender, record in buffer.snapshot(forgotten=True).items():
-        assert record.accounted == record.received
+        assert accounted(record) == record.received
         known = record.unheard + record.lost + record.received
         missable = sent[sender] - (sequence[sender] - heard[sender])
-        # A restart whose first messages are lost can look like going on; it never invents messages.
+        # A restart whose first messages are lost can look like a gap, but adds no messages.
         assert known == missable or ((sender, 'restart') in events and known < missable)
 
 
-def test_the_link_is_measured_by_the_stamps():
+def test_rate_and_lead_are_measured_by_the_stamps():
     record = PeerRecord()
     for k in range(11):
         record.arrived(k * S // 5, k, 2000, newest_sweep=k * S // 5 - S // 10)

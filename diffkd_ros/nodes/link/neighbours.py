@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which neighbours' features the ego fuses in a sweep: everything another vehicle sent is checked here.
+"""Checks neighbours' features and selects, for each sweep of the ego, those that are fused.
 
-Beside the checks made by `PeerBuffer` (own id, age) these are model, grid, encoding, map frame, pose and
-payload. A feature that fails one is refused with the reason; it never stops the ego.
+`PeerBuffer` checks the sender's id and the age, this module model, grid, encoding, map frame, pose and
+payload. A feature that fails a check is refused with the reason; it never stops the ego.
 
-A feature shows the world at its sweep's stamp, and its pose is the sender's at that stamp. Warped from there
-to the ego's pose at the ego's sweep, whatever stands still comes to lie exactly, however old the feature is;
-what moves by itself stays where it was. So the delay is made up for by bringing both poses to the stamps of
-their own sweeps (`PoseBuffer`), and bounded by `max_age` for the rest.
+A feature and its pose belong to the stamp of the sender's sweep. It is warped from that pose to the ego's
+pose at the ego's sweep, so static objects are aligned whatever the feature's age; moving objects stay where
+they were at the feature's stamp. `max_age` limits that error.
 """
 
 from __future__ import annotations
@@ -29,24 +28,25 @@ from diffkd_ros.nodes.link.peer_buffer import PeerBuffer, Pick
 from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
 from diffkd_ros.runtime import codec, features
 from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.neighbours import choose_neighbours
 
 ENCODINGS = {BevFeature.ENCODING_SPARSE_INT8_ZLIB}
 
-# A longer step between two own sweeps is a pause, not a LiDAR's period.
+# A longer interval between two own sweeps is a pause, not the LiDAR's period.
 _LONGEST_PERIOD = 1 * NANOSECONDS
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one neighbour in one sweep.
+    """Whether one neighbour's feature is fused in one sweep, and why not.
 
     Attributes:
         agent: the neighbour's name.
         reason: why it was refused, empty if accepted.
-        age: seconds, the ego sweep's stamp minus the feature's.
+        age: the ego sweep's stamp minus the feature's, seconds.
         bytes: size of the payload.
         sequence: of the message.
-        pose: map <- LiDAR of the sender; None if refused and not known in the ego's map frame.
+        pose: map <- LiDAR of the sender; None if refused and unknown in the ego's map frame.
         feature: the decoded feature, None if refused.
     """
 
@@ -74,13 +74,16 @@ class _Refused:
 
 
 class NeighbourSelector:
-    """Stores what neighbours send and selects, for a sweep, what can be fused.
+    """Stores neighbours' messages and selects those that are fused in a sweep.
 
     Args:
         card: of the ego's model; only features of the same model and grid can be fused.
         own_id: the ego's agent id.
         max_age: oldest age fused, seconds.
         future_tolerance: how much newer than the sweep a feature may be, seconds.
+
+    Attributes:
+        buffer: the messages and each neighbour's statistics.
     """
 
     def __init__(self, card: ModelCard, own_id: str, max_age: float, future_tolerance: float) -> None:
@@ -92,7 +95,7 @@ class NeighbourSelector:
         )
 
     def add(self, message: BevFeature) -> None:
-        """Store a message that just arrived; nothing is checked or decoded yet."""
+        """Store a message that just arrived, without checking or decoding it."""
         self.buffer.add(
             message.agent_id,
             stamp_of(message.header),
@@ -103,23 +106,32 @@ class NeighbourSelector:
         )
 
     def own_sweep(self, stamp: int) -> None:
-        """Note that an own sweep of that stamp has arrived: what neighbours' clocks are compared with."""
+        """Note the stamp of an own sweep that just arrived, to compare neighbours' clocks with."""
         self._sweeps.arrived(stamp)
 
     def select(self, stamp: int, ego_pose: Matrix, map_frame: str) -> list[Verdict]:
-        """Judge every known neighbour for one sweep.
+        """Decide for every known neighbour whether its feature is fused in a sweep.
 
         Args:
             stamp: of the sweep, nanoseconds.
             ego_pose: map <- LiDAR of the ego at that stamp.
-            map_frame: the frame `ego_pose` is given in; a neighbour's pose must be given in the same.
+            map_frame: frame of `ego_pose`; a neighbour's pose must be given in the same.
 
         Returns:
-            One verdict a neighbour: the accepted ones first, nearest first, then the refused ones.
+            One verdict per neighbour: the accepted ones, nearest first, then the refused ones.
         """
-        admitted: list[tuple[float, Pick[BevFeature], Matrix]] = []
-        accepted: list[Verdict] = []
+        picks: dict[str, Pick[BevFeature]] = {}
+        poses: dict[str, Matrix] = {}
         refused: list[Verdict] = []
+
+        def decoded(sender: str) -> features.BevFeature | None:
+            try:
+                return self._decoded(picks[sender])
+            except codec.PayloadError as error:
+                why = _Refused(Refusal.PAYLOAD, str(error))
+                refused.append(self._refuse(picks[sender], why, poses[sender]))
+                return None
+
         for pick in self.buffer.pick(stamp):
             objection, pose = self._objection(pick), _pose_in(map_frame, pick.entry.message)
             if isinstance(pose, _Refused):
@@ -127,38 +139,36 @@ class NeighbourSelector:
             elif objection is not None:
                 refused.append(self._refuse(pick, objection, pose))
             else:
-                admitted.append((float(np.linalg.norm(pose[:3, 3] - ego_pose[:3, 3])), pick, pose))
-        for distance, pick, pose in sorted(admitted, key=lambda item: item[0]):
-            if len(accepted) == self._card.max_agents - 1:
-                why = _Refused(Refusal.BEYOND_LIMIT, f'{distance:.0f} m away, {len(accepted)} are nearer')
-                refused.append(self._refuse(pick, why, pose))
-                continue
-            feature = self._decoded(pick)
-            if isinstance(feature, _Refused):
-                refused.append(self._refuse(pick, feature, pose))
-            else:
-                accepted.append(_verdict(pick, '', pose, feature))
-                self.buffer.count_fused(pick.entry)
+                picks[pick.entry.sender], poses[pick.entry.sender] = pick, pose
+        choice = choose_neighbours(ego_pose, poses, decoded, self._card.max_agents)
+        for sender, distance in choice.beyond_limit.items():
+            detail = f'{distance:.0f} m away, {len(choice.chosen)} are nearer'
+            why = _Refused(Refusal.BEYOND_LIMIT, detail)
+            refused.append(self._refuse(picks[sender], why, poses[sender]))
+        accepted = []
+        for sender, feature in choice.chosen.items():
+            self.buffer.count_fused(picks[sender].entry)
+            accepted.append(_verdict(picks[sender], '', poses[sender], feature))
         return accepted + refused
 
     def weigh(self, verdicts: list[Verdict], weights: NDArray[np.float32]) -> None:
-        """Note the gate weights of the accepted ones of a sweep.
+        """Note the gate weights of the features fused in a sweep.
 
         Args:
             verdicts: from `select`.
-            weights: of the accepted ones, in their order.
+            weights: of the accepted neighbours, in the order of their verdicts.
         """
         for verdict, weight in zip(verdicts, weights, strict=False):
             self.buffer.count_weight(verdict.agent, float(weight))
 
     def items(self) -> list[diagnostics.Item]:
-        """`neighbours`, one item each with its totals and why its latest feature was refused, and `clock`."""
+        """Diagnostics: totals over all neighbours, statistics of each one, and the clocks."""
         records = self.buffer.snapshot()
         items = [_diagnosis(sender, record) for sender, record in records.items()]
         return [self._total(len(records)), *items, self._clock(records)]
 
     def _total(self, heard: int) -> diagnostics.Item:
-        """The balance over all neighbours there ever were."""
+        """Totals over all neighbours, including those no longer reported."""
         records = self.buffer.snapshot(forgotten=True).values()
         values = {
             'received': sum(r.received for r in records),
@@ -174,7 +184,7 @@ class NeighbourSelector:
         return diagnostics.Item('neighbours', diagnostics.OK, message, values)
 
     def _clock(self, records: dict[str, PeerRecord]) -> diagnostics.Item:
-        """Whose clock seems to be off; one that lags cannot be told from a slow link, so both are named."""
+        """Which clocks disagree; a clock that lags looks like a slow link, so the message names both."""
         period = self._sweeps.period
         wrong, values = [], {}
         for sender, record in records.items():
@@ -192,7 +202,7 @@ class NeighbourSelector:
         return diagnostics.Item('clock', diagnostics.OK, 'no clock stands out', values)
 
     def _objection(self, pick: Pick[BevFeature]) -> _Refused | None:
-        """What speaks against the message, but for its pose and what has to be decoded."""
+        """Why a message is refused, checking everything except its pose and payload."""
         message, card = pick.entry.message, self._card
         if pick.refusal is not None:
             return _Refused(pick.refusal, f'{pick.age / NANOSECONDS:.2f} s old')
@@ -214,16 +224,13 @@ class NeighbourSelector:
             return _Refused(Refusal.ENCODING, f'{message.encoding}, known are {sorted(ENCODINGS)}')
         return None
 
-    def _decoded(self, pick: Pick[BevFeature]) -> features.BevFeature | _Refused:
-        """The feature; decoded once, however many sweeps it takes part in."""
+    def _decoded(self, pick: Pick[BevFeature]) -> features.BevFeature:
+        """Decode a message's feature, once for all sweeps it takes part in."""
         entry, card = pick.entry, self._card
         if entry.decoded is None:
-            try:
-                entry.decoded = codec.decode(
-                    encoded_of(entry.message), card.channels, card.grid.height, card.grid.width
-                )
-            except codec.PayloadError as error:
-                return _Refused(Refusal.PAYLOAD, str(error))
+            entry.decoded = codec.decode(
+                encoded_of(entry.message), card.channels, card.grid.height, card.grid.width
+            )
         return entry.decoded
 
     def _refuse(self, pick: Pick[BevFeature], why: _Refused, pose: Matrix | None) -> Verdict:
@@ -232,7 +239,7 @@ class NeighbourSelector:
 
 
 def _pose_in(map_frame: str, message: BevFeature) -> Matrix | _Refused:
-    """The sender's pose, if it is one and given in this frame."""
+    """The sender's pose if it is valid and given in this frame."""
     if message.map_frame != map_frame:
         return _Refused(Refusal.MAP_FRAME, f'{message.map_frame!r}, the ego is in {map_frame!r}')
     try:
@@ -257,7 +264,7 @@ class _SweepClock:
             self._stamp, self._arrived = stamp, time.monotonic()
 
     def newest(self) -> int | None:
-        """The newest sweep's stamp; None if it came longer ago than sweeps do: it says nothing about now."""
+        """Stamp of the newest sweep; None if it arrived more than 1.5 sweep periods ago."""
         with self._lock:
             late = time.monotonic() - self._arrived > 1.5 * self.period
             return None if late else self._stamp

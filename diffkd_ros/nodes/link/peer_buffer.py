@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The features neighbours sent: the newest few of each, and what became of every message."""
+"""The newest messages of each neighbour, and how each one was used."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from diffkd_ros.messages.conversions import NANOSECONDS
 from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
 
 Message = TypeVar('Message')
 
-_SECOND = 1_000_000_000
-# A sender whose stamps fall back by more than this has restarted or replays: what it sent before is void.
-_RESTART = 1 * _SECOND
-# A silent sender is still reported for this long, measured on the receiver's sweeps, and then forgotten.
-_REPORTED = 10 * _SECOND
-# No link and no pause explains a stamp that far off.
-_ABSURD = 60 * _SECOND
-# Messages kept of one sender: enough to find the one of a sweep while newer ones come in.
+# A sender whose stamps fall back by more than this has restarted or replays: drop its earlier messages.
+_RESTART = 1 * NANOSECONDS
+# How long a silent sender is still reported, measured by the stamps of the receiver's sweeps.
+_REPORTED = 10 * NANOSECONDS
+# No link delay and no pause explains a larger difference between stamps.
+_OTHER_EPOCH = 60 * NANOSECONDS
+# Messages kept per sender: enough to find the one for a sweep while newer ones arrive.
 _DEPTH = 4
-# Another vehicle can invent names: bounds the memory they cost.
+# Limits the memory that invented sender names can take.
 _MAX_SENDERS = 64
 
 
 @dataclass(eq=False)
 class Received(Generic[Message]):
-    """One message with what was read from it on arrival.
+    """A stored message.
 
     Attributes:
         sender: agent id.
         stamp: of the sweep it was made from, nanoseconds.
-        sequence: counts the sender's messages.
+        sequence: the sender's counter.
         message: the message.
-        decoded: what the buffer's user made of the message, kept for the next sweep; None until then.
-        fresh: no sweep has looked at it yet.
+        decoded: the decoded message, set by the buffer's user and kept for the next sweep.
+        fresh: no sweep has considered it yet.
         fused: it took part in a fusion.
-        refusal: why it was refused last.
-        left: it has left the buffer, and is counted.
+        refusal: why it was last refused.
+        left: it has left the buffer and is counted.
     """
 
     sender: str
@@ -55,7 +55,7 @@ class Received(Generic[Message]):
 
 @dataclass(frozen=True)
 class Pick(Generic[Message]):
-    """What one sender has to offer for a sweep: `entry`, unless `refusal` says why not."""
+    """One sender's message for a sweep, its age in nanoseconds, and why it is refused, if it is."""
 
     entry: Received[Message]
     age: int
@@ -65,16 +65,16 @@ class Pick(Generic[Message]):
 class PeerBuffer(Generic[Message]):
     """Keeps the newest messages of each sender and picks one of each for a sweep.
 
-    All ages are differences of stamps, so neither the arrival time nor this machine's clock matters.
+    All ages are differences of stamps, independent of the arrival time and of this machine's clock.
     Thread-safe: the executor adds while the inference thread picks.
 
     Args:
-        own_id: agent id of the receiver, whose own messages are ignored, should the link bring them back.
+        own_id: agent id of the receiver, whose own messages are ignored if the link returns them.
         max_age: oldest age fused, nanoseconds.
         future_tolerance: how much newer than the sweep a feature may be, nanoseconds.
 
     Attributes:
-        own: messages ignored because they carry the receiver's own id.
+        own: number of messages ignored because they carry the receiver's id.
     """
 
     def __init__(self, own_id: str, max_age: int, future_tolerance: int) -> None:
@@ -100,17 +100,17 @@ class PeerBuffer(Generic[Message]):
         Args:
             sender: agent id.
             stamp: nanoseconds.
-            sequence: of the sender.
-            message: kept as it is.
+            sequence: the sender's counter, uint32.
+            message: stored unchanged.
             size: of the payload, bytes.
-            newest_sweep: stamp of the receiver's newest sweep; None if none came lately.
+            newest_sweep: stamp of the receiver's newest sweep; None if there is no recent one.
         """
         with self._lock:
             if sender == self._own_id:
                 self.own += 1
                 return
             record = self._records.pop(sender, None) or PeerRecord()
-            # The one heard last stands last.
+            # Ordered by the latest message: the first one is forgotten first.
             self._records[sender] = record
             if not record.arrived(stamp, sequence, size, newest_sweep):
                 return
@@ -123,10 +123,10 @@ class PeerBuffer(Generic[Message]):
             queue.append(Received(sender, stamp, sequence, message))
 
     def pick(self, stamp: int) -> list[Pick[Message]]:
-        """The newest message of each sender not newer than a sweep, senders in order of their names.
+        """Pick each sender's newest message that is not newer than a sweep, in order of the senders' names.
 
         Args:
-            stamp: the receiver's sweep, nanoseconds.
+            stamp: of the receiver's sweep, nanoseconds.
         """
         with self._lock:
             picks = []
@@ -139,13 +139,13 @@ class PeerBuffer(Generic[Message]):
                 if not fresh and abs(age) > max(_REPORTED, self._max_age):
                     self._forget(sender)
                     continue
-                # Those it outdates are of no use to a later sweep either.
+                # Older ones are of no use to later sweeps either.
                 for outdated in [e for e in queue if e.stamp < entry.stamp]:
                     queue.remove(outdated)
                     self._leave(outdated)
                 refusal = self._refusal(age, fresh)
                 if entry.fresh:
-                    self._records[sender].looked_at(age)
+                    self._records[sender].considered(age)
                 for seen in queue:
                     seen.fresh = False
                 picks.append(Pick(entry, age, refusal))
@@ -156,12 +156,12 @@ class PeerBuffer(Generic[Message]):
             return None
         if not fresh and age > 0:
             return Refusal.ABSENT
-        if abs(age) > _ABSURD:
+        if abs(age) > _OTHER_EPOCH:
             return Refusal.CLOCK
         return Refusal.FUTURE if age < 0 else Refusal.STALE
 
     def _leave(self, entry: Received[Message]) -> None:
-        """Settle the fate of a message that no further sweep will look at."""
+        """Count a message that no further sweep will consider."""
         entry.left = True
         self._count(entry, 1)
 
@@ -177,7 +177,7 @@ class PeerBuffer(Generic[Message]):
             record.overwritten += by
 
     def _decide(self, entry: Received[Message], *, fused: bool, refusal: Refusal | None) -> None:
-        """What a sweep made of a message; it may have left meanwhile, and be counted otherwise."""
+        """Set how a sweep used a message; corrects the counts if it has left the buffer meanwhile."""
         if entry.left:
             self._count(entry, -1)
         entry.fused, entry.refusal = fused, refusal
@@ -185,7 +185,7 @@ class PeerBuffer(Generic[Message]):
             self._count(entry, 1)
 
     def _forget(self, sender: str) -> None:
-        """Drop a sender's messages; its totals stay, for it may come back."""
+        """Drop a sender's messages; its totals are kept in case it returns."""
         for entry in self._senders.pop(sender, ()):
             self._leave(entry)
 
@@ -196,7 +196,7 @@ class PeerBuffer(Generic[Message]):
                 self._forget(sender)
 
     def forget_after(self, stamp: int) -> None:
-        """Drop messages stamped later: time has jumped back to here."""
+        """Drop messages stamped later than `stamp`, to which time has jumped back."""
         with self._lock:
             for sender, queue in list(self._senders.items()):
                 for entry in [e for e in queue if e.stamp > stamp + self._future_tolerance]:
@@ -206,14 +206,14 @@ class PeerBuffer(Generic[Message]):
                     del self._senders[sender]
 
     def count_fused(self, entry: Received[Message]) -> None:
-        """Note that a message takes part in a fusion."""
+        """Note that a message is fused."""
         with self._lock:
             self._decide(entry, fused=True, refusal=entry.refusal)
             if entry.sender in self._records:
                 self._records[entry.sender].last_refusal = ''
 
     def count_weight(self, sender: str, weight: float) -> None:
-        """Note the gate weight that a sender's feature got in a fusion."""
+        """Note the gate weight of a sender's fused feature."""
         with self._lock:
             if sender in self._records:
                 self._records[sender].gate_weight = weight
@@ -229,10 +229,10 @@ class PeerBuffer(Generic[Message]):
                 record.gate_weight = 0.0
 
     def snapshot(self, *, forgotten: bool = False) -> dict[str, PeerRecord]:
-        """A copy of the records of all senders still known, messages in the buffer settled as they stand.
+        """Copy the records of all senders still reported; messages in the buffer count as used so far.
 
         Args:
-            forgotten: also those of senders that have long been silent.
+            forgotten: include senders that have long been silent.
         """
         with self._lock:
             records = {}

@@ -18,7 +18,6 @@ from geometry_msgs.msg import TransformStamped
 
 from diffkd_ros.cosim.errors import CosimError, NobodyTicksError
 from diffkd_ros.cosim.graph import native_lidar_name, role_names
-from diffkd_ros.cosim.lockstep import LockStep
 from diffkd_ros.cosim.session import CarlaSession, LidarSettings, SessionSettings
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import CoopFrame, FrameError
@@ -30,6 +29,7 @@ from diffkd_ros.msg import Boxes3D
 from diffkd_ros.nodes.base import diagnostics, entry
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import PlayedFrame, played
+from diffkd_ros.nodes.playing.lockstep import LockStep
 
 # Pause before a new session, seconds; it doubles up to the longest.
 _FIRST_PAUSE = 1.0
@@ -132,10 +132,9 @@ class BridgeNode(entry.RunnableNode):
         self._settings = session_settings(self._p)
         self._lockstep = LockStep(
             self,
-            agent_name(self._p.ego),
-            list(map(agent_name, self._p.vehicles)),
             self._p.ego_timeout,
             waits=self._p.wait_for_ego and self._settings.tick == 'own',
+            ego=agent_name(self._p.ego),
             truth_subscribers=self._p.truth_subscribers,
         )
         self._session: CarlaSession | None = None
@@ -195,16 +194,13 @@ class BridgeNode(entry.RunnableNode):
             who = ', '.join(settings.roles[agent] for agent in session.agents)
             self.get_logger().info(f'ready: CARLA at {settings.address}, tick {settings.tick}, {who}')
             try:
-                first = True
                 while not self._stopping and not self._finished():
                     frame = self._next(session)
                     if frame is None:
                         continue
                     message = played(frame)
-                    if first and not self._p.native and self._lockstep.waits:
-                        if missing := self._lockstep.wait_for_partners(message):
-                            self.get_logger().warning(f'still missing, going on: {", ".join(missing)}')
-                        first = False
+                    if self._lockstep.waits and not self._p.native:
+                        self._lockstep.connect(message)
                     self._publish(frame, message)
             finally:
                 self._session = None
@@ -223,10 +219,10 @@ class BridgeNode(entry.RunnableNode):
     def _publish(self, frame: CoopFrame, message: PlayedFrame) -> None:
         transforms = vehicle_transforms(frame, self._settings.lidar.mount, self._p.native)
         if self._p.native:
-            answered = self._lockstep.publish_poses(_in_native_frames(message), transforms)
+            latency = self._lockstep.publish_poses(_in_native_frames(message), transforms)
         else:
-            answered = self._lockstep.publish(message, transforms)
-        if self._lockstep.waits and not answered and not self._stopping:
+            latency = self._lockstep.publish(message, transforms)
+        if self._lockstep.waits and latency is None and not self._stopping:
             self.get_logger().warning(
                 f'no answer to the frame at {message.stamp / 1e9:.2f} s within {self._p.ego_timeout:g} s',
                 throttle_duration_sec=5.0,

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.cosim.lockstep import LockStep
 from diffkd_ros.cosim.opencda.diffkd_opencda import (
     PROTOCOL,
     GatewayError,
@@ -30,19 +29,13 @@ from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.carla import flip_points, pose_from_carla
 from diffkd_ros.geometry.poses import Matrix, PoseError
-from diffkd_ros.messages.conversions import NANOSECONDS, header_message, transform_message
-from diffkd_ros.messages.reading import (
-    MAP_FRAME,
-    MessageError,
-    agent_name,
-    boxes_of,
-    lidar_frame,
-    stamp_of,
-)
+from diffkd_ros.messages.conversions import NANOSECONDS
+from diffkd_ros.messages.reading import MessageError, agent_name, boxes_of, stamp_of
 from diffkd_ros.msg import Boxes3D as Boxes3DMessage
 from diffkd_ros.nodes.base import diagnostics, entry, qos
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import played
+from diffkd_ros.nodes.playing.lockstep import LockStep
 
 # A client that is silent for so long, seconds, is left: in the middle of a message at once, between two of
 # them when another client waits, for a simulator may be paused.
@@ -140,9 +133,7 @@ class GatewayNode(entry.RunnableNode):
         if p.ego not in p.vehicles:
             raise entry.SetupError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
         self._ego = agent_name(p.ego)
-        self._lockstep = LockStep(
-            self, self._ego, list(map(agent_name, p.vehicles)), p.ego_timeout, waits=True
-        )
+        self._lockstep = LockStep(self, p.ego_timeout, waits=True, ego=self._ego)
         self._detections: dict[int, Boxes3D] = {}
         self._condition = threading.Condition()
         self.create_subscription(Boxes3DMessage, f'/{self._ego}/detections', self._on_detections, qos.RESULTS)
@@ -232,17 +223,10 @@ class GatewayNode(entry.RunnableNode):
         """The ego's detections for a frame; none, and a warning, if it does not answer."""
         message = played(frame)
         with self._condition:
-            # Left by a step that was not waited for any longer, maybe of an earlier scenario.
+            # Late answers to earlier steps, which may have the stamps of this scenario.
             self._detections.clear()
-        if not self._lockstep.sent and (missing := self._lockstep.wait_for_partners(message)):
-            self.get_logger().warning(f'still missing, going on: {", ".join(missing)}')
-        transforms = [
-            transform_message(
-                header_message(frame.stamp, MAP_FRAME), lidar_frame(agent_name(agent)), sweep.pose
-            )
-            for agent, sweep in frame.agents.items()
-        ]
-        answered = self._lockstep.publish(message, transforms)
+        self._lockstep.connect(message)
+        answered = self._lockstep.publish(message) is not None
         with self._condition:
             # The ego publishes its detections before its status.
             self._condition.wait_for(lambda: frame.stamp in self._detections, 0.5 if answered else 0.0)

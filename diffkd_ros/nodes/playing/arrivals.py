@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has come back for the frames a player sent: features by agent and stamp, answers by stamp."""
+"""Features and answers that arrived for published frames, by stamp."""
 
 from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 
-# Old entries are of no use to anyone; this bounds an endless run.
+# Limits the memory of an endless run.
 _KEPT = 2000
 
 
 class Arrivals:
-    """Notes arrivals from the executor's thread and lets the player's thread wait for them."""
+    """Records arrivals in the executor's thread and lets another thread wait for them."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -22,18 +21,24 @@ class Arrivals:
         self._stopping = False
 
     def feature(self, agent: str, stamp: int) -> None:
-        """An agent's feature for a stamp was seen on the V2X topic."""
+        """Record an agent's feature of a stamp."""
         with self._condition:
             self._features[agent, stamp] = None
             _trim(self._features)
             self._condition.notify_all()
 
     def answer(self, stamp: int, latency_ms: Sequence[float]) -> None:
-        """The ego answered a stamp, with these times as in `FusionStatus`: the total stands last."""
+        """Record the ego's answer to a stamp; `latency_ms` as in `FusionStatus`, the total last."""
         with self._condition:
             self._answers[stamp] = float(latency_ms[-1]) if len(latency_ms) else math.nan
             _trim(self._answers)
             self._condition.notify_all()
+
+    def clear(self) -> None:
+        """Forget everything that has arrived."""
+        with self._condition:
+            self._features.clear()
+            self._answers.clear()
 
     def stop(self) -> None:
         """Make every wait return at once, now and later."""
@@ -42,7 +47,7 @@ class Arrivals:
             self._condition.notify_all()
 
     def wait_features(self, stamps: Mapping[str, int], timeout: float) -> list[str]:
-        """Wait for each agent's feature of its stamp; returns the agents whose did not come in time."""
+        """Wait for each agent's feature of its stamp; returns the agents whose feature did not arrive."""
         wanted = sorted(stamps.items())
 
         def missing() -> list[str]:
@@ -53,7 +58,7 @@ class Arrivals:
             return missing()
 
     def wait_answers(self, stamps: Iterable[int], timeout: float) -> list[float]:
-        """Wait for the answers to all stamps; returns the latencies (ms) of those that came in time."""
+        """Wait for the answers to all stamps; returns the latencies (ms) of those in time."""
         wanted = list(stamps)
         with self._condition:
             self._condition.wait_for(
@@ -61,10 +66,10 @@ class Arrivals:
             )
             return [self._answers[stamp] for stamp in wanted if stamp in self._answers]
 
-    def sleep_until(self, deadline: float) -> bool:
-        """Sleep until a `time.monotonic` deadline; False if stopped meanwhile."""
+    def sleep(self, seconds: float) -> bool:
+        """Sleep; returns False if stopped."""
         with self._condition:
-            return not self._condition.wait_for(lambda: self._stopping, max(0.0, deadline - time.monotonic()))
+            return not self._condition.wait_for(lambda: self._stopping, max(0.0, seconds))
 
 
 def _trim(table: dict) -> None:

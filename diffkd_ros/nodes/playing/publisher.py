@@ -23,21 +23,21 @@ from diffkd_ros.nodes.playing.feeder import PlayedFrame
 
 try:
     from tf2_msgs.msg import TFMessage
-except ImportError:  # not among the wheels
+except ImportError:  # the ROS 2 wheels do not include it
     TFMessage = None
 
 
 class FramePublisher:
-    """Publishes frames, on topics that come into being with the agents.
+    """Publishes frames; an agent's topics are created at its first frame.
 
     Args:
-        node: the player.
-        subscribers: how many each cloud and odometry is to have before the first frame.
-        truth_subscribers: how many the ground truth is to have.
-        points: how clouds are published.
+        node: the node that publishes.
+        subscribers: number of subscribers each cloud and odometry needs, see `missing`.
+        truth_subscribers: the same for the ground truth.
+        points: quality of service of the clouds.
 
     Attributes:
-        poses_left_out: how many of recorded odometry are none and did not go to TF.
+        poses_left_out: number of invalid odometry poses, not published to TF.
     """
 
     def __init__(self, node: Node, subscribers: int, truth_subscribers: int, points: QoSProfile) -> None:
@@ -51,7 +51,7 @@ class FramePublisher:
         self._tf = node.create_publisher(TFMessage, '/tf', qos.RESULTS) if TFMessage else None
 
     def add_agents(self, frame: PlayedFrame) -> bool:
-        """Create the topics of agents not seen before; whether there were any."""
+        """Create the topics of new agents; returns whether there were any."""
         fresh = [agent for agent in frame.clouds if agent not in self._clouds]
         for agent in fresh:
             self._odometry[agent] = self._node.create_publisher(Odometry, f'/{agent}/odometry', qos.ODOMETRY)
@@ -59,7 +59,7 @@ class FramePublisher:
         return bool(fresh)
 
     def missing(self) -> list[str]:
-        """Which topics do not have the subscribers they are to have."""
+        """The topics that lack subscribers, and how many they need."""
         wanted = dict.fromkeys([*self._clouds.values(), *self._odometry.values()], self._subscribers)
         wanted[self._truth] = self._truth_subscribers
         return [
@@ -68,44 +68,40 @@ class FramePublisher:
             if publisher.get_subscription_count() < count
         ]
 
-    def scene(self, frame: PlayedFrame) -> None:
-        """Publish what belongs to no single agent: clock, TF and ground truth."""
-        self.clock(frame)
-        self.transforms(self._recorded_transforms(frame))
+    def scene(self, frame: PlayedFrame, transforms: Iterable[TransformStamped] | None = None) -> None:
+        """Publish clock, TF and ground truth; by default TF holds map -> LiDAR of each agent."""
+        self._clock.publish(Clock(clock=time_message(frame.stamp)))
+        self.transforms(self._lidar_transforms(frame) if transforms is None else transforms)
         self.truth(frame)
 
-    def _recorded_transforms(self, frame: PlayedFrame) -> Iterator[TransformStamped]:
+    def _lidar_transforms(self, frame: PlayedFrame) -> Iterator[TransformStamped]:
         for message in itertools.chain.from_iterable(frame.odometry.values()):
             try:
                 pose = pose_of(message.pose.pose)
             except PoseError:
-                # Localisation that has not converged sends zeros for a quaternion.
+                # Localisation that has not converged sends a zero quaternion.
                 self.poses_left_out += 1
                 continue
             yield transform_message(message.header, message.child_frame_id, pose)
 
-    def clock(self, frame: PlayedFrame) -> None:
-        """Publish the frame's stamp as the time."""
-        self._clock.publish(Clock(clock=time_message(frame.stamp)))
-
     def transforms(self, transforms: Iterable[TransformStamped]) -> None:
-        """Publish to TF, where its messages are installed."""
+        """Publish to TF if its messages are installed."""
         if self._tf is not None:
             self._tf.publish(TFMessage(transforms=list(transforms)))
 
     def truth(self, frame: PlayedFrame) -> None:
-        """Publish ground truth, if the frame has any."""
+        """Publish the ground truth if the frame has one."""
         if frame.ground_truth is not None:
             self._truth.publish(frame.ground_truth)
 
     def odometry(self, frame: PlayedFrame, agents: Iterable[str]) -> None:
-        """Publish odometry of some agents."""
+        """Publish the odometry of some agents."""
         for agent in agents:
             for message in frame.odometry[agent]:
                 self._odometry[agent].publish(message)
 
     def sweeps(self, frame: PlayedFrame, agents: Iterable[str]) -> None:
-        """Publish odometry and cloud of some agents."""
+        """Publish odometry and clouds of some agents."""
         agents = list(agents)
         self.odometry(frame, agents)
         for agent in agents:

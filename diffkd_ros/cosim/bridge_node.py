@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CARLA world as ROS topics, in lock-step with the ego where we tick; a process of its own.
+"""Publishes a CARLA world as ROS topics, in lock-step with the ego if the bridge ticks the world.
 
-It outlives the server: whatever goes wrong is named in the log and in diagnostics, and a new session is
-tried, with longer and longer pauses.
+The node survives the server: errors are logged and reported in diagnostics, and a new session is tried after
+increasing pauses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import PlayedFrame, played
 from diffkd_ros.nodes.playing.lockstep import LockStep
 
-# Pause before a new session, seconds; it doubles up to the longest.
+# Pause before a new session, seconds; doubled after each failure up to the longest.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 
@@ -40,38 +40,38 @@ _LONGEST_PAUSE = 30.0
 class BridgeParameters:
     """Parameters of `bridge_node`."""
 
-    host: str = parameter('127.0.0.1', 'Where the CARLA server runs.')
+    host: str = parameter('127.0.0.1', 'Host of the CARLA server.')
     port: int = parameter(2000, "The server's port.", minimum=1, maximum=65535)
-    timeout: float = parameter(
-        5.0, 'Longest wait for an answer of the server, s.', minimum=0.5, maximum=120.0
-    )
+    timeout: float = parameter(5.0, 'Longest wait for the server to answer, s.', minimum=0.5, maximum=120.0)
     tick: str = parameter(
         'own', 'own: the bridge ticks the world; follow: another client does.', choices=('own', 'follow')
     )
-    step: float = parameter(0.1, 'With tick own: seconds of the world a tick.', minimum=0.005, maximum=0.1)
+    step: float = parameter(0.1, 'With tick own: simulated seconds per tick.', minimum=0.005, maximum=0.1)
     vehicles: tuple[int, ...] = parameter((1, 2, 3), 'Connected vehicles, by number.', minimum=0)
     roles: tuple[str, ...] = parameter(
-        ('',), "The vehicles' role names in CARLA, in the same order; one empty: cav_1, cav_2, ..."
+        ('',), "The vehicles' role names in CARLA, in the same order; a single empty one: cav_1, cav_2, ..."
     )
     ego: int = parameter(1, 'The vehicle that fuses.', minimum=0)
-    spawn: bool = parameter(True, 'Spawn vehicles whose role names nobody has.')
+    spawn: bool = parameter(True, 'Spawn vehicles for role names that do not exist in the world.')
     blueprint: str = parameter('vehicle.tesla.model3', 'Blueprint of spawned vehicles.')
     native: bool = parameter(
         False, 'The server publishes clouds, clock and vehicle-to-LiDAR TF itself (--ros2).'
     )
     wait_for_ego: bool = parameter(
-        True, 'With tick own: tick on when the ego has answered, or its time is up.'
+        True, 'With tick own: tick when the ego has answered or ego_timeout has passed.'
     )
     ego_timeout: float = parameter(3.0, 'Longest wait for features or for an answer, s.', minimum=0.1)
     truth_subscribers: int = parameter(
-        0, 'In lock-step: wait at the start for so many subscribers of the ground truth.', minimum=0
+        0, 'In lock-step: number of subscribers of the ground truth to wait for at the start.', minimum=0
     )
     sweep_timeout: float = parameter(2.0, 'Longest wait for the sweeps of a frame, s.', minimum=0.05)
-    frames: int = parameter(0, 'Frames to publish, then the node ends; 0: no end.', minimum=0)
-    out: str = parameter('', 'JSON file for the counts at the end; empty: none.')
-    channels: int = parameter(32, 'LiDAR: laser rings.', minimum=1, maximum=256)
-    lidar_range: float = parameter(100.0, 'LiDAR: farthest return, m.', minimum=1.0, maximum=1000.0)
-    points_per_second: int = parameter(330_000, 'LiDAR: of all rings together.', minimum=1000)
+    frames: int = parameter(0, 'Number of frames to publish before the node exits; 0: no limit.', minimum=0)
+    out: str = parameter('', 'JSON file for the counts, written at the end; empty: no file.')
+    channels: int = parameter(32, 'LiDAR: number of laser rings.', minimum=1, maximum=256)
+    lidar_range: float = parameter(100.0, 'LiDAR: maximum range, m.', minimum=1.0, maximum=1000.0)
+    points_per_second: int = parameter(
+        330_000, 'LiDAR: points per second of all rings together.', minimum=1000
+    )
     upper_fov: float = parameter(
         10.0, 'LiDAR: elevation of the highest ring, degrees.', minimum=-90.0, maximum=90.0
     )
@@ -79,17 +79,17 @@ class BridgeParameters:
         -25.0, 'LiDAR: elevation of the lowest ring, degrees.', minimum=-90.0, maximum=90.0
     )
     rotation_frequency: float = parameter(
-        0.0, 'LiDAR: turns a second; 0: one a step, as it must be.', minimum=0.0, maximum=200.0
+        0.0, 'LiDAR: turns per second; 0: one per step, which is required.', minimum=0.0, maximum=200.0
     )
-    lidar_forward: float = parameter(0.0, "LiDAR: ahead of the vehicle's origin, m.")
-    lidar_height: float = parameter(1.9, "LiDAR: above the vehicle's origin, m.")
+    lidar_forward: float = parameter(0.0, "LiDAR: distance ahead of the vehicle's origin, m.")
+    lidar_height: float = parameter(1.9, "LiDAR: height above the vehicle's origin, m.")
 
 
 def session_settings(p: BridgeParameters) -> SessionSettings:
-    """What a session needs of the parameters.
+    """The session settings that the parameters describe.
 
     Raises:
-        SetupError: if vehicles, roles and ego do not go together.
+        SetupError: if vehicles, roles and ego do not match.
     """
     try:
         roles = role_names(p.vehicles, [] if p.roles == ('',) else p.roles)
@@ -124,7 +124,7 @@ def session_settings(p: BridgeParameters) -> SessionSettings:
 
 
 class BridgeNode(entry.RunnableNode):
-    """Talks to CARLA in a thread of its own."""
+    """Communicates with CARLA in a thread of its own."""
 
     def __init__(self) -> None:
         super().__init__('bridge_node')
@@ -159,12 +159,12 @@ class BridgeNode(entry.RunnableNode):
                 except (CosimError, FrameError, PoseError) as error:
                     self._report(error)
                 if self._lockstep.sent > before:
-                    pause = _FIRST_PAUSE  # what has worked may soon work again
+                    pause = _FIRST_PAUSE  # it worked before the failure
                 if not self._finished():
                     self._lockstep.sleep(pause)
                 pause = min(2.0 * pause, _LONGEST_PAUSE)
             self.done.set_result(None)
-        except Exception as error:  # ends the node: nothing else would notice that it bridges no more
+        except Exception as error:  # ends the node, which would otherwise stay idle
             if self.context.ok():
                 self.done.set_exception(error)
 
@@ -185,7 +185,7 @@ class BridgeNode(entry.RunnableNode):
         self.get_logger().error(self._problem)
 
     def _bridge(self) -> None:
-        """One session, from its beginning until it fails or the node stops."""
+        """Run one session until it fails or the node stops."""
         with CarlaSession(self._settings) as session:
             self._session = session
             self._sessions += 1
@@ -206,7 +206,7 @@ class BridgeNode(entry.RunnableNode):
                 self._session = None
 
     def _next(self, session: CarlaSession) -> CoopFrame | None:
-        """The next frame; None if the other client pauses."""
+        """The next frame; None if the client that ticks pauses."""
         try:
             frame = session.next_frame()
         except NobodyTicksError as error:
@@ -264,7 +264,7 @@ class BridgeNode(entry.RunnableNode):
         return items
 
     def close(self) -> None:
-        """End the session, so that the world is left as it was found."""
+        """End the session, which restores the world's settings and actors."""
         self._stopping = True
         self._lockstep.stop()
         self._thread.join(self._settings.timeout + 1.0)
@@ -290,7 +290,7 @@ def vehicle_transforms(frame: CoopFrame, mount: Matrix, native: bool) -> list[Tr
     Args:
         frame: the frame.
         mount: vehicle <- LiDAR.
-        native: CARLA publishes the second itself.
+        native: CARLA publishes the second transform itself.
     """
     transforms = []
     for agent, sweep in frame.agents.items():

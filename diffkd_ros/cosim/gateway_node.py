@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenCDA's vehicles as ROS topics: each step's sweeps come in over TCP, the ego's detections go back.
+"""Publishes OpenCDA's vehicles as ROS topics and returns the ego's detections to OpenCDA.
 
-The other end is `opencda/diffkd_opencda.py`, in OpenCDA's own Python. OpenCDA ticks; it waits for the answer.
+Each step's sweeps arrive over TCP from `opencda/diffkd_opencda.py`, which runs in OpenCDA's own Python
+environment. OpenCDA ticks the world and waits for the detections.
 """
 
 from __future__ import annotations
@@ -37,57 +38,60 @@ from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import played
 from diffkd_ros.nodes.playing.lockstep import LockStep
 
-# A client that is silent for so long, seconds, is left: in the middle of a message at once, between two of
-# them when another client waits, for a simulator may be paused.
+# Disconnect a client that sends nothing for this long, seconds: always within a message, but between messages
+# only if another client waits, because a simulator may be paused.
 _SILENT = 2.0
-# As `builtin_interfaces/Time` has it, nanoseconds.
+# Limit of `builtin_interfaces/Time`, nanoseconds.
 _STAMPS_END = 2**31 * NANOSECONDS
 
 
 class StepError(DiffkdError):
-    """A message of OpenCDA's that is no step of the world that we know how to read."""
+    """A message that is not a readable step of the world."""
 
 
 @dataclass(frozen=True)
 class GatewayParameters:
     """Parameters of `gateway_node`."""
 
-    host: str = parameter('127.0.0.1', 'Address to listen on; there is no password.')
-    port: int = parameter(7410, 'Port to listen on; 0: any, which the log names.', minimum=0, maximum=65535)
+    host: str = parameter('127.0.0.1', 'Address to listen on; clients are not authenticated.')
+    port: int = parameter(7410, 'Port to listen on; 0: any free port, see the log.', minimum=0, maximum=65535)
     vehicles: tuple[int, ...] = parameter(
-        (1, 2, 3), 'Agents with nodes: vehicles 1, 2, ... in the order OpenCDA makes them, units -1, ...'
+        (1, 2, 3),
+        'Agents with nodes: vehicles 1, 2, ... in the order OpenCDA creates them, units -1, -2, ...',
     )
     ego: int = parameter(1, 'The vehicle that fuses.')
-    ego_timeout: float = parameter(1.5, 'Longest wait for features, and for an answer, s.', minimum=0.05)
+    ego_timeout: float = parameter(
+        1.5, 'Longest wait for features, and then for the answer, s.', minimum=0.05
+    )
 
 
 def frame_of_step(head: object, data: bytes, agents: Sequence[int], ego: int) -> CoopFrame:
     """Read a step's message.
 
     Args:
-        head: its line of JSON, whatever it holds.
+        head: the decoded JSON line, of any type.
         data: the sweeps, float32.
-        agents: those that have nodes; others are left out.
-        ego: the one that fuses.
+        agents: agents that have nodes; others are ignored.
+        ego: the agent that fuses.
 
     Raises:
-        StepError: if something is missing, of the wrong kind or size, or the ego is not in it.
+        StepError: if something is missing or of the wrong type or size, or the ego is not included.
     """
     if not isinstance(head, Mapping):
         raise StepError(f'unreadable step: its head is no JSON object but {type(head).__name__}')
     if head.get('protocol') != PROTOCOL:
         raise StepError(
-            f'protocol {head.get("protocol")!r} came, this gateway speaks {PROTOCOL}: use the '
+            f'received protocol {head.get("protocol")!r}, expected {PROTOCOL}: use the '
             'diffkd_opencda.py of this release'
         )
     try:
         described = list(head['agents'])
         stamp = round(float(head['stamp']) * NANOSECONDS)
         if not 0 <= stamp < _STAMPS_END:
-            raise StepError(f'a stamp of {head["stamp"]} s came, that of a step lies in 0 to 2^31 s')
+            raise StepError(f'received a stamp of {head["stamp"]} s, expected 0 to 2^31 s')
         sizes = [int(agent['points']) for agent in described]
         if min(sizes, default=0) < 0 or len(data) != 16 * sum(sizes):
-            raise StepError(f'{len(data)} bytes came for sweeps of {sizes} points of 16 bytes')
+            raise StepError(f'received {len(data)} bytes for sweeps of {sizes} points of 16 bytes')
         points = np.frombuffer(data, '<f4').reshape(-1, 4)
         sweeps = {}
         for agent, end in zip(described, np.cumsum(sizes), strict=True):
@@ -108,7 +112,7 @@ def frame_of_step(head: object, data: bytes, agents: Sequence[int], ego: int) ->
 
 
 def rows_in_carla(boxes: Boxes3D, lidar_pose: Matrix) -> NDArray[np.float32]:
-    """Detections as the adapter gets them.
+    """Convert detections to the rows sent to the adapter.
 
     Args:
         boxes: with scores, in the LiDAR frame, REP-103.
@@ -168,7 +172,7 @@ class GatewayNode(entry.RunnableNode):
             try:
                 connection, peer = self._listener.accept()
             except OSError as error:
-                if not self._stopping:  # else it is closed
+                if not self._stopping:  # otherwise it is closed
                     self.get_logger().warning(f'no connection: {error}', throttle_duration_sec=5.0)
                     self._lockstep.sleep(0.1)
                 continue
@@ -183,28 +187,28 @@ class GatewayNode(entry.RunnableNode):
                         self._step(connection)
             except (OSError, GatewayError) as error:
                 if not self._stopping:
-                    self.get_logger().info(f'OpenCDA has gone: {error or type(error).__name__}')
-            except Exception as error:  # whatever a client sends, the next one is served
+                    self.get_logger().info(f'OpenCDA disconnected: {error or type(error).__name__}')
+            except Exception as error:  # no message of a client may end the gateway
                 if not self._stopping and self.context.ok():
                     self._refused += 1
-                    self._problem = f'hung up on a step: {type(error).__name__}: {error}'
+                    self._problem = f'disconnected after a step failed: {type(error).__name__}: {error}'
                     self.get_logger().error(self._problem)
             finally:
                 self._connection = None
 
     def _wait_for_step(self, connection: socket.socket) -> None:
-        """Wait until something comes.
+        """Wait for the client to send something.
 
         Raises:
-            GatewayError: if nothing does and another client waits.
+            GatewayError: if it sends nothing and another client waits.
         """
         if select.select([connection], [], [], _SILENT)[0]:
             return
         if connection not in select.select([connection, self._listener], [], [])[0]:
-            raise GatewayError('it is silent, and another client waits')
+            raise GatewayError('it sent nothing while another client waits')
 
     def _step(self, connection: socket.socket) -> None:
-        """One message in, one out."""
+        """Receive one step and send the answer."""
         head, data = receive_message(connection)
         try:
             frame = frame_of_step(head, data, self._p.vehicles, self._p.ego)
@@ -220,7 +224,7 @@ class GatewayNode(entry.RunnableNode):
         send_message(connection, answer, [rows])
 
     def _fused(self, frame: CoopFrame) -> Boxes3D:
-        """The ego's detections for a frame; none, and a warning, if it does not answer."""
+        """The ego's detections for a frame; logs a warning and returns no boxes if it does not answer."""
         message = played(frame)
         with self._condition:
             # Late answers to earlier steps, which may have the stamps of this scenario.
@@ -228,7 +232,7 @@ class GatewayNode(entry.RunnableNode):
         self._lockstep.connect(message)
         answered = self._lockstep.publish(message) is not None
         with self._condition:
-            # The ego publishes its detections before its status.
+            # The ego publishes its detections before its status, so they arrive soon.
             self._condition.wait_for(lambda: frame.stamp in self._detections, 0.5 if answered else 0.0)
             boxes = self._detections.pop(frame.stamp, None)
         if boxes is None:
@@ -252,7 +256,7 @@ class GatewayNode(entry.RunnableNode):
         return [diagnostics.Item('opencda', diagnostics.OK, text, values)]
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections and end the thread."""
         self._stopping = True
         self._lockstep.stop()
         # shutdown wakes a thread that waits in accept or recv; close alone does not.

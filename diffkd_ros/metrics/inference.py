@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cooperation costs and whom the ego trusts: bit rate, latency, reliability, weights in the fusion."""
+"""Bit rate, latency, reliability and fusion weights over scored frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diffkd_ros.metrics.frame_results import FrameResults
 
 MESSAGES_PER_SECOND = 10.0
-"""How often a vehicle sends: once a revolution of its LiDAR."""
+"""One message per turn of a vehicle's LiDAR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,10 @@ class InferenceFigures:
     """Figures over frames; NaN where no frame has one.
 
     Attributes:
-        link_mbit_s: Mbit/s of a vehicle that sends `MESSAGES_PER_SECOND` of these messages; 0 without any.
+        link_mbit_s: Mbit/s of a vehicle that sends `MESSAGES_PER_SECOND`; 0 if no message was sent.
         ego_reliability: mean over the frames.
         gate_ego: mean weight of the ego in the fusion.
-        gate_neighbours: mean weight of a neighbour that was fused.
+        gate_neighbours: mean weight of the fused neighbours.
         encode_ms: median milliseconds from points to the ego's feature map.
         fuse_ms: median milliseconds from there to boxes.
     """
@@ -36,7 +36,7 @@ class InferenceFigures:
 
 
 def inference_figures(results: FrameResults) -> InferenceFigures:
-    """Sum up how the detections of scored frames came about."""
+    """Summarise the inference columns of scored frames."""
     columns = results.inference
     messages = int(columns.messages.sum())
     size = float(columns.sent_bytes.sum()) / messages if messages else 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each stage takes: percentiles over a run."""
+"""Percentiles of the stages' durations over a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LatencyError(DiffkdError):
 
 
 class StageLatency(TypedDict):
-    """One stage's durations in milliseconds and how many there were."""
+    """One stage's durations in milliseconds, and their number."""
 
     p50: float
     p95: float
@@ -39,7 +39,7 @@ class LatencyTable:
         for stage, milliseconds in stages.items():
             if not (np.isfinite(milliseconds) and milliseconds >= 0.0):
                 raise LatencyError(
-                    f'stage {stage!r} took {milliseconds} ms; a duration is finite and not negative'
+                    f'stage {stage!r} took {milliseconds} ms, expected a finite duration of at least 0'
                 )
         for stage, milliseconds in stages.items():
             self._stages.setdefault(stage, []).append(float(milliseconds))

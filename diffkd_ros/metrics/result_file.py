@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes results as JSON that every reader understands."""
+"""Writes results as standard JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def _plain(value: object) -> object:
-    """The value with null for numbers that are not finite, which JSON does not know."""
+    """The value with None for numbers that are not finite, which JSON cannot represent."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -24,7 +24,7 @@ def _plain(value: object) -> object:
 def write_json(path: Path, value: object) -> None:
     """Write a nested structure of dicts, lists, strings and numbers, indented.
 
-    A file of that name is whole or, after a kill, as it was before.
+    The file is replaced at once, so that an interruption never leaves it incomplete.
     """
     unfinished = path.with_name(f'{path.name}.{os.getpid()}.part')
     unfinished.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')

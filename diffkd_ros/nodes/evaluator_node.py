@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores a run while it runs: detections against ground truth, latency, what the V2X link carried."""
+"""Scores a running system: detections against ground truth, latency, and load of the V2X link."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.sources.restamping import SCENARIO_GAP
 
-# Frames whose detections or truth have not come yet.
+# Most frames kept whose detections or ground truth have not arrived yet.
 _PENDING = 200
-# Stamps that fall back by more than this begin another run, nanoseconds.
+# Stamps that fall back by more than this belong to a new run, nanoseconds.
 _RESTART = 1_000_000_000
-# Overlap from which a vehicle is drawn as found.
+# Minimum overlap of a vehicle drawn as found.
 _DRAWN_IOU = 0.5
 
 
@@ -42,19 +42,21 @@ _DRAWN_IOU = 0.5
 class EvaluatorParameters:
     """Parameters of `evaluator_node`."""
 
-    model: str = parameter('sim_edge', 'Model folder or shipped name: truths outside its grid do not count.')
-    min_points: int = parameter(5, 'Truths with fewer LiDAR returns are ignored.', minimum=0)
-    out: str = parameter('', 'JSON file for the result at the end; empty: none.')
+    model: str = parameter(
+        'sim_edge', 'Model folder or shipped name; ground truth outside its grid does not count.'
+    )
+    min_points: int = parameter(5, 'Ignore ground-truth boxes with fewer LiDAR returns.', minimum=0)
+    out: str = parameter('', 'JSON file for the result, written at the end; empty: no file.')
 
 
 class _DriveTime:
-    """Stamps without the gaps that a player leaves between drives: nobody sends anything there."""
+    """Removes the gaps that a player leaves between scenarios, so that they do not lower bit rates."""
 
     def __init__(self) -> None:
         self._last = self._step = self._removed = 0
 
     def without_gaps(self, stamp: int) -> int:
-        """The stamp, moved up to follow the drive before; nanoseconds."""
+        """The stamp, nanoseconds, shifted so that each scenario follows the previous one."""
         step = stamp - self._last
         if 0 < step < SCENARIO_GAP // 2:
             self._step = step
@@ -67,7 +69,7 @@ class _DriveTime:
 class EvaluatorNode(entry.RunnableNode):
     """Subscribes to `detections`, `ground_truth`, `fusion_status`, `v2x/features` and `/diagnostics`.
 
-    It publishes `truth_markers`: the vehicles to be found, and which of them were.
+    It publishes `truth_markers`: the vehicles to be found, and which of them were found.
     """
 
     def __init__(self) -> None:
@@ -99,7 +101,7 @@ class EvaluatorNode(entry.RunnableNode):
         self.get_logger().info('ready')
 
     def _warm_up(self) -> None:
-        """Score a pair of boxes and forget it: the first time compiles."""
+        """Score a pair of boxes, because the first call compiles."""
         boxes = frame.Boxes3D(np.array([[0.0, 0, 0, 4, 2, 2, 0]]), scores=np.ones(1, np.float32))
         AveragePrecision().add(boxes, boxes)
 
@@ -117,7 +119,7 @@ class EvaluatorNode(entry.RunnableNode):
             self._refuse(topic, error)
             return
         stamp = stamp_of(message.header)
-        # Within its topic: detections may well come seconds after their truths.
+        # By topic, because detections may arrive seconds after their ground truth.
         newest = self._newest.get(topic, stamp)
         if stamp < newest - _RESTART:
             self._forget_after(stamp + _RESTART)
@@ -132,7 +134,7 @@ class EvaluatorNode(entry.RunnableNode):
             self._score(message.header, self._detected.pop(stamp), truth)
 
     def _forget_after(self, stamp: int) -> None:
-        """Drop what is stamped later: another run has begun, which the other topic may have told already."""
+        """Drop later stamps, which belong to the previous run."""
         for table in (self._truth, self._detected):
             for later in [at for at in table if at > stamp]:
                 del table[later]
@@ -172,12 +174,12 @@ class EvaluatorNode(entry.RunnableNode):
         self._link.add(message.agent_id, len(message.data), stamp, message.sequence)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        """Keep each agent's latest stage times: a vehicle's are published nowhere else."""
+        """Keep each agent's latest stage times, which vehicle nodes publish only here."""
         for status in message.status:
             if status.name.endswith(': inference'):
                 times = self._vehicles[status.hardware_id] = {}
                 for value in status.values:
-                    # Anybody may publish here, and name things so.
+                    # Other nodes may use the same names for values that are not numbers.
                     with contextlib.suppress(ValueError):
                         if value.key.endswith('[ms]'):
                             times[value.key] = float(value.value)
@@ -196,7 +198,7 @@ class EvaluatorNode(entry.RunnableNode):
         )
 
     def result(self) -> dict[str, object]:
-        """Everything measured so far, ready for JSON."""
+        """All results so far, ready for JSON."""
         return {
             'frames_scored': self._precision.frames,
             'frames_with_truth': self._truths,

@@ -33,7 +33,7 @@ class PlayerParameters:
     )
     seed: int = parameter(0, 'Seed of the simulator.', minimum=0)
     vehicles: int = parameter(
-        3, 'Connected vehicles in the simulation, the ego included.', minimum=1, maximum=5
+        3, 'Connected vehicles in the simulation, including the ego.', minimum=1, maximum=5
     )
     ego: int = parameter(0, 'Agent that fuses; 0: as the source says.')
     mode: str = parameter(
@@ -41,34 +41,37 @@ class PlayerParameters:
         'lockstep: wait for the features and the answer to each frame; realtime: keep to the rate.',
         choices=('lockstep', 'realtime'),
     )
-    frames: int = parameter(0, 'Frames to play in lock-step; 0: all (the simulator has no end).', minimum=0)
-    frames_per_scenario: int = parameter(20, 'Length of a simulated drive.', minimum=1, maximum=300)
+    frames: int = parameter(
+        0, 'Number of frames to play in lock-step; 0: all (the simulator has no end).', minimum=0
+    )
+    frames_per_scenario: int = parameter(20, 'Frames of a simulated scenario.', minimum=1, maximum=300)
     rates: tuple[float, ...] = parameter(
         (5.0,),
-        'Real time: frames per second, one rate after the other; the simulator makes 1 to 20.',
+        'Real time: frames per second, one rate after the other; 1 to 20 for the simulator.',
         minimum=0.01,
         maximum=1000.0,
     )
-    seconds: float = parameter(
-        0.0, 'Real time: how long the first rate is held; 0: without end.', minimum=0.0
-    )
-    seconds_more: float = parameter(6.0, 'Real time: how long each further rate is held.', minimum=1.0)
+    seconds: float = parameter(0.0, 'Real time: seconds to play at the first rate; 0: no limit.', minimum=0.0)
+    seconds_more: float = parameter(6.0, 'Real time: seconds to play at each further rate.', minimum=1.0)
     stop_below: float = parameter(
-        0.0, 'Real time: try no higher rate once less than this share is answered.', minimum=0.0, maximum=1.0
+        0.0,
+        'Real time: stop after a rate at which less than this share of frames is answered.',
+        minimum=0.0,
+        maximum=1.0,
     )
     subscribers: int = parameter(
         1,
-        'Wait at the start for so many subscribers of each cloud and odometry (a recorder is one).',
+        'Subscribers of each cloud and odometry to wait for at the start, including a recorder.',
         minimum=0,
     )
     truth_subscribers: int = parameter(
-        0, 'Wait at the start for so many subscribers of the ground truth.', minimum=0
+        0, 'Subscribers of the ground truth to wait for at the start.', minimum=0
     )
     answer_subscribers: int = parameter(
-        0, "Wait at the start for so many subscribers of the ego's detections.", minimum=0
+        0, "Subscribers of the ego's detections to wait for at the start.", minimum=0
     )
     timeout: float = parameter(3.0, 'Longest wait for features or for an answer, s.', minimum=0.1)
-    out: str = parameter('', 'JSON file for the counts at the end; empty: none.')
+    out: str = parameter('', 'JSON file for the counts, written at the end; empty: no file.')
 
 
 class PlayerNode(entry.RunnableNode):

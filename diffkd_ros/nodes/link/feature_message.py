@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An encoded feature as `diffkd_ros/BevFeature`, and back."""
+"""Converts encoded features to and from `diffkd_ros/BevFeature`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def feature_message(
     encoded: EncodedFeature,
     lidar: LidarPose,
 ) -> BevFeature:
-    """An encoded feature as `diffkd_ros/BevFeature`.
+    """Convert an encoded feature to `diffkd_ros/BevFeature`.
 
     Args:
-        header: the sweep's.
+        header: of the sweep.
         agent: the sender's name.
         sequence: counts this sender's messages; wraps at 2**32.
         card: of the model that made the feature.
         encoded: from `diffkd_ros.runtime.codec.encode`.
-        lidar: its pose and motion at the sweep's stamp.
+        lidar: the LiDAR's pose and motion at the sweep's stamp.
     """
     twist = TwistWithCovariance()
     if lidar.linear is None:
@@ -59,7 +59,7 @@ def feature_message(
 
 
 def encoded_of(message: BevFeature) -> EncodedFeature:
-    """The encoded feature a `diffkd_ros/BevFeature` carries; nothing in it is checked yet."""
+    """The encoded feature of a `diffkd_ros/BevFeature`, unchecked."""
     return EncodedFeature(
         encoding=message.encoding,
         channels=message.channels,

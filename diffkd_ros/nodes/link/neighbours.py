@@ -167,7 +167,7 @@ class NeighbourSelector:
         items = [_diagnosis(sender, record) for sender, record in records.items()]
         return [self._total(len(records)), *items, self._clock(records)]
 
-    def _total(self, heard: int) -> diagnostics.Item:
+    def _total(self, known: int) -> diagnostics.Item:
         """Totals over all neighbours, including those no longer reported."""
         records = self.buffer.snapshot(forgotten=True).values()
         values = {
@@ -180,7 +180,7 @@ class NeighbourSelector:
             'sent before they were heard': sum(r.unheard for r in records),
             'own ignored': self.buffer.own,
         }
-        message = f'{heard} heard' if heard else 'none heard on v2x/features: the ego is alone'
+        message = f'messages from {known}' if known else 'no messages on v2x/features: the ego is alone'
         return diagnostics.Item('neighbours', diagnostics.OK, message, values)
 
     def _clock(self, records: dict[str, PeerRecord]) -> diagnostics.Item:
@@ -199,7 +199,7 @@ class NeighbourSelector:
         if wrong:
             message = f'{"; ".join(wrong)}: synchronise the clocks'
             return diagnostics.Item('clock', diagnostics.WARN, message, values)
-        return diagnostics.Item('clock', diagnostics.OK, 'no clock stands out', values)
+        return diagnostics.Item('clock', diagnostics.OK, 'the clocks agree', values)
 
     def _objection(self, pick: Pick[BevFeature]) -> _Refused | None:
         """Why a message is refused, checking everything except its pose and payload."""
@@ -290,7 +290,7 @@ def _diagnosis(sender: str, record: PeerRecord) -> diagnostics.Item:
         'gate weight': f'{record.gate_weight:.3f}',
     }
     level = diagnostics.WARN if record.last_refusal else diagnostics.OK
-    message = 'fused' if record.fused else 'heard, not yet needed'
+    message = 'fused' if record.fused else 'received, not yet used'
     if record.last_refusal:
         message = f'refused: {record.last_refusal}'
     return diagnostics.Item(f'neighbour/{sender}', level, message, values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns frames into messages ahead of time, in a thread of its own, so that making them disturbs no pace."""
+"""Converts frames to messages ahead of time in a thread of its own, so that publishing keeps its rate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PlayedFrame:
         ego: name of the agent that fuses.
         stamps: of the clouds, by agent name.
         clouds: by agent name.
-        odometry: by agent name, in order; the last one but for interpolation is the cloud's.
+        odometry: by agent name, in order: one at the cloud's stamp, or those around it.
         ground_truth: in the ego's LiDAR frame without the ego, or None.
     """
 
@@ -93,7 +93,7 @@ def open_played(source: str, options: SimulationOptions, start: int, ego: int) -
         source: what `open_source` takes.
         options: for the simulator.
         start: stamp of the first frame, nanoseconds; what is from a bag keeps its stamps.
-        ego: agent that fuses; 0 for the source's own choice.
+        ego: agent that fuses; 0: as the source says.
 
     Raises:
         SourceError: if there is no such source.
@@ -132,7 +132,7 @@ class FrameFeeder:
             yield item
 
     def stop(self) -> None:
-        """End the thread; frames already prepared are dropped."""
+        """End the thread and drop the prepared frames."""
         self._stopping.set()
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
@@ -145,5 +145,5 @@ class FrameFeeder:
                 if self._stopping.is_set():
                     return
             self._queue.put(None)
-        except Exception as error:  # handed to whoever iterates
+        except Exception as error:  # raised by the iterator
             self._queue.put(error)

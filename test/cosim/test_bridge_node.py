@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bridge between the real CARLA client and real nodes, all of them processes, in lock-step."""
+"""The bridge with the real CARLA client and real nodes, each in a process of its own, in lock-step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def drive():
 
 @pytest.fixture(scope='module')
 def run(group, partner, model, tmp_path_factory):
-    """Simulated traffic on the stand-in, seen by three vehicles and fused by one."""
+    """Simulated traffic on the stand-in, sensed by three vehicles and fused by one."""
     out = tmp_path_factory.mktemp('run') / 'bridge.json'
     topics = [(Clock, '/clock'), (Boxes3D, '/ground_truth')]
     topics += [(PointCloud2, f'/{agent}/points') for agent in AGENTS]
@@ -139,7 +139,7 @@ def test_the_shipped_model_finds_what_is_there(run, partner):
 
 @pytest.fixture
 def lone_bridge(group):
-    """A bridge that no ego answers, beside nodes that live on."""
+    """A bridge without an ego, while the other nodes keep running."""
     made = []
 
     def start(port, **parameters):
@@ -165,7 +165,7 @@ def test_a_server_that_comes_late_dies_and_comes_back(run, lone_bridge, partner,
     with StandInProcess('--port', str(port)):
         partner.diagnosis('bridge_node: carla', 'connected')
     assert bridge.returncode is None
-    # Vehicles and ego have not noticed.
+    # Vehicles and ego are not affected.
     group.check()
 
 
@@ -191,7 +191,7 @@ def test_a_second_ticker_is_named(run, lone_bridge, partner, empty):
         ((), {'rotation_frequency': 20.0}, 'RotationMismatchError'),
     ],
 )
-def test_what_is_wrong_is_named_and_tried_again(run, lone_bridge, partner, server_options, parameters, name):
+def test_an_error_is_named_and_retried(run, lone_bridge, partner, server_options, parameters, name):
     with StandInProcess(*server_options) as server:
         bridge = lone_bridge(server.port, **parameters)
         partner.diagnosis('bridge_node: carla', name)
@@ -210,7 +210,7 @@ def test_interrupted_it_leaves_the_world_as_it_was(run, lone_bridge, partner, em
     assert (after['actors'], after['synchronous']) == (before, False)
 
 
-def test_vehicles_roles_and_ego_must_go_together():
+def test_vehicles_roles_and_ego_must_match():
     assert session_settings(BridgeParameters()).roles == {1: 'cav_1', 2: 'cav_2', 3: 'cav_3'}
     named = BridgeParameters(vehicles=(1, 2), roles=('hero', 'cav_2'))
     assert session_settings(named).roles == {1: 'hero', 2: 'cav_2'}

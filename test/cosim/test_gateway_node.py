@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The closed loop: a vehicle the ego cannot see reaches OpenCDA's planner, which then does something else."""
+"""The closed loop: a vehicle hidden from the ego reaches OpenCDA's planner and changes its plan."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def nodes(group, model):
 
 @pytest.fixture
 def start_gateway(nodes):
-    """Starts a gateway for some vehicles and gives its address; only one at a time."""
+    """Starts a gateway for some vehicles and returns its address; only one at a time."""
     made = []
 
     def start(vehicles):
@@ -74,7 +74,7 @@ def server(scene, tmp_path_factory):
 
 
 class Scenario:
-    """What OpenCDA's scenario manager does: ticks, and lets each vehicle perceive and plan in turn."""
+    """Like OpenCDA's scenario manager: ticks, then each vehicle perceives and plans."""
 
     def __init__(self, server, gateway, monkeypatch):
         for name, module in opencda.modules('first').items():
@@ -100,7 +100,7 @@ class Scenario:
                 break
 
     def step(self):
-        """The speed that the ego wants."""
+        """Run one step; returns the ego's target speed."""
         self.world.tick(10.0)
         for manager in self.managers:
             manager.update_info()
@@ -126,7 +126,7 @@ def scenario(server, monkeypatch):
 
 
 def test_the_ego_cannot_see_the_crossing_vehicle(scene):
-    """What the other tests stand on."""
+    """The other tests depend on it."""
     for frame in scene:
         truth = ground_truth_in(frame, hidden_vehicle.EGO)
         box = truth.boxes[truth.track_ids == hidden_vehicle.HIDDEN]
@@ -158,8 +158,8 @@ def test_a_hidden_vehicle_changes_what_the_planner_does(start_gateway, scenario)
     assert speeds[-1] == 12.0
 
 
-def test_a_scenario_that_begins_anew_is_answered_anew(start_gateway, scene):
-    """Its stamps come again; what came for them the first time is no answer to the second."""
+def test_a_restarted_scenario_is_answered_again(start_gateway, scene):
+    """Its stamps repeat; answers to the first run do not count for the second."""
     agents = [
         {'agent': agent, 'points': len(sweep.points), 'pose': pose_to_carla(sweep.pose)}
         for agent, sweep in scene[0].agents.items()
@@ -178,13 +178,13 @@ def test_a_scenario_that_begins_anew_is_answered_anew(start_gateway, scene):
     assert found == [1, 1, 1, 1]
 
 
-def test_what_is_no_step_is_refused_and_the_next_one_answered(start_gateway, scenario):
+def test_an_unreadable_step_is_refused_and_the_next_one_answered(start_gateway, scenario):
     address = start_gateway([1, 2])
     with socket.create_connection(diffkd_opencda.address_of(address), 10.0) as stranger:
         diffkd_opencda.send_message(stranger, {'protocol': 99})
         answer, _ = diffkd_opencda.receive_message(stranger)
         assert 'protocol 99' in answer['error']
-        # No message at all: the gateway hangs up, and lives.
+        # Not a message: the gateway disconnects and continues.
         stranger.sendall(struct.pack('<I', 4) + b'GET ')
         assert stranger.recv(100) == b''
     loop = scenario(address)
@@ -196,7 +196,7 @@ def message(text):
     return struct.pack('<I', len(text)) + text
 
 
-def test_whatever_a_client_sends_the_next_one_is_served(start_gateway, scenario):
+def test_no_message_of_a_client_ends_the_gateway(start_gateway, scenario):
     address = start_gateway([1, 2])
     head, sweep = step_of(np.ones((1, 4), np.float32))
     late = json.dumps(head | {'stamp': 1e20}).encode() + b'\n' + sweep
@@ -212,7 +212,7 @@ def test_whatever_a_client_sends_the_next_one_is_served(start_gateway, scenario)
     assert (loop.hub.exchanges, loop.hub.failures) == (1, 0)
 
 
-def test_a_silent_client_makes_room_for_one_that_waits(start_gateway):
+def test_a_silent_client_is_disconnected_if_another_waits(start_gateway):
     address = diffkd_opencda.address_of(start_gateway([1]))
     with (
         socket.create_connection(address, 20.0) as silent,
@@ -241,7 +241,7 @@ def test_a_step_is_read_into_a_right_handed_frame():
     frame = frame_of_step(*step_of(np.array([[1, 2, 3, 0.5]], np.float32)), [1, 2], 1)
     assert (frame.stamp, frame.index) == (250_000_000, 5)
     np.testing.assert_allclose(frame.agents[1].points, [[1, -2, 3, 0.5]])
-    # To the right in CARLA, heading to the right: to the left of nothing here, and turned clockwise.
+    # In CARLA y and yaw point to the right, in REP-103 to the left.
     np.testing.assert_allclose(frame.agents[1].pose, pose_from_euler((1, -2, 3), yaw=-np.pi / 2), atol=1e-12)
     np.testing.assert_allclose(frame.agents[1].velocity, (1, -2, 0))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluator as a process of its own: what it scores, and that nothing it hears ends it."""
+"""The evaluator in a process of its own: what it scores, and that no message ends it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def publish(partner, topic, stamp, boxes):
 
 
 def wait_scored(partner, stamp, timeout=20.0):
-    """The outlines that are drawn of a frame once it is scored."""
+    """Wait for the outlines, published once a frame is scored."""
     wanted = time_message(stamp)
     partner.until(
         lambda: any(
@@ -65,8 +65,8 @@ def evaluator(group, partner, model, out):
     raise AssertionError('nothing was ever scored')
 
 
-def test_a_run_that_starts_anew_is_scored(evaluator, partner, stamp):
-    """Though more truths of the run before are unanswered than are kept."""
+def test_a_restarted_run_is_scored(evaluator, partner, stamp):
+    """Although the previous run left more unanswered truths than are kept."""
     late = stamp + 500 * SECOND
     for _ in range(30):
         # No more at once than the subscriber's queue holds.
@@ -88,7 +88,7 @@ def test_detections_may_come_long_after_their_truths(evaluator, partner, stamp):
         wait_scored(partner, at)
 
 
-def test_what_makes_no_sense_is_counted_and_the_rest_evaluated(evaluator, group, partner, stamp, out):
+def test_invalid_messages_are_counted_and_the_others_evaluated(evaluator, group, partner, stamp, out):
     times = [KeyValue(key='total p50 [ms]', value='n/a'), KeyValue(key='total p95 [ms]', value='12.5')]
     foreign = DiagnosticStatus(name='arm/planner: inference', hardware_id='arm', values=times)
     partner.publish('/diagnostics', DiagnosticArray(status=[foreign]))

@@ -17,7 +17,7 @@ SECOND = 1_000_000_000
 
 
 def until_fused(partner, scene, start):
-    """Let both drive until the ego has fused the vehicle's feature; the stamp of that sweep."""
+    """Send sweeps of both until the ego has fused the vehicle's feature; returns that sweep's stamp."""
 
     def exchange(stamp):
         partner.sweep('cav_2', stamp, scene.agents[2])
@@ -63,7 +63,7 @@ def test_the_ego_fuses_what_the_vehicle_sent(both, partner, scene, encoder, card
 
 
 def test_a_restarted_vehicle_is_fused_again(both, group, partner, scene, stamp, model):
-    """Its stamps go on, its sequence begins anew; nobody else has to be restarted."""
+    """Its stamps continue, its sequence starts at 0; no other node needs a restart."""
     before = until_fused(partner, scene, stamp)
     group.stop([both[1]])
     assert both[1].returncode == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a player publishes to TF, whose messages are not among the wheels."""
+"""Transforms that a player publishes; the ROS 2 wheels do not include the messages of TF."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from diffkd_ros.nodes.playing.feeder import played
 
 @dataclass
 class StandInTf:
-    """The part of tf2_msgs/TFMessage that is used."""
+    """The used part of tf2_msgs/TFMessage."""
 
     transforms: list[TransformStamped]
 
 
 @pytest.fixture
 def sent(partner, monkeypatch):
-    """The messages that went to TF; every other topic is real."""
+    """Messages published to TF; all other topics are real."""
     sent = []
     create = partner.node.create_publisher
 
@@ -37,10 +37,10 @@ def sent(partner, monkeypatch):
     return sent
 
 
-def test_a_pose_that_is_none_yet_costs_its_transform_only(sent, partner, scene):
+def test_an_invalid_pose_only_omits_its_transform(sent, partner, scene):
     frame = played(scene)
     (unknown,) = frame.odometry['cav_3']
-    # As localisation sends it that has not converged.
+    # As sent by localisation that has not converged.
     unknown.pose.pose.orientation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)
     output = publisher.FramePublisher(partner.node, 0, 0, qos.POINTS)
     output.scene(frame)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Player, vehicle, ego, evaluator and recorder together, each a process: one run seen from all sides."""
+"""One run of player, vehicle, ego, evaluator and recorder, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SEED = 12
 
 @pytest.fixture(scope='module')
 def run(group, model, tmp_path_factory):
-    """Six frames of two drives in lock-step, the same from the recording, then two seconds in real time."""
+    """Six frames of two scenarios in lock-step, again from the recording, then two seconds in real time."""
     out = tmp_path_factory.mktemp('run')
     common = {'model': str(model)}
     for spec in graph.vehicle_specs([1, 2], 1, common):
@@ -123,7 +123,7 @@ def test_the_evaluator_agrees_with_the_recorded_detections(run, card):
     assert evaluation['average_precision'] == {str(k): v for k, v in precision.compute().items()}
     assert evaluation['truths_counted'] == precision.truths > 0
     assert evaluation['link']['cav_2']['bytes'] == payload
-    # Six messages at the 10 Hz of the simulated time; the gap between the drives does not count.
+    # Six messages at the 10 Hz of the simulated time; the gap between the scenarios does not count.
     assert evaluation['link']['cav_2']['mbit_per_s'] == pytest.approx(payload * 8e-6 / FRAMES * 10)
 
 
@@ -133,7 +133,7 @@ KINDS = {'points': PointCloud2, 'odometry': Odometry, 'ground_truth': Boxes3D, '
 def recorded(bag):
     """Clouds, poses, ground truth and detections by topic and stamp: every field, bit for bit.
 
-    Not the bytes as they travelled: those between fields of different alignment are whatever was in memory.
+    The serialised bytes may differ in the padding between fields of different alignment.
     """
     with AnyReader([bag], default_typestore=message_types()) as reader:
         return {
@@ -144,7 +144,7 @@ def recorded(bag):
 
 
 def test_a_replayed_recording_gives_the_same_detections_bit_for_bit(run):
-    """Input and output alike; the vehicle and the ego ran on in between."""
+    """Input and output are equal; vehicle and ego keep running between the two runs."""
     first, again = recorded(run / 'bag'), recorded(run / 'replayed_bag')
     # Two vehicles' clouds and poses, the ground truth, the ego's detections.
     assert len(first) == FRAMES * 6
@@ -155,7 +155,7 @@ def test_a_replayed_recording_gives_the_same_detections_bit_for_bit(run):
     assert after['frames_scored'] == after['frames_fused'] == FRAMES
 
 
-def test_offline_the_answers_score_as_the_evaluator_said(run):
+def test_offline_the_answers_score_as_in_the_evaluator(run):
     paths = [run / 'bag']
     answers = read_answers(paths, 1)
     dataset = RosbagDataset(paths)

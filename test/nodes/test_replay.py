@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replaying a bag: what the launch file starts is run here, process by process, up to the report."""
+"""Replaying a bag: runs the processes of the launch file one by one, up to the report."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def started(launch_module, bag, tmp_path):
 def test_it_loads_and_declares_described_arguments(launch_module):
     description = launch_module.generate_launch_description()
     assert description.entities[: len(launch_module.ARGUMENTS)] == [*launch_module.ARGUMENTS]
-    # And the profile of Fast DDS, and what starts the nodes.
+    # The others set the profile of Fast DDS and start the nodes.
     others = description.entities[len(launch_module.ARGUMENTS) :]
     assert len(others) == len(fast_dds_environment(share_directory())) + 1
     assert all(argument.description for argument in launch_module.ARGUMENTS)
@@ -75,22 +75,20 @@ def test_every_declared_argument_is_used(launch_module, started, bag, tmp_path):
         'rviz': 'true',
     }
     assert {argument.name for argument in launch_module.ARGUMENTS} == set(other)
-    # The speed matters in real time only.
+    # The speed is used in real time only.
     usual = {mode: repr(started(mode=mode)) for mode in ('lockstep', 'realtime')}
     for name, value in other.items():
         mode = 'realtime' if name == 'speed' else 'lockstep'
         assert repr(started(**{'mode': mode, name: value})) != usual[mode], name
 
 
-def test_earlier_answers_are_never_taken_for_those_of_this_replay(started, tmp_path):
+def test_a_folder_with_earlier_answers_is_refused(started, tmp_path):
     (tmp_path / 'out' / 'answers').mkdir(parents=True)
     with pytest.raises(DiffkdError, match='choose another folder'):
         started()
 
 
-def test_where_rosbag2_is_installed_it_plays_what_sensors_sent_and_nothing_else(
-    launch_module, started, monkeypatch
-):
+def test_rosbag2_plays_only_sensor_topics_where_it_is_installed(launch_module, started, monkeypatch):
     monkeypatch.setattr(launch_module.importlib.util, 'find_spec', lambda name: name == 'ros2bag')
     play = started(mode='realtime', speed='0.5')[-1].options['cmd']
     assert play[:3] == ['ros2', 'bag', 'play']
@@ -99,7 +97,7 @@ def test_where_rosbag2_is_installed_it_plays_what_sensors_sent_and_nothing_else(
         '/cav_1/points', '/cav_1/odometry', '/cav_2/points', '/cav_2/odometry',
         '/ground_truth', '/tf', '/tf_static',
     }  # fmt: skip
-    # Bit for bit only the own player can do.
+    # Only our own player repeats a run bit for bit.
     assert started(mode='lockstep')[-1].options['executable'] == 'player_node'
 
 
@@ -107,7 +105,7 @@ def test_in_real_time_a_recording_may_be_faster_than_the_simulator(
     launch_module, started, monkeypatch, group, tmp_path
 ):
     monkeypatch.setattr(launch_module.importlib.util, 'find_spec', lambda name: None)
-    # A LiDAR of 20 Hz, as they are.
+    # A real LiDAR of nominally 20 Hz.
     period = 49_980_000
     drive = Simulator(SimulatorConfig(agents=1, frames_per_scenario=FRAMES), seed=4).frames(range(1))
     write_bag((replace(frame, stamp=frame.index * period) for frame in drive), tmp_path / 'fast')
@@ -122,8 +120,8 @@ def test_in_real_time_a_recording_may_be_faster_than_the_simulator(
     assert (run['rate'], run['sent']) == (pytest.approx(3e9 / period), FRAMES)
 
 
-def test_the_report_of_a_replay_is_that_of_what_was_answered(started, group, domain, tmp_path, bag):
-    """The launch file's own nodes over real DDS, then its own last command."""
+def test_the_report_of_a_replay_scores_its_answers(started, group, domain, tmp_path, bag):
+    """The launch file's nodes over real DDS, then its last command."""
     nodes = {
         action.options['executable']: (
             action,
@@ -142,7 +140,7 @@ def test_the_report_of_a_replay_is_that_of_what_was_answered(started, group, dom
     group.wait_ready(60.0)
     player = group.start(player_spec)
     assert player.wait(90.0), player.tail()
-    # When it has ended, evaluator and recorder are ended too, after a while.
+    # Some time after it has ended, evaluator and recorder are ended too.
     (timer,) = action.options['on_exit']
     ended = [
         event.options['event'].options['process_matcher'].arguments[0] for event in timer.options['actions']

@@ -47,6 +47,7 @@ RUN python3 -m venv --system-site-packages /opt/venv \
       'rich>=13' \
       'rosbags>=0.10' \
       'scipy>=1.12' \
+      'transforms3d>=0.4' \
       'typer>=0.12'
 
 WORKDIR /ws

@@ -76,7 +76,7 @@ def demo(
     from diffkd_ros.launching.processes import NodeFailedError
     from diffkd_ros.runtime.card import ModelError
     from diffkd_ros.share import ShareNotFoundError
-    from diffkd_ros.sources.rosbag import BagError
+    from diffkd_ros.sources.dataset import DatasetError
 
     _end_in_order()
     options = DemoOptions(out, model, frames, vehicles, seed, realtime_seconds, rate)
@@ -87,7 +87,7 @@ def demo(
         console.print('interrupted; every process has ended')
         raise typer.Exit(130) from None
     except (
-        DemoError, NodeFailedError, ModelError, ShareNotFoundError, BagError, DrawingUnavailableError,
+        DemoError, NodeFailedError, ModelError, ShareNotFoundError, DatasetError, DrawingUnavailableError,
     ) as error:  # fmt: skip
         _fail('demo', str(error))
 
@@ -293,14 +293,14 @@ def bag_page(
 
     try:
         from diffkd_ros.bags.page import write_page
-        from diffkd_ros.sources.rosbag import BagError
+        from diffkd_ros.sources.dataset import DatasetError
     except ModuleNotFoundError as error:
         _fail('bag page', f"{error.name} is missing: install the package's data extra")
     console = Console()
     try:
         with _counting_frames(console) as on_frame:
             page = write_page(recording, out, frames, on_frame)
-    except (BagError, ShareNotFoundError, OSError) as error:
+    except (DatasetError, ShareNotFoundError, OSError) as error:
         _fail('bag page', str(error))
     console.print(
         f'{out}: {page.frames} frames, {page.answered} with detections, {page.megabytes:.1f} MB',

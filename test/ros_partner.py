@@ -22,9 +22,8 @@ from rclpy.executors import SingleThreadedExecutor
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.launching.middleware import fast_dds_environment
 from diffkd_ros.launching.processes import NodeGroup
-from diffkd_ros.messages.cloud_message import cloud_message
-from diffkd_ros.messages.conversions import header_message, odometry_message
-from diffkd_ros.messages.reading import MAP_FRAME, lidar_frame
+from diffkd_ros.messages.building import cloud_message, header_message, odometry_message
+from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
 from diffkd_ros.nodes.base import qos
 from diffkd_ros.share import share_directory
 

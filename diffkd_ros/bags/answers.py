@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recorded ego answered: detections and fusion status by the stamp of its sweep."""
+"""The recorded answers of an ego: detections and fusion status by the stamp of its sweep."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from rosbags.highlevel import AnyReaderError
 from rosbags.typesys.store import Typestore
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.frame import Boxes3D, FrameError
-from diffkd_ros.messages.reading import MessageError, agent_name, boxes_of, latency_of, stamp_of
-from diffkd_ros.sources.rosbag import BagError, open_bags
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.messages.names import agent_name
+from diffkd_ros.messages.reading import boxes_of, latency_of, stamp_of
+from diffkd_ros.sources.bag_files import open_bags
+from diffkd_ros.sources.dataset import DatasetError
 
 _FEATURE = 'diffkd_ros/msg/BevFeature'
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """What became of one neighbour's feature in one fusion; as in NeighbourStatus.msg.
+    """The use of one neighbour's feature in one fusion; as in NeighbourStatus.msg.
 
     Attributes:
         agent: its name on the V2X link.
         accepted: whether it was fused.
-        reason: why not.
+        reason: why it was not fused.
         age: seconds, the ego sweep's stamp minus the feature's.
-        gate_weight: mean share of the fused feature that it supplied over the cells it covers, in [0, 1].
-        bytes: payload.
+        gate_weight: its mean share of the fused feature over the cells it covers, in [0, 1].
+        bytes: size of the payload.
     """
 
     agent: str
@@ -43,12 +45,12 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How an answer came about; as in FusionStatus.msg.
+    """The status of one fusion; as in FusionStatus.msg.
 
     Attributes:
-        neighbours: those heard of.
-        reliability: of the ego, the mean over its observed cells.
-        stages: milliseconds by stage, `total` from the cloud's publication on.
+        neighbours: all from which messages were received.
+        reliability: of the ego, mean over its observed cells.
+        stages: milliseconds by stage; `total` starts with the cloud's publication.
     """
 
     neighbours: tuple[Neighbour, ...]
@@ -63,11 +65,11 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answered sweep.
+    """The answer to one sweep.
 
     Attributes:
         detections: with scores, in the ego's LiDAR frame.
-        status: None where it was not recorded, or its message definition is not known.
+        status: None if it was not recorded or its message definition is unknown.
     """
 
     detections: Boxes3D
@@ -77,16 +79,16 @@ class Answer:
 def read_area(
     paths: Sequence[Path], types: Typestore | None = None
 ) -> tuple[float, float, float, float] | None:
-    """What the model that was run covers around the ego: x_min, y_min, x_max, y_max, metres.
+    """The area around the ego that the model covers: x_min, y_min, x_max, y_max, metres.
 
-    It stands in the features that travelled; None where none was recorded.
+    It is read from the first recorded feature; None if no feature was recorded.
 
     Args:
-        paths: read as one.
-        types: for bags that carry no message definitions; without, what they are needed for is not known.
+        paths: read as one bag.
+        types: for bags without message definitions; if None, messages without definition are skipped.
 
     Raises:
-        BagError: if one is no bag, or the message is damaged.
+        DatasetError: if one is not a bag, or the message is damaged.
     """
     with closing(open_bags(paths, types)) as reader:
         known = reader.typestore.fielddefs
@@ -95,22 +97,22 @@ def read_area(
             try:
                 message: Any = reader.deserialize(data, connection.msgtype)
             except (DiffkdError, AnyReaderError, ValueError) as error:
-                raise BagError(f'{connection.topic} at {logged} of {reader.paths[0]}: {error}') from error
+                raise DatasetError(f'{connection.topic} at {logged} of {reader.paths[0]}: {error}') from error
             x_min, y_min, _, x_max, y_max, _ = map(float, message.grid_range)
             return x_min, y_min, x_max, y_max
     return None
 
 
 def read_answers(paths: Sequence[Path], ego: int, types: Typestore | None = None) -> dict[int, Answer]:
-    """Every answer in one or several bags by the stamp of the sweep, nanoseconds.
+    """All answers in one or several bags, by the stamp of the sweep, nanoseconds.
 
     Args:
-        paths: read as one.
+        paths: read as one bag.
         ego: agent that fused.
         types: as for `read_area`.
 
     Raises:
-        BagError: if one is no bag, or a message is damaged.
+        DatasetError: if one is not a bag, or a message is damaged.
     """
     name = agent_name(ego)
     detections: dict[int, Boxes3D] = {}
@@ -126,8 +128,8 @@ def read_answers(paths: Sequence[Path], ego: int, types: Typestore | None = None
                     detections[stamp] = boxes_of(message)
                 else:
                     status[stamp] = _status_of(message)
-        except (DiffkdError, AnyReaderError, MessageError, FrameError, ValueError) as error:
-            raise BagError(f'answers of {name} in {", ".join(map(str, paths))}: {error}') from error
+        except (DiffkdError, AnyReaderError, ValueError) as error:
+            raise DatasetError(f'answers of {name} in {", ".join(map(str, paths))}: {error}') from error
     return {stamp: Answer(boxes, status.get(stamp)) for stamp, boxes in sorted(detections.items())}
 
 
@@ -135,14 +137,14 @@ def _status_of(message: Any) -> Status:
     return Status(
         tuple(
             Neighbour(
-                str(told.agent_id),
-                bool(told.accepted),
-                str(told.reason),
-                float(told.age),
-                float(told.gate_weight),
-                int(told.bytes),
+                str(neighbour.agent_id),
+                bool(neighbour.accepted),
+                str(neighbour.reason),
+                float(neighbour.age),
+                float(neighbour.gate_weight),
+                int(neighbour.bytes),
             )
-            for told in message.neighbours
+            for neighbour in message.neighbours
         ),
         float(message.ego_reliability),
         latency_of(message),

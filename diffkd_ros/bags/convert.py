@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffkd_ros.bags.writer import BagError, BagWriter
+from diffkd_ros.bags.writer import BagError, BagWriter, serialised
 from diffkd_ros.frame import CoopFrame
-from diffkd_ros.messages.frame_messages import FrameMessages
 from diffkd_ros.sources.restamping import restamped
 
 # Stamp of the first frame, nanoseconds. Not 0, which to ROS means that no time is known; and always the same,
@@ -59,9 +58,8 @@ def write_bag(
     scenarios: set[str] = set()
     agents: set[int] = set()
     with BagWriter(path) as bag:
-        messages = FrameMessages(bag.types)
         for count, frame in enumerate(restamped(itertools.chain([first], upcoming), _START), start=1):
-            for topic, message_type, data in messages.of(frame):
+            for topic, message_type, data in serialised(frame, bag.types):
                 bag.write(topic, message_type, frame.stamp, data)
             scenarios.add(frame.scenario)
             agents.update(frame.agents)

@@ -25,10 +25,10 @@ from diffkd_ros.bags.writer import message_types
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import inverse, transform_points
-from diffkd_ros.messages.reading import agent_name
+from diffkd_ros.messages.names import agent_name
 from diffkd_ros.metrics.average_precision import match
 from diffkd_ros.sources.dataset import DatasetError
-from diffkd_ros.sources.rosbag import BagError, RosbagDataset
+from diffkd_ros.sources.rosbag import RosbagDataset
 
 MAX_FRAMES = 600
 MAX_CELLS = 1500
@@ -77,7 +77,7 @@ def write_page(
         on_frame: called with how many frames are done, and of how many.
 
     Raises:
-        BagError: if a bag is none or holds no frame that can be read.
+        DatasetError: if a bag is none or holds no frame that can be read.
     """
     dataset = RosbagDataset(paths)
     types = message_types()
@@ -92,7 +92,7 @@ def write_page(
         shown.append(_shown(frame, answers.get(frame.stamp), area or EXTENT))
         on_frame(done, len(chosen))
     if not shown:
-        raise BagError(f'{dataset.root} has no frame that can be read')
+        raise DatasetError(f'{dataset.root} has no frame that can be read')
     title = dataset.root.resolve().name
     content = {
         'title': title,

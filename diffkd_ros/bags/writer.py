@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes serialised ROS messages to a rosbag2 (MCAP) without ROS."""
+"""Writes frames and serialised messages to a rosbag2 (MCAP) without ROS."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rosbags.interfaces import (
     Connection,
@@ -21,10 +22,13 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typest
 from rosbags.typesys.store import Typestore
 
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.frame import CoopFrame
+from diffkd_ros.messages.building import frame_messages, make_from, transform_message
+from diffkd_ros.messages.names import BOXES3D_TYPE, TRUTH_TOPIC
 from diffkd_ros.share import PACKAGE_NAME, share_directory
 
 _FOREVER = QosTime(9223372036, 854775807)
-# What `ros2 bag play` offers when it plays the topic; every topic of ours is reliable.
+# `ros2 bag play` offers this; all our topics are reliable.
 _RELIABLE = Qos(
     QosHistory.KEEP_LAST,
     10,
@@ -41,25 +45,59 @@ _METADATA_VERSION: Literal[8] = 8
 
 
 class BagError(DiffkdError):
-    """A bag that cannot be written."""
+    """A bag cannot be written."""
 
 
 def message_types() -> Typestore:
-    """The standard message types and our own, from the .msg files installed with the package."""
+    """The standard message types and those of this package, from its installed .msg files."""
     store = get_typestore(Stores.ROS2_JAZZY)
     for path in sorted((share_directory() / 'msg').glob('*.msg')):
         store.register(get_types_from_msg(path.read_text(), f'{PACKAGE_NAME}/msg/{path.stem}'))
     return store
 
 
+class Serialised(NamedTuple):
+    """A serialised message, for `BagWriter.write`."""
+
+    topic: str
+    message_type: str
+    data: bytes | memoryview
+
+
+def serialised(frame: CoopFrame, types: Typestore) -> Iterator[Serialised]:
+    """Serialise TF, odometry, clouds and, if known, the ground truth of a frame.
+
+    Args:
+        frame: of the simulator or a data set.
+        types: from `message_types`.
+    """
+    make = make_from(types.types)
+    messages = frame_messages(frame, make)
+    transforms = [
+        transform_message(message.header, message.child_frame_id, sweep.pose, make)
+        for message, sweep in zip(messages.odometry.values(), frame.agents.values(), strict=True)
+    ]
+    tf_type = 'tf2_msgs/msg/TFMessage'
+    built = [('/tf', tf_type, make(tf_type, transforms=transforms))]
+    for part, message_type, by_agent in (
+        ('odometry', 'nav_msgs/msg/Odometry', messages.odometry),
+        ('points', 'sensor_msgs/msg/PointCloud2', messages.clouds),
+    ):
+        built += [(f'/{agent}/{part}', message_type, message) for agent, message in by_agent.items()]
+    if messages.ground_truth is not None:
+        built.append((TRUTH_TOPIC, BOXES3D_TYPE, messages.ground_truth))
+    for topic, message_type, message in built:
+        yield Serialised(topic, message_type, types.serialize_cdr(message, message_type))
+
+
 class BagWriter:
-    """Writes serialised messages to an MCAP bag; `close` it, or use it as a context.
+    """Writes serialised messages to an MCAP bag; a context manager, or to be closed with `close`.
 
     Args:
         path: the bag's folder, which must not exist yet.
 
     Raises:
-        BagError: if it exists or cannot be made.
+        BagError: if it exists or cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +106,7 @@ class BagWriter:
         self._path = path
         self._connections: dict[str, Connection] = {}
         try:
-            # Not compressed: a sweep shrinks by a fifth only, and zstd takes as much time as the encoder.
+            # Not compressed: zstd saves only a fifth of a sweep, and takes as long as the encoder.
             self._writer = Writer(path, version=_METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
         except (WriterError, OSError) as error:

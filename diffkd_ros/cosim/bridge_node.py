@@ -22,8 +22,8 @@ from diffkd_ros.cosim.session import CarlaSession, LidarSettings, SessionSetting
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import CoopFrame, FrameError
 from diffkd_ros.geometry.poses import Matrix, PoseError, inverse
-from diffkd_ros.messages.conversions import header_message, transform_message
-from diffkd_ros.messages.reading import MAP_FRAME, agent_name, lidar_frame
+from diffkd_ros.messages.building import header_message, transform_message
+from diffkd_ros.messages.names import MAP_FRAME, agent_name, lidar_frame
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.msg import Boxes3D
 from diffkd_ros.nodes.base import diagnostics, entry

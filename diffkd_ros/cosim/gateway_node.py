@@ -30,8 +30,8 @@ from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.carla import flip_points, pose_from_carla
 from diffkd_ros.geometry.poses import Matrix, PoseError
-from diffkd_ros.messages.conversions import NANOSECONDS
-from diffkd_ros.messages.reading import MessageError, agent_name, boxes_of, stamp_of
+from diffkd_ros.messages.names import agent_name
+from diffkd_ros.messages.reading import NANOSECONDS, MessageError, boxes_of, stamp_of
 from diffkd_ros.msg import Boxes3D as Boxes3DMessage
 from diffkd_ros.nodes.base import diagnostics, entry, qos
 from diffkd_ros.nodes.base.parameters import declare, parameter

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from diffkd_ros.launching.graph import V2X_TOPIC, GraphError, NodeSpec, vehicle_specs
-from diffkd_ros.messages.reading import TRUTH_TOPIC, agent_name
+from diffkd_ros.messages.names import TRUTH_TOPIC, agent_name
 
 # Who makes clouds and poses of CARLA's sensors into topics: our bridge from Python; the server itself, with
 # our bridge for what it lacks; or the CARLA project's ros-bridge.

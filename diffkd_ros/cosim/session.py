@@ -28,7 +28,7 @@ from diffkd_ros.cosim.sweeps import Measured, SweepCollector, pose_of
 from diffkd_ros.cosim.vehicles import Vehicle, Vehicles
 from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.geometry.poses import Matrix
-from diffkd_ros.messages.reading import agent_name
+from diffkd_ros.messages.names import agent_name
 
 LIDAR_BLUEPRINT = 'sensor.lidar.ray_cast'
 _NANOSECONDS = 1_000_000_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from diffkd_ros.evaluation.report import scene
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
-from diffkd_ros.messages.reading import agent_name
+from diffkd_ros.messages.names import agent_name
 from diffkd_ros.metrics.average_precision import AveragePrecision, match
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard

@@ -14,7 +14,7 @@ from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.frame import CoopFrame
-from diffkd_ros.messages.reading import agent_name
+from diffkd_ros.messages.names import agent_name
 from diffkd_ros.metrics.frame_results import FrameResults, Inference, join, score_frame
 from diffkd_ros.metrics.protocol import Protocol
 from diffkd_ros.metrics.result_file import write_json
@@ -35,7 +35,7 @@ def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
 
     Raises:
         ExperimentError: if no frame of the source was answered.
-        BagError: if a bag is none, or damaged.
+        DatasetError: if one is not a bag, or is damaged.
     """
     answers: Mapping[int, Answer] | None = None
     scored = False

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.messages.reading import TRUTH_TOPIC, agent_name
+from diffkd_ros.messages.names import TRUTH_TOPIC, agent_name
 
 V2X_TOPIC = '/v2x/features'
 

@@ -15,8 +15,8 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
-from diffkd_ros.messages.conversions import boxes_message, fill
-from diffkd_ros.messages.lidar_pose import LidarPose
+from diffkd_ros.geometry.lidar_pose import LidarPose
+from diffkd_ros.messages.building import boxes_message, fill
 from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus, NeighbourStatus
 from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.diagnostics import Item

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from rclpy.qos import ReliabilityPolicy
 
-from diffkd_ros.messages.lidar_pose import LidarPose
+from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.msg import BevFeature
 from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.diagnostics import OK, WARN, Item

@@ -17,48 +17,35 @@ import numpy as np
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import ReaderError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
 from diffkd_ros.geometry.boxes import transform_boxes
-from diffkd_ros.geometry.motion import between, moved
+from diffkd_ros.geometry.lidar_pose import pose_at, supporting_stamps
 from diffkd_ros.geometry.poses import PoseError
-from diffkd_ros.messages.point_cloud import PointCloudError, read_cloud
-from diffkd_ros.messages.reading import (
-    BOXES3D_DEFINITION,
-    BOXES3D_TYPE,
-    TRUTH_TOPIC,
-    MessageError,
-    agent_name,
-    agent_number,
-    boxes_of,
-    pose_of,
-)
+from diffkd_ros.messages.clouds import PointCloudError, read_cloud
+from diffkd_ros.messages.names import AGENT_PATTERN, TRUTH_TOPIC, agent_name, agent_number
+from diffkd_ros.messages.poses import pose_of_odometry
+from diffkd_ros.messages.reading import NANOSECONDS, MessageError, boxes_of
+from diffkd_ros.sources.bag_files import open_bags, recorded_stamp
 from diffkd_ros.sources.dataset import DatasetError, raised
 
-_TOPIC = re.compile(r'/((?:cav|rsu)_\d+)/(points|odometry)')
-_SECOND = 1_000_000_000
-# Where the ground truth stands among the agents' clouds and poses.
+_TOPIC = re.compile(rf'/({AGENT_PATTERN})/(points|odometry)')
+# The key of the ground truth among those of the agents' clouds and poses.
 _TRUTH = 0, 'truth'
-# A neighbour's sweep belongs to the ego's if it is nearer in time than half a revolution at 10 Hz.
-_SWEEP_TOLERANCE = _SECOND // 20 - 1
+# A neighbour's sweep belongs to the ego's if they are less than half a revolution at 10 Hz apart.
+_SWEEP_TOLERANCE = NANOSECONDS // 20 - 1
 # As the nodes' default `pose_tolerance`.
-_POSE_TOLERANCE = _SECOND // 20
-# A recording is cut where nothing was recorded for so long, and at this length in any case: what follows is
-# another scenario, which several processes can work on and over which intervals are drawn.
-_GAP = 1 * _SECOND
-_DRIVE = 10 * _SECOND
-
-
-class BagError(DatasetError):
-    """A bag that cannot be read as frames, or one of its messages."""
+_POSE_TOLERANCE = NANOSECONDS // 20
+# A recording is cut into scenarios, the unit of parallel work and of resampling, at gaps longer than this
+# and at this length.
+_GAP = 1 * NANOSECONDS
+_LENGTH = 10 * NANOSECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """A message's stamp and where it stands: its connection, by number, and when it was recorded."""
+    """A message's stamp, the number of its connection, and when it was recorded, nanoseconds."""
 
     stamp: int
     connection: int
@@ -67,29 +54,27 @@ class _Message:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What makes up a frame.
-
-    Of each agent there are the cloud, the odometry nearest to it and, if that has another stamp, the nearest
-    on the other side of the cloud; `odometry` is all there is since the frame before.
+    """The messages of a frame by agent: clouds, the odometry their poses are computed from, nearest first,
+    and all odometry since the frame before.
     """
 
     stamp: int
     clouds: dict[int, _Message]
-    poses: dict[int, tuple[_Message, _Message | None]]
+    poses: dict[int, list[_Message]]
     odometry: dict[int, list[_Message]]
     truth: _Message | None
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedFrame:
-    """A frame's messages as they were recorded.
+    """The messages of a frame as they were recorded.
 
     Attributes:
         stamp: of the ego's cloud, nanoseconds.
         ego: agent that fuses.
         stamps: of the clouds, by agent.
         clouds: CDR bytes of the `sensor_msgs/PointCloud2` by agent.
-        odometry: of every `nav_msgs/Odometry` since the frame before, until one gives the cloud's pose.
+        odometry: of every `nav_msgs/Odometry` since the frame before, up to those the cloud's pose needs.
         ground_truth: of the `diffkd_ros/Boxes3D` with the ego's stamp, or None.
     """
 
@@ -101,10 +86,6 @@ class RecordedFrame:
     ground_truth: bytes | None
 
 
-def _stamp(message: _Message) -> int:
-    return message.stamp
-
-
 @dataclass(slots=True)
 class _Track:
     """The messages of one topic by stamp."""
@@ -112,20 +93,12 @@ class _Track:
     messages: dict[int, _Message] = field(default_factory=dict)
     stamps: list[int] = field(default_factory=list)
 
-    def settle(self) -> None:
+    def sort(self) -> None:
         self.stamps = sorted(self.messages)
 
-    def around(self, stamp: int, tolerance: int) -> tuple[_Message, _Message | None] | None:
-        """The message nearest in time, if it is within the tolerance, and the one beyond the stamp.
-
-        There is no such second one if the first has the very stamp, or is the first or last of all.
-        """
-        place = bisect.bisect_left(self.stamps, stamp)
-        near = sorted(self.stamps[max(0, place - 1) : place + 1], key=lambda other: abs(other - stamp))
-        if not near or abs(near[0] - stamp) > tolerance:
-            return None
-        exact = near[0] == stamp or len(near) < 2
-        return self.messages[near[0]], None if exact else self.messages[near[1]]
+    def around(self, stamp: int, tolerance: int) -> list[_Message]:
+        """The messages from which `pose_at` computes the pose at a stamp, nearest first."""
+        return [self.messages[known] for known in supporting_stamps(self.stamps, stamp, tolerance)]
 
     def until(self, stamp: int, after: int) -> list[_Message]:
         """The messages after one stamp and up to another."""
@@ -133,97 +106,61 @@ class _Track:
         return [self.messages[known] for known in self.stamps[rows]]
 
 
-def open_bags(paths: Sequence[Path], types: Typestore | None = None) -> AnyReader:
-    """An open reader of one or several bags, whose messages come merged in the order of their recording.
-
-    Args:
-        paths: folders of bags, or their .mcap files.
-        types: for bags that carry no message definitions, as those of ROS 2 Humble; default: those that make
-            up frames.
-
-    Raises:
-        BagError: if one is missing or no bag.
-    """
-    for path in paths:
-        if not path.exists():
-            raise BagError(f'no bag at {path}')
-    told = ', '.join(map(str, paths))
-    try:
-        reader = AnyReader(list(paths), default_typestore=types or _frame_types())
-        reader.open()
-    except (AnyReaderError, ReaderError, OSError, AssertionError, struct.error) as error:
-        raise BagError(f'{told} is no bag: {error}') from error
-    return reader
-
-
-def _frame_types() -> Typestore:
-    store = get_typestore(Stores.ROS2_HUMBLE)
-    store.register(get_types_from_msg(BOXES3D_DEFINITION, BOXES3D_TYPE))
-    return store
-
-
-def recorded_stamp(data: bytes) -> int:
-    """The stamp, nanoseconds, of a serialised message that begins with a header."""
-    # Four bytes of encapsulation, the second of which tells the byte order; then std_msgs/Header.
-    seconds, nanoseconds = struct.unpack_from('<iI' if data[1] & 1 else '>iI', data, 4)
-    return seconds * _SECOND + nanoseconds
-
-
 class RosbagDataset:
     """The frames of one or several bags, by number, in the order of their stamps.
 
-    A frame is each cloud of the ego that has a pose, with every other agent's cloud less than 0.05 s away and
-    the ground truth of the same stamp. A cloud's pose is that of the odometry with its stamp; else it lies
-    between the nearest before and after it, one of them at most 0.05 s away; before the first or after the
-    last it is moved on by its twist, if that is known. Odometry must give the pose of the cloud's own frame.
-    Topics are `/cav_<n>/points`, `/cav_<n>/odometry` (road-side units: `/rsu_<n>/...`) and `/ground_truth`.
+    A frame is a cloud of the ego with a pose, every other agent's cloud less than 0.05 s away, and the ground
+    truth with the same stamp. A cloud's pose is computed from the odometry by
+    `diffkd_ros.geometry.lidar_pose.pose_at`, as in the nodes; the nearest odometry must be at most 0.05 s
+    away, and its child frame must be the cloud's frame. Topics are `/cav_<n>/points`, `/cav_<n>/odometry`
+    (road-side units: `/rsu_<n>/...`) and `/ground_truth`.
 
-    Of each message the stamp is read once, when the set is opened; the rest when a frame is asked for.
+    The stamps of all messages are read once, when the bags are opened; the rest is read frame by frame.
 
-    The recorded ground truth holds the vehicles around the ego but not the ego itself: its box is unknown.
+    The recorded ground truth does not include the ego's own box.
 
     Attributes:
         root: the first bag.
         agents: those with clouds and odometry.
         ego: agent that fuses.
-        incomplete: instants at which something is missing: an agent, the ground truth or, so that there is no
-            frame, the ego.
+        incomplete: number of instants at which an agent or the ground truth is missing; without the ego there
+            is no frame.
 
     Args:
-        paths: a bag's folder or .mcap file, or several that are read as one: each vehicle's own, say, and
-            one that holds the ground truth.
+        paths: a bag's folder or .mcap file, or several that are read as one, such as one of each vehicle and
+            one with the ground truth.
         ego: agent that fuses; if None, the one in whose LiDAR frame the ground truth is given, else the
             lowest number.
 
     Raises:
-        BagError: if one is no bag, or together they make up no frame.
+        DatasetError: if one is not a bag, or they contain no frame.
     """
 
     def __init__(self, paths: Path | str | Iterable[Path | str], ego: int | None = None) -> None:
         listed = [paths] if isinstance(paths, Path | str) else list(paths)
         self._paths = [Path(path).expanduser() for path in listed]
         self.root = self._paths[0]
-        self._told = ', '.join(map(str, self._paths))
+        self._name = ', '.join(map(str, self._paths))
         self._opened: AnyReader | None = None
         tracks = self._tracks()
         found = {part: {a for a, p in tracks if p == part} for part in ('points', 'odometry')}
         self.agents = sorted(found['points'] & found['odometry'])
         if not self.agents:
             topics = ', '.join(sorted({c.topic for c in self._reader.connections})) or 'no topics'
-            raise BagError(
-                f'{self._told} has no agent with both /cav_<n>/points and /cav_<n>/odometry; it has {topics}'
+            raise DatasetError(
+                f'{self._name} has no agent with both /cav_<n>/points and /cav_<n>/odometry; it has {topics}'
             )
         truth = tracks.get(_TRUTH, _Track())
         self.ego = self._truth_agent(truth) if ego is None else ego
         if self.ego not in self.agents:
-            raise BagError(f'ego {self.ego} is not among the agents of {self._told}: {self.agents}')
+            raise DatasetError(f'ego {self.ego} is not among the agents of {self._name}: {self.agents}')
         self._rows: list[_Row] = []
         self.incomplete = 0
         self._assemble(tracks, truth)
         if not self._rows:
-            raise BagError(
-                f'{self._told} has no frame: no cloud of {agent_name(self.ego)} has odometry '
-                f'within {_POSE_TOLERANCE / _SECOND:g} s of it'
+            raise DatasetError(
+                f'{self._name} has no frame: no cloud of {agent_name(self.ego)} has odometry '
+                f'within {_POSE_TOLERANCE / NANOSECONDS:g} s of it'
             )
         self._drives = self._cut()
 
@@ -232,13 +169,13 @@ class RosbagDataset:
 
     @property
     def _reader(self) -> AnyReader:
-        """The reader, which each process opens for itself."""
+        """The reader; each process opens its own."""
         if self._opened is None:
             self._opened = open_bags(self._paths)
         return self._opened
 
     def _tracks(self) -> dict[tuple[int, str], _Track]:
-        """Every message of interest by agent and part."""
+        """The messages of frames by agent and part."""
         connections = self._reader.connections
         keys: dict[int, tuple[int, str]] = {}
         for number, connection in enumerate(connections):
@@ -254,7 +191,7 @@ class RosbagDataset:
                 stamp = recorded_stamp(data)
                 tracks[keys[number]].messages[stamp] = _Message(stamp, number, logged)
         for track in tracks.values():
-            track.settle()
+            track.sort()
         return tracks
 
     def _messages(
@@ -263,7 +200,7 @@ class RosbagDataset:
         try:
             yield from self._reader.messages(connections, start, stop)
         except (ReaderError, OSError, struct.error, UnicodeDecodeError) as error:
-            raise BagError(f'{self._told} is damaged: {error}') from error
+            raise DatasetError(f'{self._name} is damaged: {error}') from error
 
     def _truth_agent(self, truth: _Track) -> int:
         names = {agent_name(agent): agent for agent in self.agents}
@@ -279,16 +216,16 @@ class RosbagDataset:
         for stamp in tracks[self.ego, 'points'].stamps:
             clouds, poses, odometry = {}, {}, {}
             for agent in self.agents:
-                cloud = tracks[agent, 'points'].around(stamp, 0 if agent == self.ego else _SWEEP_TOLERANCE)
-                pose = cloud and tracks[agent, 'odometry'].around(cloud[0].stamp, _POSE_TOLERANCE)
-                if cloud and pose:
-                    clouds[agent], poses[agent] = cloud[0], pose
+                near = tracks[agent, 'points'].around(stamp, 0 if agent == self.ego else _SWEEP_TOLERANCE)
+                support = near and tracks[agent, 'odometry'].around(near[0].stamp, _POSE_TOLERANCE)
+                if support:
+                    clouds[agent], poses[agent] = near[0], support
             if self.ego in clouds:
-                for agent, around in poses.items():
-                    last = max(message.stamp for message in around if message)
-                    odometry[agent] = tracks[agent, 'odometry'].until(last, played[agent])
-                    # Of two frames that need the same message, both have it.
-                    odometry[agent] = sorted({*odometry[agent], *filter(None, around)}, key=_stamp)
+                for agent, support in poses.items():
+                    last = max(message.stamp for message in support)
+                    since = tracks[agent, 'odometry'].until(last, played[agent])
+                    # A message that two frames need belongs to both.
+                    odometry[agent] = sorted({*since, *support}, key=lambda message: message.stamp)
                     played[agent] = last
                 self._rows.append(_Row(stamp, clouds, poses, odometry, truth.messages.get(stamp)))
             if len(clouds) < len(self.agents) or (truth.stamps and stamp not in truth.messages):
@@ -301,7 +238,7 @@ class RosbagDataset:
         for number, row in enumerate(self._rows):
             if not starts or (
                 row.stamp - self._rows[number - 1].stamp > _GAP
-                or row.stamp - self._rows[starts[-1]].stamp >= _DRIVE
+                or row.stamp - self._rows[starts[-1]].stamp >= _LENGTH
             ):
                 starts.append(number)
         root = self.root.resolve()
@@ -318,24 +255,24 @@ class RosbagDataset:
 
     @property
     def rate(self) -> float:
-        """Frames per second: of the median step from one to the next; 10 if there is only one."""
+        """Frames per second, from the median step between two frames; 10 if there is only one."""
         steps = np.diff([row.stamp for row in self._rows])
-        return float(_SECOND / np.median(steps)) if len(steps) else 10.0
+        return float(NANOSECONDS / np.median(steps)) if len(steps) else 10.0
 
     def drives(self) -> list[tuple[str, range]]:
-        """Name and frame numbers of each stretch: cut at gaps, and every 10 s."""
+        """Name and frame numbers of each scenario: the recording is cut at gaps and every 10 s."""
         return self._drives
 
     def files(self, rows: range) -> set[Path]:
-        """All the bags: any of them may hold a part of each frame."""
+        """All bags, as each may contain a part of any frame."""
         return {path.resolve() for path in self._paths}
 
     def recorded(self, index: int) -> RecordedFrame:
-        """The frame's messages as they were recorded.
+        """The messages of a frame as they were recorded.
 
         Raises:
             IndexError: if there is no such frame.
-            BagError: if a message cannot be read.
+            DatasetError: if a message cannot be read.
         """
         row = self._rows[index]
         odometry = itertools.chain.from_iterable(row.odometry.values())
@@ -361,7 +298,7 @@ class RosbagDataset:
             if message in sought:
                 found[message] = bytes(data)
         if len(found) < len(sought):
-            raise BagError(f'{self._told} has changed since it was opened')
+            raise DatasetError(f'{self._name} has changed since it was opened')
         return found
 
     def _decoded(self, message: _Message, data: dict[_Message, bytes]) -> Any:
@@ -369,68 +306,61 @@ class RosbagDataset:
         try:
             return self._reader.deserialize(data[message], connection.msgtype)
         except (DiffkdError, AnyReaderError, ValueError, KeyError, IndexError, struct.error) as error:
-            raise BagError(f'{self._told}: {connection.topic} at {message.logged}: {error}') from error
+            raise DatasetError(f'{self._name}: {connection.topic} at {message.logged}: {error}') from error
 
     def __getitem__(self, index: int) -> CoopFrame:
         """Read a frame.
 
         Raises:
             IndexError: if there is no such frame.
-            BagError: if a message in it is damaged, or its frames contradict each other.
+            DatasetError: if a message in it is damaged, or its poses are in different map frames.
         """
         row = self._rows[index]
         index %= len(self._rows)
-        around = [message for pair in row.poses.values() for message in pair if message]
-        data = self._read([*row.clouds.values(), *around, *filter(None, [row.truth])])
+        support = itertools.chain.from_iterable(row.poses.values())
+        data = self._read([*row.clouds.values(), *support, *filter(None, [row.truth])])
         agents: dict[int, AgentSweep] = {}
         maps: set[str] = set()
         for agent, cloud in row.clouds.items():
-            odometry = [(m.stamp, self._decoded(m, data)) for m in row.poses[agent] if m]
-            maps.update(message.header.frame_id for _, message in odometry)
-            where = f'{self._told}: {agent_name(agent)} at {row.stamp}'
+            odometry = {message.stamp: self._decoded(message, data) for message in row.poses[agent]}
+            maps.update(message.header.frame_id for message in odometry.values())
+            where = f'{self._name}: {agent_name(agent)} at {row.stamp}'
             agents[agent] = _sweep(cloud.stamp, self._decoded(cloud, data), odometry, where)
         if len(maps) > 1:
-            raise BagError(f'{self._told} at {row.stamp}: poses in different frames: {sorted(maps)}')
+            raise DatasetError(f'{self._name} at {row.stamp}: poses in different frames: {sorted(maps)}')
         truth: Boxes3D | None = None
         if row.truth is not None:
             try:
                 truth = boxes_of(self._decoded(row.truth, data))
             except (MessageError, FrameError) as error:
-                raise BagError(f'{self._told}: {TRUTH_TOPIC} at {row.stamp}: {error}') from error
+                raise DatasetError(f'{self._name}: {TRUTH_TOPIC} at {row.stamp}: {error}') from error
             truth = truth.with_boxes(transform_boxes(agents[self.ego].pose, truth.boxes))
         name, rows = next((name, rows) for name, rows in self._drives if index in rows)
         return CoopFrame(agents, self.ego, row.stamp, truth, name, index - rows.start)
 
     def problems(self, index: int) -> list[DatasetError]:
-        """What is wrong with a frame: the first of it."""
+        """The first error in a frame, if any."""
         error = raised(lambda: self[index])
         return [error] if error else []
 
     def strays(self) -> list[DatasetError]:
-        """Instants that are incomplete, in one line."""
-        return [BagError(f'{self._told}: {self.incomplete} frames are incomplete')] if self.incomplete else []
+        """The number of incomplete frames, if any, as one error."""
+        if not self.incomplete:
+            return []
+        return [DatasetError(f'{self._name}: {self.incomplete} frames are incomplete')]
 
 
-def _sweep(stamp: int, cloud: Any, odometry: Sequence[tuple[int, Any]], where: str) -> AgentSweep:
-    for _, message in odometry:
+def _sweep(stamp: int, cloud: Any, odometry: dict[int, Any], where: str) -> AgentSweep:
+    for message in odometry.values():
         if message.child_frame_id != cloud.header.frame_id:
-            raise BagError(
+            raise DatasetError(
                 f'{where}: odometry gives the pose of {message.child_frame_id!r}, '
                 f'but the cloud is in {cloud.header.frame_id!r}'
             )
     try:
         points = read_cloud(cloud)
-        poses = [pose_of(message.pose.pose) for _, message in odometry]
+        lidar = pose_at(stamp, list(odometry), lambda chosen: pose_of_odometry(odometry[chosen]))
     except (PointCloudError, PoseError) as error:
-        raise BagError(f'{where}: {error}') from error
-    pose = poses[0]
-    first, nearest = odometry[0]
-    twist = nearest.twist.twist
-    linear, angular = ([v.x, v.y, v.z] for v in (twist.linear, twist.angular))
-    known = nearest.twist.covariance[0] >= 0 and np.isfinite([*linear, *angular]).all()
-    if len(poses) > 1:
-        pose = between(pose, poses[1], (stamp - first) / (odometry[1][0] - first))
-    elif known and first != stamp:
-        pose = moved(pose, linear, angular, (stamp - first) / _SECOND)
-    velocity = pose[:3, :3] @ linear if known else None
-    return AgentSweep(points.points, pose, points.ring, points.time, velocity)
+        raise DatasetError(f'{where}: {error}') from error
+    velocity = None if lidar.linear is None else lidar.pose[:3, :3] @ lidar.linear
+    return AgentSweep(points.points, lidar.pose, points.ring, points.time, velocity)

@@ -16,10 +16,10 @@ from rosbags.typesys import get_types_from_msg
 from typer.testing import CliRunner
 
 from diffkd_ros.bags import page
-from diffkd_ros.bags.writer import BagWriter
+from diffkd_ros.bags.writer import BagWriter, serialised
 from diffkd_ros.cli import app
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
-from diffkd_ros.messages.frame_messages import FrameMessages
+from diffkd_ros.messages.building import boxes_message, header_message, make_from
 
 # A recording of an earlier version: its own definitions are in the bag.
 STATUS = """
@@ -70,15 +70,15 @@ def bag(tmp_path_factory):
         for name, text in (('NeighbourStatus', NEIGHBOUR), ('FusionStatus', STATUS)):
             del types.fielddefs[f'diffkd_ros/msg/{name}']
             types.register(get_types_from_msg(text, f'diffkd_ros/msg/{name}'))
-        messages = FrameMessages(types)
+        make = make_from(types.types)
         for index, frame in enumerate(frames()):
-            for topic, kind, data in messages.of(frame):
+            for topic, kind, data in serialised(frame, types):
                 writer.write(topic, kind, frame.stamp, data)
             if index == 3:
                 break
-            header = messages._header(frame.stamp, 'cav_1/lidar')
+            header = header_message(frame.stamp, 'cav_1/lidar', make)
             boxes = Boxes3D(FOUND, scores=np.array([0.9, 0.8, 0.7, 0.2], np.float32))
-            found = messages._boxes(header, boxes, ['vehicle'])
+            found = boxes_message(header, boxes, ['vehicle'], make)
             told = types.types['diffkd_ros/msg/NeighbourStatus'](
                 agent_id='cav_2',
                 accepted=index < 2,
@@ -204,7 +204,7 @@ def test_few_frames_are_spread_over_the_recording(bag, tmp_path):
 def test_no_bag_no_page(tmp_path):
     done = CliRunner().invoke(app, ['bag', 'page', str(tmp_path), '--out', str(tmp_path / 'page.html')])
     assert done.exit_code == 1
-    assert 'is no bag' in done.output
+    assert 'is not a bag' in done.output
     assert not (tmp_path / 'page.html').exists()
 
 

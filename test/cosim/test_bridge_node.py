@@ -26,8 +26,9 @@ from diffkd_ros.cosim.testing.process import StandInProcess
 from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.launching import graph
-from diffkd_ros.messages.point_cloud import read_cloud
-from diffkd_ros.messages.reading import boxes_of, pose_of, stamp_of
+from diffkd_ros.messages.clouds import read_cloud
+from diffkd_ros.messages.poses import pose_of
+from diffkd_ros.messages.reading import boxes_of, stamp_of
 from diffkd_ros.nodes.base.entry import SetupError
 from diffkd_ros.sources.source import SimulationOptions, open_source
 

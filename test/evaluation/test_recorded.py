@@ -16,7 +16,7 @@ from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.recorded import score_answers
 from diffkd_ros.evaluation.run import Plan, make_jobs, settle
 from diffkd_ros.geometry.boxes import ground_truth_in
-from diffkd_ros.messages.frame_messages import FrameMessages
+from diffkd_ros.messages.building import boxes_message, header_message, make_from
 from diffkd_ros.sources.rosbag import RosbagDataset
 from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
 
@@ -39,12 +39,12 @@ def plan(bag, model_folder, tmp_path):
 def answered(path, frames, delay=0):
     """A bag in which the ego has found exactly the truth, with scores that fall."""
     with BagWriter(path) as writer:
-        messages = FrameMessages(writer.types)
+        make = make_from(writer.types.types)
         for frame in frames:
             truth = ground_truth_in(frame, frame.ego)
             scored = type(truth)(truth.boxes, scores=np.linspace(0.9, 0.5, len(truth)).astype(np.float32))
-            header = messages._header(frame.stamp + delay, 'cav_1/lidar')
-            message = messages._boxes(header, scored, ['vehicle'])
+            header = header_message(frame.stamp + delay, 'cav_1/lidar', make)
+            message = boxes_message(header, scored, ['vehicle'], make)
             kind = message.__msgtype__
             writer.write('/cav_1/detections', kind, frame.stamp, writer.types.serialize_cdr(message, kind))
     return path

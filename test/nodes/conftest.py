@@ -15,9 +15,9 @@ from diffkd_ros.msg import BevFeature
 from ros_partner import SECOND, Partner, domain, group, partner
 
 from diffkd_ros.frame import CoopFrame
-from diffkd_ros.messages.conversions import header_message, odometry_message
-from diffkd_ros.messages.lidar_pose import pose_of_odometry
-from diffkd_ros.messages.reading import MAP_FRAME, lidar_frame
+from diffkd_ros.messages.building import header_message, odometry_message
+from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
+from diffkd_ros.messages.poses import pose_of_odometry
 from diffkd_ros.nodes.link.feature_message import feature_message
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard

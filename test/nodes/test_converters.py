@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.messages.conversions import header_message
+from diffkd_ros.messages.building import header_message
 from diffkd_ros.nodes.output import vision
 from diffkd_ros.nodes.output.autoware import autoware_objects, detected_objects
 from diffkd_ros.nodes.output.cpm import (

@@ -245,8 +245,7 @@ def test_the_nearest_neighbours_are_fused_when_there_are_too_many(
 
 
 def test_invalid_own_sweeps_are_counted_and_the_next_valid_one_is_used(ego, partner, scene, stamp):
-    from diffkd_ros.messages.cloud_message import cloud_message
-    from diffkd_ros.messages.conversions import header_message
+    from diffkd_ros.messages.building import cloud_message, header_message
 
     _, before = answer(partner, scene, stamp)
     # A cloud without odometry at its stamp.

@@ -13,9 +13,9 @@ from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.launching.graph import NodeSpec
-from diffkd_ros.messages.conversions import boxes_message as message_of
-from diffkd_ros.messages.conversions import header_message, time_message
-from diffkd_ros.messages.reading import CLASS_NAMES
+from diffkd_ros.messages.building import boxes_message as message_of
+from diffkd_ros.messages.building import header_message, time_message
+from diffkd_ros.messages.names import CLASS_NAMES
 
 SECOND = 1_000_000_000
 BOX = np.array([[10.0, 2.0, 0.0, 4.0, 2.0, 1.5, 0.0]])

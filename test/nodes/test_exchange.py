@@ -8,8 +8,9 @@ import contextlib
 import numpy as np
 import pytest
 
-from diffkd_ros.geometry.poses import pose_from_quaternion, quaternion_from_pose
 from diffkd_ros.launching import graph
+from diffkd_ros.messages.building import pose_message
+from diffkd_ros.messages.poses import pose_of
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import CooperativeDetector
 
@@ -53,7 +54,7 @@ def test_the_ego_fuses_what_the_vehicle_sent(both, partner, scene, encoder, card
     features = [encoder.encode(ego.points), encoder.encode(other.points)]
     features[1] = codec.decode(codec.encode(features[1]), card.channels, card.grid.height, card.grid.width)
     # The poses travel as quaternions.
-    poses = [pose_from_quaternion(s.pose[:3, 3], quaternion_from_pose(s.pose)) for s in (ego, other)]
+    poses = [pose_of(pose_message(s.pose)) for s in (ego, other)]
     expected = CooperativeDetector(card).detect(features, poses)
     np.testing.assert_allclose(np.reshape(detections.boxes, (-1, 7)), expected.boxes.boxes, atol=1e-3)
     np.testing.assert_allclose(detections.scores, expected.boxes.scores, atol=1e-4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A car whose driver publishes best effort and whose localisation gives the poses of its body, late."""
+"""A car whose clouds are best effort and whose localisation gives the poses of its body, late."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.geometry.poses import inverse, pose_from_euler
 from diffkd_ros.launching import graph
-from diffkd_ros.messages.cloud_message import cloud_message
-from diffkd_ros.messages.conversions import header_message, pose_message
-from diffkd_ros.messages.reading import pose_of
+from diffkd_ros.messages.building import cloud_message, header_message, pose_message
+from diffkd_ros.messages.poses import pose_of
 from diffkd_ros.nodes.base import qos
 
 SECOND = 1_000_000_000
@@ -33,7 +32,7 @@ def car(group, partner, scene, model):
 
 @pytest.fixture(scope='module')
 def publish(car, partner):
-    """Publishes a sweep as that car's drivers do: the cloud at once, the pose a while later."""
+    """Publishes a sweep: the cloud at once, the pose later."""
     best_effort = qos.link('best_effort', 1, 0.0)
     clouds = partner.node.create_publisher(PointCloud2, '/cav_2/points', best_effort)
     poses = partner.node.create_publisher(PoseWithCovarianceStamped, '/cav_2/pose', best_effort)
@@ -57,7 +56,7 @@ def test_best_effort_late_poses_of_the_body_and_bytes_for_intensities(publish, c
     message = partner.message_at('/v2x/features', at)
     np.testing.assert_allclose(pose_of(message.pose.pose), sweep.pose, atol=1e-9)
     covariance = np.reshape(message.pose.covariance, (6, 6))
-    # The yaw's uncertainty turns the lever of the mount.
+    # The uncertain yaw moves the LiDAR by the lever of its mount.
     assert np.linalg.eigvalsh(covariance)[0] > 0
     assert covariance[0, 0] > 0.04
     assert message.twist.covariance[0] == -1.0
@@ -67,7 +66,7 @@ def test_best_effort_late_poses_of_the_body_and_bytes_for_intensities(publish, c
     assert int(values['points']) == len(points)
 
 
-def test_a_lidar_in_another_place_than_the_model_s_is_named(publish, partner, scene, stamp):
+def test_a_misplaced_lidar_is_reported(publish, partner, scene, stamp):
     sweep = scene.agents[2]
     points = sweep.points[::4].copy()
     points[:, 3] *= 255.0

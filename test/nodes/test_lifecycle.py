@@ -12,8 +12,7 @@ from lifecycle_msgs.srv import ChangeState
 from rosgraph_msgs.msg import Clock
 
 from diffkd_ros.launching import graph
-from diffkd_ros.messages.cloud_message import cloud_message
-from diffkd_ros.messages.conversions import header_message, time_message
+from diffkd_ros.messages.building import cloud_message, header_message, time_message
 
 SECOND = 1_000_000_000
 

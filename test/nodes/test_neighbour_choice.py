@@ -12,7 +12,7 @@ from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import EarlyCooperation, IntermediateCooperation
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.evaluation.pipeline import Perceiver
-from diffkd_ros.messages.reading import MAP_FRAME
+from diffkd_ros.messages.names import MAP_FRAME
 from diffkd_ros.nodes.link.neighbours import NeighbourSelector
 
 SECOND = 1_000_000_000

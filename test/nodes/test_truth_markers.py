@@ -7,7 +7,7 @@ import numpy as np
 from visualization_msgs.msg import Marker
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.messages.conversions import header_message
+from diffkd_ros.messages.building import header_message
 from diffkd_ros.metrics.average_precision import match
 from diffkd_ros.nodes.output.truth_markers import truth_markers
 

@@ -8,8 +8,7 @@ import pytest
 from sensor_msgs.msg import PointField
 
 from diffkd_ros.launching import graph
-from diffkd_ros.messages.cloud_message import cloud_message
-from diffkd_ros.messages.conversions import header_message
+from diffkd_ros.messages.building import cloud_message, header_message
 from diffkd_ros.nodes.link.feature_message import encoded_of
 from diffkd_ros.runtime import codec
 
@@ -118,7 +117,7 @@ def test_a_lidar_that_stops_after_an_invalid_cloud_is_reported_as_silent(vehicle
 
 @pytest.mark.parametrize('problem', ['missing', 'other frame', 'not finite'])
 def test_a_sweep_without_a_valid_pose_is_refused_and_reported(vehicle, partner, scene, stamp, problem):
-    from diffkd_ros.messages.conversions import odometry_message
+    from diffkd_ros.messages.building import odometry_message
 
     sweep = scene.agents[2]
     partner.sweep('cav_2', stamp, sweep)

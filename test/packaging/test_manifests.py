@@ -49,11 +49,14 @@ PYTHON_MODULES = {
     'spconv': ('spconv', None),
     'tf2_ros': ('', 'tf2_ros_py'),
     'torch': ('torch', None),
+    'transforms3d': ('transforms3d', 'tf_transformations'),  # which depends on it
     'typer': ('typer', 'python3-typer'),
     'yaml': ('pyyaml', 'python3-yaml'),
 }
 # In every ROS distribution, but not among the wheels: the code does without them where they are missing.
-ROS_PACKAGES_WITHOUT_WHEEL = {'launch', 'launch_ros', 'tf2_msgs', 'tf2_ros', 'vision_msgs'}
+ROS_PACKAGES_WITHOUT_WHEEL = {
+    'launch', 'launch_ros', 'sensor_msgs_py', 'tf2_msgs', 'tf2_ros', 'tf_transformations', 'vision_msgs',
+}  # fmt: skip
 # Each for a converter that does nothing else: who wants it installs it.
 CHOSEN_BY_THE_USER = {'autoware_perception_msgs', 'etsi_its_cpm_ts_msgs'}
 

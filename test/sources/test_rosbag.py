@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags that are not perfect; `test/nodes/test_playing.py` reads one that was recorded over DDS."""
+"""Reading complete, incomplete and damaged bags; `test/nodes/test_playing.py` reads one recorded over DDS."""
 
 from __future__ import annotations
 
 import pickle
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,14 +14,14 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg
 
-from diffkd_ros.bags.writer import BagWriter, message_types
+from diffkd_ros.bags.writer import BagWriter, message_types, serialised
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.messages.frame_messages import FrameMessages
-from diffkd_ros.messages.reading import BOXES3D_DEFINITION, BOXES3D_TYPE
-from diffkd_ros.sources.dataset import readable_frames
-from diffkd_ros.sources.rosbag import BagError, RosbagDataset
+from diffkd_ros.messages.names import BOXES3D_TYPE
+from diffkd_ros.sources.bag_files import BOXES3D_DEFINITION
+from diffkd_ros.sources.dataset import DatasetError, readable_frames
+from diffkd_ros.sources.rosbag import RosbagDataset
 
 TYPES = message_types()
 STEP = 100_000_000
@@ -44,8 +46,8 @@ def frames(count, agents=(2, 5, -1), ego=5):
 
 
 def messages_of(frame):
-    """Stamp and message of everything in a frame that the reader reads."""
-    return [(frame.stamp, m) for m in FrameMessages(TYPES).of(frame) if m.topic != '/tf']
+    """Stamp and message of everything in a frame but TF."""
+    return [(frame.stamp, m) for m in serialised(frame, TYPES) if m.topic != '/tf']
 
 
 def write(path, messages):
@@ -84,7 +86,7 @@ def assert_same(back, originals):
 
 
 def test_frames_come_back_in_order_with_all_agents(tmp_path, everything):
-    # As when vehicles are not heard in the order of their sweeps.
+    # Messages may be recorded in another order than that of their stamps.
     dataset = RosbagDataset(write(tmp_path / 'bag', everything[::-1]))
     assert (dataset.agents, dataset.ego, dataset.incomplete) == ([-1, 2, 5], 5, 0)
     back = list(dataset)
@@ -98,7 +100,7 @@ def test_sqlite3_with_and_without_message_definitions(tmp_path, everything):
     assert_same(list(RosbagDataset(path)), list(frames(3)))
     (database,) = path.glob('*.db3')
     with sqlite3.connect(database) as connection:
-        # ROS 2 Humble writes none.
+        # Bags of ROS 2 Humble have no definitions.
         connection.execute('delete from message_definitions')
     assert_same(list(RosbagDataset(path)), list(frames(3)))
 
@@ -108,7 +110,7 @@ def test_the_definition_for_such_bags_is_that_of_the_message_file():
     assert written[BOXES3D_TYPE] == TYPES.fielddefs[BOXES3D_TYPE]
 
 
-def test_what_each_vehicle_recorded_is_read_as_one(tmp_path, everything):
+def test_one_bag_of_each_vehicle_is_read_as_one(tmp_path, everything):
     parts = {'cav_2': [], 'cav_5': [], 'rsu_1': [], 'ground_truth': []}
     for stamp, message in everything:
         parts[message.topic.split('/')[1]].append((stamp, message))
@@ -118,7 +120,7 @@ def test_what_each_vehicle_recorded_is_read_as_one(tmp_path, everything):
     assert_same(list(dataset), list(frames(3)))
 
 
-def test_a_neighbour_that_turns_out_of_step_is_taken_where_it_was(tmp_path):
+def test_a_neighbour_s_sweep_may_be_off_in_time(tmp_path):
     late = []
     for frame in frames(3):
         shifted = replace(frame, stamp=frame.stamp + 30_000_000)
@@ -146,7 +148,7 @@ def test_a_pose_between_two_is_interpolated(tmp_path):
     assert (len(dataset), dataset.incomplete) == (3, 0)
     for frame, original in zip(dataset, frames(3, agents=(5,)), strict=True):
         np.testing.assert_allclose(frame.agents[5].pose, original.agents[5].pose, atol=1e-9)
-    # Replayed, nothing that was recorded is kept from a node that interpolates too.
+    # A node to which they are replayed interpolates too, so it needs all of them.
     assert [len(dataset.recorded(k).odometry[5]) for k in range(3)] == [3, 2, 2]
 
 
@@ -170,15 +172,15 @@ def test_a_damaged_message_costs_its_frame(tmp_path, everything):
         if (stamp, message.topic) == (3 * STEP, '/cav_2/odometry'):
             message = message._replace(data=bytes(message.data).replace(b'cav_2/lidar', b'cav_2/wheel'))
         broken.append((stamp, message))
-    told = []
+    errors = []
     dataset = RosbagDataset(write(tmp_path / 'bag', broken))
-    back = list(readable_frames(dataset, lambda index, error: told.append((index, str(error)))))
+    back = list(readable_frames(dataset, lambda index, error: errors.append((index, str(error)))))
     assert [frame.stamp for frame in back] == [STEP]
-    assert [index for index, _ in told] == [1, 2]
-    assert "pose of 'cav_2/wheel', but the cloud is in 'cav_2/lidar'" in told[1][1]
+    assert [index for index, _ in errors] == [1, 2]
+    assert "pose of 'cav_2/wheel', but the cloud is in 'cav_2/lidar'" in errors[1][1]
 
 
-def test_a_long_recording_is_cut_into_stretches(tmp_path):
+def test_a_long_recording_is_cut_into_scenarios(tmp_path):
     # 25 s at 1 Hz without a break, then 3 s more after a gap.
     stamps = [k * 1_000_000_000 for k in [*range(1, 26), *range(40, 43)]]
     (frame,) = frames(1)
@@ -198,33 +200,50 @@ def test_another_ego_can_be_chosen(tmp_path):
     assert RosbagDataset(path).ego == -1
     (frame,) = RosbagDataset(path, ego=2)
     assert (frame.ego, frame.ground_truth) == (2, None)
-    with pytest.raises(BagError, match=r'ego 9 is not among the agents .*\[-1, 2, 5\]'):
+    with pytest.raises(DatasetError, match=r'ego 9 is not among the agents .*\[-1, 2, 5\]'):
         RosbagDataset(path, ego=9)
 
 
-def test_what_is_no_bag_of_ours(tmp_path):
-    with pytest.raises(BagError, match='no bag at'):
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match='no bag at'):
         RosbagDataset(tmp_path / 'nowhere')
     (tmp_path / 'folder').mkdir()
-    with pytest.raises(BagError, match='is no bag'):
+    with pytest.raises(DatasetError, match='is not a bag'):
         RosbagDataset(tmp_path / 'folder')
     (frame,) = frames(1)
     path = write(tmp_path / 'bag', [m for m in messages_of(frame) if m[1].topic == '/ground_truth'])
-    with pytest.raises(BagError, match=r'has no agent with both .* it has /ground_truth'):
+    with pytest.raises(DatasetError, match=r'has no agent with both .* it has /ground_truth'):
         RosbagDataset(path)
 
 
-def test_clouds_and_odometry_of_different_clocks(tmp_path):
+def test_clouds_and_odometry_with_different_clocks(tmp_path):
     early, late = frames(2)
     items = [item for item in messages_of(early) if item[1].topic.endswith('points')]
     items += [item for item in messages_of(late) if item[1].topic.endswith('odometry')]
     path = write(tmp_path / 'bag', items)
-    with pytest.raises(BagError, match=r'no frame: no cloud of cav_5 has odometry within 0\.05 s'):
+    with pytest.raises(DatasetError, match=r'no frame: no cloud of cav_5 has odometry within 0\.05 s'):
         RosbagDataset(path, ego=5)
 
 
 def test_a_truncated_file_is_an_error_that_names_it(tmp_path, everything):
     (file,) = write(tmp_path / 'bag', everything).glob('*.mcap')
     file.write_bytes(file.read_bytes()[:3000])
-    with pytest.raises(BagError, match='bag'):
+    with pytest.raises(DatasetError, match='bag'):
         list(RosbagDataset(tmp_path / 'bag'))
+
+
+def test_bags_are_written_and_read_without_ros(tmp_path):
+    script = """
+import sys
+ros = 'builtin_interfaces diffkd_ros.msg geometry_msgs nav_msgs rclpy sensor_msgs std_msgs tf2_msgs'
+sys.modules.update(dict.fromkeys(ros.split()))
+from pathlib import Path
+from diffkd_ros.bags.convert import write_bag
+from diffkd_ros.sources.rosbag import RosbagDataset
+from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
+config = SimulatorConfig(agents=2, frames_per_scenario=1, lidar=LidarConfig(columns=64))
+write_bag(Simulator(config, seed=1).frames(range(1)), Path(sys.argv[1]))
+print(sorted(RosbagDataset(Path(sys.argv[1]))[0].agents))
+"""
+    run = [sys.executable, '-c', script, str(tmp_path / 'bag')]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == '[1, 2]\n'

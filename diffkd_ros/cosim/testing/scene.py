@@ -13,7 +13,7 @@ from diffkd_ros.cosim.testing.world import LIDAR_TYPE, Actor, World, transform_o
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.carla import box_to_carla, flip_points
 from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler, yaw_of
-from diffkd_ros.messages.reading import agent_name
+from diffkd_ros.messages.names import agent_name
 
 VEHICLE_TYPE = 'vehicle.tesla.model3'
 # Of a connected vehicle that the source does not label: a middling car under its LiDAR.

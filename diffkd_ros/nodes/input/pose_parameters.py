@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters that say where a vehicle's poses come from."""
+"""The parameters of a vehicle's source of poses."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from diffkd_ros.nodes.input.poses import SOURCES, PoseSource, TfPoses, TopicPose
 
 @dataclass(frozen=True)
 class PoseParameters:
-    """Parameters of every node that needs to know where its LiDAR is."""
+    """Parameters of every node that needs its LiDAR's pose."""
 
     pose_source: str = parameter(
         'odometry',
-        "Where the LiDAR's poses come from: nav_msgs/Odometry on odometry, "
+        "Source of the LiDAR's poses: nav_msgs/Odometry on odometry, "
         'geometry_msgs/PoseWithCovarianceStamped on pose, or TF.',
         choices=SOURCES,
     )
     pose_tolerance: float = parameter(
         0.05,
-        'Largest difference between the stamps of a cloud and its nearest pose, s; poses are brought to the '
-        "cloud's stamp. Not for tf.",
+        'Largest difference between the stamps of a cloud and its nearest pose, s; the pose at the cloud is '
+        'interpolated or extrapolated. Not for tf.',
         minimum=0.0,
         maximum=1.0,
     )
@@ -38,30 +38,31 @@ class PoseParameters:
     )
     base_to_lidar: tuple[float, ...] = parameter(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-        'x, y, z (m), roll, pitch, yaw (rad) of the LiDAR in the frame whose pose comes; all zero: it is the '
-        "LiDAR's own. Not for tf.",
+        'x, y, z (m), roll, pitch, yaw (rad) of the LiDAR in the frame whose pose is received; all zero if '
+        "that is the LiDAR's own. Not for tf.",
     )
     map_frame: str = parameter(
-        'map', 'Frame that all vehicles share; for tf only, others name it themselves.'
+        'map', 'Frame that all vehicles share; only for tf, other poses name their frame.'
     )
     input_reliability: str = parameter(
         'auto',
-        'Reliability asked of clouds and poses; auto: reliable, or best effort if no more is offered.',
+        'Reliability of the subscriptions to clouds and poses; auto: reliable, or best effort if a publisher '
+        'offers only that.',
         choices=RELIABILITIES,
     )
 
 
 def pose_source_of(node: Node, parameters: PoseParameters, wait: float | None = None) -> PoseSource:
-    """The source of poses that the parameters ask for.
+    """Create the source of poses that the parameters select.
 
     Args:
-        node: that subscribes.
+        node: subscribes.
         parameters: of the node.
-        wait: instead of the parameter `pose_wait`.
+        wait: overrides the parameter `pose_wait`.
 
     Raises:
-        SetupError: if it needs what is not installed.
-        ParameterError: if `base_to_lidar` is no pose.
+        SetupError: if tf2_ros is needed and not installed.
+        ParameterError: if `base_to_lidar` is not six finite numbers.
     """
     p = parameters
     wait = p.pose_wait if wait is None else wait

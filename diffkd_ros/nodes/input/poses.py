@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a vehicle's poses come from: odometry, stamped poses or TF, as the parameter `pose_source` says."""
+"""The sources of a vehicle's poses: odometry, stamped poses or TF, by the parameter `pose_source`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.time import Time
 
-from diffkd_ros.geometry.poses import Matrix, PoseError, pose_from_euler, pose_from_quaternion
-from diffkd_ros.messages.lidar_pose import LidarPose, mounted, pose_of_odometry, pose_of_stamped
+from diffkd_ros.geometry.lidar_pose import LidarPose, mounted
+from diffkd_ros.geometry.poses import Matrix, PoseError
+from diffkd_ros.messages.poses import pose_of_odometry, pose_of_stamped, pose_of_transform
+from diffkd_ros.messages.rotations import euler_matrix
 from diffkd_ros.nodes.base import qos
 from diffkd_ros.nodes.base.entry import SetupError
 from diffkd_ros.nodes.base.subscription import InputSubscription
@@ -23,36 +24,36 @@ from diffkd_ros.nodes.input.pose_buffer import MissingPoseError, PoseBuffer
 
 try:
     import tf2_ros
-except ImportError:  # not among the wheels
+except ImportError:  # it has no wheel
     tf2_ros = None
 
 SOURCES = ('odometry', 'pose', 'tf')
 
-# How often TF is asked again while a transform is on its way; nothing tells when one has arrived.
+# Seconds between two look-ups while waiting for a transform; TF does not notify.
 _TF_POLL = 0.005
 
 
 class PoseSource(ABC):
-    """Gives the LiDAR's pose at a stamp. Asked in the inference thread, fed in the executor's."""
+    """Gives the LiDAR's pose at a stamp; called in the inference thread, receives in the executor's."""
 
     @abstractmethod
     def subscribe(self) -> None:
-        """Begin to receive."""
+        """Start receiving."""
 
     @abstractmethod
     def unsubscribe(self) -> None:
-        """Receive no more, forget what came, and end a wait."""
+        """Stop receiving, discard what was received, and end a wait."""
 
     @abstractmethod
     def forget_after(self, stamp: int) -> None:
-        """Drop what is stamped later: time has jumped back to here."""
+        """Drop poses with a later stamp, after time has jumped back to this one."""
 
     @abstractmethod
     def pose_at(self, stamp: int, lidar_frame: str) -> LidarPose:
-        """The pose map <- LiDAR at a stamp; waits for it, but not for long.
+        """The pose map <- LiDAR at a stamp; waits for it up to a time limit.
 
         Raises:
-            MissingPoseError: if there is none.
+            MissingPoseError: if there is no valid pose.
         """
 
 
@@ -60,14 +61,14 @@ class TopicPoses(PoseSource):
     """Poses from a topic.
 
     Args:
-        node: that subscribes.
+        node: subscribes.
         source: `odometry` (`nav_msgs/Odometry` on `odometry`) or `pose` (`geometry_msgs/
             PoseWithCovarianceStamped` on `pose`).
         tolerance: largest difference between the stamps of a sweep and its nearest pose, seconds.
         wait: longest wait for a pose that is not older than the sweep, seconds of real time.
         reliability: as of `InputSubscription`.
-        base_to_lidar: x, y, z, roll, pitch, yaw of the LiDAR in the frame whose pose comes; all zero if it is
-            the LiDAR's own pose.
+        base_to_lidar: x, y, z, roll, pitch, yaw of the LiDAR in the frame whose pose is received; all zero if
+            that is the LiDAR's own.
     """
 
     def __init__(
@@ -83,31 +84,32 @@ class TopicPoses(PoseSource):
         self._reliability = reliability
         self._mount: Matrix | None = None
         if any(base_to_lidar):
-            self._mount = pose_from_euler(base_to_lidar[:3], *base_to_lidar[3:])
-        self._buffer = self._empty()
+            self._mount = euler_matrix(*base_to_lidar[3:])
+            self._mount[:3, 3] = base_to_lidar[:3]
+        self._buffer = self._new_buffer()
         self._subscription: InputSubscription | None = None
 
-    def _empty(self) -> PoseBuffer:
+    def _new_buffer(self) -> PoseBuffer:
         read = pose_of_odometry if self._source == 'odometry' else pose_of_stamped
         return PoseBuffer(self._tolerance, read, self._source)
 
     def subscribe(self) -> None:
-        """Begin to receive."""
-        self._buffer = self._empty()
+        """Start receiving."""
+        self._buffer = self._new_buffer()
         kind = Odometry if self._source == 'odometry' else PoseWithCovarianceStamped
         self._subscription = InputSubscription(
             self._node, kind, self._source, qos.ODOMETRY.depth, self._reliability, self._buffer.add
         )
 
     def unsubscribe(self) -> None:
-        """Receive no more, forget what came, and end a wait."""
+        """Stop receiving, discard what was received, and end a wait."""
         self._buffer.close()
         if self._subscription is not None:
             self._subscription.destroy()
             self._subscription = None
 
     def forget_after(self, stamp: int) -> None:
-        """Drop what is stamped later: time has jumped back to here."""
+        """Drop poses with a later stamp, after time has jumped back to this one."""
         self._buffer.forget_after(stamp)
 
     def pose_at(self, stamp: int, lidar_frame: str) -> LidarPose:
@@ -126,10 +128,10 @@ class TopicPoses(PoseSource):
 
 
 class TfPoses(PoseSource):
-    """Poses map <- LiDAR from TF, through every link between; their motion and covariance are unknown.
+    """Poses map <- LiDAR from TF; their motion and covariance are unknown.
 
     Args:
-        node: that listens.
+        node: subscribes.
         map_frame: the frame all vehicles share.
         wait: longest wait for a transform, seconds of real time.
 
@@ -149,13 +151,13 @@ class TfPoses(PoseSource):
         self._closed = threading.Event()
 
     def subscribe(self) -> None:
-        """Begin to receive."""
+        """Start receiving."""
         self._closed.clear()
-        # The node's own executor takes them; a look-up with a time-out in there would wait for itself.
+        # The node's own executor receives them, so a look-up with a time-out in its thread would never end.
         self._listener = tf2_ros.TransformListener(self._buffer, self._node, spin_thread=False)
 
     def unsubscribe(self) -> None:
-        """Receive no more, forget what came, and end a wait."""
+        """Stop receiving, discard what was received, and end a wait."""
         self._closed.set()
         if self._listener is not None:
             self._listener.unregister()
@@ -163,7 +165,7 @@ class TfPoses(PoseSource):
         self._buffer.clear()
 
     def forget_after(self, stamp: int) -> None:
-        """Drop everything: a buffer of TF cannot drop a part."""
+        """Drop everything, as a buffer of TF cannot drop a part."""
         self._buffer.clear()
 
     def pose_at(self, stamp: int, lidar_frame: str) -> LidarPose:
@@ -176,9 +178,8 @@ class TfPoses(PoseSource):
             except tf2_ros.TransformException as error:
                 if time.monotonic() >= give_up or self._closed.wait(_TF_POLL):
                     raise MissingPoseError(f'no transform: {error}') from error
-        t, q = found.transform.translation, found.transform.rotation
         try:
-            pose = pose_from_quaternion(np.array([t.x, t.y, t.z]), (q.x, q.y, q.z, q.w))
+            pose = pose_of_transform(found.transform)
         except PoseError as error:
             raise MissingPoseError(f'the transform is {error}') from error
         return LidarPose(pose, self._map_frame)

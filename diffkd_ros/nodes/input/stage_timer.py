@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times the stages of one sweep, from the cloud's publication on."""
+"""Times the stages of one sweep, starting with the cloud's publication."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from collections.abc import Mapping
 class StageTimer:
     """Collects milliseconds by stage.
 
-    DDS stamps a message with the wall clock, so that is the clock here too; a step of it between two marks
-    is cut off at zero.
+    The clock is the wall clock, as DDS stamps messages with it; if it steps back, a time is 0.
 
     Args:
         published: the cloud's `source_timestamp`, nanoseconds; 0 if the middleware gives none.
-        arrived: when the callback got the cloud, nanoseconds.
+        arrived: when the callback received the cloud, nanoseconds.
     """
 
     def __init__(self, published: int, arrived: int) -> None:
@@ -30,11 +29,11 @@ class StageTimer:
         self._last = now
 
     def add(self, stages: Mapping[str, float]) -> None:
-        """Take over stages timed elsewhere (milliseconds) that fill the time since the previous mark."""
+        """Add stages timed elsewhere, milliseconds, that together take the time since the previous mark."""
         self.stages |= stages
         self._last = time.time_ns()
 
     def finish(self) -> dict[str, float]:
-        """All stages, with the `total` since the cloud's publication."""
+        """All stages, and the `total` since the cloud's publication."""
         self.stages['total'] = max(0, time.time_ns() - self._published) * 1e-6
         return self.stages

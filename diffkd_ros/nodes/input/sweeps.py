@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The input of a vehicle: its clouds and the poses of its LiDAR, and what was wrong with them."""
+"""A vehicle's input: its clouds, the poses of its LiDAR, and diagnostics of both."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.grid import BevGrid
-from diffkd_ros.messages.lidar_pose import LidarPose
-from diffkd_ros.messages.point_cloud import CloudPoints, PointCloudError, layout_of, read_cloud
+from diffkd_ros.geometry.lidar_pose import LidarPose
+from diffkd_ros.messages.clouds import CloudPoints, PointCloudError, layout_of, read_cloud
 from diffkd_ros.messages.reading import stamp_of
 from diffkd_ros.nodes.base import diagnostics, qos
 from diffkd_ros.nodes.base.subscription import InputSubscription
@@ -26,17 +26,17 @@ from diffkd_ros.nodes.input.poses import PoseSource
 from diffkd_ros.nodes.input.stage_timer import StageTimer
 
 if TYPE_CHECKING:
-    # Not in Jazzy, where it is a plain dict.
+    # Not in Jazzy, where it is a dict.
     from rclpy.subscription import MessageInfo
 
-# A LiDAR that turns at 10 Hz or more has long been silent after this.
+# Seconds without a cloud after which the input is stale; LiDARs turn at 10 Hz or more.
 _SILENT = 2.0
-# With the LiDAR where the model expects it, more than this share of the points lies in the grid.
+# If the LiDAR is mounted as the model expects, at least this share of the points is in the grid.
 _USUAL_SHARE = 0.2
 
 
 class RefusedSweepError(DiffkdError):
-    """A sweep that cannot be used, already counted."""
+    """A sweep cannot be used; it is already counted."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Sweep:
     Attributes:
         cloud: the message.
         stamp: of the cloud, nanoseconds.
-        published: when its publisher wrote it, wall clock nanoseconds (0 if the middleware does not say).
-        arrived: when the callback got it, wall clock nanoseconds.
+        published: when its publisher wrote it, wall clock nanoseconds; 0 if the middleware does not give it.
+        arrived: when the callback received it, wall clock nanoseconds.
     """
 
     cloud: PointCloud2
@@ -61,12 +61,12 @@ class Sweep:
 
 
 class SweepInput:
-    """Reads sweeps from `points` and the poses of a source.
+    """Receives sweeps on `points`, and reads them and their poses.
 
     Args:
         node: the vehicle's node.
         poses: gives the LiDAR's pose at a stamp.
-        reliability: of the clouds, one of `input_subscription.RELIABILITIES`.
+        reliability: of the clouds, one of `diffkd_ros.nodes.base.subscription.RELIABILITIES`.
         intensity_scale: as of `read_cloud`.
         grid: of the model.
     """
@@ -81,7 +81,7 @@ class SweepInput:
         self._subscription: InputSubscription | None = None
         self._last_arrival: float | None = None
         self._last_refusal = ''
-        self._last_points = CloudPoints.none()
+        self._last_points = CloudPoints.empty()
         self._last_bytes = 0
         self._layout = ''
         self._warned = ''
@@ -89,10 +89,10 @@ class SweepInput:
         self.refused: Counter[str] = Counter()
 
     def subscribe(self, on_sweep: Callable[[Sweep], None]) -> None:
-        """Begin to receive.
+        """Start receiving.
 
         Args:
-            on_sweep: called in the executor's thread with each cloud; must only store it.
+            on_sweep: called in the executor's thread with each cloud; must return at once.
         """
         self._on_sweep = on_sweep
         self._poses.subscribe()
@@ -101,7 +101,7 @@ class SweepInput:
         )
 
     def unsubscribe(self) -> None:
-        """Receive no more, and forget the poses and what was wrong."""
+        """Stop receiving; discard the poses and the last refusal."""
         if self._subscription is not None:
             self._subscription.destroy()
             self._subscription = None
@@ -110,7 +110,7 @@ class SweepInput:
         self._last_refusal = ''
 
     def forget_after(self, stamp: int) -> None:
-        """Drop poses stamped later: time has jumped back to here."""
+        """Drop poses with a later stamp, after time has jumped back to this one."""
         self._poses.forget_after(stamp)
 
     def _on_cloud(self, cloud: PointCloud2, info: MessageInfo) -> None:
@@ -131,9 +131,9 @@ class SweepInput:
         except PointCloudError as error:
             raise self.refuse('cloud', error) from error
         if self._scale == 'auto' and points.intensity_scale != 1.0:
-            # A dark sweep of the same sensor must not be taken for one that counts 0..1.
+            # Else a dark sweep of the same sensor would be read as 0..1.
             self._scale = '0..255'
-            self._node.get_logger().info('intensities count 0..255: divided by 255 from now on')
+            self._node.get_logger().info('intensities are in 0..255: divided by 255 from now on')
         self._last_points, self._last_bytes = points, len(sweep.cloud.data)
         self._layout = layout_of(sweep.cloud)
         return points
@@ -142,7 +142,7 @@ class SweepInput:
         """The LiDAR's pose map <- LiDAR at the sweep.
 
         Raises:
-            RefusedSweepError: if there is none; it is counted, logged and shown in diagnostics.
+            RefusedSweepError: if there is no valid pose; it is counted, logged and shown in diagnostics.
         """
         try:
             return self._poses.pose_at(sweep.stamp, sweep.cloud.header.frame_id)
@@ -150,11 +150,11 @@ class SweepInput:
             raise self.refuse('pose', error) from error
 
     def refuse(self, reason: str, error: Exception) -> RefusedSweepError:
-        """Count, log and show in diagnostics that a sweep was refused.
+        """Count and log a refused sweep, and show it in diagnostics.
 
         Args:
             reason: 'cloud' or 'pose', for the counts.
-            error: says what was wrong.
+            error: the cause.
 
         Returns:
             An exception for the caller to raise.
@@ -165,14 +165,14 @@ class SweepInput:
         return RefusedSweepError(str(error))
 
     def accept(self) -> None:
-        """Note that a sweep was used, so that an earlier refusal is no longer the state of things."""
+        """Clear the last refusal, after a sweep was used."""
         self._last_refusal = ''
 
     def _suspicion(self) -> str:
-        """What is odd about sweeps that are used all the same; empty if nothing."""
+        """What may be wrong with sweeps that are used; empty if nothing."""
         assert self._subscription is not None
         points = self._last_points
-        # With auto, one dark sweep of a sensor that counts 0..255 is nothing to wonder about.
+        # With auto, one dark sweep of a sensor with a range of 0..255 is normal.
         if points.doubt and not (self._automatic and points.largest_intensity <= 1.0):
             return points.doubt
         if (
@@ -181,13 +181,13 @@ class SweepInput:
             and qos.loses_large_best_effort()
         ):
             return (
-                f'clouds of {self._last_bytes} bytes come best effort: with the defaults of Fast DDS most of '
-                'them are lost without notice'
+                f'clouds of {self._last_bytes} bytes are received best effort: with the defaults of Fast DDS '
+                'most of them are lost without notice'
             )
         return _misplaced(points.points, self._grid)
 
     def diagnostics(self, values: Mapping[str, object]) -> diagnostics.Item:
-        """The item `input`, with the node's own values added."""
+        """The item `input`, including the node's own values."""
         if self._subscription is None:
             level, message = diagnostics.OK, 'not subscribed: the node is not active'
         else:
@@ -234,7 +234,7 @@ class SweepInput:
 
 
 def _misplaced(points: NDArray[np.float32], grid: BevGrid) -> str:
-    """Says so if too few of the points lie in the model's grid for a LiDAR in its usual place; else empty."""
+    """A warning if so few points are in the model's grid that the LiDAR may be misplaced; else empty."""
     if not len(points):
         return ''
     x, y, z = points.T[:3]
@@ -245,6 +245,6 @@ def _misplaced(points: NDArray[np.float32], grid: BevGrid) -> str:
         return ''
     return (
         f"only {share:.0%} of the points lie in the model's grid ({below.mean():.0%} below "
-        f'z = {grid.z_min:g} m, {above.mean():.0%} above {grid.z_max:g} m, {1 - near.mean():.0%} beside it): '
-        'is the LiDAR at the height the model expects, x forward and z up?'
+        f'z = {grid.z_min:g} m, {above.mean():.0%} above {grid.z_max:g} m, {1 - near.mean():.0%} outside '
+        'in x or y): is the LiDAR at the height the model expects, x forward and z up?'
     )

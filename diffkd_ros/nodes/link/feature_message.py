@@ -7,8 +7,8 @@ import numpy as np
 from geometry_msgs.msg import PoseWithCovariance, TwistWithCovariance
 from std_msgs.msg import Header
 
-from diffkd_ros.messages.conversions import fill, pose_message
-from diffkd_ros.messages.lidar_pose import LidarPose
+from diffkd_ros.geometry.lidar_pose import LidarPose
+from diffkd_ros.messages.building import fill, pose_message
 from diffkd_ros.msg import BevFeature
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.codec import EncodedFeature

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.geometry.poses import Matrix, PoseError
-from diffkd_ros.messages.conversions import NANOSECONDS
-from diffkd_ros.messages.reading import pose_of, stamp_of
+from diffkd_ros.messages.poses import pose_of
+from diffkd_ros.messages.reading import NANOSECONDS, stamp_of
 from diffkd_ros.msg import BevFeature
 from diffkd_ros.nodes.base import diagnostics
 from diffkd_ros.nodes.link.feature_message import encoded_of

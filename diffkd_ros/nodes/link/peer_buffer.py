@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from diffkd_ros.messages.conversions import NANOSECONDS
+from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
 
 Message = TypeVar('Message')

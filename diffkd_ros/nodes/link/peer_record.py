@@ -8,7 +8,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from diffkd_ros.messages.conversions import NANOSECONDS
+from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.metrics.sequence import SequenceStatistics
 
 # Latest messages that rate, age and clock lead are computed from.

@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import Matrix, pose_from_euler
-from diffkd_ros.messages.conversions import pose_message
+from diffkd_ros.messages.building import pose_message
 
 # autoware_perception_msgs/ObjectClassification. It has no generic vehicle: `vehicle` becomes a car.
 LABELS = {

@@ -14,7 +14,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler
 from diffkd_ros.geometry.warp import grid_warps
-from diffkd_ros.messages.conversions import pose_message
+from diffkd_ros.messages.building import pose_message
 from diffkd_ros.nodes.link.neighbours import Verdict
 from diffkd_ros.runtime.decoding import observed_cells
 from diffkd_ros.runtime.detector import Detection

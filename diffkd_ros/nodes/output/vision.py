@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.messages.conversions import pose_message
+from diffkd_ros.messages.building import pose_message
 from diffkd_ros.nodes.base import qos
 from diffkd_ros.runtime.card import ModelCard
 

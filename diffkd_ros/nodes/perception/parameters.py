@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffkd_ros.messages.point_cloud import INTENSITY_SCALES
+from diffkd_ros.messages.clouds import INTENSITY_SCALES
 from diffkd_ros.nodes.base.parameters import parameter
 from diffkd_ros.nodes.base.qos import RELIABILITIES as LINK_RELIABILITIES
 from diffkd_ros.nodes.input.pose_parameters import PoseParameters

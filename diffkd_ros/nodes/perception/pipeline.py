@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from diffkd_ros.messages.lidar_pose import LidarPose
+from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.nodes.base.diagnostics import Item
 from diffkd_ros.nodes.input.pose_parameters import pose_source_of
 from diffkd_ros.nodes.input.stage_timer import StageTimer

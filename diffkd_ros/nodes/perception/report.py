@@ -8,7 +8,7 @@ from collections import deque
 
 import numpy as np
 
-from diffkd_ros.messages.conversions import NANOSECONDS
+from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.nodes.base import diagnostics
 from diffkd_ros.runtime.card import ModelCard
 

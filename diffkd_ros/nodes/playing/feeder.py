@@ -16,10 +16,8 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.frame import CoopFrame
-from diffkd_ros.geometry.boxes import ground_truth_in
-from diffkd_ros.messages.cloud_message import cloud_message
-from diffkd_ros.messages.conversions import boxes_message, header_message, odometry_message
-from diffkd_ros.messages.reading import CLASS_NAMES, MAP_FRAME, agent_name, lidar_frame
+from diffkd_ros.messages.building import frame_messages
+from diffkd_ros.messages.names import agent_name
 from diffkd_ros.msg import Boxes3D
 from diffkd_ros.sources.restamping import restamped
 from diffkd_ros.sources.source import SimulationOptions, bag_paths, open_source
@@ -53,25 +51,19 @@ class PlayedFrame:
 
 def played(frame: CoopFrame) -> PlayedFrame:
     """A frame as messages."""
-    names = {agent: agent_name(agent) for agent in frame.agents}
-    clouds, odometry = {}, {}
-    for agent, sweep in frame.agents.items():
-        name = names[agent]
-        header = header_message(frame.stamp, lidar_frame(name))
-        clouds[name] = cloud_message(header, sweep.points, sweep.ring, sweep.time)
-        header = header_message(frame.stamp, MAP_FRAME)
-        odometry[name] = [odometry_message(header, lidar_frame(name), sweep.pose, sweep.velocity)]
-    truth = None
-    if frame.ground_truth is not None:
-        header = header_message(frame.stamp, lidar_frame(names[frame.ego]))
-        truth = boxes_message(header, ground_truth_in(frame, frame.ego), CLASS_NAMES)
+    messages = frame_messages(frame)
     return PlayedFrame(
-        frame.stamp, names[frame.ego], dict.fromkeys(clouds, frame.stamp), clouds, odometry, truth
+        frame.stamp,
+        agent_name(frame.ego),
+        dict.fromkeys(messages.clouds, frame.stamp),
+        messages.clouds,
+        {agent: [message] for agent, message in messages.odometry.items()},
+        messages.ground_truth,
     )
 
 
 def replayed(frame: RecordedFrame) -> PlayedFrame:
-    """A recorded frame's own messages, bit for bit."""
+    """The unchanged messages of a recorded frame."""
     clouds = {agent_name(agent): data for agent, data in frame.clouds.items()}
     return PlayedFrame(
         frame.stamp,

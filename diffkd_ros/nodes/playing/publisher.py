@@ -15,8 +15,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.geometry.poses import PoseError
-from diffkd_ros.messages.conversions import time_message, transform_message
-from diffkd_ros.messages.reading import pose_of
+from diffkd_ros.messages.building import time_message, transform_message
+from diffkd_ros.messages.poses import pose_of
 from diffkd_ros.msg import Boxes3D
 from diffkd_ros.nodes.base import qos
 from diffkd_ros.nodes.playing.feeder import PlayedFrame

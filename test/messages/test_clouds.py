@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import runpy
 import struct
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from diffkd_ros.messages.point_cloud import PointCloudError, read_cloud
+from diffkd_ros import messages
+from diffkd_ros.messages.clouds import PointCloudError, read_cloud
 
 TYPES = {'b': 1, 'B': 2, 'h': 3, 'H': 4, 'i': 5, 'I': 6, 'f': 7, 'd': 8}
 RNG = np.random.default_rng(5)
@@ -122,20 +125,14 @@ def test_the_scale_can_be_given_and_data_that_contradict_it_are_named():
     np.testing.assert_allclose(read_cloud(dark, '0..255').points[:, 3], INTENSITY / 4 / 255, rtol=1e-6)
     assert '0..255: set it to auto or 0..1' in read_cloud(dark, '0..255').doubt
     assert 'says 0..1: set it to auto or 0..255' in read_cloud(bright, '0..1').doubt
-    assert f'intensities reach {BYTES.max() * 8}: what is above 255' in read_cloud(counts).doubt
+    assert f'intensities reach {BYTES.max() * 8}: values above 255' in read_cloud(counts).doubt
     for fine, scale in ((dark, 'auto'), (dark, '0..1'), (bright, 'auto'), (bright, '0..255')):
         assert read_cloud(fine, scale).doubt == ''
 
 
-@pytest.mark.parametrize('layout', [name for name in LAYOUTS if 'rows' not in name])
-def test_sensor_msgs_py_reads_the_same(layout):
-    # It takes no account of padding between rows, and gives what it finds: NaN, and intensities as they come.
-    point_cloud2 = pytest.importorskip(
-        'sensor_msgs_py.point_cloud2', reason='sensor_msgs_py is not installed'
-    )
+def ros_message(made):
     from sensor_msgs.msg import PointCloud2, PointField
 
-    made = LAYOUTS[layout]
     message = PointCloud2(
         height=made.height,
         width=made.width,
@@ -145,16 +142,61 @@ def test_sensor_msgs_py_reads_the_same(layout):
         fields=[PointField(name=f.name, offset=f.offset, datatype=f.datatype, count=1) for f in made.fields],
     )
     message.data.frombytes(made.data.tobytes())
-    ours = read_cloud(message)
-    # Second, for it swaps the bytes of a big-endian message in place.
-    found = point_cloud2.read_points(message)
+    return message
+
+
+@pytest.fixture
+def point_cloud2():
+    return pytest.importorskip('sensor_msgs_py.point_cloud2', reason='sensor_msgs_py is not installed')
+
+
+@pytest.mark.parametrize('layout', [name for name in LAYOUTS if 'rows' not in name and 'big' not in name])
+def test_sensor_msgs_py_reads_the_same(layout, point_cloud2):
+    # It does not filter points, and gives intensities as they are.
+    message = ros_message(LAYOUTS[layout])
+    ours, found = read_cloud(message), point_cloud2.read_points(message)
     for i, name in enumerate('xyz'):
         np.testing.assert_array_equal(ours.points[:, i], found[name].astype(np.float32))
     expected = found['intensity'] / np.float32(ours.intensity_scale)
     np.testing.assert_allclose(ours.points[:, 3], expected, rtol=1e-6)
 
 
-def test_points_that_are_none_are_dropped_from_every_column():
+def test_why_sensor_msgs_py_does_not_read_the_points(point_cloud2):
+    padded = ros_message(LAYOUTS['organised, padded rows'])
+    np.testing.assert_array_equal(read_cloud(padded).points[:, :3], XYZ)
+    assert (point_cloud2.read_points(padded)['x'] != XYZ[:, 0]).any()
+    big = ros_message(LAYOUTS['big endian'])
+    before = big.data.tobytes()
+    np.testing.assert_array_equal(read_cloud(big).points[:, :3], XYZ)
+    assert big.data.tobytes() == before
+    point_cloud2.read_points(big)
+    assert big.data.tobytes() != before
+
+
+@pytest.mark.parametrize('library', ['sensor_msgs_py', 'our own'])
+def test_the_layout_is_the_same_with_and_without_sensor_msgs_py(library, monkeypatch):
+    if library == 'sensor_msgs_py':
+        pytest.importorskip('sensor_msgs_py.point_cloud2', reason='sensor_msgs_py is not installed')
+    else:
+        monkeypatch.setitem(sys.modules, 'sensor_msgs_py', None)
+        monkeypatch.setitem(sys.modules, 'sensor_msgs_py.point_cloud2', None)
+    module = runpy.run_path(messages.clouds.__file__)
+    described = module['dtype_from_fields'](
+        [module['Field'](f'f{k}', 8 * k, datatype) for k, datatype in enumerate(TYPES.values())]
+    )
+    for k, code in enumerate(TYPES):
+        dtype, offset = described.fields[f'f{k}'][:2]
+        assert (dtype, offset) == (np.dtype(code), 8 * k)
+
+
+def test_a_scalar_field_whose_count_is_zero_is_read():
+    made = cloud([*xyz(), ('intensity', 'f', 12)], rows(*XYZ.T, INTENSITY))
+    for field in made.fields:
+        field.count = 0
+    np.testing.assert_array_equal(read_cloud(made).points[:, :3], XYZ)
+
+
+def test_invalid_points_are_dropped_from_every_column():
     x = XYZ.copy()
     x[2, 1], x[5, 0], x[7] = np.nan, np.inf, 0.0
     made = cloud([*xyz(), ('intensity', 'f', 12), ('ring', 'H', 16)], rows(*x.T, INTENSITY, range(12)))
@@ -180,7 +222,10 @@ def change(**attributes):
             r'no field intensity: found x float32@0, .*; accepted: x, y, z as float32',
         ),
         (cloud([*xyz()[:2], ('intensity', 'f', 8)], rows(*XYZ.T)), 'no field z'),
-        (cloud([*xyz('i'), ('intensity', 'f', 12)], rows(*XYZ.T.astype(int), INTENSITY)), 'x is no floating'),
+        (
+            cloud([*xyz('i'), ('intensity', 'f', 12)], rows(*XYZ.T.astype(int), INTENSITY)),
+            'x is not a floating',
+        ),
         (change(width=0, data=np.zeros(0, np.uint8)), 'empty'),
         (change(width=13), '192 bytes of data, but height 1 x width 13 x point_step 16 needs 208'),
         (change(height=2, width=6, row_step=5), 'row_step 5 is smaller'),

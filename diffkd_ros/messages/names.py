@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of agents, topics, frames and types in messages."""
+
+from __future__ import annotations
+
+import re
+
+from diffkd_ros.errors import DiffkdError
+
+BOXES3D_TYPE = 'diffkd_ros/msg/Boxes3D'
+
+# What this package publishes and writes; recordings may have others.
+MAP_FRAME = 'map'
+CLASS_NAMES = ['vehicle']
+TRUTH_TOPIC = '/ground_truth'
+
+AGENT_PATTERN = r'(?:cav|rsu)_\d+'
+
+
+def agent_name(agent: int) -> str:
+    """The namespace and V2X name of an agent: ``cav_7`` for vehicle 7, ``rsu_1`` for road-side unit -1."""
+    return f'cav_{agent}' if agent >= 0 else f'rsu_{-agent}'
+
+
+def agent_number(name: str) -> int:
+    """The inverse of `agent_name`.
+
+    Raises:
+        DiffkdError: if the name has another form.
+    """
+    if not re.fullmatch(AGENT_PATTERN, name):
+        raise DiffkdError(f'agent name {name!r} is neither cav_<number> nor rsu_<number>')
+    kind, number = name.split('_')
+    return int(number) if kind == 'cav' else -int(number)
+
+
+def lidar_frame(agent: str) -> str:
+    """The frame of an agent's LiDAR."""
+    return f'{agent}/lidar'

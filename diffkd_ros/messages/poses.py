@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading poses from messages.
+
+Only attributes are read, so messages of rclpy and of `rosbags` are both accepted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffkd_ros.geometry.lidar_pose import LidarPose
+from diffkd_ros.geometry.poses import Matrix, PoseError
+from diffkd_ros.messages.rotations import quaternion_matrix
+
+
+def _vector(message: Any) -> NDArray[np.float64]:
+    return np.array([message.x, message.y, message.z])
+
+
+def _transform(translation: Any, quaternion: Any) -> Matrix:
+    t, q = _vector(translation), np.array([quaternion.x, quaternion.y, quaternion.z, quaternion.w])
+    length = float(np.linalg.norm(q))
+    if not np.isfinite([*t, *q]).all() or abs(length - 1.0) > 0.01:
+        raise PoseError(
+            f'not a rigid transform: translation {t.tolist()}, quaternion {q.tolist()} of length {length:.3g}'
+        )
+    pose = quaternion_matrix(q)
+    pose[:3, 3] = t
+    return pose
+
+
+def pose_of(pose: Any) -> Matrix:
+    """A `geometry_msgs/Pose` as a (4, 4) transform.
+
+    Raises:
+        PoseError: if a value is not finite or the quaternion is not of unit length to within 1 %.
+    """
+    return _transform(pose.position, pose.orientation)
+
+
+def pose_of_transform(transform: Any) -> Matrix:
+    """A `geometry_msgs/Transform` as a (4, 4) transform.
+
+    Raises:
+        PoseError: as `pose_of`.
+    """
+    return _transform(transform.translation, transform.rotation)
+
+
+def covariance_of(values: ArrayLike) -> NDArray[np.float64]:
+    """The 36 values of a message as a (6, 6) covariance; zeros (unknown) if they are not a valid covariance.
+
+    A valid covariance is finite, symmetric and positive semi-definite; inverting another could give NaN.
+    """
+    matrix = np.asarray(values, np.float64).reshape(6, 6)
+    if not np.isfinite(matrix).all():
+        return np.zeros((6, 6))
+    scale = float(np.abs(matrix).max())
+    if not np.allclose(matrix, matrix.T, rtol=0.0, atol=1e-6 * scale):
+        return np.zeros((6, 6))
+    if np.linalg.eigvalsh(matrix)[0] < -1e-6 * scale:
+        return np.zeros((6, 6))
+    return matrix
+
+
+def pose_of_odometry(message: Any) -> LidarPose:
+    """The pose and twist in a `nav_msgs/Odometry`, of its child frame.
+
+    A twist that is not finite, or whose covariance begins with a negative value, is unknown.
+
+    Raises:
+        PoseError: as `pose_of`.
+    """
+    twist = message.twist.twist
+    linear, angular = _vector(twist.linear), _vector(twist.angular)
+    known = message.twist.covariance[0] >= 0 and bool(np.isfinite([*linear, *angular]).all())
+    return LidarPose(
+        pose_of(message.pose.pose),
+        message.header.frame_id,
+        covariance_of(message.pose.covariance),
+        linear if known else None,
+        angular if known else np.zeros(3),
+        covariance_of(message.twist.covariance) if known else np.zeros((6, 6)),
+    )
+
+
+def pose_of_stamped(message: Any) -> LidarPose:
+    """The pose in a `geometry_msgs/PoseWithCovarianceStamped`; its motion is unknown.
+
+    Raises:
+        PoseError: as `pose_of`.
+    """
+    return LidarPose(
+        pose_of(message.pose.pose), message.header.frame_id, covariance_of(message.pose.covariance)
+    )

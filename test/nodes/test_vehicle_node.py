@@ -73,7 +73,7 @@ def truncated(cloud):
 
 def integer_coordinates(cloud):
     cloud.fields[0].datatype = PointField.INT32
-    return 'x is no floating-point field'
+    return 'x is not a floating-point field'
 
 
 def far_away(cloud):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks, in torch alone: encoder, restoration, fusion, head; teacher and student built from them."""
+"""The networks, in plain torch: encoder, restoration, fusion and head, combined into teacher and student."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 2D backbone over pillars and the encoder that a vehicle runs: points to the feature map it shares."""
+"""The 2D backbone over pillars, and the encoder that turns points into the feature map an agent shares."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Backbone(nn.Module):
-    """Three stages at strides 2, 4, 8, each upsampled to stride 2 and merged (PointPillars' neck).
+    """Three stages at strides 2, 4 and 8, each upsampled to stride 2, then merged.
+
+    The layout is that of PointPillars' 2D backbone (Lang et al., CVPR 2019, Sec. 2.2).
 
     Args:
         inputs: channels of the pillar map.
         stages: channels of the three stages.
         depth: 3x3 convolutions per stage after the strided one.
         outputs: channels of the merged map.
-        vectors: pairs of its channels, the first ones, that are directions and may be negative.
+        vectors: number of leading channel pairs that encode directions and may be negative.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Backbone(nn.Module):
         )
 
     def forward(self, pillars: Tensor) -> Tensor:
-        """(n, inputs, 2h, 2w) pillars to (n, outputs, h, w) features, non-negative but for directions."""
+        """Pillars (n, inputs, 2h, 2w) to features (n, outputs, h, w), non-negative except for directions."""
         merged = []
         for stage, lateral in zip(self.stages, self.lateral, strict=True):
             pillars = stage(pillars)
@@ -68,16 +70,16 @@ class Backbone(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Points to the feature map an agent shares, and the density that says where it looked.
+    """Points to the feature map an agent shares and the point density per cell.
 
     Args:
-        pillars: points to the map that the backbone reads, called as `PillarEncoder` is; a feature cell is
-            twice as large as a cell of this map.
-        pillar_channels: channels of that map.
+        pillars: module that maps points to the backbone's input, with the signature of `PillarEncoder`. The
+            edge of a feature cell is twice that of a pillar.
+        pillar_channels: channels of the pillar map.
         stages: channels of the backbone's stages.
         depth: convolutions per stage.
         channels: channels of the shared map.
-        vectors: pairs of them that are directions, see `Backbone`.
+        vectors: number of channel pairs that encode directions, see `Backbone`.
     """
 
     def __init__(
@@ -94,12 +96,7 @@ class Encoder(nn.Module):
         self.backbone = Backbone(pillar_channels, stages, depth, channels, vectors)
 
     def forward(self, points: Tensor, cloud: Tensor, clouds: int) -> tuple[Tensor, Tensor]:
-        """Encode several clouds at once.
-
-        Args:
-            points: (p, 4) x, y, z, intensity.
-            cloud: (p,) int64 index of each point's cloud.
-            clouds: number of clouds.
+        """Encode several clouds; arguments as for `PillarEncoder.forward`.
 
         Returns:
             feature: (clouds, channels, h, w), zero outside `covered_cells` of the density.
@@ -111,9 +108,15 @@ class Encoder(nn.Module):
 
 
 def covered_cells(density: Tensor) -> Tensor:
-    """Cells at most three cells from an observed one: (n, 1, h, w) density to (n, 1, h, w) of 0 and 1.
+    """Mask of the cells at most three cells from an observed one.
 
-    LiDAR sees the near sides of a vehicle, while its box is centred up to half a length behind them: the
-    margin keeps the centre in, and keeps everything else from claiming space that no beam entered.
+    LiDAR returns lie on the near sides of a vehicle, up to half its length from the centre of its box. The
+    margin includes that centre and excludes space that no beam reached.
+
+    Args:
+        density: (n, 1, h, w), above 0 where points were observed.
+
+    Returns:
+        (n, 1, h, w) of 0 and 1, of the density's type.
     """
     return functional.max_pool2d((density > 0).to(density.dtype), 7, stride=1, padding=3)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fusions that Diff-KD's is compared with: cell-wise maximum (F-Cooper) and attention (AttFusion).
+"""Baselines for Diff-KD's fusion: cell-wise maximum (F-Cooper) and attention (AttFusion).
 
-Both take and return what `AdaptiveGatedFusion` does. Neither estimates how reliable the ego is: they report
-the share that the ego got.
+Both have the interface of `AdaptiveGatedFusion`. Neither estimates the ego's reliability; they return the
+ego's share in its place.
 """
 
 from __future__ import annotations
@@ -14,29 +14,25 @@ from diffkd_ros.model.fusion import MASKED
 
 
 class MaximumFusion(nn.Module):
-    """The largest value per channel over the agents that cover a cell (F-Cooper, Chen et al., SEC 2019)."""
-
-    estimates_reliability = False
+    """Maximum per channel over the agents that cover a cell (F-Cooper, Chen et al., SEC 2019)."""
 
     def forward(
         self, features: Tensor, coverage: Tensor, density: Tensor, change: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `AdaptiveGatedFusion.forward`; a share is the part of the channels that an agent gave."""
+        """As `AdaptiveGatedFusion.forward`; a share is the fraction of channels that come from an agent."""
         masked = torch.where(coverage > 0, features, torch.full_like(features, MASKED))
         fused = masked.max(dim=0, keepdim=True).values
         given = (masked == fused).to(features.dtype)
-        # Where several agents are equal, mostly at zero, they share the channel.
+        # Agents with equal values, usually zero, share the channel.
         share = (given / given.sum(dim=0, keepdim=True)).mean(dim=1, keepdim=True)
         return fused, share, share[:1]
 
 
 class AttentionFusion(nn.Module):
-    """Scaled dot-product attention over agents in every cell, the ego asking (AttFusion, OPV2V, ICRA 2022).
+    """Scaled dot-product attention over agents in every cell (AttFusion; Xu et al., OPV2V, ICRA 2022).
 
-    Queries, keys and values are the features themselves, as there; nothing is learnt in it.
+    The ego's feature is the query; keys and values are the agents' features. There are no parameters.
     """
-
-    estimates_reliability = False
 
     def forward(
         self, features: Tensor, coverage: Tensor, density: Tensor, change: Tensor

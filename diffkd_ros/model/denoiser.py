@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that predict a clean latent: two denoisers, and one without diffusion to compare them with."""
+"""Networks that predict a clean latent: two denoisers, and one without diffusion for comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ PYRAMID = (3, 5, 5)  # gated blocks at strides 1, 2, 4 of the `faithful` denoise
 
 
 class GatedBlock(nn.Module):
-    """LGM on the condition and, if there is one, the time; then a residual dilated 3x3 convolution."""
+    """LGM on the condition and the optional time, then a residual dilated 3x3 convolution.
+
+    Args:
+        channels: channels of x and the condition; a multiple of 8.
+        time_channels: channels of the time embedding; 0 for none.
+        dilation: of the convolution.
+    """
 
     def __init__(self, channels: int, time_channels: int, dilation: int) -> None:
         super().__init__()
@@ -25,7 +31,7 @@ class GatedBlock(nn.Module):
         self.norm = nn.GroupNorm(8, channels)
 
     def forward(self, x: Tensor, condition: Tensor, time: Tensor | None = None) -> Tensor:
-        """(n, c, h, w) in and out."""
+        """Process x (n, c, h, w) given a condition (n, c, h, w) and a time embedding (n or 1, t)."""
         x = self.modulation(x, condition, time)
         return x + functional.silu(self.norm(self.convolution(x)))
 
@@ -35,7 +41,7 @@ def _blocks(channels: int, time_channels: int, count: int) -> Iterable[GatedBloc
 
 
 class TimeNetwork(nn.Module):
-    """Diffusion times to the embedding that every block reads: (n,) to (n, channels)."""
+    """Diffusion times (n,) to the embeddings (n, channels) that all blocks share."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -45,15 +51,15 @@ class TimeNetwork(nn.Module):
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        """Embed times 0..999."""
+        """Embed times in 0..999."""
         return self.layers(time_embedding(t, self.channels))
 
 
 class EdgeDenoiser(nn.Module):
-    """A stem, gated residual blocks with dilations 1, 2, 4, ... and a linear head.
+    """A stem, gated residual blocks with dilations 1, 2, 4, 1, ... and a linear head.
 
     Args:
-        channels: width, of the latent too.
+        channels: channels of the latent and of every layer.
         blocks: number of gated blocks.
     """
 
@@ -69,7 +75,7 @@ class EdgeDenoiser(nn.Module):
 
         Args:
             noisy: (n, c, h, w) latent at time t.
-            t: (n,) diffusion times, 0..999.
+            t: (n,) diffusion times in 0..999.
             condition: (n, c, h, w).
 
         Returns:
@@ -83,12 +89,13 @@ class EdgeDenoiser(nn.Module):
 
 
 class FaithfulDenoiser(nn.Module):
-    """Gated blocks at three strides, merged by a pyramid: the layout found in the same group's CoopDiff.
+    """Gated blocks at strides 1, 2 and 4, merged by a pyramid.
 
-    Diff-KD's own layers were not found. Height and width must be multiples of 4.
+    The layout follows CoopDiff (arXiv 2603.01688), by the same group; Diff-KD's own layers are not published.
+    Height and width must be multiples of 4.
 
     Args:
-        channels: width, of the latent too.
+        channels: channels of the latent and of every layer.
     """
 
     def __init__(self, channels: int) -> None:
@@ -122,11 +129,11 @@ class FaithfulDenoiser(nn.Module):
 
 
 class PlainEstimator(nn.Module):
-    """The edge denoiser's blocks with neither noise nor time: the placebo that diffusion is measured against.
+    """The edge denoiser's blocks without noise and time: the control for the effect of diffusion.
 
     Args:
-        channels: width, of the latent too.
-        blocks: number of gated blocks; as many as a sampler runs in all its steps, for equal cost.
+        channels: channels of the latent and of every layer.
+        blocks: number of gated blocks; for equal cost, as many as a sampler runs in all its steps.
     """
 
     def __init__(self, channels: int, blocks: int) -> None:
@@ -136,7 +143,7 @@ class PlainEstimator(nn.Module):
         self.head = nn.Conv2d(channels, channels, 1)
 
     def forward(self, observed: Tensor, condition: Tensor) -> Tensor:
-        """Predict the clean latent from the observed one; (n, c, h, w) both, and the result."""
+        """Predict the clean latent (n, c, h, w) from the observed one and a condition of the same shape."""
         x = self.stem(observed)
         for block in self.blocks:
             x = block(x, condition)

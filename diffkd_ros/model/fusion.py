@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warping neighbours into the ego's grid and Adaptive Gated Fusion (AGF)."""
+"""Warping of neighbours' maps into the ego's grid, and Adaptive Gated Fusion (AGF)."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from torch.nn import functional
 
 from diffkd_ros.model.modulation import LightweightGatedModulation, Unmodulated
 
-MASKED = -1e4
+MASKED = -1e4  # score of a masked agent; finite in half precision
 
 
 def warp(maps: Tensor, ego_to_agent: Tensor, vectors: int = 0) -> Tensor:
-    """Resample agents' maps on the ego's grid, bilinear, zero outside.
+    """Resample agents' maps on the ego's grid: bilinear, zero outside.
 
     Args:
         maps: (n, c, h, w) each in its agent's own grid.
         ego_to_agent: (n, 2, 3) affine maps from the ego's normalised grid coordinates (x, y in [-1, 1] over
             the outer cell edges) to the agent's.
-        vectors: how many pairs of channels, the first ones, are the x and y of a direction: such a pair turns
-            with the grid. Without, a direction that an agent saw stays in its own axes.
+        vectors: number of leading channel pairs that are the x and y of a direction. They are rotated from
+            the agent's axes to the ego's.
 
     Returns:
         (n, c, h, w) in the ego's grid.
     """
     height, width = maps.shape[2:]
     if vectors:
-        maps = torch.cat((_turned(maps[:, : 2 * vectors], ego_to_agent), maps[:, 2 * vectors :]), dim=1)
-    # Written out instead of affine_grid, so that it exports to every ONNX opset, and not as a matrix product,
-    # which autocast would round to bfloat16: a quarter of a cell at the grid's edge.
+        maps = torch.cat((_rotated(maps[:, : 2 * vectors], ego_to_agent), maps[:, 2 * vectors :]), dim=1)
+    # Not affine_grid, which does not export to every ONNX opset, and not a matrix product, which autocast
+    # would round to bfloat16: an error of a quarter of a cell at the grid's edge.
     dtype = ego_to_agent.dtype
     x = (torch.arange(width, device=maps.device, dtype=dtype) * 2 + 1) / width - 1
     y = (torch.arange(height, device=maps.device, dtype=dtype)[:, None] * 2 + 1) / height - 1
@@ -40,10 +40,10 @@ def warp(maps: Tensor, ego_to_agent: Tensor, vectors: int = 0) -> Tensor:
     )
 
 
-def _turned(pairs: Tensor, ego_to_agent: Tensor) -> Tensor:
-    """Directions (n, 2 v, h, w), x and y in turn, from each agent's axes to the ego's."""
+def _rotated(pairs: Tensor, ego_to_agent: Tensor) -> Tensor:
+    """Rotate directions (n, 2 v, h, w), x and y alternating, from each agent's axes to the ego's."""
     height, width = pairs.shape[2:]
-    # Cells are square, so the half lengths of the grid are as its numbers of cells.
+    # Cells are square: the ratio of the grid's lengths is the ratio of its numbers of cells.
     cos = ego_to_agent[:, 0, 0, None, None, None]
     sin = ego_to_agent[:, 1, 0, None, None, None] * (height / width)
     x, y = pairs[:, 0::2], pairs[:, 1::2]
@@ -51,26 +51,26 @@ def _turned(pairs: Tensor, ego_to_agent: Tensor) -> Tensor:
 
 
 class AdaptiveGatedFusion(nn.Module):
-    """AGF: neighbours count where the ego's own view is unreliable.
+    """AGF: neighbours are weighted by how unreliable the ego's own view is.
 
-    Known from the paper: neighbours are weighed dynamically by the ego's reliability, and LGM sits inside.
-    The formulas are derived. r is the ego's reliability per cell, w a softmax over neighbours, M coverage:
+    The Diff-KD paper states that neighbours are weighted dynamically by the ego's reliability and that AGF
+    contains LGM. The formulas are derived here. With r the ego's reliability per cell, w a softmax over
+    neighbours, F features, M coverage, and index 0 for the ego:
 
         r = sigmoid(conv(F_0, confidence, density, change, max_j M_j, max_j M_j (F_0 - sum_j w_j F_j)))
         N = sum_j w_j LGM(F_j; F_0),  v = (1 - r) max_j M_j,  out = LGM((1 - v) F_0 + v N; F_0)
 
-    The last term tells the ego what others saw and it does not: with it reliability falls further under every
-    corruption that takes returns away.
+    The last input of r is the difference between the ego's and the neighbours' features. With it, reliability
+    decreases more under every corruption that removes returns.
 
-    Without neighbours v = 0, so out = LGM(F_0; F_0), the single-agent path.
+    Without neighbours v = 0 and out = LGM(F_0; F_0), the single-agent path.
 
     Args:
         channels: channels of the feature maps.
         key_channels: channels of the attention's query and key.
-        modulation: False leaves both LGMs out, for an ablation.
+        modulation: False omits both LGMs, for an ablation.
     """
 
-    estimates_reliability = True
     distance: Tensor
 
     def __init__(self, channels: int, key_channels: int, modulation: bool = True) -> None:
@@ -82,14 +82,15 @@ class AdaptiveGatedFusion(nn.Module):
         last = self.reliability[-1]
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
-        nn.init.constant_(last.bias, 0.5)  # the ego leads at the start of training
+        nn.init.constant_(last.bias, 0.5)  # the ego dominates at the start of training
         self.query = nn.Conv2d(channels, key_channels, 1)
         self.key = nn.Conv2d(channels, key_channels, 1)
         self.confidence_weight = nn.Parameter(torch.ones(()))
         block = LightweightGatedModulation if modulation else Unmodulated
         self.neighbour = block(channels)
         self.fused = block(channels)
-        # Typical squared distance of the ego's feature from the teacher's, the unit of reliability's target.
+        # Running median of the ego's squared distance from the teacher's feature: the unit of the
+        # reliability's target, see `training.stages`.
         self.register_buffer('distance', torch.zeros(()))
 
     def forward(
@@ -105,13 +106,14 @@ class AdaptiveGatedFusion(nn.Module):
 
         Returns:
             fused: (1, c, h, w).
-            share: (n, 1, h, w) each agent's share of the cell before the last modulation; sums to 1.
+            share: (n, 1, h, w) each agent's share of the cell before the last modulation; sums to 1 over
+                agents.
             reliability: (1, 1, h, w) of the ego, in (0, 1).
         """
         ego = features[:1]
         confidence = torch.sigmoid(self.confidence(features))
 
-        # The ego takes part in the softmax's arithmetic with weight zero, so one graph serves 1 to n agents.
+        # The ego is part of the softmax with weight zero, so that one graph serves 1 to n agents.
         is_neighbour = torch.ones_like(coverage)
         is_neighbour[:1] = 0
         mask = coverage * is_neighbour

@@ -24,9 +24,9 @@ class CentreHead(nn.Module):
         self.heatmap = nn.Conv2d(hidden, 1, 1)
         self.regression = nn.Conv2d(hidden, REGRESSION, 1)
         assert self.heatmap.bias is not None
-        nn.init.constant_(self.heatmap.bias, -2.19)  # a prior of 0.1, as focal losses want
+        nn.init.constant_(self.heatmap.bias, -2.19)  # logit of a prior probability of 0.1, for the focal loss
 
     def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, c, h, w) to the heat map's logits (n, 1, h, w) and the regression (n, 8, h, w)."""
+        """Fused map (n, c, h, w) to heat map logits (n, 1, h, w) and regression (n, 8, h, w)."""
         shared = self.shared(fused)
         return self.heatmap(shared), self.regression(shared)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lightweight Gated Modulation (LGM): one class for the teacher, the fusion and the denoiser."""
+"""Lightweight Gated Modulation (LGM), used by the teacher, the fusion and the denoiser."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch.nn import functional
 
 
 class LightweightGatedModulation(nn.Module):
-    """LGM(x; c) = x + s * sigmoid(g) * ((1 + gamma) * Norm(x) + beta), with gamma, beta, g read off c.
+    """LGM(x; c) = x + s * sigmoid(g) * ((1 + gamma) * Norm(x) + beta), with gamma, beta, g computed from c.
 
-    The paper names the block (its Fig. 1 d, used in the teacher and in AGF); its formula was not found. This
-    form is derived from the gated scale-and-shift of the same group's CoopDiff. s is a learnt scale per
-    channel that starts at 0, so the block starts as the identity.
+    The Diff-KD paper names the block (Fig. 1 d; part of the teacher and of AGF) without a formula. This form
+    is derived from the gated scale-and-shift of CoopDiff (arXiv 2603.01688). s is a learnt scale per channel,
+    initialised to 0, so that the block starts as the identity.
 
     Args:
-        channels: channels of x and c.
-        time_channels: channels of a diffusion time embedding that joins the condition; 0 for none.
+        channels: channels of x and c; a multiple of 8.
+        time_channels: channels of a diffusion time embedding added to the condition; 0 for none.
     """
 
     def __init__(self, channels: int, time_channels: int = 0) -> None:
@@ -37,22 +37,22 @@ class LightweightGatedModulation(nn.Module):
         condition = functional.silu(condition)
         pooled = self.pooled(condition.mean(dim=(2, 3)))
         if self.time is not None:
-            assert time is not None, 'built with a time embedding, called without one'
+            assert time is not None, 'the block has a time embedding and was called without a time'
             pooled = pooled + self.time(functional.silu(time))
         gamma, beta, gate = (self.local(condition) + pooled[:, :, None, None]).chunk(3, dim=1)
         return x + self.scale * torch.sigmoid(gate) * ((1 + gamma) * self.norm(x) + beta)
 
 
 class Unmodulated(nn.Module):
-    """Stands where an LGM would, for the ablation without: x passes.
+    """Identity in place of an LGM, for the ablation.
 
     Args:
-        channels: as of `LightweightGatedModulation`.
+        channels: ignored; as for `LightweightGatedModulation`.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Give x back."""
+        """Return x."""
         return x

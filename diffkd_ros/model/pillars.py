@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points to pillars: a point-wise layer and one scatter-max into the dense bird's-eye-view grid."""
+"""Points to pillars: a point-wise layer and a scatter-max into the dense bird's-eye-view grid."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ POINT_FEATURES = 6
 
 
 class PillarEncoder(nn.Module):
-    """PointPillars' feature net (Lang et al., CVPR 2019) without the per-pillar point limit.
+    """PointPillars' feature net (Lang et al., CVPR 2019, Sec. 2.1) without a limit of points per pillar.
 
-    Every point is described by z, intensity, its offset from the pillar's centre in cells (x, y), the squared
-    offset from the range's middle height and its distance from the sensor; a linear layer, then the maximum
-    per pillar. Absolute x and y are left out: what a neighbour sees must not depend on where it stands.
+    A point's input features are z, intensity, the offset from the pillar's centre in cells (x, y), the
+    squared offset from the middle height of the range, and the horizontal distance from the sensor. A linear
+    layer follows, then the maximum per pillar. Absolute x and y are omitted, so that the encoding of an object
+    does not depend on its position relative to the sensor.
 
     Args:
         grid_range: x_min, y_min, z_min, x_max, y_max, z_max in metres, LiDAR frame.
@@ -50,7 +51,7 @@ class PillarEncoder(nn.Module):
         inside &= (points[:, 2] >= self.z_min) & (points[:, 2] < self.z_max)
         cells = self.height * self.width
         index = (cloud * cells + row.long() * self.width + column.long()).clamp(0, clouds * cells)
-        # Points outside fall into one spare cell behind the grid: no data-dependent shape, so it exports.
+        # Points outside go to one extra cell after the grid: no data-dependent shape, so that it exports.
         index = torch.where(inside, index, torch.full_like(index, clouds * cells))
 
         described = torch.stack(
@@ -67,7 +68,7 @@ class PillarEncoder(nn.Module):
         encoded = torch.relu(self.norm(self.linear(described)))
         grid = encoded.new_zeros((clouds * cells + 1, encoded.shape[1]))
         grid = grid.scatter_reduce(0, index[:, None].expand_as(encoded), encoded, 'amax', include_self=True)
-        # In the points' own precision: under autocast, counts above 256 would stop counting.
+        # In the points' precision: bfloat16 under autocast cannot count above 256.
         count = points.new_zeros(clouds * cells + 1).scatter_add(0, index, torch.ones_like(points[:, 0]))
         shape = (clouds, self.height, self.width)
         pillars = grid[:-1].view(*shape, -1).permute(0, 3, 1, 2)

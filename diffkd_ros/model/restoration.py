@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progressive Knowledge Distillation, part (a): each agent's feature restored by conditional diffusion.
+"""Progressive Knowledge Distillation, part (a): restoration of each agent's feature by conditional diffusion.
 
-Known from the paper: restoration by diffusion of every agent's local feature before fusion, toward the
-teacher's. Not printed there, and derived here: x0-prediction with a cosine schedule (as the same group's
-CoopDiff), the starts, and a gate that never loses what was observed.
+The Diff-KD paper states that every agent's local feature is restored toward the teacher's by diffusion before
+fusion. Details it does not give are derived here: x0-prediction with a cosine schedule (as in CoopDiff, arXiv
+2603.01688), the starting points of the sampler, and a gate that preserves what was observed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from diffkd_ros.model.denoiser import EdgeDenoiser, FaithfulDenoiser, PlainEstim
 from diffkd_ros.model.schedule import TRAINING_STEPS, cosine_alpha_bar, ddim_times
 
 NOISE_SEED = 20260402
-NOISE_LIMIT = 2.0  # predicted noise is clamped to this many standard deviations, as CoopDiff does
-LATENT_LIMIT = 5.0
-MATCHED_SHARE = 0.8  # of the observation in a matched start, before training
+NOISE_LIMIT = 2.0  # predicted noise is clamped to this many standard deviations, as in CoopDiff
+LATENT_LIMIT = 5.0  # standard deviations to which normalised features are clamped
+MATCHED_SHARE = 0.8  # initial share of the observation in a matched start
 
 Start = Literal['truncated', 'pure', 'matched']
 Profile = Literal['edge', 'faithful']
 
 
 class TeacherScale(nn.Module):
-    """Mean and deviation per channel of the teacher's feature; by itself, it leaves features as they are.
+    """Mean and standard deviation per channel of the teacher's feature; as a restoration, the identity.
 
     Args:
         channels: channels of the feature map.
@@ -43,24 +43,24 @@ class TeacherScale(nn.Module):
         self.register_buffer('deviation', torch.ones(1, channels, 1, 1))
 
     def normalise(self, feature: Tensor) -> Tensor:
-        """Feature to units of the teacher's standard deviation, clipped to +-5."""
+        """Standardise a feature (n, c, h, w) by the teacher's mean and deviation, clamped to +-5."""
         return ((feature - self.mean) / self.deviation).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
     def forward(self, feature: Tensor, density: Tensor) -> Tensor:
-        """Restore features (n, c, h, w) with densities (n, 1, h, w), each in its own agent's frame."""
+        """Restore features (n, c, h, w), given densities (n, 1, h, w), each in its own agent's frame."""
         return feature
 
 
 class Restoration(TeacherScale):
-    """What every restoration shares: the latent and the gate.
+    """Base of the restorations: the latent space and the gate.
 
-    A linear autoencoder carries a feature into the latent and back (one 2x2 patch to one latent cell; with
-    patches of 1 it is the identity). The restored map replaces the observed one only through a gate and only
-    near observed cells, so nothing can appear where no beam returned.
+    A linear autoencoder maps a feature to the latent space and back (one 2x2 patch to one latent cell; the
+    identity for patches of 1). The gate mixes the restored map with the observed one, near observed cells
+    only, so that no object appears where no beam returned.
 
     Args:
         channels: channels of the feature map.
-        latent_channels: width of the latent; `channels` if `patch` is 1.
+        latent_channels: channels of the latent; `channels` if `patch` is 1.
         patch: cells along the side of a latent cell, 1 or 2.
     """
 
@@ -84,21 +84,24 @@ class Restoration(TeacherScale):
         nn.init.constant_(self.gate.bias, -2.0)
 
     def conditions(self, feature: Tensor, density: Tensor) -> Tensor:
-        """What the estimate may look at: (n, c, h, w) and (n, 1, h, w) to (n, latent, h', w')."""
+        """The condition (n, latent, h', w') from features (n, c, h, w) and densities (n, 1, h, w)."""
         return self.condition(torch.cat((self.normalise(feature), density), dim=1))
 
     def predict(self, clean: Tensor, projected: Tensor, condition: Tensor) -> Tensor:
-        """One training prediction of the clean latent.
+        """Predict the clean latent in training.
 
         Args:
-            clean: (n, latent, h', w') the truth, of which a diffusion shows a noisy version.
-            projected: (n, latent, h', w') the observed feature projected into the latent.
-            condition: (n, latent, h', w').
+            clean: (n, latent, h', w') the target, to which a diffusion adds noise.
+            projected: (n, latent, h', w') the observed feature projected into the latent space.
+            condition: (n, latent, h', w'), from `conditions`.
+
+        Returns:
+            (n, latent, h', w').
         """
         raise NotImplementedError
 
     def estimate(self, projected: Tensor, condition: Tensor) -> Tensor:
-        """The clean latent as it is estimated on the vehicle; arguments as in `predict`."""
+        """Estimate the clean latent at inference; arguments and result as for `predict`."""
         raise NotImplementedError
 
     def forward(self, feature: Tensor, density: Tensor) -> Tensor:
@@ -119,16 +122,17 @@ class Restoration(TeacherScale):
 
 
 class DiffusionRestoration(Restoration):
-    """Conditional diffusion of one agent's feature toward the teacher's, at the receiver.
+    """Conditional diffusion of each agent's feature toward the teacher's, run by the receiver.
 
     Args:
         channels: channels of the feature map.
-        latent_channels: width of the latent and the denoiser.
+        latent_channels: channels of the latent and the denoiser, in the `edge` profile.
         blocks: denoiser blocks of the `edge` profile.
-        start_from: `truncated`, the projected observation with the noise of time `start`; `pure`, noise alone
-            at time 999; `matched`, observation and noise in a learnt share per agent (DiffKD, NeurIPS 2023).
+        start_from: `truncated`, the projected observation plus noise of time `start`; `pure`, noise alone at
+            time 999; `matched`, observation and noise in a learnt ratio per agent (Huang et al., Knowledge
+            Diffusion for Distillation, NeurIPS 2023).
         start: diffusion time of the truncated and the matched start.
-        steps: DDIM steps at inference; 0 leaves the feature as it is.
+        steps: DDIM steps at inference; 0 leaves the feature unchanged.
         height: rows of the feature map.
         width: columns of the feature map.
         profile: `edge`, in the latent of 2x2 patches; `faithful`, at full resolution and width.
@@ -164,26 +168,26 @@ class DiffusionRestoration(Restoration):
                 self.share.bias.copy_(torch.tensor([MATCHED_SHARE, 1 - MATCHED_SHARE]).log())
         alpha_bar = cosine_alpha_bar()
         self.register_buffer('alpha_bar', alpha_bar.float(), persistent=False)
-        # Plain numbers: the sampler unrolls into constants, and the exported graph has no control flow.
+        # Plain numbers: the sampler unrolls into constants and the exported graph has no control flow.
         self.times = ddim_times(TRAINING_STEPS - 1 if start_from == 'pure' else start, steps)
         self.schedule: list[float] = alpha_bar.tolist()
-        # One stored draw for every agent and call: a replay gives the same boxes, in any order of agents.
+        # One stored draw for all agents and calls: results are repeatable, whatever the order of agents.
         generator = torch.Generator().manual_seed(NOISE_SEED)
         noise = torch.randn((1, latent_channels, height // patch, width // patch), generator=generator)
         self.register_buffer('noise', noise)
 
     def diffuse(self, latent: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Forward process q(x_t | x_0) at times t (n,)."""
+        """The noisy latent x_t at times t (n,), given x_0 and noise (Ho et al., NeurIPS 2020, Eq. 4)."""
         signal = self.alpha_bar[t][:, None, None, None]
         return signal.sqrt() * latent + (1 - signal).sqrt() * noise
 
     def predict(self, clean: Tensor, projected: Tensor, condition: Tensor) -> Tensor:
-        """x0-prediction at a time and with a noise drawn for each agent."""
+        """x0-prediction, with a time and noise drawn for each agent."""
         t = torch.randint(TRAINING_STEPS, (len(clean),), device=clean.device)
         return self.denoiser(self.diffuse(clean, t, torch.randn_like(clean)), t, condition)
 
     def begin(self, projected: Tensor) -> Tensor:
-        """The latent that sampling starts from: (n, latent, h', w') in and out."""
+        """The latent (n, latent, h', w') that sampling starts from."""
         if self.start_from == 'pure':
             return self.noise.expand_as(projected)
         if self.start_from == 'matched':
@@ -194,7 +198,7 @@ class DiffusionRestoration(Restoration):
         return math.sqrt(kept) * projected + math.sqrt(1 - kept) * self.noise
 
     def estimate(self, projected: Tensor, condition: Tensor) -> Tensor:
-        """Deterministic DDIM (eta = 0) over the time grid; returns the clean latent."""
+        """Deterministic DDIM over the time grid (Song et al., ICLR 2021, Eq. 12 with sigma = 0)."""
         times, schedule = self.times, self.schedule
         x = self.begin(projected)
         clean = x
@@ -208,17 +212,17 @@ class DiffusionRestoration(Restoration):
         return clean
 
     def forward(self, feature: Tensor, density: Tensor) -> Tensor:
-        """As `Restoration.forward`; without steps, the feature itself."""
+        """As `Restoration.forward`; with 0 steps, the feature itself."""
         return super().forward(feature, density) if self.times else feature
 
 
 class PlainRestoration(Restoration):
-    """The placebo: the same blocks, latent, target and gate, without diffusion.
+    """The control: the same blocks, latent, target and gate as `DiffusionRestoration`, without diffusion.
 
     Args:
         channels: channels of the feature map.
-        latent_channels: width of the latent.
-        blocks: of the estimator.
+        latent_channels: channels of the latent.
+        blocks: number of blocks of the estimator.
     """
 
     def __init__(self, channels: int, latent_channels: int, blocks: int) -> None:
@@ -226,9 +230,9 @@ class PlainRestoration(Restoration):
         self.estimator = PlainEstimator(latent_channels, blocks)
 
     def predict(self, clean: Tensor, projected: Tensor, condition: Tensor) -> Tensor:
-        """The estimate itself: there is no noisy version of the truth to look at."""
+        """The estimate; the target is not an input."""
         return self.estimate(projected, condition)
 
     def estimate(self, projected: Tensor, condition: Tensor) -> Tensor:
-        """One pass."""
+        """One pass of the estimator."""
         return self.estimator(projected, condition)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The diffusion's noise schedule, its DDIM time grid and how a time is told to a network."""
+"""The noise schedule of the diffusion, the DDIM time grid and the time embedding."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ TRAINING_STEPS = 1000
 
 
 def cosine_alpha_bar(offset: float = 0.008) -> Tensor:
-    """Cumulative signal share of the cosine schedule (Nichol & Dhariwal 2021), betas clipped at 0.999.
+    """Cumulative signal share of the cosine schedule (Nichol & Dhariwal, ICML 2021, Eq. 17).
+
+    Args:
+        offset: s in the paper; keeps beta from being too small near t = 0.
 
     Returns:
-        (1000,) float64, strictly decreasing.
+        (1000,) float64, strictly decreasing; betas are clipped at 0.999, as in the paper.
     """
     t = torch.arange(TRAINING_STEPS + 1, dtype=torch.float64) / TRAINING_STEPS
     f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
@@ -24,12 +27,12 @@ def cosine_alpha_bar(offset: float = 0.008) -> Tensor:
 
 
 def ddim_times(start: int, steps: int) -> list[int]:
-    """Descending DDIM time grid: `steps` of them from `start`; -1, the clean end, is left out."""
+    """Descending, evenly spaced grid of `steps` times from `start`, without the clean end at -1."""
     return [int(start - (start + 1) * step / steps) for step in range(steps)]
 
 
 def time_embedding(t: Tensor, channels: int) -> Tensor:
-    """Sinusoidal embedding (Vaswani et al. 2017) of diffusion times: (n,) to (n, channels)."""
+    """Sinusoidal embedding (n, channels) of times (n,), as in Vaswani et al., NeurIPS 2017, Sec. 3.5."""
     frequency = torch.exp(
         torch.arange(channels // 2, device=t.device) * (-math.log(10000.0) / (channels // 2))
     )

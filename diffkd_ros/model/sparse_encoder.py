@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points to the bird's-eye-view grid by sparse 3D convolutions, in place of pillars; runs in torch only."""
+"""Points to the bird's-eye-view grid by sparse 3D convolutions, an alternative to pillars; torch only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SparseConvolutionError(DiffkdError):
 
 
 def load_spconv() -> ModuleType:
-    """`spconv.pytorch`, made to learn on machines without CUDA too.
+    """Import `spconv.pytorch`, patched so that its backward pass runs without CUDA.
 
     Raises:
         SparseConvolutionError: if spconv is not installed.
@@ -35,19 +35,19 @@ def load_spconv() -> ModuleType:
             'spconv-cu120 or newer'
         ) from error
     if not torch.cuda.is_available():
-        # The backward pass asks for the current CUDA stream before it looks where the tensors are, which a
-        # torch without CUDA refuses. On the CPU the answer is not used.
+        # The backward pass asks for the current CUDA stream whatever the device, which raises in a torch
+        # without CUDA. On the CPU the value is not used.
         ops.get_current_stream = lambda: 0
     return spconv
 
 
 class SparseVoxelEncoder(nn.Module):
-    """SECOND's middle layers (Yan et al., Sensors 2018) between points and a dense pillar map.
+    """SECOND's sparse middle layers (Yan et al., Sensors 2018) from points to a dense pillar map.
 
-    A voxel is described by the mean over its points of z, intensity, the offsets from the voxel's centre in
-    voxels and the distance from the sensor. Submanifold convolutions with a strided one before each further
-    stage bring x and y to the pillars' resolution and fold the height away; what is left of it becomes
-    channels. Absolute x and y are left out, as in `PillarEncoder`.
+    The features of a voxel are means over its points: z, intensity, the offsets from the voxel's centre in
+    voxels and the distance from the sensor. Submanifold convolutions, with a strided one before each further
+    stage, reduce x and y to the pillars' resolution; the remaining height levels become channels. Absolute x
+    and y are omitted, as in `PillarEncoder`.
 
     Args:
         grid_range: x_min, y_min, z_min, x_max, y_max, z_max in metres, LiDAR frame.
@@ -71,7 +71,8 @@ class SparseVoxelEncoder(nn.Module):
         levels = round((z_max - z_min) / VOXEL_HEIGHT)
         self._shape = levels, 2 * self.height, 2 * self.width
 
-        # One algorithm on every device: on a CPU no other learns, and others lay weights out differently.
+        # One algorithm on all devices: it is the only one with a backward pass on the CPU, and the layout of
+        # the weights depends on it.
         algorithm = spconv.ConvAlgo.Native
 
         def block(convolution: nn.Module, outputs: int) -> list[nn.Module]:
@@ -110,7 +111,7 @@ class SparseVoxelEncoder(nn.Module):
         inside = ((points[:, :3] >= low) & (points[:, :3] < high)).all(dim=1)
         points, cloud = points[inside], cloud[inside]
         place = (points[:, :3] - low) / points.new_tensor(self._voxel)
-        # Rounding can lift a point just below the upper end onto it.
+        # Rounding can move a point just below the upper bound onto it.
         last = place.new_tensor(self._shape[::-1]) - 1
         corner = torch.minimum(place.floor(), last)
         column, row, level = corner.long().unbind(dim=1)
@@ -135,14 +136,14 @@ class SparseVoxelEncoder(nn.Module):
             ),
             dim=1,
         )
-        # In single precision: spconv knows no bfloat16 on the CPU.
+        # In single precision: spconv has no bfloat16 on the CPU.
         with torch.autocast(points.device.type, enabled=False):
             dense = self._dense(total / members[:, None], indices.int(), clouds)
         shape = (clouds, 1, self.height, self.width)
         return self.flatten(dense.flatten(1, 2)), count.view(shape)
 
     def _dense(self, features: Tensor, indices: Tensor, clouds: int) -> Tensor:
-        """Described voxels to (clouds, c, levels, height, width).
+        """Voxel features to a dense map (clouds, c, levels, height, width).
 
         Args:
             features: (v, VOXEL_FEATURES).
@@ -153,6 +154,6 @@ class SparseVoxelEncoder(nn.Module):
         if len(features):
             tensor = load_spconv().SparseConvTensor(features, indices, list(self._shape), clouds)
             sparse = self.convolutions(tensor)
-            # Not by its own `dense`, which indexes in a way that torch gives up.
+            # Not its own `dense`, which uses a way of indexing that torch has deprecated.
             dense = dense.index_put(tuple(sparse.indices.long().unbind(dim=1)), sparse.features)
         return dense.movedim(-1, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The student: what runs on the vehicles. Encode anywhere; restore, warp, fuse and detect at the ego."""
+"""The student, the network in use: every agent encodes; the ego restores, warps, fuses and detects."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from diffkd_ros.model.sparse_encoder import SparseVoxelEncoder
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Sizes of the student; the teacher shares those of encoder and head.
+    """Architecture of the student; the teacher shares the encoder's and the head's.
 
     Attributes:
         grid_range: x_min, y_min, z_min, x_max, y_max, z_max in metres, LiDAR frame.
-        pillar_cell: pillar edge in metres; a feature cell is twice as large.
-        encoder: `pillars`, which exports, or `sparse`, 3D convolutions that run in torch only.
+        pillar_cell: pillar edge in metres; the edge of a feature cell is twice as long.
+        encoder: `pillars`, which exports to ONNX, or `sparse`, 3D convolutions that run in torch only.
         pillar_channels: channels of the pillar map.
         stages: channels of the backbone's three stages.
         depth: convolutions per stage after the strided one.
         channels: channels of the shared feature map.
-        vectors: pairs of them that are directions and turn with the grid when a map is warped.
+        vectors: number of channel pairs that encode directions and are rotated when a map is warped.
         head_channels: channels of the head's convolution.
-        fusion: `adaptive` is AGF; `attention` and `maximum` are what it is compared with.
-        modulation: False leaves LGM out of AGF.
+        fusion: `adaptive` (AGF), or one of its baselines `attention` and `maximum`.
+        modulation: False omits LGM from AGF.
         key_channels: channels of AGF's query and key.
-        restoration: `diffusion` is PKD (a); `plain` is the same without diffusion; `none`.
+        restoration: `diffusion` (PKD (a)), `plain` (the same without diffusion) or `none`.
         profile: of the denoiser, `edge` or `faithful`.
-        latent_channels: width of the restoration's latent and denoiser, of the `edge` profile.
-        blocks: blocks of the denoiser, of the `edge` profile.
+        latent_channels: channels of the restoration's latent and denoiser, in the `edge` profile.
+        blocks: blocks of the denoiser, in the `edge` profile.
         start_from: `truncated`, `pure` or `matched`, see `model.restoration`.
         start: diffusion time of the truncated and matched starts.
-        steps: DDIM steps; 0 leaves features as they are.
+        steps: DDIM steps; 0 leaves features unchanged.
     """
 
     __pydantic_config__ = {'extra': 'forbid'}  # noqa: RUF012 - a plain dataclass, strict when read from YAML
@@ -83,17 +83,17 @@ class StudentConfig:
         return round((self.grid_range[3] - self.grid_range[0]) / self.pillar_cell) // 2
 
     def make_encoder(self) -> Encoder:
-        """A new encoder of this kind.
+        """Create the configured encoder.
 
         Raises:
-            SparseConvolutionError: if it needs spconv, which is not installed.
+            SparseConvolutionError: if `encoder` is `sparse` and spconv is not installed.
         """
         kind = SparseVoxelEncoder if self.encoder == 'sparse' else PillarEncoder
         pillars = kind(self.grid_range, self.pillar_cell, self.pillar_channels)
         return Encoder(pillars, self.pillar_channels, self.stages, self.depth, self.channels, self.vectors)
 
     def make_fusion(self) -> AdaptiveGatedFusion | AttentionFusion | MaximumFusion:
-        """A new fusion of this kind."""
+        """Create the configured fusion."""
         if self.fusion == 'attention':
             return AttentionFusion()
         if self.fusion == 'maximum':
@@ -101,11 +101,11 @@ class StudentConfig:
         return AdaptiveGatedFusion(self.channels, self.key_channels, self.modulation)
 
     def make_restoration(self) -> TeacherScale:
-        """A new restoration of this kind."""
+        """Create the configured restoration."""
         if self.restoration == 'none':
             return TeacherScale(self.channels)
         if self.restoration == 'plain':
-            # As many blocks in one pass as the sampler runs in all of its own: equal cost.
+            # As many blocks in one pass as the sampler runs in all its steps, for equal cost.
             return PlainRestoration(self.channels, self.latent_channels, self.blocks * self.steps)
         return DiffusionRestoration(
             self.channels,
@@ -124,10 +124,10 @@ class Fusion(NamedTuple):
     """One frame's features, fused in the ego's grid.
 
     Attributes:
-        fused: (1, c, h, w) what the head reads.
+        fused: (1, c, h, w), the head's input.
         share: (n, 1, h, w) each agent's share of every fused cell; sums to 1 over agents.
-        coverage: (n, 1, h, w) where each agent's map is valid, in the ego's grid.
-        reliability: (1, 1, h, w) the ego's.
+        coverage: (n, 1, h, w) 1 where each agent's map is valid, else 0, in the ego's grid.
+        reliability: (1, 1, h, w) of the ego, in (0, 1); its share where the fusion estimates none.
         restored: (n, c, h, w) restored features in the ego's grid.
     """
 
@@ -153,15 +153,15 @@ class Student(nn.Module):
         """Warp into the ego's grid and fuse.
 
         Args:
-            features: (n, c, h, w) as encoded, each in its agent's grid, agent 0 is the ego.
-            restored: (n, c, h, w) the same after restoration, or `features` again to leave it out.
+            features: (n, c, h, w) as encoded, each in its agent's grid; agent 0 is the ego.
+            restored: (n, c, h, w) the same after restoration, or `features` for no restoration.
             density: (n, 1, h, w).
             ego_to_agent: (n, 2, 3), see `fusion.warp`.
         """
         covered = covered_cells(density)
         warped = warp(torch.cat((restored, covered), dim=1), ego_to_agent, self.config.vectors)
         maps, coverage = warped[:, :-1], (warped[:, -1:] > 0.5).to(warped.dtype)
-        # The ego's own map needs no resampling, and is valid everywhere: the fused map starts from it.
+        # The ego's own map needs no resampling and is valid everywhere.
         first = torch.zeros_like(coverage[:, :, :1, :1])
         first[:1] = 1
         maps = first * restored + (1 - first) * maps
@@ -173,10 +173,10 @@ class Student(nn.Module):
     def forward(
         self, features: Tensor, density: Tensor, ego_to_agent: Tensor
     ) -> tuple[Tensor, Tensor, Fusion]:
-        """Restore every agent's feature in its own frame, then fuse and detect at the ego; see `fuse`.
+        """Restore every agent's feature in its own frame, then fuse and detect; arguments as for `fuse`.
 
         Returns:
-            Logits of vehicle centres (1, 1, h, w), regression (1, 8, h, w) as in `model.head`, the fusion.
+            Heat map logits (1, 1, h, w), regression (1, 8, h, w) as in `model.head`, and the fusion.
         """
         fusion = self.fuse(features, self.restoration(features, density), density, ego_to_agent)
         return *self.head(fusion.fused), fusion

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The holistic-view teacher: one network that saw all agents' clean clouds at once. Training only."""
+"""The holistic-view teacher: one network on the union of all agents' clean clouds, used in training only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffkd_ros.model.student import StudentConfig
 
 
 class Teacher(nn.Module):
-    """The student's encoder and head on the union cloud, with LGM on the global feature (paper's Fig. 1)."""
+    """The student's encoder and head on the union cloud, with LGM on the global feature (Diff-KD, Fig. 1)."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -27,14 +27,16 @@ class Teacher(nn.Module):
         """Detect on union clouds.
 
         Args:
-            points: (p, 4) every agent's points in its ego's LiDAR frame, or in that of `views`.
-            cloud: (p,) int64 frame of each point.
+            points: (p, 4) x, y, z, intensity of all agents, in the frame's ego's LiDAR frame unless `views`
+                is given.
+            cloud: (p,) int64 index of each point's frame.
             clouds: number of frames.
-            views: (clouds, 2, 3) ego's normalised grid coordinates to those of the points, to have the maps
-                resampled in the egos' grids; by default they lie there already.
+            views: (clouds, 2, 3) affine maps from the ego's normalised grid coordinates to those of the
+                points; the maps are resampled to the ego's grid. None if the two are the same.
 
         Returns:
-            feature (n, c, h, w) after modulation, density (n, 1, h, w), heat map logits, regression.
+            Feature (clouds, c, h, w) after modulation, density (clouds, 1, h, w), heat map logits
+            (clouds, 1, h, w), regression (clouds, 8, h, w), all in the ego's grid.
         """
         feature, density = self.encoder(points, cloud, clouds)
         if views is not None:

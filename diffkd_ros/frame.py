@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one unit of data: a frame goes in, boxes come out.
+"""The package's unit of data: a cooperative frame, its sweeps and its boxes.
 
-Every source (simulator, OPV2V, rosbag, live topics) produces a `CoopFrame`; training, evaluation and the
-nodes consume it. All coordinates follow REP-103: right-handed, x forward, y left, z up, metres, radians.
+Every source (simulator, OPV2V, DAIR-V2X, rosbag, CARLA, live topics) produces a `CoopFrame`; training,
+evaluation and the nodes consume it. All coordinates follow REP-103: right-handed, x forward, y left, z up,
+metres, radians.
 """
 
 from __future__ import annotations
@@ -11,18 +12,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from diffkd_ros.errors import DiffkdError
 
 
 class FrameError(DiffkdError):
-    """A frame, sweep or box set whose arrays do not have the promised shape or values."""
+    """A frame, sweep or set of boxes whose arrays have an invalid shape or invalid values."""
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise FrameError(message)
+
+
+def checked_boxes(boxes: ArrayLike, name: str = 'boxes') -> NDArray[np.float64]:
+    """Return the boxes as a contiguous (n, 7) float64 array.
+
+    Args:
+        boxes: array-like; an empty sequence counts as no boxes.
+        name: of the argument, for the error message.
+
+    Raises:
+        FrameError: if the shape is not (n, 7) or a value is NaN or infinite; the message names the row.
+    """
+    array = np.ascontiguousarray(boxes, np.float64)
+    if array.shape == (0,):
+        array = array.reshape(0, 7)
+    _require(array.ndim == 2 and array.shape[1] == 7, f'{name} must be (n, 7), got {array.shape}')
+    finite = np.isfinite(array)
+    if not finite.all():
+        row = int(np.argmin(finite.all(axis=1)))
+        raise FrameError(f'{name} hold NaN or infinity, first in row {row}: {array[row].tolist()}')
+    return array
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +54,12 @@ class Boxes3D:
     Attributes:
         boxes: (n, 7) float64; centre x, y, z, length, width, height in metres, yaw in radians.
         scores: (n,) float32 in [0, 1], or None for ground truth.
-        labels: (n,) int64 class index; 0 is `vehicle`.
+        labels: (n,) int64 class index; 0 (`vehicle`) for all by default.
         track_ids: (n,) int64, or None. A connected vehicle's track id equals its agent id.
-        num_points: (n,) int64 LiDAR returns on the object from all agents together, or None if unknown.
+        num_points: (n,) int64 LiDAR returns on the object from all agents, or None if unknown.
+
+    Raises:
+        FrameError: if an array has another shape, or a box is not finite.
     """
 
     boxes: NDArray[np.float64]
@@ -44,9 +69,7 @@ class Boxes3D:
     num_points: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        boxes = np.asarray(self.boxes, np.float64)
-        _require(boxes.ndim == 2 and boxes.shape[1] == 7, f'boxes must be (n, 7), got {boxes.shape}')
-        _require(bool(np.isfinite(boxes).all()), 'boxes hold NaN or infinity')
+        boxes = checked_boxes(self.boxes)
         object.__setattr__(self, 'boxes', boxes)
         labels = np.asarray(self.labels, np.int64)
         if len(labels) == 0 and len(boxes):
@@ -63,7 +86,7 @@ class Boxes3D:
 
     @classmethod
     def empty(cls) -> Boxes3D:
-        """No boxes, with an (empty) score column."""
+        """No boxes, with an empty array of scores."""
         return cls(np.zeros((0, 7)), scores=np.zeros(0, np.float32))
 
     def __len__(self) -> int:
@@ -84,7 +107,7 @@ class Boxes3D:
         )
 
     def with_boxes(self, boxes: NDArray[np.float64]) -> Boxes3D:
-        """The same rows with other geometry (after a change of frame, say)."""
+        """Replace the geometry (n, 7), for example after a change of frame; the other columns stay."""
         return replace(self, boxes=boxes)
 
 
@@ -98,6 +121,9 @@ class AgentSweep:
         ring: (n,) uint16 laser index, 0 the lowest, or None.
         time: (n,) float32 seconds of the return relative to the frame's stamp, or None.
         velocity: (3,) float64 metres per second of the LiDAR in the map frame, or None.
+
+    Raises:
+        FrameError: if an array has another shape, or the pose is not finite.
     """
 
     points: NDArray[np.float32]
@@ -129,15 +155,18 @@ class AgentSweep:
 
 @dataclass(frozen=True, slots=True)
 class CoopFrame:
-    """What all connected agents saw at one instant.
+    """The sweeps of all connected agents at one instant.
 
     Attributes:
-        agents: agent id -> sweep. Ids of vehicles are their track ids; road-side units are negative.
+        agents: agent id -> sweep. A vehicle's id is its track id; ids of road-side units are negative.
         ego: id of the agent that fuses; a key of `agents`.
-        stamp: nanoseconds, the instant every pose and box refers to.
-        ground_truth: boxes of every labelled vehicle in the **map** frame, connected ones included, or None.
-        scenario: name of the drive the frame belongs to.
-        index: position of the frame within its scenario, from 0.
+        stamp: nanoseconds; all poses and boxes refer to this instant.
+        ground_truth: boxes of all labelled vehicles, connected ones included, in the **map** frame, or None.
+        scenario: name of the frame's scenario.
+        index: of the frame within its scenario, from 0.
+
+    Raises:
+        FrameError: if the ego is not among the agents.
     """
 
     agents: Mapping[int, AgentSweep]
@@ -152,5 +181,5 @@ class CoopFrame:
 
     @property
     def neighbours(self) -> list[int]:
-        """Ids of all agents but the ego, ascending."""
+        """Ids of all agents except the ego, ascending."""
         return sorted(agent for agent in self.agents if agent != self.ego)

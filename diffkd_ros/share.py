@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the package's files that are not Python: `models/`, `config/`, `launch/`, `msg/`."""
+"""Location of the package's data files: `models/`, `config/`, `launch/` and `msg/`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ PACKAGE_NAME = 'diffkd_ros'
 
 
 class ShareNotFoundError(DiffkdError):
-    """The package's own files are in none of the places where an installation puts them."""
+    """The package's data files were not found where an installation puts them."""
 
 
 def share_directory() -> Path:
-    """Find the folder that holds the package's `models/`, `config/`, `launch/` and `msg/`.
+    """Find the folder that holds `models/`, `config/`, `launch/` and `msg/`.
 
-    The files that belong to the running code come first: the checkout around it, else the installation it is
-    part of (pip, colcon). Then other ROS prefixes and this environment are tried.
+    The files that belong to the running code come first: those of its checkout, else of its installation
+    (pip, colcon). Then other ROS prefixes and the Python environment are tried.
 
     Raises:
-        ShareNotFoundError: names every place that was looked in.
+        ShareNotFoundError: if no candidate has the files; the message lists all candidates.
     """
     candidates = _candidates(Path(__file__).absolute().parent)
     for candidate in candidates:
@@ -38,12 +38,12 @@ def share_directory() -> Path:
 
 
 def ament_prefixes(environment: Mapping[str, str]) -> list[Path]:
-    """The prefixes of a sourced installation of ROS, nearest first."""
+    """The prefixes of the sourced ROS workspaces, the last sourced first."""
     return [Path(entry) for entry in environment.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if entry]
 
 
 def _candidates(code: Path) -> list[Path]:
-    """List where the files may lie, given the folder of the package's code."""
+    """List the folders that may hold the files, given the folder of the package's code."""
     share = Path('share') / PACKAGE_NAME
     prefixes = [
         code.parent,  # pip install --target

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a trained student to the model folder that vehicles load."""
+"""Export of a trained student to the model folder that the nodes load."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The student as two ONNX graphs: `encoder.onnx` for every vehicle, `ego.onnx` for the one that fuses."""
+"""The student as two ONNX graphs: `encoder.onnx` for every agent, `ego.onnx` for the ego."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENCODER_OUTPUTS = ['feature', 'density']
 
 
 class EncoderGraph(nn.Module):
-    """points (p, 4) -> feature (1, c, h, w), density (1, 1, h, w)."""
+    """Points (p, 4) to feature (1, c, h, w) and density (1, 1, h, w)."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class EncoderGraph(nn.Module):
 
 
 class EgoGraph(nn.Module):
-    """Agents' features, densities and warps to the head's maps and the fusion's account of itself."""
+    """Agents' features, densities and warps to the head's and the fusion's maps, see `runtime.detector`."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class EgoGraph(nn.Module):
 
 
 def strip_origin(path: Path) -> None:
-    """Remove the exporter's notes of the Python that each node came from, folder names included.
+    """Remove the exporter's notes on the Python code of each node, which include folder names.
 
-    The graph computes the same; its bytes then depend on weights and structure alone.
+    The bytes of the graph then depend on weights and structure only.
     """
     model = onnx.load(path)
     parts = [model, model.graph, *model.graph.node, *model.graph.value_info]
@@ -61,7 +61,7 @@ def export_encoder(student: Student, path: Path) -> None:
     """Write the encoder's graph; batch norm is folded.
 
     Args:
-        student: trained, on the CPU; it is put into evaluation mode.
+        student: trained, on the CPU; set to evaluation mode.
         path: file to write.
     """
     torch.onnx.export(
@@ -83,9 +83,9 @@ def export_ego(student: Student, path: Path, max_agents: int) -> None:
     """Write the ego's graph; the diffusion's steps are unrolled.
 
     Args:
-        student: trained, on the CPU; it is put into evaluation mode.
+        student: trained, on the CPU; set to evaluation mode.
         path: file to write.
-        max_agents: most agents that the graph takes.
+        max_agents: maximum number of agents.
     """
     config = student.config
     agents = torch.export.Dim('agents', min=1, max=max_agents)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a model folder: graphs, or weights where there can be none, and the card that vouches for them."""
+"""Write a model folder: graphs (or weights, for a model that does not export) and the model card."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import yaml
 from safetensors.torch import save_file
 
 from diffkd_ros.export.graphs import export_ego, export_encoder
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.card import CARD, EGO, ENCODER, FILES, STUDENT, ModelCard, ModelError, sha256
 from diffkd_ros.runtime.decoding import Decoding
 
 MAX_AGENTS = 5
 CONFIG = 'model'
-"""Key of the sizes in the metadata of a student's weights."""
+"""Key of the student's configuration in the metadata of its weights."""
 
 
 def holds_export(folder: Path, origin: dict[str, Any]) -> bool:
-    """Whether a folder is a whole model that was written with that account of its training."""
+    """Whether a folder is a complete model whose card has this training record."""
     try:
         return ModelCard.load(folder).training == origin
     except ModelError:
@@ -37,20 +38,20 @@ def write_model_folder(
     training: dict[str, Any],
     results: dict[str, Any],
 ) -> ModelCard:
-    """Export a student into `folder`, whose name becomes the model's.
+    """Export a student to `folder`, whose name becomes the model's.
 
-    One with a sparse encoder, which ONNX has no operators for, is kept as weights that torch runs.
+    A student with a sparse encoder, for which ONNX has no operators, is written as weights for torch.
 
     Args:
         student: trained, on the CPU.
-        folder: created if need be; its files are overwritten.
-        description: what it is and what it was trained on.
-        decoding: what counts as a detection.
-        training: recipe, seeds, time, machine, for the card.
-        results: measured figures and the command that made them, for the card.
+        folder: created if missing; its files are overwritten.
+        description: of the model and its training data.
+        decoding: thresholds of a detection.
+        training: recipe, seeds, time and machine, for the card.
+        results: measured figures and the command that produced them, for the card.
 
     Returns:
-        The card as read back, files verified.
+        The card as read back, with files verified.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = student.config
@@ -61,22 +62,12 @@ def write_model_folder(
         runtime = 'onnx'
         export_encoder(student, folder / ENCODER)
         export_ego(student, folder / EGO, MAX_AGENTS)
-    x_min, y_min, z_min, x_max, y_max, z_max = config.grid_range
     card = {
         'card_format': 1,
         'name': folder.name,
         'description': description,
         'runtime': runtime,
-        'grid': {
-            'x_min': x_min,
-            'y_min': y_min,
-            'z_min': z_min,
-            'x_max': x_max,
-            'y_max': y_max,
-            'z_max': z_max,
-            'height': config.height,
-            'width': config.width,
-        },
+        'grid': asdict(BevGrid(*config.grid_range, config.height, config.width)),
         'channels': config.channels,
         'max_agents': MAX_AGENTS,
         'class_names': ['vehicle'],

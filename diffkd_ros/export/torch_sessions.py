@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder without graphs, run by torch: for measuring, not for vehicles."""
+"""A model folder without graphs, run by torch: for evaluation only, not for the nodes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
 
 
 class TorchSession:
-    """One of the student's two halves, called as its graph would be.
+    """A module of the student with the interface of an ONNX Runtime session.
 
     Args:
         half: `EncoderGraph` or `EgoGraph`.
-        outputs: names of what it gives.
+        outputs: names of its outputs, in order.
     """
 
     def __init__(self, half: nn.Module, outputs: Sequence[str]) -> None:
@@ -34,13 +34,13 @@ class TorchSession:
 
     @torch.no_grad()
     def run(self, names: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        """The outputs of these names, in this order."""
+        """Compute the named outputs, in this order."""
         found = self._half(**{name: torch.from_numpy(value) for name, value in inputs.items()})
         return [found[self._outputs.index(name)].numpy() for name in names]
 
 
 def torch_sessions(card: ModelCard) -> tuple[TorchSession, TorchSession]:
-    """Encoder and ego's side of a model whose card says `runtime: torch`, on one CPU thread.
+    """Load encoder and ego part of a model whose card says `runtime: torch`, on one CPU thread.
 
     Raises:
         ModelError: if the weights do not load, or a package that the model needs is missing.
@@ -55,5 +55,5 @@ def torch_sessions(card: ModelCard) -> tuple[TorchSession, TorchSession]:
         raise ModelError(f'{path}: {error}') from error
     except (OSError, SafetensorError, KeyError, TypeError, ValidationError, RuntimeError) as error:
         raise ModelError(f'{path} does not load: {error}') from error
-    torch.set_num_threads(1)  # as many as ONNX Runtime is given: an evaluation runs a process for every core
+    torch.set_num_threads(1)  # as for ONNX Runtime: an evaluation runs one process per core
     return TorchSession(EncoderGraph(student), ENCODER_OUTPUTS), TorchSession(EgoGraph(student), EGO_OUTPUTS)

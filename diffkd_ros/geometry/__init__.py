@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Poses, boxes and their overlap; the border between CARLA's left-handed world and REP-103."""
+"""Poses, boxes and their overlap, motion, grids, and the conversion between CARLA's frames and REP-103."""

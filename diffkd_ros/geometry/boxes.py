@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Upright 3D boxes as (n, 7) arrays: corners, change of frame, points inside, range.
+"""Upright 3D boxes as (n, 7) arrays: corners, change of frame, points inside, crop to a range.
 
 A row is x, y, z of the centre, length (along the heading), width, height in metres and yaw in radians,
 counter-clockwise from the x axis (REP-103).
@@ -11,52 +11,30 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from diffkd_ros.frame import Boxes3D, CoopFrame, FrameError
+from diffkd_ros.frame import Boxes3D, CoopFrame, FrameError, checked_boxes
 from diffkd_ros.geometry.poses import inverse
 
 # Seen from above, counter-clockwise from the front left, in units of half the length and half the width.
 _CORNER_SIGNS = np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
 
-# Points are tested against the boxes of their column along x only.
+# Points are tested only against the boxes that overlap their column along x.
 _COLUMN = 1.0  # metres
 _MOST_COLUMNS = 4096
 
 
-def checked_boxes(boxes: ArrayLike, name: str = 'boxes') -> NDArray[np.float64]:
-    """Return the boxes as a contiguous (n, 7) float64 array.
-
-    Args:
-        boxes: anything array-like; an empty sequence counts as no boxes.
-        name: what to call the argument in the error.
-
-    Raises:
-        FrameError: if the shape is not (n, 7) or a value is NaN or infinite; the message names the row.
-    """
-    array = np.ascontiguousarray(boxes, np.float64)
-    if array.shape == (0,):
-        array = array.reshape(0, 7)
-    if array.ndim != 2 or array.shape[1] != 7:
-        raise FrameError(f'{name} must be (n, 7), got {array.shape}')
-    finite = np.isfinite(array)
-    if not finite.all():
-        row = int(np.argmin(finite.all(axis=1)))
-        raise FrameError(f'{name} hold NaN or infinity, first in row {row}: {array[row].tolist()}')
-    return array
-
-
 def wrapped(angle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bring angles in radians into [-pi, pi)."""
+    """Wrap angles in radians to [-pi, pi)."""
     return (angle + np.pi) % (2.0 * np.pi) - np.pi
 
 
 def bev_corners(boxes: ArrayLike) -> NDArray[np.float64]:
-    """Corners seen from above.
+    """Corners in the bird's-eye view.
 
     Args:
         boxes: (n, 7).
 
     Returns:
-        (n, 4, 2) x, y: front left, rear left, rear right, front right, so counter-clockwise.
+        (n, 4, 2) x, y, counter-clockwise: front left, rear left, rear right, front right.
     """
     rows = checked_boxes(boxes)
     local = _CORNER_SIGNS * (0.5 * rows[:, None, 3:5])
@@ -86,8 +64,8 @@ def corners(boxes: ArrayLike) -> NDArray[np.float64]:
 def transform_boxes(pose: NDArray[np.float64], boxes: ArrayLike) -> NDArray[np.float64]:
     """Express upright boxes in another frame.
 
-    The centre is transformed exactly. The box stays upright: its new yaw is the direction, seen from above,
-    of the rotated heading, and a tilt between the frames is dropped.
+    The centre is transformed exactly. The box stays upright: its yaw is that of the rotated heading in the
+    bird's-eye view; roll and pitch between the frames are ignored.
 
     Args:
         pose: (4, 4) target <- source.
@@ -108,7 +86,7 @@ def transform_boxes(pose: NDArray[np.float64], boxes: ArrayLike) -> NDArray[np.f
 def _columns(
     low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> tuple[float, float, NDArray[np.int64], NDArray[np.int64]]:
-    """Sort intervals into columns: start, width, where each column's members begin, members by column."""
+    """Sort intervals into columns: start, width, first member of each column, members by column."""
     start, end = low.min(), high.max()
     width = max(_COLUMN, (end - start) / _MOST_COLUMNS)
     count = int((end - start) / width) + 1
@@ -137,7 +115,7 @@ def _scan(
     half = 0.5 * boxes[:, 3:6]
     cos, sin = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
     reach = np.hypot(half[:, 0], half[:, 1])
-    # Only boxes of a point's column along x can hold it; a little more against rounding.
+    # Only boxes that overlap a point's column can hold it; the margin is for rounding.
     start, width, begins, members = _columns(boxes[:, 0] - reach - 1e-3, boxes[:, 0] + reach + 1e-3)
     for p in range(len(points)):
         place = (points[p, 0] - start) / width
@@ -149,7 +127,7 @@ def _scan(
             b = members[member]
             dx = points[p, 0] - boxes[b, 0]
             dy = points[p, 1] - boxes[b, 1]
-            # The enclosing square rejects nearly all points for the price of two comparisons.
+            # The enclosing square rejects nearly all points with two comparisons.
             if abs(dx) > reach[b] or abs(dy) > reach[b] or abs(points[p, 2] - boxes[b, 2]) > half[b, 2]:
                 continue
             if abs(cos[b] * dx + sin[b] * dy) <= half[b, 0] and abs(cos[b] * dy - sin[b] * dx) <= half[b, 1]:
@@ -171,7 +149,7 @@ def _scanned(points: NDArray, boxes: ArrayLike) -> tuple[NDArray[np.int64], NDAr
 
 
 def points_in_boxes(points: NDArray, boxes: ArrayLike) -> NDArray[np.int64]:
-    """Tell which box holds each point.
+    """Find the box that holds each point.
 
     Args:
         points: (n_points, 3 or more) x, y, z in the boxes' frame.
@@ -180,12 +158,15 @@ def points_in_boxes(points: NDArray, boxes: ArrayLike) -> NDArray[np.int64]:
     Returns:
         (n_points,) index of the first box that holds the point (faces included), -1 for none. A point with
         a NaN coordinate is in no box.
+
+    Raises:
+        FrameError: if a shape is wrong or a box is not finite.
     """
     return _scanned(points, boxes)[0]
 
 
 def count_points(points: NDArray, boxes: ArrayLike) -> NDArray[np.int64]:
-    """Count the points in each box; where boxes overlap a point counts for each of them.
+    """Count the points in each box; a point in several boxes counts for each of them.
 
     Args:
         points: (n_points, 3 or more) x, y, z in the boxes' frame.
@@ -193,12 +174,15 @@ def count_points(points: NDArray, boxes: ArrayLike) -> NDArray[np.int64]:
 
     Returns:
         (n_boxes,) counts.
+
+    Raises:
+        FrameError: if a shape is wrong or a box is not finite.
     """
     return _scanned(points, boxes)[1]
 
 
 def flattened(boxes: ArrayLike) -> NDArray[np.float64]:
-    """Boxes (n, 7) at the height z = 0: points with z = 0 that lie in them lie in them seen from above."""
+    """Boxes (n, 7) moved to z = 0, for tests in the bird's-eye view with points of z = 0."""
     result = checked_boxes(boxes).copy()
     result[:, 2], result[:, 5] = 0.0, 1.0
     return result
@@ -211,10 +195,9 @@ def within(boxes: Boxes3D, x_min: float, y_min: float, x_max: float, y_max: floa
 
 
 def ground_truth_in(frame: CoopFrame, agent: int) -> Boxes3D:
-    """The frame's ground truth in one agent's LiDAR frame, without that agent's own body.
+    """The frame's ground truth in one agent's LiDAR frame, without the agent's own box.
 
-    The agent's own box is the one whose track id is the agent's id; ground truth without track ids is
-    returned whole.
+    The agent's own box is the one whose track id is the agent's id. Without track ids no box is removed.
 
     Raises:
         FrameError: if the frame has no ground truth or no such agent.

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The border between CARLA's left-handed world, which OPV2V inherits, and REP-103.
+"""Conversion between CARLA's left-handed frames, which OPV2V uses too, and REP-103.
 
 CARLA: x forward, y **right**, z up, angles in degrees, pose lists in the order x, y, z, roll, yaw, pitch.
 REP-103: x forward, y **left**, z up, angles in radians.
 
-The two differ by the mirror S = diag(1, -1, 1): a point p becomes S p and a rotation R becomes S R S. With
-CARLA's matrix (third row sin(pitch), -cos(pitch) sin(roll), cos(pitch) cos(roll)) that product is the REP-103
-matrix Rz(-yaw) Ry(-pitch) Rx(roll): yaw and pitch change sign, roll keeps it.
+The two differ by the reflection S = diag(1, -1, 1): a point p becomes S p and a rotation R becomes S R S. For
+CARLA's matrix (third row sin(pitch), -cos(pitch) sin(roll), cos(pitch) cos(roll)) the result is the REP-103
+matrix Rz(-yaw) Ry(-pitch) Rx(roll): yaw and pitch change sign, roll does not (derived here).
 
-Everything OPV2V or CARLA is converted here, once, when it is read or written.
+Data of OPV2V and CARLA is converted with these functions when it is read or written.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from diffkd_ros.frame import FrameError
-from diffkd_ros.geometry.boxes import checked_boxes, wrapped
+from diffkd_ros.frame import FrameError, checked_boxes
+from diffkd_ros.geometry.boxes import wrapped
 from diffkd_ros.geometry.poses import Matrix, euler_from_pose, pose_from_euler
 
 
@@ -61,14 +61,18 @@ def pose_from_carla(x: float, y: float, z: float, roll: float, yaw: float, pitch
 
 
 def pose_to_carla(pose: Matrix) -> list[float]:
-    """Convert a REP-103 transform to x, y, z (metres), roll, yaw, pitch (degrees) in CARLA's map."""
+    """Convert a (4, 4) REP-103 transform to x, y, z (metres), roll, yaw, pitch (degrees) in CARLA's map."""
     roll, pitch, yaw = np.degrees(euler_from_pose(pose))
     x, y, z = pose[:3, 3]
     return [float(value) for value in (x, -y, z, roll, -yaw, -pitch)]
 
 
 def flip_points(points: NDArray) -> NDArray:
-    """Mirror (n, 2 or more) points between the two conventions, y -> -y; its own inverse. Returns a copy."""
+    """Convert points (n, 2 or more) between the two conventions: a copy with y negated.
+
+    Raises:
+        FrameError: if the shape is wrong.
+    """
     if points.ndim != 2 or points.shape[1] < 2:
         raise FrameError(f'points must be (n, 2 or more), got {points.shape}')
     result = points.copy()
@@ -88,8 +92,8 @@ def box_from_carla(
 ) -> NDArray[np.float64]:
     """Convert the fields of an OPV2V `vehicles` entry (see `VehicleEntry`) to an upright box.
 
-    The box's centre is location + center, as the data set's own tools have it (the offset is not rotated);
-    the vehicle's roll and pitch are dropped.
+    The box's centre is location + center without rotating the offset, as in the data set's own tools; the
+    vehicle's roll and pitch are ignored.
 
     Returns:
         (7,) box in the REP-103 map frame, yaw in [-pi, pi).
@@ -106,7 +110,7 @@ def box_from_carla(
 def box_to_carla(box: ArrayLike) -> VehicleEntry:
     """Convert a (7,) box in the REP-103 map frame to the fields of an OPV2V `vehicles` entry.
 
-    As CARLA has it, the vehicle's origin lies on the ground below the box's centre.
+    The vehicle's origin is on the ground below the box's centre, as in CARLA.
 
     Raises:
         FrameError: if the box is not seven finite numbers.

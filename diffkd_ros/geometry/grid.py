@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bird's-eye-view grid that agents' features live on."""
+"""The bird's-eye-view grid of the feature maps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BevGrid:
-    """A grid in an agent's LiDAR frame. Row 0 lies at y_min, column 0 at x_min.
+    """A grid in an agent's LiDAR frame. Row 0 is at y_min, column 0 at x_min; cells are square.
 
     Attributes:
         x_min, y_min, z_min, x_max, y_max, z_max: range in metres.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overlap of rotated boxes seen from above: intersection over union and non-maximum suppression.
+"""Overlap of rotated boxes in the bird's-eye view: intersection over union and non-maximum suppression.
 
-The intersection is exact: one rectangle is clipped, as a polygon, against the four sides of the other in that
-other's own axes (Sutherland-Hodgman), and its area follows from the shoelace formula.
+The intersection is exact: one rectangle is clipped against the four sides of the other, in the other's axes
+(Sutherland & Hodgman, CACM 1974), and the shoelace formula gives the area.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from diffkd_ros.frame import FrameError
-from diffkd_ros.geometry.boxes import checked_boxes
+from diffkd_ros.frame import FrameError, checked_boxes
 
-# Each of the four cuts of a convex polygon adds at most one vertex to the rectangle's four.
+# Each of the four cuts adds at most one vertex to the rectangle's four.
 _MAX_VERTICES = 8
 
 
@@ -43,7 +42,7 @@ def _clip(
 
 @numba.njit(cache=True, nogil=True)
 def _rectangles(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the pair loop needs of each box: x, y, half length, half width, cos, sin, circumradius."""
+    """(n, 7): x, y, half length, half width, cos and sin of yaw, circumradius of each box."""
     result = np.empty((len(boxes), 7))
     for i in range(len(boxes)):
         half_length, half_width = 0.5 * boxes[i, 3], 0.5 * boxes[i, 4]
@@ -53,7 +52,7 @@ def _rectangles(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         result[i, 3] = half_width
         result[i, 4] = np.cos(boxes[i, 6])
         result[i, 5] = np.sin(boxes[i, 6])
-        # A rectangle that covers nothing gets a circle that none can meet.
+        # A rectangle without area overlaps no circle.
         solid = half_length > 0.0 and half_width > 0.0 and half_length * half_width > 0.0
         result[i, 6] = np.hypot(half_length, half_width) if solid else -np.inf
     return result
@@ -61,7 +60,7 @@ def _rectangles(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @numba.njit(cache=True, nogil=True)
 def _apart(a: NDArray[np.float64], i: int, b: NDArray[np.float64], j: int) -> bool:
-    """Whether the circumscribed circles of rectangle i of a and rectangle j of b do not overlap."""
+    """Whether the circumscribed circles of rectangle i of a and rectangle j of b are disjoint."""
     reach = a[i, 6] + b[j, 6]
     dx, dy = b[j, 0] - a[i, 0], b[j, 1] - a[i, 1]
     return reach <= 0.0 or dx * dx + dy * dy >= reach * reach
@@ -73,7 +72,7 @@ def _pair_iou(
 ) -> float:
     """IoU of rectangle i of a with rectangle j of b; `scratch` is (2, 8, 2)."""
     first, second = scratch[0], scratch[1]
-    # b in a's axes: works on differences, so large map coordinates cost no digits.
+    # b in a's axes: differences keep precision for large map coordinates.
     dx, dy = b[j, 0] - a[i, 0], b[j, 1] - a[i, 1]
     x, y = a[i, 4] * dx + a[i, 5] * dy, a[i, 4] * dy - a[i, 5] * dx
     cos = a[i, 4] * b[j, 4] + a[i, 5] * b[j, 5]
@@ -94,7 +93,7 @@ def _pair_iou(
         vx, vy = first[k + 1, 0] - first[0, 0], first[k + 1, 1] - first[0, 1]
         doubled += ux * vy - uy * vx
     area_a, area_b = 4.0 * a[i, 2] * a[i, 3], 4.0 * b[j, 2] * b[j, 3]
-    # Rounding must not carry a ratio out of [0, 1].
+    # Rounding must not move the ratio out of [0, 1].
     intersection = min(max(0.5 * doubled, 0.0), area_a, area_b)
     return intersection / (area_a + area_b - intersection)
 
@@ -110,7 +109,7 @@ def _all_iou(boxes_a: NDArray[np.float64], boxes_b: NDArray[np.float64], result:
 
 @numba.njit(cache=True, nogil=True)
 def _suppress(ordered: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
-    """Greedy suppression of boxes that are already in the order of preference; the indices that stay."""
+    """Indices that greedy suppression keeps of boxes ordered by descending score."""
     rectangles = _rectangles(ordered)
     scratch = np.empty((2, _MAX_VERTICES, 2))
     kept = np.empty(len(ordered), np.int64)
@@ -131,9 +130,9 @@ def _suppress(ordered: NDArray[np.float64], threshold: float) -> NDArray[np.int6
 
 
 def bev_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Intersection over union of every box of a with every box of b, as rotated rectangles seen from above.
+    """Intersection over union of every box of a with every box of b in the bird's-eye view.
 
-    Height and z play no part. A box whose length or width is not positive covers nothing: its IoU is 0.
+    z and height are ignored. The IoU of a box whose length or width is not positive is 0.
 
     Args:
         a: (n, 7).
@@ -152,10 +151,10 @@ def bev_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def nms(boxes: ArrayLike, scores: ArrayLike, iou_threshold: float) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression on the IoU seen from above.
+    """Greedy non-maximum suppression by the IoU in the bird's-eye view.
 
     A box is dropped if its IoU with a kept box of higher score is **greater** than the threshold. Of equal
-    scores the lower index goes first, so the result depends on nothing but the input.
+    scores the lower index comes first.
 
     Args:
         boxes: (n, 7).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one agent's bird's-eye-view grid lies in another's."""
+"""Affine maps between the bird's-eye-view grids of agents."""
 
 from __future__ import annotations
 
@@ -8,29 +8,25 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import Matrix, inverse
 
 
-def grid_warps(
-    poses: Sequence[Matrix], x_min: float, y_min: float, x_max: float, y_max: float
-) -> NDArray[np.float32]:
-    """Affine maps from the ego's normalised grid coordinates to each agent's.
+def grid_warps(poses: Sequence[Matrix], grid: BevGrid) -> NDArray[np.float32]:
+    """Affine maps from the ego's normalised grid coordinates to each agent's, derived here.
 
-    Normalised coordinates run from -1 to 1 over the grid's outer edges, x along columns. All agents use the
-    same grid range, each in its own LiDAR frame; roll and pitch between them are left out.
+    Normalised coordinates run from -1 to 1 between the grid's outer edges, x along columns. Roll and pitch
+    between the agents are ignored.
 
     Args:
-        poses: map <- LiDAR of every agent, the ego first.
-        x_min: lower x edge of the range, metres.
-        y_min: lower y edge.
-        x_max: upper x edge.
-        y_max: upper y edge.
+        poses: (4, 4) map <- LiDAR of every agent, the ego first.
+        grid: of all agents, each in its own LiDAR frame.
 
     Returns:
         (n, 2, 3) float32; the ego's is the identity.
     """
-    half = np.array([x_max - x_min, y_max - y_min]) / 2
-    centre = np.array([x_max + x_min, y_max + y_min]) / 2
+    half = np.array([grid.x_max - grid.x_min, grid.y_max - grid.y_min]) / 2
+    centre = np.array([grid.x_max + grid.x_min, grid.y_max + grid.y_min]) / 2
     warps = np.zeros((len(poses), 2, 3))
     for warp, pose in zip(warps, poses, strict=True):
         agent_from_ego = inverse(pose) @ poses[0]

@@ -14,8 +14,8 @@ class PillarEncoder(nn.Module):
 
     A point's input features are z, intensity, the offset from the pillar's centre in cells (x, y), the
     squared offset from the middle height of the range, and the horizontal distance from the sensor. A linear
-    layer follows, then the maximum per pillar. Absolute x and y are omitted, so that the encoding of an object
-    does not depend on its position relative to the sensor.
+    layer follows, then the maximum per pillar. Absolute x and y are omitted, so that the encoding of an
+    object does not depend on its position relative to the sensor.
 
     Args:
         grid_range: x_min, y_min, z_min, x_max, y_max, z_max in metres, LiDAR frame.

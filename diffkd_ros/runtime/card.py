@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder's card: what the model is, what its files hash to, how it was trained and what it scored."""
+"""The card of a model folder: properties of the model, hashes of its files, its training and its scores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.grid import BevGrid
+from diffkd_ros.runtime.decoding import Decoding
 
 CARD = 'card.yaml'
 ENCODER = 'encoder.onnx'
@@ -21,7 +22,7 @@ FILES = {'onnx': (ENCODER, EGO), 'torch': (STUDENT,)}
 
 
 class ModelError(DiffkdError):
-    """A model folder that is missing, incomplete, altered or of another format."""
+    """A model folder that is missing, incomplete, modified or of another format, or does not load."""
 
 
 def sha256(path: Path) -> str:
@@ -32,27 +33,33 @@ def sha256(path: Path) -> str:
 class ModelCard(BaseModel):
     """The contents of `card.yaml`; read it with `ModelCard.load`.
 
-    Thresholds and classes belong to the model, not to a node's parameters: they change when it is retrained.
+    Thresholds and classes are part of the card, not node parameters, because they depend on the training.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
 
     card_format: int = Field(ge=1, le=1, description='Version of this card layout.')
     name: str = Field(pattern=r'^[a-z0-9_]+$', description='Name of the model and its folder.')
-    description: str = Field(description='What it is and what it was trained on, in a sentence or two.')
+    description: str = Field(description='The model and its training data, in a sentence or two.')
     runtime: Literal['onnx', 'torch'] = Field(
-        'onnx', description='What runs it; a model that does not export runs in torch only, on no vehicle.'
+        'onnx', description='A model that does not export to ONNX runs in torch, in the evaluation only.'
     )
     grid: BevGrid = Field(description='Grid of the feature map, in the LiDAR frame.')
     channels: int = Field(ge=1, le=1024, description='Channels of the shared feature map.')
-    max_agents: int = Field(ge=1, le=64, description='Most agents that one fusion takes, the ego included.')
-    class_names: list[str] = Field(min_length=1, description='Meaning of the class indices.')
+    max_agents: int = Field(
+        ge=1, le=64, description='Maximum number of agents in a fusion, the ego included.'
+    )
+    class_names: list[str] = Field(min_length=1, description='Names of the class indices.')
     min_score: float = Field(ge=0, le=1, description='Detections below this score are dropped.')
-    nms_iou: float = Field(ge=0, le=1, description="Bird's-eye-view IoU above which the weaker box goes.")
-    max_boxes: int = Field(ge=1, description='Most boxes per frame.')
+    nms_iou: float = Field(
+        ge=0, le=1, description="Bird's-eye-view IoU above which the lower-scored box is dropped."
+    )
+    max_boxes: int = Field(ge=1, description='Maximum number of boxes per frame.')
     files: dict[str, str] = Field(description='File name to SHA-256.')
-    training: dict[str, Any] = Field(default_factory=dict, description='Recipe, seeds, time, machine.')
-    results: dict[str, Any] = Field(default_factory=dict, description='Measured figures and their command.')
+    training: dict[str, Any] = Field(default_factory=dict, description='Recipe, seeds, time and machine.')
+    results: dict[str, Any] = Field(
+        default_factory=dict, description='Measured figures and the command that produced them.'
+    )
 
     _folder: Path = PrivateAttr()
 
@@ -61,8 +68,8 @@ class ModelCard(BaseModel):
         """Read and verify a model folder.
 
         Raises:
-            ModelError: if the folder, the card or a file is missing, the card is malformed, or a file's hash
-                is not the card's.
+            ModelError: if the folder, the card or a file is missing, the card is invalid, or the hash of a
+                file differs from the card's.
         """
         folder = Path(folder)
         path = folder / CARD
@@ -88,37 +95,42 @@ class ModelCard(BaseModel):
         return card
 
     @property
+    def decoding(self) -> Decoding:
+        """Thresholds of a detection."""
+        return Decoding(self.min_score, self.nms_iou, self.max_boxes)
+
+    @property
     def model_id(self) -> str:
-        """Name and hash of what encodes: two agents' features may be fused only if these are equal."""
+        """Name and hash of the encoder. Features of different ids must not be fused."""
         return f'{self.name}@{self.files[FILES[self.runtime][0]][:12]}'
 
     @property
     def encoder_path(self) -> Path:
-        """The encoder's graph.
+        """Path of the encoder's graph.
 
         Raises:
-            ModelError: if the model has none.
+            ModelError: if the model runs in torch only.
         """
         return self._graph(ENCODER)
 
     @property
     def ego_path(self) -> Path:
-        """The ego's graph: restore, warp, fuse, detect.
+        """Path of the ego's graph, which restores, warps, fuses and detects.
 
         Raises:
-            ModelError: if the model has none.
+            ModelError: if the model runs in torch only.
         """
         return self._graph(EGO)
 
     @property
     def student_path(self) -> Path:
-        """The weights of a model that runs in torch only."""
+        """Path of the weights of a model that runs in torch only."""
         return self._folder / STUDENT
 
     def _graph(self, name: str) -> Path:
         if self.runtime != 'onnx':
             raise ModelError(
-                f'{self._folder} has no {name}: the model runs in torch only. Measure it with '
-                '`diffkd evaluate`; for a vehicle, train one with `encoder: pillars`'
+                f'{self._folder} has no {name}: the model runs in torch only. Evaluate it with '
+                '`diffkd evaluate`; for the nodes, train a model with `encoder: pillars`'
             )
         return self._folder / name

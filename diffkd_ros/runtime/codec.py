@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The V2X payload: a feature map as quantised, sparse, compressed bytes and back.
+"""The V2X payload: encoding of a feature map as quantised, sparse, compressed bytes, and decoding.
 
 Layout before compression, with n the number of non-empty cells in row-major order:
 
@@ -7,7 +7,7 @@ Layout before compression, with n the number of non-empty cells in row-major ord
     n bytes                          density, in steps of 1/32
     n * channels bytes               int8 values, channel by channel; value = scale[channel] * int8
 
-The bytes come from another vehicle: `decode` checks everything it relies on before it uses it.
+The bytes come from another vehicle: `decode` validates them completely.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ MAX_SCALE = 1e3
 
 
 class PayloadError(DiffkdError):
-    """A payload that is truncated, inconsistent, of another shape or of an unknown encoding."""
+    """A payload that is truncated or inconsistent, or has another shape or an unknown encoding."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedFeature:
-    """A feature map as it travels.
+    """An encoded feature map.
 
     Attributes:
         encoding: `SPARSE_INT8_ZLIB`.
         channels: of the map.
         height: rows.
         width: columns.
-        scales: (channels,) float32 size of a quantisation step.
-        data: the compressed bytes.
+        scales: (channels,) float32 quantisation step of each channel.
+        data: compressed bytes.
     """
 
     encoding: int
@@ -52,7 +52,7 @@ class EncodedFeature:
 
 
 def encode(bev: BevFeature) -> EncodedFeature:
-    """Quantise to 8 bits per value, keep non-empty cells only, compress."""
+    """Quantise to 8 bits per value, drop empty cells and compress; error at most half a step per value."""
     channels, height, width = bev.feature.shape
     largest = np.abs(bev.feature).max(axis=(1, 2))
     scales = np.where(largest > 0, largest / 127.0, 1.0).astype(np.float32)
@@ -60,15 +60,15 @@ def encode(bev: BevFeature) -> EncodedFeature:
     values = np.rint(bev.feature[:, occupied] / scales[:, None]).astype(np.int8)
     density = np.clip(np.rint(bev.density[occupied] * DENSITY_STEPS), 0, 255).astype(np.uint8)
     raw = np.packbits(occupied).tobytes() + density.tobytes() + values.tobytes()
-    # Level 1: higher levels cost many times the time for a few per cent of these bytes.
+    # Level 1: higher levels take many times as long and save a few per cent of the bytes.
     return EncodedFeature(SPARSE_INT8_ZLIB, channels, height, width, scales, zlib.compress(raw, 1))
 
 
 def decode(encoded: EncodedFeature, channels: int, height: int, width: int) -> BevFeature:
-    """Rebuild a feature map of the expected shape.
+    """Decode a feature map of the expected shape.
 
     Raises:
-        PayloadError: if anything about the payload is not as the layout above demands.
+        PayloadError: if the payload does not have this shape and the layout above.
     """
     if encoded.encoding != SPARSE_INT8_ZLIB:
         raise PayloadError(f'unknown encoding {encoded.encoding}')
@@ -89,7 +89,7 @@ def decode(encoded: EncodedFeature, channels: int, height: int, width: int) -> B
     except zlib.error as error:
         raise PayloadError(f'payload of {len(encoded.data)} bytes does not decompress: {error}') from error
     if not inflater.eof:
-        problem = 'is longer than any such map' if len(raw) > limit else 'is truncated'
+        problem = 'decompresses to more than a map of this shape' if len(raw) > limit else 'is truncated'
         raise PayloadError(f'payload of {len(encoded.data)} bytes {problem}')
     if len(raw) < mask_bytes:
         raise PayloadError(f'{len(raw)} bytes decompressed, the cell mask alone takes {mask_bytes}')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The head's raw maps to boxes, of which none stands where no agent had a return."""
+"""Decoding of the head's maps to boxes, limited to cells where some agent had a return."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ MAX_LOG_SIZE = 3.5  # e^3.5 = 33 m: no vehicle is longer, and exp cannot overflo
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """What counts as a detection, see `decode_boxes`."""
+    """Thresholds of a detection.
+
+    Attributes:
+        min_score: minimum score.
+        nms_iou: bird's-eye-view IoU above which the lower-scored of two boxes is dropped.
+        max_boxes: maximum number of boxes per frame.
+    """
 
     min_score: float
     nms_iou: float
@@ -30,23 +36,20 @@ def decode_boxes(
     regression: NDArray[np.float32],
     observed: NDArray[np.float64],
     grid: BevGrid,
-    min_score: float,
-    nms_iou: float,
-    max_boxes: int,
+    decoding: Decoding,
 ) -> Boxes3D:
-    """Boxes at the heat map's local maxima (3x3), thinned by rotated non-maximum suppression.
+    """Boxes at the heat map's local maxima (3x3) after rotated non-maximum suppression.
 
-    A box on whose ground no agent had a return is no detection, whatever the head says: it is made up.
+    The decoding is CenterPoint's (Yin et al., CVPR 2021). A box is dropped if no agent had a return inside
+    it, since there is no evidence for it.
 
     Args:
         heatmap: (height, width) logits of box centres.
         regression: (8, height, width) offset x, y in cells from the cell's corner, centre's z in metres,
             log of length, width and height in metres, sine and cosine of yaw.
-        observed: (k, 2) as `observed_cells` gives.
-        grid: where the maps lie, in the LiDAR frame.
-        min_score: least score kept.
-        nms_iou: bird's-eye-view IoU above which the weaker box goes.
-        max_boxes: most boxes returned.
+        observed: (k, 2) from `observed_cells`.
+        grid: of the maps, in the LiDAR frame.
+        decoding: thresholds.
 
     Returns:
         Boxes in the LiDAR frame, by descending score.
@@ -55,8 +58,8 @@ def decode_boxes(
     padded = np.pad(score, 1)
     height, width = score.shape
     shifts = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    row, column = np.nonzero((score >= np.max(shifts, axis=0)) & (score >= min_score))
-    best = np.argsort(-score[row, column], kind='stable')[: 2 * max_boxes]
+    row, column = np.nonzero((score >= np.max(shifts, axis=0)) & (score >= decoding.min_score))
+    best = np.argsort(-score[row, column], kind='stable')[: 2 * decoding.max_boxes]
     row, column = row[best], column[best]
     value = regression[:, row, column].astype(np.float64)
     boxes = np.stack(
@@ -71,7 +74,7 @@ def decode_boxes(
     )
     scores = score[row, column]
     backed = np.nonzero(_on_observed_ground(boxes, observed, grid.cell))[0]
-    kept = backed[nms(boxes[backed], scores[backed], nms_iou)[:max_boxes]]
+    kept = backed[nms(boxes[backed], scores[backed], decoding.nms_iou)[: decoding.max_boxes]]
     return Boxes3D(boxes, scores=scores)[kept]
 
 
@@ -81,12 +84,12 @@ def observed_cells(
     """Centres of the cells in which an agent had a return.
 
     Args:
-        density: (n, height, width) of each agent, above 0 where it had one.
-        ego_to_agent: (n, 2, 3) see `geometry.warp.grid_warps`.
-        grid: of all of them.
+        density: (n, height, width) of each agent, above 0 where it had a return.
+        ego_to_agent: (n, 2, 3), see `geometry.warp.grid_warps`.
+        grid: of all agents.
 
     Returns:
-        (k, 2) x and y in the ego's LiDAR frame, metres; where several agents had one, several times.
+        (k, 2) x and y in the ego's LiDAR frame, metres; one row per agent and cell.
     """
     agent, row, column = np.nonzero(density > 0)
     size = np.array([grid.width, grid.height])
@@ -100,7 +103,7 @@ def observed_cells(
 def _on_observed_ground(
     boxes: NDArray[np.float64], observed: NDArray[np.float64], cell: float
 ) -> NDArray[np.bool_]:
-    """Which boxes hold the centre of an observed cell, seen from above, or miss it by half a cell at most."""
+    """Whether each box, widened by half a cell to each side, holds the centre of an observed cell."""
     prisms = flattened(boxes)
     prisms[:, 3:5] += cell
     return count_points(np.column_stack((observed, np.zeros(len(observed)))), prisms) > 0

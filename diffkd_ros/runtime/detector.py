@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ego's side: restore every agent's feature, warp, fuse, detect."""
+"""The ego's part of the model: restore every agent's feature, warp, fuse and detect."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ OUTPUTS = ['heatmap', 'regression', 'share', 'coverage', 'reliability', 'energy'
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """What one fusion gave. Maps are in the ego's grid; agent 0 is the ego.
+    """Result of one fusion. Maps are in the ego's grid; agent 0 is the ego.
 
     Attributes:
         boxes: in the ego's LiDAR frame, by descending score.
         gate_weights: (n,) float32 mean share of each agent over the cells it covers.
-        reliability: mean reliability of the ego over the cells that it observed or a neighbour's map covers.
-        gate_map: (n, height, width) share of each agent in each fused cell, sums to 1.
+        reliability: mean reliability of the ego over the cells it observed or a neighbour's map covers.
+        gate_map: (n, height, width) share of each agent in each fused cell; sums to 1 over agents.
         reliability_map: (height, width) in (0, 1).
         energy_map: (n, height, width) mean absolute value of each agent's restored feature.
-        latency_ms: `fuse` (restore, warp, fuse, head) and `decode` (peaks, NMS), milliseconds.
+        latency_ms: milliseconds of `fuse` (restore, warp, fuse, head) and `decode` (peaks, NMS).
     """
 
     boxes: Boxes3D
@@ -45,13 +45,13 @@ class Detection:
 
 
 class CooperativeDetector:
-    """`ego.onnx` of a model folder. One agent alone takes the same path as several.
+    """Runs `ego.onnx` of a model folder. A single agent takes the same path as several.
 
     Args:
         card: a loaded model card.
         threads: CPU threads.
         device: `cpu`, `cuda` or `tensorrt`.
-        session: runs the ego's side in place of the folder's graph.
+        session: replaces the session on the folder's graph.
 
     Raises:
         ModelError: if the device is not available or the graph does not load.
@@ -64,14 +64,14 @@ class CooperativeDetector:
         self._session = session or open_session(card.ego_path, threads, device)
 
     def detect(self, features: Sequence[BevFeature], poses: Sequence[Matrix]) -> Detection:
-        """Fuse one to `max_agents` agents' features.
+        """Fuse the features of 1 to `max_agents` agents and detect.
 
         Args:
             features: the ego's first, each in its agent's LiDAR frame.
             poses: (4, 4) map <- LiDAR of the same agents, at the instant of the ego's sweep.
 
         Raises:
-            ValueError: if the numbers of features and poses differ, or there are none or too many.
+            ValueError: if there are no or too many features, or not one pose for each.
         """
         card, count = self._card, len(features)
         if count != len(poses) or not 1 <= count <= card.max_agents:
@@ -80,7 +80,7 @@ class CooperativeDetector:
             )
         started = time.perf_counter()
         grid = card.grid
-        warps = grid_warps(poses, grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+        warps = grid_warps(poses, grid)
         density = np.stack([feature.density for feature in features])[:, None]
         heatmap, regression, share, coverage, reliability, energy = self._session.run(
             OUTPUTS,
@@ -96,13 +96,11 @@ class CooperativeDetector:
             regression[0],
             observed_cells(density[:, 0], warps, grid),
             grid,
-            card.min_score,
-            card.nms_iou,
-            card.max_boxes,
+            card.decoding,
         )
         decoded = time.perf_counter()
         weights = (share * coverage).sum(axis=(1, 2, 3)) / np.maximum(coverage.sum(axis=(1, 2, 3)), 1)
-        # The ego's own coverage is the whole grid: its map is where the fused one starts from.
+        # Not coverage[0], which is the whole grid.
         observed = (density[0, 0] > 0) | (coverage[1:, 0] > 0).any(axis=0)
         return Detection(
             boxes=boxes,

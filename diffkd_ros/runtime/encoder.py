@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep's points to the feature map that travels."""
+"""Encoding of a sweep's points to the feature map an agent shares."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from diffkd_ros.runtime.session import Session, open_session
 
 
 class CloudError(DiffkdError):
-    """A point cloud that nothing can be computed from."""
+    """A point cloud of the wrong shape or without a usable point."""
 
 
 class FeatureEncoder:
-    """`encoder.onnx` of a model folder.
+    """Runs `encoder.onnx` of a model folder.
 
     Args:
         card: a loaded model card.
         threads: CPU threads.
         device: `cpu`, `cuda` or `tensorrt`.
-        session: runs the encoder in place of the folder's graph.
+        session: replaces the session on the folder's graph.
 
     Raises:
         ModelError: if the device is not available or the graph does not load.
@@ -36,7 +36,7 @@ class FeatureEncoder:
         self._session = session or open_session(card.encoder_path, threads, device)
 
     def encode(self, points: NDArray[np.float32]) -> BevFeature:
-        """Encode one sweep; points that are not finite or out of range are left out.
+        """Encode one sweep; points that are not finite or out of range are ignored.
 
         Args:
             points: (n, 4) float32 x, y, z in metres in the LiDAR frame, intensity in [0, 1].
@@ -48,13 +48,13 @@ class FeatureEncoder:
             raise CloudError(f'points must be (n, 4) x, y, z, intensity; got {points.shape}')
         grid = self._grid
         x, y, z, intensity = points.T
-        # Comparisons with NaN are false, so one mask does both jobs.
+        # Comparisons with NaN are false, so that this excludes points that are not finite, too.
         usable = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
         usable &= (z >= grid.z_min) & (z < grid.z_max) & np.isfinite(intensity)
         if not usable.any():
             finite = int(np.isfinite(points).all(axis=1).sum())
             raise CloudError(
-                f'no usable point: {len(points)} came, {finite} of them finite, none within '
+                f'no usable point: of {len(points)} points {finite} are finite and none within '
                 f'x {grid.x_min:g}..{grid.x_max:g}, y {grid.y_min:g}..{grid.y_max:g}, '
                 f'z {grid.z_min:g}..{grid.z_max:g} m of the LiDAR'
             )

@@ -14,7 +14,7 @@ class BevFeature:
     """One agent's encoded sweep, in its own LiDAR frame.
 
     Attributes:
-        feature: (channels, height, width) float32, zero where the agent knows nothing.
+        feature: (channels, height, width) float32, zero where no point is near.
         density: (height, width) float32 log(1 + points in the cell); 0 where nothing was observed.
     """
 
@@ -23,5 +23,5 @@ class BevFeature:
 
     @classmethod
     def empty(cls, channels: int, height: int, width: int) -> BevFeature:
-        """What an agent has that observed nothing."""
+        """The feature map of an agent that observed nothing."""
         return cls(np.zeros((channels, height, width), np.float32), np.zeros((height, width), np.float32))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds a model by folder or by name."""
+"""Lookup of a model by folder or by name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from diffkd_ros.share import share_directory
 
 
 def model_folder(name: str) -> Path:
-    """A model's folder: the one given, or the one of that name among those that ship with the package.
+    """A model's folder: `name` itself if it is a folder, else the shipped model of that name.
 
     Raises:
-        ModelError: if it is neither; the shipped names are listed.
+        ModelError: if it is neither; the message lists the shipped models.
     """
     path = Path(name).expanduser()
     if name and path.is_dir():
@@ -23,6 +23,6 @@ def model_folder(name: str) -> Path:
         return models / name
     shipped = sorted(card.parent.name for card in models.glob('*/card.yaml'))
     raise ModelError(
-        f'model {name!r} is neither a folder nor one of those that ship with the package: '
+        f'model {name!r} is neither a folder nor one of the models shipped with the package: '
         f'{", ".join(shipped) or "none"}'
     )

@@ -20,10 +20,10 @@ PROVIDERS = {
 
 
 class Session(Protocol):
-    """Something that computes named arrays from named arrays, as ONNX Runtime does."""
+    """The part of ONNX Runtime's session that is used here: named arrays in, named arrays out."""
 
     def run(self, names: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        """The outputs of these names, in this order."""
+        """Compute the named outputs, in this order."""
 
 
 def open_session(path: Path, threads: int, device: str) -> Session:
@@ -35,7 +35,7 @@ def open_session(path: Path, threads: int, device: str) -> Session:
         device: `cpu`, `cuda` or `tensorrt`.
 
     Raises:
-        ModelError: if the device is unknown, this onnxruntime build lacks it or it does not start, or the
+        ModelError: if the device is unknown, missing in this build of onnxruntime or does not start, or the
             graph does not load.
     """
     if device not in PROVIDERS:
@@ -50,15 +50,15 @@ def open_session(path: Path, threads: int, device: str) -> Session:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Spinning workers would take whole cores from the other nodes on a shared machine.
+    # Spinning threads would occupy cores that other nodes need.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     options.log_severity_level = 3
     try:
-        # It would go on, tens of times slower, on the CPU.
+        # With the fallback it would run on the CPU, tens of times slower.
         session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime raises a private class for each of its status codes
         raise ModelError(f'{path} does not load: {error}') from error
-    # A provider whose libraries are missing is left out with no more than a line of a log.
+    # onnxruntime only logs a warning if the libraries of a provider are missing.
     if providers[0] not in session.get_providers():
         raise ModelError(
             f'device {device!r}: {providers[0]} did not start, only {", ".join(session.get_providers())}: '

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a student is made: recipe, data, targets, losses, stages, loop."""
+"""Training of a student: recipe, data, targets, losses, stages and the loop that runs them."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corruption of what a student in training sees."""
+"""Corruption of a student's training data: clouds, and maps on the link."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ TILE_SHARES = (0.1, 0.3)
 
 
 def corrupt_clouds(frame: CoopFrame, augmentation: Augmentation, rng: np.random.Generator) -> CoopFrame:
-    """Clouds corrupted: all of the frame alike, or each or not, in its own way; poses and ground truth stay.
+    """Corrupt a frame's clouds; poses and ground truth stay unchanged.
 
-    A corruption that cannot work on a cloud (wet ground without ground) leaves it as it is.
+    With probability `augmentation.shared` one draw applies to all agents, else each cloud is corrupted with
+    `augmentation.probability` by a draw of its own. A corruption that does not apply to a cloud (wet ground
+    without ground) leaves it unchanged.
     """
-    together = _draw(augmentation, rng) if rng.random() < augmentation.shared else None
+    shared = _draw(augmentation, rng) if rng.random() < augmentation.shared else None
     agents = dict(frame.agents)
     for agent, sweep in frame.agents.items():
-        if together is None and rng.random() >= augmentation.probability:
+        if shared is None and rng.random() >= augmentation.probability:
             continue
-        name, severity, seed = together or _draw(augmentation, rng)
+        name, severity, seed = shared or _draw(augmentation, rng)
         alone = replace(frame, agents={agent: sweep}, ego=agent)
         try:
             agents[agent] = corrupt_frame(alone, name, severity, seed, 'all').agents[agent]
@@ -44,7 +46,7 @@ def _draw(augmentation: Augmentation, rng: np.random.Generator) -> tuple[str, in
 def arriving_cells(
     agents: int, height: int, width: int, augmentation: Augmentation, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Which cells of each agent's map arrive: (agents, 1, height, width) of 0 and 1; the ego's all do."""
+    """Mask (agents, 1, height, width) of the cells that reach the ego, 1 or 0; all 1 for the ego, agent 0."""
     cells = np.ones((agents, 1, height, width), np.float32)
     for agent in range(1, agents):
         if rng.random() < augmentation.tile_loss:

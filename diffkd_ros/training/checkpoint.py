@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run on disk: weights and optimiser as safetensors, recipe and progress inside."""
+"""A training run on disk: one safetensors file with weights, optimiser state, recipe and progress."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from diffkd_ros.errors import DiffkdError
 from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.recipe import Recipe
-from diffkd_ros.training.stages import lone_student
+from diffkd_ros.training.stages import teacher_as_student
 
 CHECKPOINT = 'checkpoint.safetensors'
-"""What a run's checkpoint is called in its folder."""
+"""File name of the checkpoint in a run's folder."""
 
 Tensors = dict[str, Tensor]
 
 
 class CheckpointError(DiffkdError):
-    """A checkpoint that is none, or that belongs to another recipe or model."""
+    """A file that is not a checkpoint, or a checkpoint of another recipe or model."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
-        history: name, steps and minutes of every stage completed, those of an initial checkpoint first.
-        step: steps done of the stage under way.
-        minutes: spent on it.
-        optimiser: hyperparameters of each of the optimiser's groups, if a stage is under way.
-        schedule: state of the learning rate's schedule, likewise.
+        history: name, steps and minutes of every completed stage, those of an initial checkpoint first.
+        step: completed steps of the current stage.
+        minutes: time spent on the current stage.
+        optimiser: hyperparameters of each parameter group; empty between stages.
+        schedule: state of the learning rate schedule; empty between stages.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -51,13 +51,13 @@ class Progress:
 def save_checkpoint(
     path: Path, recipe: Recipe, parts: dict[str, dict[str, Tensor]], progress: Progress
 ) -> None:
-    """Write a checkpoint; a process killed meanwhile leaves the one before.
+    """Write a checkpoint atomically: if the process is killed, the previous one stays.
 
     Args:
         path: file to write.
         recipe: of the run.
-        parts: state dictionaries by name: `teacher`, `student`, and more while a stage is under way.
-        progress: to go on from.
+        parts: state dictionaries by name: `teacher`, `student` and, within a stage, the optimiser's.
+        progress: state from which a run resumes.
     """
     tensors = {
         f'{part}.{name}': tensor.detach().cpu().contiguous().clone()
@@ -74,7 +74,7 @@ def read_checkpoint(path: Path) -> tuple[Recipe, Progress, dict[str, Tensors]]:
     """Read a checkpoint's recipe, progress and state dictionaries.
 
     Raises:
-        CheckpointError: if the file is no checkpoint of this version.
+        CheckpointError: if the file is not a checkpoint of this version.
     """
     try:
         with safe_open(path, 'pt') as file:
@@ -92,10 +92,10 @@ def read_checkpoint(path: Path) -> tuple[Recipe, Progress, dict[str, Tensors]]:
 
 
 def restore(module: nn.Module, part: Tensors, path: Path) -> None:
-    """Load a whole state dictionary.
+    """Load a complete state dictionary.
 
     Raises:
-        CheckpointError: if it is not this module's.
+        CheckpointError: if its names or shapes are not the module's.
     """
     try:
         module.load_state_dict(part)
@@ -103,35 +103,35 @@ def restore(module: nn.Module, part: Tensors, path: Path) -> None:
         raise CheckpointError(f'{path} holds another model: {error}') from error
 
 
-def adopt(module: nn.Module, part: Tensors) -> None:
-    """Load what fits by name and shape; the rest of the module stays as it is."""
+def load_matching(module: nn.Module, part: Tensors) -> None:
+    """Load the tensors that match by name and shape; the others of the module stay unchanged."""
     own = module.state_dict()
     module.load_state_dict(own | {k: t for k, t in part.items() if k in own and own[k].shape == t.shape})
 
 
 def load_student(path: Path) -> tuple[Recipe, Student]:
-    """A checkpoint's recipe and its student, in evaluation mode.
+    """Load a checkpoint's recipe and its student, in evaluation mode.
 
-    If no more than a teacher was trained, the student computes the same; see also `as_trained`.
+    If only a teacher was trained, the student computes the same as the teacher; see also `as_trained`.
 
     Raises:
-        CheckpointError: if the file is no checkpoint of this version.
+        CheckpointError: if the file is not a checkpoint of this version.
     """
     recipe, progress, parts = read_checkpoint(path)
     if all(stage['name'] == 'teacher' for stage in progress.history):
         teacher = Teacher(recipe.model)
         restore(teacher, parts['teacher'], path)
-        return recipe, lone_student(teacher, recipe.model).eval()
+        return recipe, teacher_as_student(teacher, recipe.model).eval()
     student = Student(recipe.model)
     restore(student, parts['student'], path)
     return recipe, as_trained(student, progress.history).eval()
 
 
 def as_trained(student: Student, history: list[dict[str, Any]]) -> Student:
-    """A student without its restoration, if no stage has trained that yet: drawn at random, it does harm.
+    """Remove the student's restoration unless a stage has trained it: random weights would lower the scores.
 
     Args:
-        student: as a run has left it.
+        student: from a run.
         history: of the run, as in `Progress`.
     """
     if any(stage['name'] in ('diffuser', 'joint') for stage in history):
@@ -140,7 +140,7 @@ def as_trained(student: Student, history: list[dict[str, Any]]) -> Student:
 
 
 def with_model(student: Student, config: StudentConfig) -> Student:
-    """The same weights in a student of other settings, such as another number of steps."""
+    """The same weights in a student of another configuration, such as another number of steps."""
     other = Student(config)
-    adopt(other, student.state_dict())
+    load_matching(other, student.state_dict())
     return other.eval()

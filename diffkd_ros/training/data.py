@@ -26,17 +26,18 @@ from diffkd_ros.training.targets import DetectionTarget, detection_target
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One frame, seen by an ego together with neighbours.
+    """One frame of an ego and its neighbours. Points are (p, 4): x, y, z in metres, intensity.
 
     Attributes:
-        clouds: per agent (p, 4), each in its own LiDAR frame; the ego's first; corrupted if so asked.
-        clean: the same as they were sensed.
-        union: (p, 4) all agents' clean points, the teacher's holistic view, in the ego's LiDAR frame or, if
-            so asked, in one turned and shifted against it.
-        view: (2, 3) ego's normalised grid coordinates to those of the union, None if they are the same.
-        warps: (n, 2, 3) ego's normalised grid coordinates to each agent's.
-        arriving: (n, 1, height, width) 0 where a cell of an agent's map is lost on its way.
-        target: what to detect.
+        clouds: each agent's points in its own LiDAR frame, possibly corrupted; the ego's first.
+        clean: the same without corruption.
+        union: all agents' clean points, the teacher's holistic view, in the ego's LiDAR frame or, with
+            `view`, in a rotated and shifted one.
+        view: (2, 3) affine map from the ego's normalised grid coordinates to those of the union; None if
+            they are the same.
+        warps: (n, 2, 3) affine maps from the ego's normalised grid coordinates to each agent's.
+        arriving: (n, 1, height, width) 0 where a cell of an agent's map is lost on the link, else 1.
+        target: training target in the ego's grid.
     """
 
     clouds: list[NDArray[np.float32]]
@@ -57,16 +58,19 @@ def make_sample(
     arriving: NDArray[np.float32] | None = None,
     view: Matrix | None = None,
 ) -> Sample:
-    """Cut one training sample out of a frame with ground truth.
+    """Make a training sample from a frame with ground truth.
 
     Args:
-        frame: as it was.
-        sensed: the same after corruption; only its clouds count.
+        frame: the clean frame.
+        sensed: the frame after corruption; only its clouds are used.
         agents: ids, the ego's first.
         grid: of the feature map.
-        min_points: vehicles with fewer returns are neither target nor clutter.
-        arriving: as in `Sample`; all by default.
-        view: (4, 4) ego's LiDAR frame <- frame of the union; the same frame by default.
+        min_points: vehicles with fewer returns are ignored: neither target nor background.
+        arriving: as in `Sample`; None for all cells.
+        view: (4, 4) ego's LiDAR frame <- frame of the union; None for the same frame.
+
+    Raises:
+        FrameError: if the frame has no ground truth.
     """
     ego = agents[0]
     sweeps = [frame.agents[agent] for agent in agents]
@@ -74,17 +78,16 @@ def make_sample(
     from_map = inverse(poses[0])
     union = np.concatenate([transform_points(from_map @ sweep.pose, sweep.points) for sweep in sweeps])
     truth = ground_truth_in(frame, ego)
-    # Counted anew: only agents that take part lend their returns.
+    # The frame's own counts include agents that are not in the sample.
     seen = count_points(union, truth.boxes)
     if arriving is None:
         arriving = np.ones((len(agents), 1, grid.height, grid.width), np.float32)
-    edges = grid.x_min, grid.y_min, grid.x_max, grid.y_max
     return Sample(
         clouds=[sensed.agents[agent].points for agent in agents],
         clean=[sweep.points for sweep in sweeps],
         union=union if view is None else transform_points(inverse(view), union),
-        view=None if view is None else grid_warps([np.eye(4), view], *edges)[1],
-        warps=grid_warps(poses, *edges),
+        view=None if view is None else grid_warps([np.eye(4), view], grid)[1],
+        warps=grid_warps(poses, grid),
         arriving=arriving,
         target=detection_target(truth.boxes, seen, min_points, grid),
     )
@@ -92,11 +95,11 @@ def make_sample(
 
 @dataclass(frozen=True)
 class Clouds:
-    """Several clouds end to end.
+    """Several concatenated clouds.
 
     Attributes:
-        points: (p, 4).
-        index: (p,) int64 cloud of each point.
+        points: (p, 4) x, y, z, intensity.
+        index: (p,) int64 index of each point's cloud.
         count: number of clouds.
     """
 
@@ -106,25 +109,25 @@ class Clouds:
 
     @classmethod
     def join(cls, clouds: Sequence[NDArray[np.float32]]) -> Clouds:
-        """Concatenate (p, 4) arrays."""
+        """Concatenate clouds (p, 4)."""
         sizes = torch.tensor([len(cloud) for cloud in clouds])
         points = torch.from_numpy(np.concatenate(clouds))
         return cls(points, torch.repeat_interleave(torch.arange(len(clouds)), sizes), len(clouds))
 
     def to(self, device: torch.device) -> Clouds:
-        """The same on another device."""
+        """Copy to a device."""
         return Clouds(self.points.to(device), self.index.to(device), self.count)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Several samples.
+    """Several samples; fields as in `Sample` where not said otherwise.
 
     Attributes:
         agents: every agent's cloud, frame by frame, each frame's ego first.
-        clean: the same clouds uncorrupted.
+        clean: the same clouds without corruption.
         unions: one clean union cloud per frame.
-        views: (frames, 2, 3) ego's normalised grid coordinates to those of the union, None if the same.
+        views: (frames, 2, 3), or None.
         sizes: number of agents of each frame.
         warps: (sum of sizes, 2, 3).
         arriving: (sum of sizes, 1, height, width).
@@ -145,18 +148,18 @@ class Batch:
     foreground: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """Copy to a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'sizes'}
         return replace(self, **{name: part.to(device) for name, part in moved.items() if part is not None})
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch: either all of them have a view or none has."""
+    """Combine samples into a batch; either all or none of them have a view."""
     views = [sample.view for sample in samples if sample.view is not None]
-
-    def stack(name: str) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(sample.target, name) for sample in samples])).float()
-
+    targets = {
+        f.name: torch.from_numpy(np.stack([getattr(sample.target, f.name) for sample in samples])).float()
+        for f in fields(DetectionTarget)
+    }
     return Batch(
         agents=Clouds.join([cloud for sample in samples for cloud in sample.clouds]),
         clean=Clouds.join([cloud for sample in samples for cloud in sample.clean]),
@@ -165,21 +168,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
         sizes=[len(sample.clouds) for sample in samples],
         warps=torch.from_numpy(np.concatenate([sample.warps for sample in samples])),
         arriving=torch.from_numpy(np.concatenate([sample.arriving for sample in samples])),
-        heatmap=stack('heatmap'),
-        regression=stack('regression'),
-        regressed=stack('regressed'),
-        counted=stack('counted'),
-        foreground=stack('foreground'),
+        **targets,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which part of a stream of samples a process takes: batch after batch, in turn with the others.
+    """The part of a stream of batches that a process takes: every `processes`-th, from `rank`.
 
     Attributes:
         rank: of this process.
-        processes: how many there are.
+        processes: number of processes.
     """
 
     rank: int = 0
@@ -187,14 +186,14 @@ class Share:
 
 
 class Samples(Dataset[Sample]):
-    """Endless variety: every index is another frame, ego, choice of neighbours and corruption.
+    """Random training samples: each index draws a frame, an ego, its neighbours and corruptions.
 
     Args:
         data: the recipe's data section.
         grid: of the feature map.
-        stream: names the stream; another name gives other samples.
-        steps: batches of the stream that are wanted.
-        share: of this process.
+        stream: number of the stream; different streams give different samples.
+        steps: batches of the stream to give.
+        share: of this process; the whole stream by default.
     """
 
     def __init__(
@@ -211,7 +210,7 @@ class Samples(Dataset[Sample]):
         return len(self._steps) * self._data.batch
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of this index; the same index gives the same bytes.
+        """The sample of an index; the same index gives the same bytes.
 
         Raises:
             DatasetError: if a data set cannot be read.
@@ -243,7 +242,10 @@ class Samples(Dataset[Sample]):
 
 
 def _view(rng: np.random.Generator, turned: float, cell: float) -> Matrix:
-    """Any heading and any place within a cell, as one vehicle's grid may lie in another's, or straight on."""
+    """Pose of the union's frame: with probability `turned` of any heading and offset within a cell.
+
+    This is how one vehicle's grid may lie in another's.
+    """
     if rng.random() >= turned:
         return np.eye(4)
     x, y = rng.uniform(0, cell, 2)
@@ -253,15 +255,7 @@ def _view(rng: np.random.Generator, turned: float, cell: float) -> Matrix:
 def training_batches(
     data: Data, grid: BevGrid, stream: int, steps: range, share: Share | None = None
 ) -> Iterable[Batch]:
-    """Those batches of a stream, made in worker processes, in a fixed order.
-
-    Args:
-        data: the recipe's data section.
-        grid: of the feature map.
-        stream: names the stream.
-        steps: which batches.
-        share: of this process.
-    """
+    """Batches of a stream, in a fixed order, made in worker processes; arguments as for `Samples`."""
     return DataLoader(
         Samples(data, grid, stream, steps, share),
         batch_size=data.batch,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a recipe from the first stage to a scored student, on one process or many."""
+"""Run a recipe from the first stage to a scored student, in one process or several."""
 
 from __future__ import annotations
 
@@ -27,23 +27,21 @@ from diffkd_ros.training.data import Batch, Share, training_batches
 from diffkd_ros.training.frames import expand
 from diffkd_ros.training.optimisation import Optimisation
 from diffkd_ros.training.recipe import Recipe, RecipeError, Stage
-from diffkd_ros.training.stages import STAGES, copy_teacher, lone_student, measure_teacher
+from diffkd_ros.training.stages import STAGES, copy_teacher, measure_teacher, teacher_as_student
 from diffkd_ros.training.validation import Scores, Validation, grid_of
 
 MEASURED_BATCHES = 32
 REPORT_EVERY = 20
 BFLOAT16 = ('avx512_bf16', 'amx_bf16', 'bf16')
-"""Names of `torch.cpu.get_capabilities`, on x86 and on ARM: any of them makes bfloat16 quick."""
+"""Names in `torch.cpu.get_capabilities`, on x86 and ARM, of hardware support for bfloat16."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where to train. One process, several GPUs and several nodes are the same command.
-
-    Started by `torchrun`, it takes the numbers of devices and nodes from there.
+    """The devices to train on. Under `torchrun`, its numbers of devices and nodes are used.
 
     Attributes:
-        accelerator: as Fabric has it: `auto`, `cpu`, `gpu`, ...
+        accelerator: of Lightning Fabric: `auto`, `cpu`, `gpu`, ...
         devices: number of devices of this node, or `auto`.
         nodes: number of nodes.
         threads: CPU threads of each process.
@@ -55,7 +53,7 @@ class Machine:
     threads: int = 1
 
     def fabric(self, out: Path) -> Fabric:
-        """Fabric, with its loggers."""
+        """Create Fabric, with loggers that write to `out`."""
         devices, nodes = self.devices, self.nodes
         if TorchElasticEnvironment.detect():
             devices, nodes = int(os.environ['LOCAL_WORLD_SIZE']), int(os.environ['GROUP_WORLD_SIZE'])
@@ -64,7 +62,7 @@ class Machine:
             accelerator=self.accelerator,
             devices=devices,
             num_nodes=nodes,
-            # A stage uses a part of the student only.
+            # No stage uses all parameters of the student.
             strategy='ddp_find_unused_parameters_true' if several else 'auto',
             loggers=[
                 CSVLogger(out, 'csv', flush_logs_every_n_steps=1),
@@ -75,10 +73,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a recipe gave.
+    """Result of a training run.
 
     Attributes:
-        student: in evaluation mode; if no more than a teacher was trained, one that computes the same.
+        student: in evaluation mode; if only a teacher was trained, a student that computes the same.
         training: recipe, seeds, time and machine, for the model card.
         results: scores on held-out frames, for the model card.
     """
@@ -89,7 +87,7 @@ class Trained:
 
 
 class _Run:
-    """A run under way: networks, progress and where they are kept."""
+    """State of a run: networks, progress and the path of the checkpoint."""
 
     def __init__(self, recipe: Recipe, out: Path, fabric: Fabric) -> None:
         self.recipe, self.fabric, self.path = recipe, fabric, out / CHECKPOINT
@@ -97,27 +95,27 @@ class _Run:
         self.teacher, self.student = Teacher(recipe.model), Student(recipe.model)
         self.parts: dict[str, checkpoint.Tensors] = {}
         self.progress = checkpoint.Progress()
-        self.before = 0  # stages that an initial checkpoint brought along
+        self.before = 0  # stages of the initial checkpoint
         if recipe.initial is not None:
-            self._begin_from(expand(recipe.initial))
+            self._load_initial(expand(recipe.initial))
         if self.path.exists():
-            self._go_on()
+            self._resume()
         fabric.to_device(self.teacher)
         fabric.to_device(self.student)
-        # The first process scores for all.
+        # Only the first process computes scores.
         self.validation = Validation(recipe, fabric.device) if fabric.is_global_zero else None
 
-    def _begin_from(self, path: Path) -> None:
+    def _load_initial(self, path: Path) -> None:
         _, progress, parts = checkpoint.read_checkpoint(path)
         if progress.step:
-            raise CheckpointError(f'{path}: its own run has not ended')
+            raise CheckpointError(f'{path} was written in the middle of a stage; finish its run first')
         self.progress.history = progress.history
         self.before = len(progress.history)
         checkpoint.restore(self.teacher, parts['teacher'], path)
         if self._has_student():
-            checkpoint.adopt(self.student, parts['student'])
+            checkpoint.load_matching(self.student, parts['student'])
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         recipe, self.progress, self.parts = checkpoint.read_checkpoint(self.path)
         if recipe != self.recipe:
             raise CheckpointError(f'{self.path} was written by another recipe; choose another output folder')
@@ -134,19 +132,19 @@ class _Run:
         self.fabric.barrier()
 
     def stage(self, stage: Stage) -> None:
-        """Run a stage from where it was."""
+        """Run a stage, from its first step or from where the checkpoint was written."""
         recipe, progress, fabric = self.recipe, self.progress, self.fabric
         share = Share(fabric.global_rank, fabric.world_size)
         stream = _stream(stage, progress.history)
         grid = grid_of(recipe)
-        # A teacher sees clean clouds only, and teaches in the egos' own grids.
+        # The teacher is trained on clean clouds; the other stages use it in the egos' own grids.
         clean, straight = {'augmentation': None}, {'turned': 0.0}
         data = recipe.data.model_copy(update=clean if stage.name == 'teacher' else straight)
         if stage.name != 'teacher' and not self._has_student() and progress.step == 0:
             copy_teacher(self.teacher, self.student)
-            # Every process measures the same batches.
-            lessons = data.model_copy(update=clean)
-            batches = training_batches(lessons, grid, stream, range(MEASURED_BATCHES))
+            # Without a share: all processes measure the same batches.
+            clean_data = data.model_copy(update=clean)
+            batches = training_batches(clean_data, grid, stream, range(MEASURED_BATCHES))
             measure_teacher(self.teacher, self.student, (batch.to(fabric.device) for batch in batches))
         module = STAGES[stage.name](self.teacher, self.student, recipe.target)
         network = self.teacher if stage.name == 'teacher' else self.student
@@ -163,7 +161,7 @@ class _Run:
             for step, batch in zip(
                 remaining, training_batches(data, grid, stream, remaining, share), strict=True
             ):
-                # Every step has draws of its own, so a resumed run repeats what an unbroken one does.
+                # A seed for each step: a resumed run repeats the draws of an uninterrupted one.
                 torch.manual_seed(_seed(recipe.seed, stream, step, fabric.global_rank))
                 losses = self._step(trained, optimiser, optimisation, batch.to(fabric.device))
                 progress.step, progress.minutes = step + 1, (time.monotonic() - started) / 60
@@ -172,12 +170,12 @@ class _Run:
                 bar.advance(losses['total'])
                 last = step + 1 == stage.steps
                 if (step + 1) % recipe.validate_every == 0 and not last:
-                    bar.tell(self._score(stage, optimisation.average.module, step + 1))
+                    bar.show(self._score(stage, optimisation.average.module, step + 1))
                 if (step + 1) % recipe.save_every == 0 and not last:
                     self.save(optimisation.state(progress))
-        optimisation.hand_on()
+        optimisation.apply_average()
         if fabric.world_size > 1:
-            # Processes differ in what batch norm saw last; all go on with what the first one saves.
+            # Batch norm statistics differ between processes; all continue with those the first one saves.
             network.load_state_dict(fabric.broadcast(network.state_dict()))
         progress.history.append(
             {'name': stage.name, 'steps': stage.steps, 'minutes': round(progress.minutes, 1)}
@@ -185,14 +183,14 @@ class _Run:
         progress.step, progress.minutes = 0, 0.0
         progress.optimiser, progress.schedule = [], {}
         scores = self._score(stage, network, stage.steps)
-        fabric.print(f'after {stage.name} ({progress.history[-1]["minutes"]} min): {_told(scores)}')
+        fabric.print(f'after {stage.name} ({progress.history[-1]["minutes"]} min): {_summary(scores)}')
         self.save({})
 
     def _step(
         self, module: nn.Module, optimiser: Any, optimisation: Optimisation, batch: Batch
     ) -> dict[str, float]:
         weights = self.recipe.weights.model_dump()
-        # Not by Fabric, whose mixed precision rounds what goes in as well: points, to a quarter of a metre.
+        # Not Fabric's mixed precision, which converts inputs too: points would be rounded to 0.25 m.
         mixed = self.recipe.precision == 'bf16-mixed'
         with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=mixed):
             losses = module(batch)
@@ -205,7 +203,7 @@ class _Run:
         return {'total': total.item(), **{name: loss.item() for name, loss in losses.items()}}
 
     def _score(self, stage: Stage, network: nn.Module, step: int) -> Scores:
-        """Score on held-out frames, in the first process; the others wait."""
+        """Score on held-out frames in the first process; the others wait and return no scores."""
         scores: Scores = {}
         if self.validation is not None:
             if isinstance(network, Teacher):
@@ -220,7 +218,7 @@ class _Run:
 
 
 class _Bar:
-    """The progress bar with losses and scores; silent but for the first process."""
+    """Progress bar with the latest loss and scores, shown by the first process only."""
 
     def __init__(self, stage: Stage, done: int, shown: bool) -> None:
         columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -237,24 +235,25 @@ class _Bar:
         self._progress.__exit__(*exception)
 
     def advance(self, loss: float) -> None:
-        """One step done."""
+        """Count one step."""
         if isinstance(self._progress, Progress):
             text = f'{self._name} loss {loss:.3f} {self._scores}'
             self._progress.update(self._task, advance=1, description=text)
 
-    def tell(self, scores: Scores) -> None:
-        """Show scores from now on."""
-        self._scores = _told(scores)
+    def show(self, scores: Scores) -> None:
+        """Set the scores shown next to the loss."""
+        self._scores = _summary(scores)
 
 
-def _told(scores: Scores) -> str:
+def _summary(scores: Scores) -> str:
     return ', '.join(f'{who} AP@0.5 {row["ap50"]:.3f}' for who, row in scores.items())
 
 
 def _stream(stage: Stage, history: list[dict[str, Any]]) -> int:
-    """A number for each kind of stage and how often it was run: their samples and draws differ.
+    """Number of the random stream of a stage, from its kind and how often that kind has run before.
 
-    It does not depend on which recipe ran the stages before, so a chain of recipes repeats a whole one.
+    Independent of the recipe that ran the earlier stages: a chain of recipes gives the same weights as one
+    recipe with all stages.
     """
     return 10 * sum(earlier['name'] == stage.name for earlier in history) + list(STAGES).index(stage.name)
 
@@ -266,19 +265,19 @@ def _seed(*key: int) -> int:
 def train(recipe: Recipe, out: Path, machine: Machine | None = None) -> Trained | None:
     """Train every stage and score on held-out frames.
 
-    A run that was stopped, at whatever moment, goes on from its last checkpoint and ends in the same bits.
+    An interrupted run resumes from its last checkpoint and gives the same weights, bit for bit.
 
     Args:
-        recipe: what to do.
+        recipe: of the run.
         out: folder for the checkpoint and the logs.
-        machine: where; one process by default.
+        machine: devices to train on; one process by default.
 
     Returns:
-        The result, in the first process; None in the others.
+        The result in the first process, None in the others.
 
     Raises:
-        CheckpointError: if `out` holds another recipe's run, or the initial checkpoint is not usable.
-        RecipeError: if stages and model do not fit together.
+        CheckpointError: if `out` holds a run of another recipe, or the initial checkpoint is not usable.
+        RecipeError: if no teacher precedes the first stage, or an environment variable is not set.
         DatasetError: if a data set cannot be read.
     """
     machine = machine or Machine()
@@ -288,20 +287,22 @@ def train(recipe: Recipe, out: Path, machine: Machine | None = None) -> Trained 
     fabric.launch()
     if recipe.precision != '32-true' and fabric.device.type == 'cpu' and not _has_bfloat16():
         fabric.print(
-            f'this processor has no bfloat16 arithmetic: with precision {recipe.precision} '
+            f'this processor has no bfloat16 instructions: with precision {recipe.precision} '
             'a step can take ten times as long as with 32-true'
         )
     run = _Run(recipe, out, fabric)
     done = len(run.progress.history) - run.before
     if recipe.stages[0].name != 'teacher' and not run.progress.history:
-        raise RecipeError(f'stage {recipe.stages[0].name}: there is no teacher before it')
+        raise RecipeError(
+            f'stage {recipe.stages[0].name}: no teacher before it; add a stage teacher, or set initial'
+        )
     for stage in recipe.stages[done:]:
         run.stage(stage)
     if run.validation is None:
         return None
     teacher = run.teacher
     if recipe.stages[-1].name == 'teacher':
-        student = lone_student(teacher, recipe.model)
+        student = teacher_as_student(teacher, recipe.model)
     else:
         student = checkpoint.as_trained(run.student, run.progress.history)
     fabric.to_device(student)
@@ -310,16 +311,16 @@ def train(recipe: Recipe, out: Path, machine: Machine | None = None) -> Trained 
         **run.validation.teacher(teacher),
         **run.validation.student(student, restore=True),
     }
-    return Trained(student.cpu(), _account(recipe, run.progress, fabric, machine), results)
+    return Trained(student.cpu(), _training_record(recipe, run.progress, fabric, machine), results)
 
 
 def _has_bfloat16() -> bool:
-    """Whether the processor is quick at it, or this torch cannot tell."""
+    """Whether the processor has bfloat16 instructions; True if this torch cannot say."""
     describe = getattr(torch.cpu, 'get_capabilities', None)
     return describe is None or any(describe().get(name) for name in BFLOAT16)
 
 
-def _account(
+def _training_record(
     recipe: Recipe, progress: checkpoint.Progress, fabric: Fabric, machine: Machine
 ) -> dict[str, Any]:
     data = recipe.data

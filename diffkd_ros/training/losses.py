@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss terms; every one is a mean, so its size does not depend on grid or batch."""
+"""Loss terms. Each is a mean, so that its scale does not depend on the sizes of grid and batch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch.nn import functional
 
 from diffkd_ros.training.data import Batch
 
-BACKGROUND_SHARE = 0.1  # of the feature distillation, so that empty road does not drown vehicles
-CONFIDENT = 0.3  # teacher probability above which its boxes are worth imitating
+BACKGROUND_SHARE = 0.1  # weight of the background in the feature distillation, most of which is empty road
+CONFIDENT = 0.3  # teacher probability above which its boxes are imitated
 
 
 def focal_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-    """Penalty-reduced focal loss on Gaussian centres (CornerNet, Law & Deng 2018; alpha 2, beta 4).
+    """Penalty-reduced focal loss on Gaussian centres (CornerNet, Law & Deng, ECCV 2018, Eq. 1).
 
     Args:
         logits: (n, 1, h, w).
         target: (n, 1, h, w) in [0, 1], exactly 1 at centres.
-        counted: (n, 1, h, w) 0 where neither hit nor miss.
+        counted: (n, 1, h, w) 0 where background is ignored.
 
     Returns:
-        Sum over cells per centre.
+        Scalar: the sum over cells divided by the number of centres, with alpha 2 and beta 4.
     """
     probability = torch.sigmoid(logits.float()).clamp(1e-4, 1 - 1e-4)
     positive = (target == 1).to(logits.dtype)
@@ -32,7 +32,7 @@ def focal_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
 
 
 def regression_loss(predicted: Tensor, target: Tensor, where: Tensor) -> Tensor:
-    """Smooth L1 (beta 1/9) summed over the eight values, averaged with weights `where` (n, 1, h, w)."""
+    """Smooth L1 (beta 1/9) of (n, 8, h, w), summed over the values, averaged by weights (n, 1, h, w)."""
     loss = functional.smooth_l1_loss(predicted, target, beta=1 / 9, reduction='none')
     return (loss * where).sum() / where.sum().clamp(min=1)
 
@@ -43,7 +43,14 @@ def weighted_square(difference: Tensor, weight: Tensor) -> Tensor:
 
 
 def feature_loss(fused: Tensor, teacher: Tensor, deviation: Tensor, foreground: Tensor) -> Tensor:
-    """PKD (b), feature: fused map to the teacher's, in units of the teacher's standard deviation."""
+    """PKD (b), feature: mean square distance of the fused map from the teacher's, derived here.
+
+    Args:
+        fused: (n, c, h, w).
+        teacher: (n, c, h, w).
+        deviation: (1, c, 1, 1) the teacher's standard deviation, the unit of the distance.
+        foreground: (n, 1, h, w) 1 inside vehicles, else 0.
+    """
     difference = (fused - teacher) / deviation
     return weighted_square(difference, foreground) + BACKGROUND_SHARE * weighted_square(
         difference, 1 - foreground
@@ -53,7 +60,14 @@ def feature_loss(fused: Tensor, teacher: Tensor, deviation: Tensor, foreground: 
 def prediction_loss(
     heatmap: Tensor, regression: Tensor, teacher_heatmap: Tensor, teacher_regression: Tensor
 ) -> Tensor:
-    """PKD (b), prediction: two-class divergence per cell, weighted by disagreement, and confident boxes."""
+    """PKD (b), prediction, derived here: cross-entropy weighted by disagreement, and confident boxes.
+
+    Args:
+        heatmap: (n, 1, h, w) logits.
+        regression: (n, 8, h, w).
+        teacher_heatmap: (n, 1, h, w) logits.
+        teacher_regression: (n, 8, h, w).
+    """
     wanted = torch.sigmoid(teacher_heatmap)
     disagreement = (wanted - torch.sigmoid(heatmap)).abs().detach()
     entropy = functional.binary_cross_entropy_with_logits(heatmap, wanted, reduction='none')
@@ -63,7 +77,7 @@ def prediction_loss(
 
 
 def detection_losses(heatmap: Tensor, regression: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """The head's two terms against ground truth."""
+    """Losses of heat map (n, 1, h, w) and regression (n, 8, h, w) against the ground truth."""
     return {
         'heatmap': focal_loss(heatmap, batch.heatmap, batch.counted),
         'regression': regression_loss(regression, batch.regression, batch.regressed),
@@ -71,7 +85,7 @@ def detection_losses(heatmap: Tensor, regression: Tensor, batch: Batch) -> dict[
 
 
 def squared_distance(feature: Tensor, teacher: Tensor, deviation: Tensor) -> Tensor:
-    """Mean square over channels of a feature's distance from the teacher's, in units of its deviation.
+    """Mean square over channels of the distance between two features, in units of the teacher's deviation.
 
     Args:
         feature: (n, c, h, w).
@@ -85,15 +99,15 @@ def squared_distance(feature: Tensor, teacher: Tensor, deviation: Tensor) -> Ten
 
 
 def reliability_loss(reliability: Tensor, distance: Tensor, unit: Tensor, weight: Tensor) -> Tensor:
-    """AGF: cross-entropy of the ego's reliability to exp(-distance / unit).
+    """AGF: cross-entropy of the ego's reliability to exp(-distance / unit), derived here.
 
     Args:
         reliability: (n, 1, h, w) in (0, 1).
         distance: (n, 1, h, w) of the ego's feature from the teacher's.
-        unit: at which the reliability is to be 1/e.
+        unit: scalar, the distance at which the target is 1/e.
         weight: (n, 1, h, w) of each cell.
     """
-    # In float32: the cross-entropy of probabilities is not allowed under autocast.
+    # In float32: binary_cross_entropy is not allowed under autocast.
     with torch.autocast(reliability.device.type, enabled=False):
         wanted = torch.exp(-distance.float() / unit)
         entropy = functional.binary_cross_entropy(reliability.float(), wanted, reduction='none')

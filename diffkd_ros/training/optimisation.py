@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimiser, learning rate and moving average of one stage, and their way into a checkpoint and back."""
+"""Optimiser, learning rate schedule and weight average of one stage, and their state in a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from diffkd_ros.training.recipe import Recipe, Stage
 
 
 class Optimisation:
-    """AdamW under a one-cycle schedule, and a moving average of the network's weights.
+    """AdamW with a one-cycle schedule, and a moving average of the network's weights.
 
     Args:
         recipe: of the run.
-        stage: gives steps and learning rate.
-        module: whose parameters with a gradient are trained.
-        network: the part of it that is averaged.
+        stage: gives number of steps and learning rate.
+        module: its parameters that require a gradient are trained.
+        network: the part of the module whose weights are averaged.
     """
 
     def __init__(self, recipe: Recipe, stage: Stage, module: nn.Module, network: nn.Module) -> None:
@@ -34,7 +34,7 @@ class Optimisation:
         decay = recipe.average
 
         def mix(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-            # At first the average follows closely, so that a short stage forgets where it began.
+            # The decay is small at first, so that the initial weights do not dominate in a short stage.
             kept = min(decay, (1 + float(count)) / (10 + float(count)))
             return torch.lerp(current, average, kept)
 
@@ -42,16 +42,16 @@ class Optimisation:
         self._network = network
 
     def advance(self) -> None:
-        """After the optimiser's step: learning rate and average."""
+        """Update learning rate and average; called after the optimiser's step."""
         self.schedule.step()
         self.average.update_parameters(self._network)
 
-    def hand_on(self) -> None:
-        """Put the averaged weights into the network."""
+    def apply_average(self) -> None:
+        """Replace the network's weights by their average."""
         self._network.load_state_dict(self.average.module.state_dict())
 
     def state(self, progress: Progress) -> dict[str, Tensors]:
-        """Tensors for a checkpoint; numbers go into `progress`."""
+        """The state's tensors by part, for a checkpoint; its numbers are stored in `progress`."""
         state = self.optimiser.state_dict()
         progress.optimiser = state['param_groups']
         progress.schedule = {k: v for k, v in self.schedule.state_dict().items() if k != 'anneal_func'}
@@ -63,7 +63,7 @@ class Optimisation:
         return {'optimiser': moments, 'average': dict(self.average.state_dict())}
 
     def load(self, parts: dict[str, Tensors], progress: Progress) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         moments: dict[int, dict[str, Any]] = {}
         for key, tensor in parts['optimiser'].items():
             index, _, name = key.partition('.')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run as one YAML file, typed and validated."""
+"""The recipe of a training run: a YAML file, typed and validated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffkd_ros.sources.simulator import SimulatorConfig
 
 
 class RecipeError(DiffkdError):
-    """A recipe file that is not valid; the message names the key and, if one is near, what was meant."""
+    """An invalid recipe file; the message names the key and the nearest known one."""
 
 
 class _Section(BaseModel):
@@ -42,23 +42,28 @@ class FrameSource(_Section):
 
 
 class Augmentation(_Section):
-    """Corruption of what the student sees; the teacher and the ground truth stay clean."""
+    """Corruption of the student's input; the teacher's input and the ground truth stay clean."""
 
     shared: float = Field(
-        0.0, ge=0, le=1, description="Chance that one draw befalls all of a frame's agents, as weather does."
+        0.0,
+        ge=0,
+        le=1,
+        description='Probability that one corruption applies to all agents of a frame, as weather does.',
     )
-    probability: float = Field(0.5, ge=0, le=1, description='Else: chance of each cloud to be corrupted.')
-    corruptions: list[str] = Field(min_length=1, description='Types drawn from, of the lidar family.')
-    severities: list[int] = Field([1, 2], min_length=1, description='Severities drawn from.')
+    probability: float = Field(
+        0.5, ge=0, le=1, description='Otherwise, probability of each cloud to be corrupted.'
+    )
+    corruptions: list[str] = Field(min_length=1, description='Types to draw from, of the lidar family.')
+    severities: list[int] = Field([1, 2], min_length=1, description='Severities to draw from.')
     held_out: list[str] = Field(
-        [], description='Types that are never drawn, so that generalisation can be measured on them.'
+        [], description='Types that are never drawn, to measure generalisation on them.'
     )
     tile_loss: float = Field(
-        0.0, ge=0, le=1, description='Chance of each shared map to lose tiles, once it is encoded.'
+        0.0, ge=0, le=1, description='Probability of each encoded neighbour map to lose tiles.'
     )
 
     @model_validator(mode='after')
-    def _known_and_apart(self) -> Augmentation:
+    def _check_corruptions(self) -> Augmentation:
         try:
             for name in self.corruptions + self.held_out:
                 if lookup(name).family != 'lidar':
@@ -70,12 +75,12 @@ class Augmentation(_Section):
             raise ValueError(str(error)) from error
         both = sorted({*self.corruptions} & {*self.held_out})
         if both:
-            raise ValueError(f'{", ".join(both)}: drawn and held out at once')
+            raise ValueError(f'{", ".join(both)}: both in corruptions and in held_out')
         return self
 
 
 class Data(_Section):
-    """What is trained and validated on. Scenarios of different seeds share nothing."""
+    """Training and validation data. Simulated scenarios of different seeds are independent."""
 
     sources: list[FrameSource] = Field(
         default_factory=lambda: [FrameSource()], min_length=1, description='Training frames.'
@@ -84,27 +89,29 @@ class Data(_Section):
     simulator: SimulatorConfig = Field(default_factory=SimulatorConfig)
     train_seed: int = Field(1, description='Simulator seed of the training scenarios.')
     frames_per_drive: int = Field(
-        1, ge=1, description='Samples in a row of one simulated drive; more come faster, and vary less.'
+        1, ge=1, description='Consecutive samples of one simulated drive; more is faster and less varied.'
     )
     validation_seed: int = Field(2, description='Simulator seed of the held-out scenarios.')
     validation_scenarios: int = Field(10, ge=1, description='Held-out scenarios scored.')
-    validation_frames: int = Field(5, ge=1, description='Frames of each, evenly spaced.')
+    validation_frames: int = Field(5, ge=1, description='Frames scored per scenario, evenly spaced.')
     batch: int = Field(4, ge=1, description='Frames per step and process.')
     workers: int = Field(1, ge=0, description='Processes that make samples, per training process.')
     min_points: int = Field(
-        5, ge=1, description='Vehicles with fewer returns are neither target nor clutter.'
+        5, ge=1, description='Vehicles with fewer returns are ignored: neither target nor background.'
     )
-    max_agents: int = Field(5, ge=1, le=5, description='Most agents of a sample; 1 trains without others.')
+    max_agents: int = Field(
+        5, ge=1, le=5, description='Maximum number of agents in a sample; 1 trains without neighbours.'
+    )
     drop_neighbours: float = Field(
         0.25, ge=0, le=1, description='Share of frames that keep only some of the neighbours.'
     )
-    any_ego: bool = Field(True, description="Draw the ego anew, instead of taking the frame's own.")
+    any_ego: bool = Field(True, description="Draw the ego at random instead of using the frame's.")
     turned: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Share of the teacher's frames encoded on a grid turned and shifted at random, their map "
-        "resampled in the ego's as a neighbour's is; needs model.vectors.",
+        description="Share of the teacher's frames that are encoded on a randomly rotated and shifted grid "
+        "and resampled to the ego's, as a neighbour's map is; needs model.vectors.",
     )
     augmentation: Augmentation | None = None
 
@@ -118,14 +125,14 @@ class Weights(_Section):
     prediction: float = Field(0.5, ge=0, description='PKD (b): heat map and boxes to the teacher.')
     restoration: float = Field(1.0, ge=0, description='PKD (a): predicted clean latent to the teacher.')
     autoencoder: float = Field(1.0, ge=0, description='PKD (a): reconstruction through the latent.')
-    projection: float = Field(0.1, ge=0, description='PKD (a): observed feature into the latent.')
+    projection: float = Field(0.1, ge=0, description='PKD (a): observed feature projected to the latent.')
     reliability: float = Field(
-        0.1, ge=0, description='AGF: ego reliability to its distance from the teacher.'
+        0.1, ge=0, description="AGF: ego reliability to its target from the feature's distance."
     )
 
 
 class Stage(_Section):
-    """One stage of the progression."""
+    """One stage of the training."""
 
     name: Literal['teacher', 'student', 'diffuser', 'joint']
     steps: int = Field(ge=1)
@@ -133,7 +140,7 @@ class Stage(_Section):
 
 
 class Recipe(_Section):
-    """A whole run: `diffkd train FILE` reproduces the model."""
+    """A complete training run: `diffkd train FILE` reproduces the model."""
 
     name: str = Field(pattern=r'^[a-z0-9_]+$', description='Name of the model folder.')
     description: str = Field(description='For the model card.')
@@ -143,53 +150,56 @@ class Recipe(_Section):
     weights: Weights = Field(default_factory=Weights)
     target: Literal['global', 'local'] = Field(
         'global',
-        description="PKD (a) restores toward the teacher's holistic map as seen from the agent, or toward "
-        "the teacher's map of the agent's own clean cloud.",
+        description="Target of PKD (a): global, the teacher's holistic map warped to the agent; local, the "
+        "teacher's map of the agent's own clean cloud.",
     )
     initial: str | None = Field(
-        None, description='Checkpoint to start from, in place of stages left out; $NAME as in folders.'
+        None,
+        description='Checkpoint to start from, instead of training earlier stages; $NAME as in folders.',
     )
     stages: list[Stage] = Field(min_length=1)
     average: float = Field(
-        0.99, ge=0, lt=1, description='Decay of the moving average of the weights, which a stage hands on.'
+        0.99, ge=0, lt=1, description="Decay of the moving average of the weights, a stage's result."
     )
     precision: Literal['32-true', 'bf16-mixed'] = '32-true'
     validate_every: int = Field(500, ge=1, description='Steps between scores on held-out frames.')
     save_every: int = Field(100, ge=1, description='Steps between checkpoints.')
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(10.0, gt=0)
-    min_score: float = Field(0.1, ge=0, le=1, description='Detections below it are dropped.')
-    nms_iou: float = Field(0.15, ge=0, le=1, description="Bird's-eye-view IoU above which the weaker goes.")
-    max_boxes: int = Field(100, ge=1, description='Most boxes per frame.')
+    min_score: float = Field(0.1, ge=0, le=1, description='Detections below this score are dropped.')
+    nms_iou: float = Field(
+        0.15, ge=0, le=1, description="Bird's-eye-view IoU above which the lower-scored box is dropped."
+    )
+    max_boxes: int = Field(100, ge=1, description='Maximum number of boxes per frame.')
 
     @property
     def decoding(self) -> Decoding:
-        """What counts as a detection."""
+        """Thresholds of a detection."""
         return Decoding(self.min_score, self.nms_iou, self.max_boxes)
 
     @model_validator(mode='after')
-    def _stages_have_what_they_train(self) -> Recipe:
+    def _check_model(self) -> Recipe:
         if self.model.restoration == 'none' and any(stage.name == 'diffuser' for stage in self.stages):
-            raise ValueError('stage diffuser: the model has no restoration')
+            raise ValueError('stage diffuser: the model has no restoration to train')
         x_min, y_min, _, x_max, y_max, _ = self.model.grid_range
         for name, extent in (('x', x_max - x_min), ('y', y_max - y_min)):
             pillars = extent / self.model.pillar_cell
-            # The backbone's last stage has an eighth of them.
+            # The backbone's last stage has a stride of 8.
             if round(pillars) < 8 or round(pillars) % 8 or abs(pillars - round(pillars)) > 1e-6:
                 raise ValueError(
                     f'model.grid_range: {extent:g} m along {name} are {pillars:g} pillars of '
-                    f'{self.model.pillar_cell:g} m, and have to be a multiple of 8'
+                    f'{self.model.pillar_cell:g} m; the number of pillars must be a multiple of 8'
                 )
         for key in ('channels', 'latent_channels'):
             if getattr(self.model, key) % 8:
-                raise ValueError(f'model.{key}: {getattr(self.model, key)} is no multiple of 8')
+                raise ValueError(f'model.{key}: {getattr(self.model, key)} is not a multiple of 8')
         if 2 * self.model.vectors > self.model.channels:
             raise ValueError(
                 f'model.vectors: {self.model.vectors} directions need {2 * self.model.vectors} channels, '
-                f'and there are {self.model.channels}'
+                f'but model.channels is {self.model.channels}'
             )
         if self.data.turned and not self.model.vectors:
-            raise ValueError('data.turned: no channel of the map turns with its grid, see model.vectors')
+            raise ValueError('data.turned: needs channels that encode directions, see model.vectors')
         return self
 
 
@@ -197,7 +207,7 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        RecipeError: if the file is missing, not YAML, or has an unknown key or a bad value.
+        RecipeError: if the file is missing or not YAML, or has an unknown key or an invalid value.
     """
     try:
         content = yaml.safe_load(path.read_text())

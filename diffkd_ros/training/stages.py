@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four stages: teacher, student, diffuser, joint. Each is a module whose call gives one step's losses."""
+"""The four stages: teacher, student, diffuser and joint. Each is a module that maps a batch to its losses."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from diffkd_ros.training.losses import (
     weighted_square,
 )
 
-FOREGROUND_WEIGHT = 5.0
-UNSEEN_WEIGHT = 0.25
+FOREGROUND_WEIGHT = 5.0  # of a cell inside a vehicle, relative to the background
+UNSEEN_WEIGHT = 0.25  # of a cell the agent did not cover, in the restoration's losses
 DISTANCE_MOMENTUM = 0.02
-WHOLLY = 0.99  # of a resampled cell, so that rounding does not lose it
+FULL_CELL = 0.99  # coverage of a resampled cell that counts as full; 1 would lose cells to rounding
 
 Losses = dict[str, Tensor]
 Target = Literal['global', 'local']
-Taught = tuple[Tensor, Tensor, Tensor, Tensor]  # the teacher's feature, density, heat map, regression
+TeacherOutput = tuple[Tensor, Tensor, Tensor, Tensor]  # feature, density, heat map, regression
 
 
-def run_teacher(teacher: Teacher, unions: Clouds) -> Taught:
-    """Feature, density, heat map and regression of the holistic view."""
+def run_teacher(teacher: Teacher, unions: Clouds) -> TeacherOutput:
+    """Feature, density, heat map and regression of the holistic view; shapes as in `Teacher.forward`."""
     return teacher(unions.points, unions.index, unions.count)
 
 
 class TeacherStage(nn.Module):
-    """Detection on the union of all agents' clean clouds.
+    """Train the teacher to detect on the union of all agents' clean clouds.
 
-    Some of them are encoded on a turned grid and resampled: what a map says of a place must not depend on how
-    the grid lies there, or neighbours' maps cannot be read in the ego's grid.
+    Some frames are encoded on a rotated grid and resampled, so that features do not depend on the pose of the
+    grid and a neighbour's map remains valid in the ego's grid.
     """
 
     def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
@@ -52,25 +52,25 @@ class TeacherStage(nn.Module):
         self.teacher = teacher
 
     def forward(self, batch: Batch) -> Losses:
-        """One step."""
+        """Losses of one step."""
         unions, views = batch.unions, batch.views
         _, _, heatmap, regression = self.teacher(unions.points, unions.index, unions.count, views)
         if views is not None:
-            inside = (warp(torch.ones_like(batch.counted), views) > WHOLLY).to(batch.counted.dtype)
+            inside = (warp(torch.ones_like(batch.counted), views) > FULL_CELL).to(batch.counted.dtype)
             within = {name: getattr(batch, name) * inside for name in ('heatmap', 'regressed', 'counted')}
             batch = replace(batch, **within)
         return detection_losses(heatmap, regression, batch)
 
 
-def lone_student(teacher: Teacher, config: StudentConfig) -> Student:
-    """A student that computes what the teacher does: alone, with nothing to restore or to fuse."""
+def teacher_as_student(teacher: Teacher, config: StudentConfig) -> Student:
+    """A student that computes the same as the teacher for one agent, with no restoration."""
     student = Student(replace(config, restoration='none', fusion='adaptive', modulation=True))
     copy_teacher(teacher, student)
     return student
 
 
 def copy_teacher(teacher: Teacher, student: Student) -> None:
-    """Start the student where the teacher ended: same encoder, head and, in AGF, last modulation."""
+    """Initialise the student's encoder, head and, in AGF, last modulation from the teacher."""
     student.encoder.load_state_dict(teacher.encoder.state_dict())
     student.head.load_state_dict(teacher.head.state_dict())
     if student.config.fusion == 'adaptive' and student.config.modulation:
@@ -79,7 +79,7 @@ def copy_teacher(teacher: Teacher, student: Student) -> None:
 
 @torch.no_grad()
 def measure_teacher(teacher: Teacher, student: Student, batches: Iterable[Batch]) -> None:
-    """Store mean and deviation per channel of the teacher's feature over its covered cells in the student."""
+    """Store in the student the mean and deviation per channel of the teacher's feature over covered cells."""
     teacher.eval()
     scale = student.restoration
     total, squares = torch.zeros_like(scale.mean), torch.zeros_like(scale.mean)
@@ -98,55 +98,63 @@ def measure_teacher(teacher: Teacher, student: Student, batches: Iterable[Batch]
 def fuse_frames(
     student: Student, features: Tensor, restored: Tensor, density: Tensor, batch: Batch
 ) -> list[Fusion]:
-    """Fuse each frame of a batch whose agents lie end to end."""
+    """Fuse each frame of a batch.
+
+    Args:
+        student: fuses.
+        features: (sum of sizes, c, h, w) of all agents, frame by frame, as encoded.
+        restored: (sum of sizes, c, h, w).
+        density: (sum of sizes, 1, h, w).
+        batch: gives sizes and warps.
+    """
     parts = (t.split(batch.sizes) for t in (features, restored, density, batch.warps))
     return [student.fuse(*frame) for frame in zip(*parts, strict=True)]
 
 
 def warp_to_agents(maps: Tensor, batch: Batch, vectors: int = 0) -> Tensor:
-    """Resample maps from each frame's ego grid to every agent's: (frames, ...) to (agents, ...)."""
+    """Resample maps from each frame's ego grid to every agent's: (frames, c, h, w) to (agents, c, h, w)."""
     linear = torch.linalg.inv(batch.warps[:, :, :2])
-    # Not as a matrix product, see `warp`.
+    # Not a matrix product, see `warp`.
     offset = -(linear * batch.warps[:, None, :, 2]).sum(dim=2, keepdim=True)
     per_agent = torch.repeat_interleave(maps, torch.tensor(batch.sizes, device=maps.device), dim=0)
     return warp(per_agent, torch.cat((linear, offset), dim=2), vectors)
 
 
-def _emphasis(foreground: Tensor) -> Tensor:
-    """What a cell counts, from how much of it lies inside a vehicle."""
+def _cell_weight(foreground: Tensor) -> Tensor:
+    """Weight of each cell, given the share of it that is inside a vehicle."""
     return 1 + (FOREGROUND_WEIGHT - 1) * foreground
 
 
 class _Distillation(nn.Module):
-    """What the stages after the teacher share: a frozen teacher and the losses after fusion.
+    """Base of the stages after the teacher's: a frozen teacher and the losses of the fused frames.
 
     Args:
-        teacher: trained; it receives no gradient.
+        teacher: trained; receives no gradient.
         student: to be trained.
-        target: what restoration is drawn to, see `Recipe.target`.
+        target: of the restoration, see `Recipe.target`.
     """
 
     def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
         super().__init__()
         self.student = student
         self._target = target
-        # Outside the module tree, so that train() and parameters() pass the teacher by.
+        # In a tuple, so that train() and parameters() do not include the teacher.
         self._frozen = (teacher.eval().requires_grad_(False),)
 
     @torch.no_grad()
-    def teach(self, batch: Batch) -> Taught:
+    def teacher_output(self, batch: Batch) -> TeacherOutput:
         return run_teacher(self._frozen[0], batch.unions)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Every agent's feature and density as they arrive at the ego."""
+        """Every agent's feature and density, without the cells lost on the link."""
         features, density = self.student.encoder(batch.agents.points, batch.agents.index, batch.agents.count)
         return features * batch.arriving, density * batch.arriving
 
     def fusion_losses(
-        self, features: Tensor, restored: Tensor, density: Tensor, batch: Batch, taught: Taught
+        self, features: Tensor, restored: Tensor, density: Tensor, batch: Batch, output: TeacherOutput
     ) -> Losses:
-        """Detection, PKD (b) and reliability of the fused frames; `taught` is what `teach` gave."""
-        teacher, seen, teacher_heatmap, teacher_regression = taught
+        """Losses of detection, PKD (b) and reliability; arguments as for `fuse_frames`."""
+        teacher, seen, teacher_heatmap, teacher_regression = output
         fusions = fuse_frames(self.student, features, restored, density, batch)
         fused = torch.cat([fusion.fused for fusion in fusions])
         heatmap, regression = self.student.head(fused)
@@ -159,17 +167,17 @@ class _Distillation(nn.Module):
         if isinstance(self.student.fusion, AdaptiveGatedFusion):
             ego = torch.cat([fusion.restored[:1] for fusion in fusions])
             distance = squared_distance(ego, teacher, deviation)
-            # Where nobody saw anything there is nobody to rely on instead.
-            anyone = covered_cells(seen)
-            unit = self._unit(self.student.fusion, distance[anyone > 0])
+            # Only cells that some agent covers: elsewhere no neighbour can replace the ego.
+            covered = covered_cells(seen)
+            unit = self._unit(self.student.fusion, distance[covered > 0])
             reliability = torch.cat([fusion.reliability for fusion in fusions])
-            weight = anyone * _emphasis(batch.foreground)
+            weight = covered * _cell_weight(batch.foreground)
             losses['reliability'] = reliability_loss(reliability, distance, unit, weight)
         return losses
 
     @torch.no_grad()
     def _unit(self, fusion: AdaptiveGatedFusion, distance: Tensor) -> Tensor:
-        """The running median of the distance: a unit that does not move with one batch's corruptions."""
+        """Running median of the distance, which does not depend on the corruptions of a single batch."""
         if self.training and distance.numel():
             median = distance.median().to(fusion.distance.dtype)
             momentum = torch.where(fusion.distance > 0, DISTANCE_MOMENTUM, 1.0)
@@ -178,7 +186,7 @@ class _Distillation(nn.Module):
 
 
 class StudentStage(_Distillation):
-    """Encoder, fusion and head with the restoration left out, against ground truth and the teacher."""
+    """Train encoder, fusion and head without restoration, on ground truth and the teacher's output."""
 
     def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
         super().__init__(teacher, student, target)
@@ -186,13 +194,13 @@ class StudentStage(_Distillation):
         student.restoration.requires_grad_(False)
 
     def forward(self, batch: Batch) -> Losses:
-        """One step."""
+        """Losses of one step."""
         features, density = self.encode(batch)
-        return self.fusion_losses(features, features, density, batch, self.teach(batch))
+        return self.fusion_losses(features, features, density, batch, self.teacher_output(batch))
 
 
 class _FrozenEncoder(_Distillation):
-    """Stages that keep the encoder as it is: what vehicles already send stays what it was."""
+    """Base of the stages that do not change the encoder, so that the shared features stay the same."""
 
     def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
         super().__init__(teacher, student, target)
@@ -200,7 +208,7 @@ class _FrozenEncoder(_Distillation):
         student.encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> _FrozenEncoder:
-        """As usual, but the encoder's batch norm stays fixed."""
+        """Set the mode, but keep the encoder in evaluation mode: its batch norm statistics stay fixed."""
         super().train(mode)
         self.student.encoder.eval()
         return self
@@ -210,22 +218,30 @@ class _FrozenEncoder(_Distillation):
         return super().encode(batch)
 
     @torch.no_grad()
-    def _targets(self, batch: Batch, taught: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's feature for every agent (n, c, h, w), and what each cell counts (n, 1, h, w)."""
+    def _targets(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's feature for every agent (n, c, h, w), and the weight of each cell (n, 1, h, w)."""
         inside = torch.ones_like(batch.foreground)
         seen = warp_to_agents(
-            torch.cat((taught, batch.foreground, inside), dim=1), batch, self.student.config.vectors
+            torch.cat((teacher, batch.foreground, inside), dim=1), batch, self.student.config.vectors
         )
-        weight = _emphasis(seen[:, -2:-1]) * (seen[:, -1:] > WHOLLY)
+        weight = _cell_weight(seen[:, -2:-1]) * (seen[:, -1:] > FULL_CELL)
         if self._target == 'global':
             return seen[:, :-2], weight
         return run_teacher(self._frozen[0], batch.clean)[0], weight
 
     def restoration_losses(
-        self, restoration: Restoration, features: Tensor, density: Tensor, batch: Batch, taught: Tensor
+        self, restoration: Restoration, features: Tensor, density: Tensor, batch: Batch, teacher: Tensor
     ) -> Losses:
-        """PKD (a): each agent's clean latent, the autoencoder it lives in, and the projection into it."""
-        wanted, weight = self._targets(batch, taught)
+        """PKD (a): losses of the predicted clean latent, the autoencoder and the projection.
+
+        Args:
+            restoration: the student's.
+            features: (n, c, h, w) of all agents, as encoded.
+            density: (n, 1, h, w).
+            batch: the batch.
+            teacher: (frames, c, h, w) the teacher's feature.
+        """
+        wanted, weight = self._targets(batch, teacher)
         target = restoration.normalise(wanted)
         covered = covered_cells(density)
         weight = weight * (covered + UNSEEN_WEIGHT * (1 - covered))
@@ -244,35 +260,33 @@ class _FrozenEncoder(_Distillation):
 
 
 class DiffuserStage(_FrozenEncoder):
-    """The restoration alone, toward the teacher's feature."""
+    """Train the restoration only, toward the teacher's feature."""
 
     def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
         super().__init__(teacher, student, target)
-        assert isinstance(student.restoration, Restoration), 'the recipe has made sure'
+        assert isinstance(student.restoration, Restoration), 'Recipe checks this'
         student.fusion.requires_grad_(False)
         student.head.requires_grad_(False)
         self._restoration = (student.restoration,)
 
     def forward(self, batch: Batch) -> Losses:
-        """One step."""
+        """Losses of one step."""
         features, density = self.encode(batch)
-        return self.restoration_losses(self._restoration[0], features, density, batch, self.teach(batch)[0])
+        teacher = self.teacher_output(batch)[0]
+        return self.restoration_losses(self._restoration[0], features, density, batch, teacher)
 
 
 class JointStage(_FrozenEncoder):
-    """Restoration as it runs on the vehicle (sampler unrolled), gate, fusion and head together.
-
-    Without a restoration, fusion and head alone.
-    """
+    """Train fusion, head and, if there is one, the restoration with its sampler unrolled as at inference."""
 
     def forward(self, batch: Batch) -> Losses:
-        """One step."""
+        """Losses of one step."""
         features, density = self.encode(batch)
         restoration = self.student.restoration
-        taught = self.teach(batch)
-        losses = self.fusion_losses(features, restoration(features, density), density, batch, taught)
+        output = self.teacher_output(batch)
+        losses = self.fusion_losses(features, restoration(features, density), density, batch, output)
         if isinstance(restoration, Restoration):
-            losses |= self.restoration_losses(restoration, features, density, batch, taught[0])
+            losses |= self.restoration_losses(restoration, features, density, batch, output[0])
         return losses
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ground-truth boxes as the maps that the head is trained on."""
+"""Ground-truth boxes as training targets of the head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffkd_ros.geometry.boxes import flattened, points_in_boxes
 from diffkd_ros.geometry.grid import BevGrid
 
 MIN_RADIUS = 1.5  # cells
-NEGLIGIBLE = 0.01
+NEGLIGIBLE = 0.01  # heat map values below are set to 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class DetectionTarget:
     """Maps over one frame's grid.
 
     Attributes:
-        heatmap: (1, h, w) 1 at a centre's cell, falling off as a Gaussian.
-        regression: (8, h, w) as `model.head` regresses, of the box whose centre is nearest, valid where
-            `regressed`.
-        regressed: (1, h, w) what a cell's regression counts: the heat map's value at a centre's cell and the
-            eight around it, 0 elsewhere. A resampled map can have its peak in any of them.
-        counted: (1, h, w) bool, False near vehicles too thinly seen to be asked for.
-        foreground: (1, h, w) bool, cell centre inside a box.
+        heatmap: (1, h, w) 1 in the cell of a centre, decreasing around it as a Gaussian.
+        regression: (8, h, w) as in `model.head`, of the box with the nearest centre; valid where `regressed`
+            is above 0.
+        regressed: (1, h, w) weight of a cell's regression: the heat map's value in the cell of a centre and
+            the eight around it, 0 elsewhere. A resampled map can have its peak in any of the nine.
+        counted: (1, h, w) bool, False on vehicles with too few returns to be a target.
+        foreground: (1, h, w) bool, True where the cell's centre is inside a target box.
     """
 
     heatmap: NDArray[np.float32]
@@ -54,12 +54,15 @@ def _around(row: int, column: int, reach: int, grid: BevGrid) -> tuple[NDArray[n
 def detection_target(
     boxes: NDArray[np.float64], num_points: NDArray[np.int64], min_points: int, grid: BevGrid
 ) -> DetectionTarget:
-    """Draw the training maps.
+    """Make the training targets of one frame.
+
+    The heat map follows CenterPoint (Yin et al., CVPR 2021, Sec. 4), with the Gaussian's radius from the
+    box's width, derived here.
 
     Args:
         boxes: (n, 7) in the ego's LiDAR frame.
-        num_points: (n,) returns on each from the agents that take part.
-        min_points: boxes with fewer are ignored: no target, and their cells are not clutter either.
+        num_points: (n,) returns on each box from the participating agents.
+        min_points: boxes with fewer returns are ignored: neither target nor background.
         grid: of the feature map.
     """
     place = (boxes[:, :2] - [grid.x_min, grid.y_min]) / grid.cell
@@ -74,7 +77,7 @@ def detection_target(
     for box, (x, y), i, j in zip(boxes[seen], place[seen], row[seen], column[seen], strict=True):
         radius = max(MIN_RADIUS, 0.4 * box[4] / grid.cell)
         sigma = radius / 1.5
-        # Farther away the Gaussian is below NEGLIGIBLE.
+        # Beyond this distance the Gaussian is below NEGLIGIBLE.
         reach = math.ceil(sigma * math.sqrt(-2 * math.log(NEGLIGIBLE)))
         rows, columns = _around(i, j, reach, grid)
         part = heatmap[0, rows, columns]

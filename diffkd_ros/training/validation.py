@@ -24,7 +24,7 @@ from diffkd_ros.training.frames import held_out_frames
 from diffkd_ros.training.recipe import Recipe
 
 Scores = dict[str, dict[str, float]]
-"""{who: {'ap30', 'ap50', 'ap70'}}."""
+"""{'teacher', 'cooperative', 'ego_only', ...: {'ap30', 'ap50', 'ap70'}}."""
 
 
 def grid_of(recipe: Recipe) -> BevGrid:
@@ -33,11 +33,11 @@ def grid_of(recipe: Recipe) -> BevGrid:
 
 
 class Validation:
-    """Held-out frames, made once, clean and, with augmentation, corrupted the same way every time.
+    """Held-out frames: clean and, with augmentation, corrupted the same way every time.
 
     Args:
-        recipe: says which frames, and what a detection is.
-        device: where the networks are.
+        recipe: gives frames, augmentation and detection thresholds.
+        device: of the networks.
 
     Raises:
         DatasetError: if a data set cannot be read.
@@ -76,8 +76,8 @@ class Validation:
     def teacher(self, teacher: Teacher) -> Scores:
         """Score a teacher on the clean holistic view.
 
-        If it has directions, then also with its map made on a grid turned right about and shifted by half a
-        cell, and resampled: as well as maps can be read in a neighbour's grid.
+        If its map has directions, also with the map encoded on a grid rotated by 180 degrees and shifted by
+        half a cell, then resampled: this measures how well maps transfer between grids.
         """
         teacher.eval()
         scores = {}
@@ -97,8 +97,8 @@ class Validation:
         """Score a student with its neighbours, alone, and, with augmentation, under corruption.
 
         Args:
-            student: to be scored, in evaluation mode from then on.
-            restore: whether features are restored, as they are once restoration is trained.
+            student: set to evaluation mode and scored.
+            restore: whether to restore features, which needs a trained restoration.
         """
         student.eval()
         cooperative, alone = self._run(student, self._clean, restore)
@@ -131,7 +131,7 @@ class Validation:
         recipe, grid = self._recipe, self._grid
         maps = heatmap[0, 0].cpu().numpy(), regression[0].cpu().numpy()
         observed = observed_cells(density[:, 0].cpu().numpy(), warps.cpu().numpy(), grid)
-        return decode_boxes(*maps, observed, grid, recipe.min_score, recipe.nms_iou, recipe.max_boxes)
+        return decode_boxes(*maps, observed, grid, recipe.decoding)
 
 
 def _figures(score: AveragePrecision) -> dict[str, float]:

@@ -18,7 +18,7 @@ from diffkd_ros.training.stages import (
     STAGES,
     StudentStage,
     copy_teacher,
-    lone_student,
+    teacher_as_student,
     measure_teacher,
     run_teacher,
     warp_to_agents,
@@ -142,7 +142,7 @@ def test_a_student_copied_from_a_teacher_computes_the_same_alone() -> None:
     torch.manual_seed(0)
     teacher = Teacher(recipe.model).eval()
     nn.init.normal_(teacher.modulation.scale)
-    student = lone_student(teacher, recipe.model).eval()
+    student = teacher_as_student(teacher, recipe.model).eval()
     union = first_batch(recipe).unions
     with torch.no_grad():
         _, _, heatmap, regression = run_teacher(teacher, union)

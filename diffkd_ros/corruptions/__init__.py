@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Failures of sensors, poses and links: one registry, by name, severity and seed."""
+"""Corruptions of sensors, poses and links, in one registry: applied by name, severity and seed."""
 
 from diffkd_ros.corruptions.corruption import Corruption, Family, Profile, Role, Who
 from diffkd_ros.corruptions.errors import CorruptionError

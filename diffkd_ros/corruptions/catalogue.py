@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of all corruptions and their levels.
+"""The table of all corruptions and their parameters.
 
-A profile is a list of severities, counted from 1. `lab` holds the single levels used by CoopDiff
-(arXiv 2603.01688), `graded` three severities after Robo3D (ICCV 2023) or, for the held-out sensor, poses and
-links, our own. Poses have a fourth, so that the paper's figure can be drawn.
+A profile is a list of severities, counted from 1. `lab` holds the single levels of CoopDiff (arXiv
+2603.01688). `graded` holds three severities after Robo3D (Kong et al., ICCV 2023); those of the held-out
+sensor, of poses and of links are defined here. Poses have a fourth, to cover the range of the paper's figure.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _POSE_LEVELS = (0.2, 0.4, 0.6, 0.8)
 
 
 def _pose(unit: float, **others: Any) -> dict[Profile, tuple[Parameters, ...]]:
-    """The same numbers as metres and as headings of that unit (in radians)."""
+    """Levels with the same number for position, in metres, and heading, in multiples of `unit` radians."""
     return {'graded': tuple({'position': s, 'heading': s * unit, **others} for s in _POSE_LEVELS)}
 
 
@@ -103,7 +103,8 @@ CATALOGUE = (
         _sensor(lidar.crosstalk),
     ),
     Corruption(
-        'electromagnetic_interference', 'lidar', 'paper', 'regular rings are lost, and every second return',
+        'electromagnetic_interference', 'lidar', 'paper',
+        'evenly spaced rings are lost, and every second return of the others',
         {'lab': _levels('share', [0.5]), 'graded': _levels('share', [0.25, 0.5, 0.75])},
         _sensor(lidar.electromagnetic_interference),
     ),
@@ -111,7 +112,7 @@ CATALOGUE = (
         'wet_ground', 'lidar', 'paper', "the road's returns are dimmed by a film of water, far ones lost",
         {
             'lab': (_film(0.0015, 0.25, 0.01),),
-            # The lightest film only dims: on a smooth road it takes nothing away.
+            # The thinnest film only attenuates: on a smooth road no return is lost.
             'graded': (_film(0.0002, 0.3, 0.0), _film(0.001, 0.3, 0.01), _film(0.0012, 0.7, 0.01)),
         },
         _sensor(wet_ground),
@@ -125,12 +126,13 @@ CATALOGUE = (
         _incomplete_echo,
     ),
     Corruption(
-        'snow', 'lidar', 'held_out', 'flakes near the sensor are measured instead of what is behind',
+        'snow', 'lidar', 'held_out', 'flakes near the sensor are measured instead of the targets behind them',
         {'graded': ({'rate': 0.5, 'speed': 2.0}, {'rate': 1.0, 'speed': 1.6}, {'rate': 2.5, 'speed': 1.6})},
         _sensor(snow),
     ),
     Corruption(
-        'cross_sensor', 'lidar', 'held_out', 'a sensor of fewer beams, another field of view and less reach',
+        'cross_sensor', 'lidar', 'held_out',
+        'a sensor with fewer beams, another field of view and a shorter range',
         {
             'graded': (
                 _layout(32, -16.0, 15.0, 0.4, 80.0),
@@ -161,7 +163,7 @@ CATALOGUE = (
         {'graded': _levels('tile_loss', [0.1, 0.3, 0.5], tile=8)}, None, 'neighbours',
     ),
     Corruption(
-        'message_loss', 'link', 'extra', 'messages are lost one by one',
+        'message_loss', 'link', 'extra', 'messages are lost independently',
         {'graded': _levels('message_loss', [0.1, 0.3, 0.5])}, None, 'neighbours',
     ),
     Corruption(
@@ -180,11 +182,11 @@ CATALOGUE = (
         None, 'neighbours',
     ),
     Corruption(
-        'quantisation', 'link', 'extra', 'features have few bits',
+        'quantisation', 'link', 'extra', 'features are quantised to few bits',
         {'graded': _levels('bits', [8, 6, 4])}, None, 'neighbours',
     ),
     Corruption(
-        'bandwidth', 'link', 'extra', 'only the strongest cells fit the bytes there are',
+        'bandwidth', 'link', 'extra', 'only the strongest cells that fit the bandwidth are sent',
         {'graded': _levels('bandwidth', [10.0, 5.0, 2.0], period=0.1)}, None, 'neighbours',
     ),
 )  # fmt: skip

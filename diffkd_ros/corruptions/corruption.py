@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a corruption is: a name, a family, levels, and what it does to one agent."""
+"""A corruption: name, family, parameters per severity, and the function that applies it to one agent."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Parameters = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One agent of one frame about to be corrupted.
+    """An agent of a frame to be corrupted.
 
     Attributes:
-        frame: the frame as it came.
+        frame: the clean frame.
         agent: a key of its agents.
-        rng: for this seed, corruption, scenario, frame and agent.
+        rng: generator for this seed, corruption, scenario, frame and agent.
         seed: of the experiment.
     """
 
@@ -39,22 +39,22 @@ class Hit:
 
     @property
     def sweep(self) -> AgentSweep:
-        """What the agent sensed."""
+        """The agent's sweep."""
         return self.frame.agents[self.agent]
 
 
 @dataclass(frozen=True, slots=True)
 class Corruption:
-    """What is known by a name.
+    """An entry of the registry.
 
     Attributes:
-        name: the name.
-        family: what it acts on: `lidar` on sweeps, `pose` on poses, `link` on what travels.
-        role: `paper` for its seven, `held_out` for types no training may see, `extra` for the others.
+        name: in the registry.
+        family: `lidar` acts on sweeps, `pose` on poses, `link` on messages.
+        role: `paper` for the paper's seven, `held_out` for types excluded from training, `extra` for others.
         summary: one line.
         profiles: parameters of each severity, from 1, by profile.
         apply: corrupts one agent; None for the link family.
-        hits: who is hit unless the caller says otherwise.
+        hits: the agents it applies to by default.
     """
 
     name: str
@@ -66,14 +66,14 @@ class Corruption:
     hits: Who = 'all'
 
     def severities(self, profile: Profile = 'graded') -> tuple[int, ...]:
-        """Severities the profile has, from 1; none if the corruption lacks the profile."""
+        """Severities of the profile, from 1; empty if the corruption lacks the profile."""
         return tuple(range(1, len(self.profiles.get(profile, ())) + 1))
 
     def parameters(self, severity: int, profile: Profile = 'graded', **options: Any) -> dict[str, Any]:
-        """Parameters of a severity, with `options` in place of the profile's.
+        """Parameters of a severity; `options` override the profile's values.
 
         Raises:
-            CorruptionError: if there is no such profile, severity or option; names the nearest there is.
+            CorruptionError: if the profile, severity or an option is unknown; the message names the nearest.
         """
         if profile not in self.profiles:
             raise unknown(f'profile of {self.name}', profile, self.profiles)
@@ -93,7 +93,7 @@ class Corruption:
 
 
 def unknown(what: str, got: Any, known: Iterable[str]) -> CorruptionError:
-    """An error that names the nearest known."""
+    """The error for an unknown name; the message names the nearest known one."""
     names_known = list(known)
     nearest = difflib.get_close_matches(str(got), names_known, 1, 0.0)
     return CorruptionError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception of this room."""
+"""The exception of the corruptions, and the check of their parameters."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from diffkd_ros.errors import DiffkdError
 
 
 class CorruptionError(DiffkdError):
-    """A corruption that does not exist, has other parameters, or cannot do its work on this sweep."""
+    """A corruption that is unknown, has invalid parameters, or does not apply to a sweep."""
 
 
 def require_within(name: str, value: float, low: float, high: float = math.inf) -> None:
-    """Refuse a parameter outside [low, high].
+    """Check that a parameter is a finite number in [low, high].
 
     Raises:
-        CorruptionError: if it is, or if it is not a finite number.
+        CorruptionError: if it is not.
     """
     if not (isinstance(value, Real) and math.isfinite(value) and low <= value <= high):
         raise CorruptionError(f'{name} must be a number in [{low:g}, {high:g}], got {value!r}')

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fog: what is far gives way to the fog's own return from close to the sensor.
+"""Fog: far returns are replaced by returns of the fog near the sensor.
 
-The model is that of Hahner et al., 'Fog Simulation on Real LiDAR Point Clouds' (ICCV 2021), solved here from
+The model is that of Hahner et al., 'Fog Simulation on Real LiDAR Point Clouds' (ICCV 2021), implemented from
 its equations. A return of intensity i at range r is attenuated to i exp(-2 alpha r). The fog in front of it
 returns i r^2 (beta / beta0) I(alpha), where
 
     I(alpha) = max over R of
         integral over t in [0, 2 tau] of  sin^2(pi t / 2 tau) exp(-2 alpha s) xi(s) / s^2
 
-with s = R - c t / 2, the pulse's half width tau and xi the share of the beam the receiver sees. The stronger
-of the two is measured. The target's intensity cancels, so all that counts is whether the target is farther
-than the threshold range r* where both are equal. (The integral ends at the target; that matters only to
-targets nearer than where the fog's return peaks, 4.7 m, and r* is beyond that in all fog accepted here.)
+with s = R - c t / 2, tau the pulse's half width and xi the share of the beam in the receiver's view. The
+stronger of the two returns is measured. Since the target's intensity cancels, only the range of the target
+decides: the fog is measured beyond the threshold range r*, at which both are equal (derived here). The
+integral ends at the target; this matters only for targets nearer than the peak of the fog's return, 4.7 m,
+and r* is beyond the peak in all fog that is accepted here.
 """
 
 from __future__ import annotations
@@ -26,20 +27,23 @@ from diffkd_ros.frame import AgentSweep
 
 _SPEED_OF_LIGHT = 299792458.0
 _HALF_PULSE = 20e-9  # seconds, tau
-_OVERLAP = (0.9, 1.0)  # metres over which the receiver comes to see the whole beam
+_OVERLAP = (0.9, 1.0)  # metres between which the receiver's view of the beam rises from none to all
 _TARGET_BACKSCATTER = 1e-6 / np.pi  # beta0 of a target of reflectivity 1e-6, as in the paper
 _JITTER = 10.0  # metres of target range; spreads the fog's return along the ray
 
 
 @lru_cache(maxsize=64)
 def soft_response(alpha: float) -> tuple[float, float]:
-    """The fog's response to a pulse at its strongest.
+    """Peak of the fog's response to a pulse.
 
     Args:
         alpha: attenuation coefficient, 1/m.
 
     Returns:
-        I(alpha) in s/m^2, and the range in metres at which the fog then seems to stand.
+        I(alpha) in s/m^2, and the range R of the peak in metres, at which the fog is measured.
+
+    Raises:
+        CorruptionError: if alpha is out of range.
     """
     require_within('alpha', alpha, 0.0, 1.0)
     pulse = np.linspace(0.0, 2 * _HALF_PULSE, 2001)
@@ -56,20 +60,20 @@ def soft_response(alpha: float) -> tuple[float, float]:
 
 @lru_cache(maxsize=64)
 def threshold_range(alpha: float, beta: float) -> float:
-    """Range r* in metres at which a target and the fog in front of it return equally much.
+    """Range r* in metres at which the returns of a target and of the fog in front of it are equally strong.
 
     Args:
         alpha: attenuation coefficient, 1/m.
         beta: backscattering coefficient, 1/(m sr).
 
     Raises:
-        CorruptionError: if a coefficient is out of range, or the fog so dense that it hides targets nearer
-            than where its own return peaks, where the threshold no longer describes it.
+        CorruptionError: if a coefficient is out of range, or r* is nearer than the peak of the fog's own
+            return, where the model is not valid.
     """
     require_within('beta', beta, 1e-9)
     response, peak = soft_response(alpha)
     gain = beta / _TARGET_BACKSCATTER * response
-    near, far = 0.0, 1.0 / np.sqrt(gain)  # without attenuation r* is at `far`, with it nearer
+    near, far = 0.0, 1.0 / np.sqrt(gain)  # r* is at `far` without attenuation, and nearer with it
     while far - near > 1e-9 * far:
         middle = 0.5 * (near + far)
         if np.exp(-2 * alpha * middle) > gain * middle**2:
@@ -78,23 +82,26 @@ def threshold_range(alpha: float, beta: float) -> float:
             far = middle
     if far <= peak:
         raise CorruptionError(
-            f'fog of alpha {alpha:g} and beta {beta:g} hides all beyond {far:.1f} m, nearer than the '
-            f'{peak:.1f} m where it is seen itself; take a smaller beta'
+            f'fog of alpha {alpha:g} and beta {beta:g} hides all beyond {far:.1f} m, nearer than the peak of '
+            f'its own return at {peak:.1f} m; use a smaller beta'
         )
     return float(far)
 
 
 def fog(sweep: AgentSweep, rng: np.random.Generator, *, alpha: float, beta: float) -> AgentSweep:
-    """Attenuate what is nearer than `threshold_range`; what is farther becomes a return of the fog.
+    """Attenuate returns nearer than `threshold_range` and replace farther ones by returns of the fog.
 
-    Such a return lies on its ray at the fog's peak, spread by r / U(r - 10 m, r + 10 m) for a target at r,
-    and never behind its target. No return nearer than the threshold moves.
+    A return of the fog lies on its ray at the range of the fog's peak times r / U(r - 10 m, r + 10 m), with r
+    the target's range, and never behind the target. Returns nearer than the threshold do not move.
 
     Args:
-        sweep: the sweep; intensities count as corrected for range.
+        sweep: the sweep; intensities are assumed to be corrected for range.
         rng: draws the spread.
         alpha: attenuation coefficient, 1/m.
         beta: backscattering coefficient, 1/(m sr).
+
+    Raises:
+        CorruptionError: as `threshold_range`.
     """
     response, peak = soft_response(alpha)
     threshold = threshold_range(alpha, beta)
@@ -104,7 +111,7 @@ def fog(sweep: AgentSweep, rng: np.random.Generator, *, alpha: float, beta: floa
     points = sweep.points.copy()
     points[:, 3] *= np.exp(-2 * alpha * reach)
     far = reach[hidden]
-    # Where the target is nearer than the jitter the quotient is meaningless; the target itself bounds it.
+    # For targets nearer than the jitter the quotient is not meaningful; the target's range limits it.
     seen_at = np.minimum(peak * far / np.maximum(far + spread[hidden], 1e-3), far)
     points[hidden, :3] *= (seen_at / far)[:, None]
     points[hidden, 3] = sweep.points[hidden, 3] * far**2 * (beta / _TARGET_BACKSCATTER * response)

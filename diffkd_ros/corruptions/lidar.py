@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Failures of the sensor itself: lost beams, interference, vibration, missing echoes, another sensor.
+"""Corruptions of the sensor itself: lost beams, interference, vibration, missing echoes, another sensor.
 
-Every function takes one sweep in its sensor's frame and a generator, and returns a new sweep; `ring` and
-`time` stay aligned with the points. Fog, snow and wet ground have modules of their own.
+Each function takes a sweep in its sensor's frame and a generator, and returns a new sweep; `ring` and `time`
+stay aligned with the points. Fog, snow and wet ground have modules of their own.
 
-Definitions and levels follow CoopDiff (arXiv 2603.01688) and Robo3D (ICCV 2023), written anew from their
-descriptions. Unlike there, rings and columns are told by angles, not by the order of the points.
+Definitions and levels follow the descriptions in CoopDiff (arXiv 2603.01688) and Robo3D (Kong et al., ICCV
+2023). Unlike theirs, rings and columns are determined by angles, not by the order of the points.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ EchoReading = Literal['above_sensor', 'inside_objects']
 
 
 def beam_missing(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -> AgentSweep:
-    """Lose whole rings at random.
+    """Drop whole rings at random.
 
     Args:
         sweep: the sweep.
         rng: draws the rings.
-        share: of the rings, in [0, 1]; the published levels drop 8, 16, 32 or 48 of 64.
+        share: of the rings to drop, in [0, 1]; the published levels drop 8, 16, 32 or 48 of 64.
     """
     require_within('share', share, 0.0, 1.0)
     rings = rings_of(sweep)
@@ -39,15 +39,15 @@ def beam_missing(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -
 
 
 def electromagnetic_interference(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -> AgentSweep:
-    """Lose evenly spread rings and then every second return of the others.
+    """Drop evenly spaced rings, and every second return of the others.
 
-    At a share of a half about a quarter of the returns stays. Which ring is lost first, and whether a ring
-    keeps its odd or its even returns, is drawn at random.
+    At a share of 0.5 about a quarter of the returns is kept. The first ring dropped, and whether a ring keeps
+    its odd or its even returns, are random.
 
     Args:
         sweep: the sweep.
         rng: draws the phases.
-        share: of the rings lost, in [0, 1].
+        share: of the rings to drop, in [0, 1].
     """
     require_within('share', share, 0.0, 1.0)
     rings = rings_of(sweep)
@@ -73,15 +73,15 @@ def motion_blur(
     each_z: float,
     intensity: float,
 ) -> AgentSweep:
-    """Shift the sweep as a whole and each return on its own, all Gaussian.
+    """Add Gaussian noise: one shift of the whole sweep and one of each return.
 
     Args:
         sweep: the sweep.
         rng: draws the shifts.
-        shared: standard deviation of one shift in x and y common to all returns, metres.
-        each_xy: standard deviation of each return's own shift in x and in y, metres.
+        shared: standard deviation in x and in y of the shift of the whole sweep, metres.
+        each_xy: standard deviation in x and in y of the shift of each return, metres.
         each_z: the same in z, metres.
-        intensity: standard deviation added to the intensity, which stays in [0, 1].
+        intensity: standard deviation of the noise of the intensity, which stays in [0, 1].
     """
     for name, value in (
         ('shared', shared), ('each_xy', each_xy), ('each_z', each_z), ('intensity', intensity),
@@ -96,13 +96,14 @@ def motion_blur(
 
 
 def crosstalk(sweep: AgentSweep, rng: np.random.Generator, *, share: float, spread: float) -> AgentSweep:
-    """Scatter a few returns, as another sensor's pulses would.
+    """Displace a few returns, as interference from another sensor does.
 
     Args:
         sweep: the sweep.
-        rng: draws the returns and where they go.
-        share: of the returns, in [0, 1]; exactly that many are hit.
-        spread: standard deviation added to x, y, z in metres, and to the intensity, which stays in [0, 1].
+        rng: draws the returns and their displacements.
+        share: of the returns, in [0, 1]; exactly this share is displaced.
+        spread: standard deviation of the noise in x, y and z, metres, and in the intensity, which stays in
+            [0, 1].
     """
     require_within('share', share, 0.0, 1.0)
     require_within('spread', spread, 0.0)
@@ -121,24 +122,24 @@ def incomplete_echo(
     reading: EchoReading,
     margin: float = 0.1,
 ) -> AgentSweep:
-    """Lose returns of weakly reflecting bodies, in one of the two published readings.
+    """Drop returns of weakly reflecting objects, by one of the two published definitions.
 
     Args:
         sweep: the sweep.
         rng: draws the returns.
-        boxes: (n, 7) objects in the sensor's frame; needed `inside_objects` only.
-        share: of the returns concerned, in [0, 1]; exactly that many are lost.
-        reading: `above_sensor` (CoopDiff) concerns returns higher than the sensor, which from a car's roof
-            hardly touches cars; `inside_objects` (Robo3D) concerns those on labelled objects.
-        margin: metres by which a box is widened to all sides but the bottom, for noise and loose labels.
+        boxes: (n, 7) objects in the sensor's frame; required for `inside_objects`.
+        share: of the affected returns to drop, in [0, 1]; exactly this share is dropped.
+        reading: `above_sensor` (CoopDiff) affects returns above the sensor, few of which are on cars if it is
+            on a car's roof; `inside_objects` (Robo3D) affects those on labelled objects.
+        margin: metres by which a box is enlarged to all sides except the bottom, for noise and label errors.
 
     Raises:
-        CorruptionError: if the reading is unknown, or needs boxes and there are none.
+        CorruptionError: if the reading is unknown, or requires boxes and there are none.
     """
     require_within('share', share, 0.0, 1.0)
     require_within('margin', margin, 0.0)
     if reading == 'above_sensor':
-        # A millimetre: what stands at exactly the sensor's height is not above it.
+        # A margin of a millimetre: returns at exactly the sensor's height are not above it.
         concerned = np.flatnonzero(sweep.points[:, 2] > 0.001)
     elif reading == 'inside_objects':
         if boxes is None:
@@ -167,20 +168,20 @@ def cross_sensor(
     azimuth_step: float,
     max_range: float,
 ) -> AgentSweep:
-    """What a sensor with another layout would have returned from the same spot.
+    """Approximate the sweep of a sensor with another layout at the same pose.
 
-    Of the rings at hand, the one nearest to each beam of the other layout stays, if there is one within half
-    a ring spacing; of these, one return per azimuth step. The other sensor's first column points at random.
-    A layout finer than the sweep's own takes nothing away.
+    For each beam of the other layout, the nearest ring of the sweep is kept if it is within half a ring
+    spacing, with one return per azimuth step. The azimuth of the other sensor's first column is random. A
+    layout finer than the sweep's removes nothing.
 
     Args:
         sweep: the sweep.
         rng: draws the azimuth of the first column.
-        beams: rings of the other sensor, evenly spread.
+        beams: rings of the other sensor, evenly spaced.
         lowest: elevation of its lowest ring, degrees.
         highest: elevation of its highest ring, degrees.
         azimuth_step: degrees between its columns.
-        max_range: no return from beyond, metres.
+        max_range: maximum range of a return, metres.
     """
     require_within('beams', beams, 1)
     require_within('lowest', lowest, -90.0, 90.0)
@@ -196,7 +197,7 @@ def cross_sensor(
     column = (np.arctan2(points[:, 1], points[:, 0]).astype(np.float64) - start) / step
     off = np.abs(column - np.rint(column))
     cell = rings.index[mask] * (round(2 * np.pi / step) + 4) + np.rint(column).astype(np.int64) + 1
-    # Nearest to its column first; ties (a second echo) by coordinates, not by the order of the points.
+    # Nearest to the column first; ties (second echoes) by coordinates, not by the order of the points.
     order = np.lexsort((points[:, 0], off, cell))
     chosen = np.zeros(len(points), np.bool_)
     chosen[order[np.diff(cell[order], prepend=-(10**9)) != 0]] = True
@@ -205,14 +206,14 @@ def cross_sensor(
 
 
 def _choose(rng: np.random.Generator, count: int, share: float) -> NDArray[np.int64]:
-    """Exactly that share of the numbers below count; a larger share holds a smaller one."""
+    """A random choice of exactly this share of range(count); a larger share includes a smaller one's."""
     return rng.permutation(count)[: round(share * count)]
 
 
 def _place_in_ring(points: NDArray[np.float32], ring: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each return's place, from 0, in its ring by azimuth."""
+    """Index, from 0, of each return in its ring, ordered by azimuth."""
     azimuth = np.arctan2(points[:, 1], points[:, 0])
-    # One sort of one key is several times faster than a sort by two; the azimuth fills less than 7 radians.
+    # Sorting by one key is several times faster than by two; azimuths span less than 7 radians.
     order = np.argsort(ring * 7.0 + azimuth)
     first = np.zeros(len(order), np.int64)
     starts = np.flatnonzero(np.diff(ring[order], prepend=-1))
@@ -223,7 +224,7 @@ def _place_in_ring(points: NDArray[np.float32], ring: NDArray[np.int64]) -> NDAr
 
 
 def _nearest_rings(sweep: AgentSweep, rings: Rings, wanted: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which rings are the nearest to one of the wanted elevations; (rings.count,)."""
+    """Mask (rings.count,) of the rings that are nearest to one of the wanted elevations, in radians."""
     chosen = np.zeros(rings.count, np.bool_)
     if rings.count == 0:
         return chosen

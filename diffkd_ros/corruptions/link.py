@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way from one sender to the ego: what arrives, when, and in what state.
+"""Model of the link from one sender to the ego: loss, delay and degradation of messages.
 
-A `Link` takes a sender's messages in the order of their stamps and says what has arrived by a given time, so
-the same link serves an offline evaluation (`newest`) and a live injector (`receive`). Any dataclass with the
-fields `feature` and `density` can travel; its other fields arrive untouched.
+A `Link` takes a sender's messages in the order of their stamps and gives those that have arrived by a time. A
+message is any dataclass with the fields `feature` and `density`; its other fields arrive unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from diffkd_ros.corruptions.randomness import generator
 
 
 class FeatureMap(Protocol):
-    """What can travel: a dataclass with these fields, such as the runtime's `BevFeature`."""
+    """A message: a dataclass with these fields, such as the runtime's `BevFeature`."""
 
     @property
     def feature(self) -> Map:
@@ -36,21 +35,24 @@ Payload = TypeVar('Payload', bound=FeatureMap)
 
 @dataclass(frozen=True, slots=True)
 class LinkConditions:
-    """How bad a link is; the defaults are a perfect one.
+    """Properties of a link; the defaults are those of a perfect one.
 
     Attributes:
-        tile_loss: chance of each tile of a map to be lost.
+        tile_loss: probability of each tile of a map to be lost.
         tile: cells along a tile's side.
-        message_loss: chance of each message to be lost, independently.
-        burst_loss: share of messages lost in bursts (Gilbert-Elliott: all is lost in the bad state, nothing
-            in the good one).
-        burst_length: messages a burst lasts on average, 1 or more.
-        delay: seconds from sending to arrival.
-        jitter: standard deviation of the delay, seconds; Gaussian, no message arrives before it was sent,
-            but one may overtake another.
-        bits: per feature value, or None for the values as they are.
-        bandwidth: Mbit/s the sender may use, or None for no cap.
-        period: seconds between messages, in which the bandwidth's bytes are spent.
+        message_loss: probability of each message to be lost, independently.
+        burst_loss: share of messages lost in bursts (Gilbert-Elliott model: all messages are lost in the bad
+            state, none in the good one).
+        burst_length: mean number of messages in a burst, at least 1.
+        delay: mean seconds from sending to arrival.
+        jitter: standard deviation of the delay, seconds; Gaussian, cut at a delay of 0. Messages may overtake
+            each other.
+        bits: per feature value, or None for no quantisation.
+        bandwidth: limit of the sender in Mbit/s, or None for no limit.
+        period: seconds between messages, over which the bandwidth counts.
+
+    Raises:
+        CorruptionError: if a value is out of range, or the bursts cannot reach `burst_loss`.
     """
 
     tile_loss: float = 0.0
@@ -79,43 +81,43 @@ class LinkConditions:
         if 0.0 < self.burst_loss < 1.0 and self.into_burst > 1.0:
             raise CorruptionError(
                 f'bursts of {self.burst_length:g} messages cannot make up {self.burst_loss:.0%} of all: '
-                'take longer bursts or less loss'
+                'use a larger burst_length or a smaller burst_loss'
             )
 
     @property
     def into_burst(self) -> float:
-        """Chance that a burst begins with the next message."""
+        """Probability that a burst starts with the next message (derived here from loss and length)."""
         if self.burst_loss >= 1.0:
             return 1.0
         return self.burst_loss / (1.0 - self.burst_loss) / self.burst_length
 
     @property
     def random(self) -> bool:
-        """Whether anything is drawn, so that seeds differ."""
+        """Whether anything is random, so that results depend on the seed."""
         return max(self.tile_loss, self.message_loss, self.burst_loss, self.jitter) > 0
 
     @property
     def touches_content(self) -> bool:
-        """Whether what arrives may differ from what was sent."""
+        """Whether the content of a message may change on the link."""
         return self.tile_loss > 0 or self.limits_sender
 
     @property
     def limits_sender(self) -> bool:
-        """Whether the sender may not send all that it has."""
+        """Whether the sender reduces its maps before sending."""
         return self.bits is not None or self.bandwidth is not None
 
     @property
     def budget(self) -> float | None:
-        """Bytes a message may have, or None for no cap."""
+        """Maximum bytes of a message, or None for no limit."""
         return None if self.bandwidth is None else self.bandwidth * 1e6 / 8 * self.period
 
     def limit(self, feature: Map, density: Map, size_of: SizeOf | None = None) -> tuple[Map, Map]:
-        """What the sender makes of a map before it sends it: quantised, then cut to the bytes there are.
+        """Reduce a map at the sender: quantise, then keep the strongest cells within the bandwidth.
 
         Args:
             feature: (channels, height, width) float32.
             density: (height, width) float32.
-            size_of: measures the bytes of a map as really sent, for the bandwidth.
+            size_of: gives the bytes of a map as sent; the size before compression by default.
         """
         if self.bits is not None:
             feature, density = quantise(feature, density, self.bits)
@@ -126,13 +128,13 @@ class LinkConditions:
     def degrade(
         self, feature: Map, density: Map, rng: np.random.Generator, size_of: SizeOf | None = None
     ) -> tuple[Map, Map]:
-        """One map after the link: quantised, cut to the bytes there are, then with its tiles lost.
+        """Reduce a map as `limit` does, then drop tiles.
 
         Args:
             feature: (channels, height, width) float32.
             density: (height, width) float32.
             rng: draws the tiles.
-            size_of: measures the bytes of a map as really sent, for the bandwidth.
+            size_of: as for `limit`.
         """
         feature, density = self.limit(feature, density, size_of)
         if self.tile_loss > 0:
@@ -142,12 +144,12 @@ class LinkConditions:
 
 @dataclass(frozen=True, slots=True)
 class Arrival(Generic[Payload]):
-    """A message at the receiver.
+    """A received message.
 
     Attributes:
-        stamp: nanoseconds, of the message.
-        at: nanoseconds, when it arrived.
-        payload: as it arrived.
+        stamp: of the message, nanoseconds.
+        at: time of arrival, nanoseconds.
+        payload: the message's content on arrival.
     """
 
     stamp: int
@@ -156,15 +158,14 @@ class Arrival(Generic[Payload]):
 
 
 class Link(Generic[Payload]):
-    """One sender's messages on their way to one receiver.
+    """The link from one sender to one receiver.
 
     Args:
-        conditions: how bad the link is.
+        conditions: properties of the link.
         seed: of the experiment.
-        scenario: name of the drive.
-        sender: id of the agent; each sender's link fails on its own.
-        size_of: measures the bytes of a map as really sent, for the bandwidth; without it the size before
-            compression counts.
+        scenario: its name.
+        sender: id of the agent; the links of different senders are independent.
+        size_of: gives the bytes of a map as sent, for the bandwidth; the size before compression by default.
     """
 
     def __init__(
@@ -186,21 +187,20 @@ class Link(Generic[Payload]):
         self.sent = 0
         self.lost = 0
 
-    def send(self, stamp: int, payload: Payload, sent_at: int | None = None) -> None:
-        """Take a message.
+    def send(self, stamp: int, payload: Payload) -> None:
+        """Send a message.
 
         Args:
-            stamp: nanoseconds, later than that of the message before.
-            payload: what travels.
-            sent_at: nanoseconds, when it enters the link; its stamp if None.
+            stamp: of the message and of sending, nanoseconds.
+            payload: the message's content.
 
         Raises:
-            CorruptionError: if the stamp is not later than the last one's.
+            CorruptionError: if the stamp is not later than that of the previous message.
         """
         if self._last_stamp is not None and stamp <= self._last_stamp:
             raise CorruptionError(f'message of stamp {stamp} sent after that of {self._last_stamp}')
         self._last_stamp = stamp
-        # A generator for each message: what happens to one does not depend on the content of another.
+        # A generator for each message: its draws do not depend on the content of other messages.
         rng = generator(*self._key, self.sent)
         self.sent += 1
         lost = self._fails(rng)
@@ -208,18 +208,18 @@ class Link(Generic[Payload]):
         if lost:
             self.lost += 1
             return
-        at = (stamp if sent_at is None else sent_at) + round(delay * 1e9)
+        at = stamp + round(delay * 1e9)
         if self.conditions.touches_content:
             feature, density = self.conditions.degrade(payload.feature, payload.density, rng, self._size_of)
-            # Any dataclass instance; the protocol cannot say so.
+            # A dataclass instance, which a protocol cannot express.
             payload = cast(Payload, replace(cast(Any, payload), feature=feature, density=density))
         heapq.heappush(self._travelling, (at, self.sent, Arrival(stamp, at, payload)))
 
     def receive(self, until: int) -> list[Arrival[Payload]]:
-        """What has arrived since the last call, up to and including `until` nanoseconds, in that order.
+        """Messages that arrived since the last call, up to and including `until` nanoseconds, by arrival.
 
         Raises:
-            CorruptionError: if `until` is before an earlier call's.
+            CorruptionError: if `until` is earlier than in the last call.
         """
         if self._received_until is not None and until < self._received_until:
             raise CorruptionError(
@@ -235,16 +235,16 @@ class Link(Generic[Payload]):
         return arrived
 
     def newest(self, until: int) -> Arrival[Payload] | None:
-        """The message of the latest stamp among all that have arrived by `until`; None if there is none.
+        """The message of the latest stamp among all that arrived by `until`, or None.
 
         Raises:
-            CorruptionError: if `until` is before an earlier call's.
+            CorruptionError: if `until` is earlier than in the last call.
         """
         self.receive(until)
         return self._newest
 
     def _fails(self, rng: np.random.Generator) -> bool:
-        """Whether the next message is lost; moves the burst on."""
+        """Whether the next message is lost; updates the state of the burst."""
         turn, chance = rng.random(2)
         lost = self._in_burst or bool(chance < self.conditions.message_loss)
         if self._in_burst:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damage to a feature map on its way: lost tiles, coarse numbers, a byte budget.
+"""Degradation of a feature map on the link: lost tiles, quantisation, a limit of bytes.
 
-Maps are plain arrays: feature (channels, height, width) float32 and density (height, width) float32, in which
-0 says that nothing was observed. A lost cell is 0 in both, so the receiver knows that it knows nothing.
+Maps are arrays: feature (channels, height, width) float32 and density (height, width) float32, which is 0
+where nothing was observed. A lost cell is 0 in both, like an unobserved one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SizeOf = Callable[[Map, Map], int]
 
 
 def require_map(feature: Map, density: Map) -> None:
-    """Refuse arrays that are no feature map.
+    """Check that the shapes are (channels, height, width) and (height, width).
 
     Raises:
-        CorruptionError: if the shapes are not (channels, height, width) and (height, width).
+        CorruptionError: if they are not.
     """
     if feature.ndim != 3 or density.shape != feature.shape[1:]:
         raise CorruptionError(
@@ -34,14 +34,17 @@ def require_map(feature: Map, density: Map) -> None:
 def lose_tiles(
     feature: Map, density: Map, rng: np.random.Generator, share: float, tile: int = 8
 ) -> tuple[Map, Map]:
-    """Lose square tiles, each with the same chance and independently, as packets of a datagram transport.
+    """Drop square tiles independently with equal probability, like packets of a datagram transport.
 
     Args:
         feature: (channels, height, width).
         density: (height, width).
         rng: draws the tiles.
-        share: chance of a tile to be lost, in [0, 1].
-        tile: cells along a tile's side; tiles start at row 0 and column 0, the last may be cut off.
+        share: probability of a tile to be lost, in [0, 1].
+        tile: cells along a tile's side; tiles start at row 0 and column 0, the last may be smaller.
+
+    Returns:
+        Feature and density, as for every function here.
     """
     require_map(feature, density)
     require_within('share', share, 0.0, 1.0)
@@ -53,10 +56,10 @@ def lose_tiles(
 
 
 def quantise(feature: Map, density: Map, bits: int) -> tuple[Map, Map]:
-    """Round features to so many bits per value and back.
+    """Round features to a number of bits per value.
 
-    Each channel has its own step, the largest magnitude / (2^(bits - 1) - 1); an error is at most half a
-    step and zero stays zero. The density travels in a byte of its own and is left alone.
+    Each channel has its own step, the largest magnitude / (2^(bits - 1) - 1). The error is at most half a
+    step, and zero stays zero. The density is sent in a byte of its own and stays unchanged.
 
     Args:
         feature: (channels, height, width).
@@ -71,24 +74,24 @@ def quantise(feature: Map, density: Map, bits: int) -> tuple[Map, Map]:
 
 
 def raw_size(cells: int, channels: int, height: int, width: int, bits: int = 8) -> int:
-    """Bytes of a sparse map before compression: cell mask, a byte of density and the values of each cell."""
+    """Bytes of a sparse map before compression: cell mask, scales, densities and values."""
     return (height * width + 7) // 8 + 4 * channels + cells + (cells * channels * bits + 7) // 8
 
 
 def cap_bytes(
     feature: Map, density: Map, budget: float, bits: int = 8, size_of: SizeOf | None = None
 ) -> tuple[Map, Map]:
-    """Keep the strongest cells that fit a byte budget.
+    """Keep the strongest cells that fit a limit of bytes.
 
-    Strong is a cell whose feature is long (Euclidean over the channels). A budget too small for even an
-    empty map still lets that through: what does not fit at all is the link's to lose.
+    A cell's strength is the Euclidean norm of its feature. The result is an empty map if even that exceeds
+    the limit.
 
     Args:
         feature: (channels, height, width).
         density: (height, width).
         budget: bytes.
         bits: per value, for the size before compression.
-        size_of: measures the bytes of a map as really sent; without it, the size before compression counts.
+        size_of: gives the bytes of a map as sent; the size before compression by default.
     """
     require_map(feature, density)
     require_within('budget', budget, 0.0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of an agent's pose: where it believes its sensor to be.
+"""Errors of an agent's pose, that is, of its localisation.
 
-All act on `AgentSweep.pose`, map <- LiDAR: the position moves in the map, the heading turns about the map's
-vertical, on the spot. The points stay as they are. Ground truth must then be taken from the *clean* frame:
-`geometry.boxes.ground_truth_in` on the corrupted one would move the truth along with a corrupted ego.
+All act on `AgentSweep.pose`, map <- LiDAR: the position is shifted in the map, the heading is rotated about
+the map's vertical axis. The points do not change. Ground truth must be taken from the *clean* frame:
+`geometry.boxes.ground_truth_in` on the corrupted one would move the truth with a corrupted ego.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Distribution = Literal['gaussian', 'laplace']
 
 
 def displaced(pose: NDArray[np.float64], offset: ArrayLike, turn: float) -> NDArray[np.float64]:
-    """A pose moved in the map and turned on the spot.
+    """Shift a pose in the map and rotate it in place.
 
     Args:
         pose: (4, 4) map <- LiDAR.
         offset: (3,) metres in the map.
-        turn: radians about the map's vertical, counter-clockwise.
+        turn: radians about the map's vertical axis, counter-clockwise.
     """
     result = pose.copy()
     result[:3, :3] = pose_from_euler([0.0, 0.0, 0.0], yaw=turn)[:3, :3] @ pose[:3, :3]
@@ -43,15 +43,14 @@ def pose_error(
     heading: float,
     distribution: Distribution,
 ) -> AgentSweep:
-    """Draw an error in x, y and heading.
+    """Add a random error in x, y and heading.
 
     Args:
         sweep: the sweep.
         rng: draws the error.
         position: standard deviation in x and in y, metres.
         heading: standard deviation, radians.
-        distribution: `gaussian` or `laplace`; the latter of the same standard deviation, so of scale
-            1 / sqrt(2) of it.
+        distribution: `gaussian` or `laplace`, both with the given standard deviations.
 
     Raises:
         CorruptionError: if a standard deviation is negative or the distribution unknown.
@@ -69,21 +68,21 @@ def pose_error(
 
 
 def constant_draw(seed: int) -> NDArray[np.float64]:
-    """The standard normal numbers behind `constant_offset`: x, y, z and yaw in CARLA's left-handed world.
+    """The standard normal draws of `constant_offset`: x, y, z and yaw in CARLA's left-handed frame.
 
-    Seed 20 gives 0.884, 0.196, 0.358 and -1.085. They come from NumPy's legacy generator, three for the
-    position, then three for the angles of which the second is the yaw.
+    They come from NumPy's legacy generator: three for the position, then three angles, of which the second is
+    the yaw. Seed 20 gives 0.884, 0.196, 0.358 and -1.085.
     """
-    # The routine reproduced here draws from the legacy generator; a new one would give other numbers.
+    # As in the published code; NumPy's new generators give other numbers.
     legacy = np.random.RandomState(seed % 2**32)
     return legacy.standard_normal(6)[[0, 1, 2, 4]]
 
 
 def constant_offset(sweep: AgentSweep, seed: int, *, position: float, heading: float) -> AgentSweep:
-    """The pose noise of the published code: one offset for every agent, frame and scenario.
+    """The pose noise of OPV2V's published code: one offset for all agents, frames and scenarios.
 
-    There, the generator is seeded anew at every call, so what is called noise is a constant bias, in a
-    left-handed world. Here y and yaw change sign, so that OPV2V's scenes are displaced the same way.
+    That code seeds the generator at every call, so that its noise is a constant offset, in a left-handed
+    frame. Here y and yaw change sign, so that OPV2V's scenes are displaced in the same way.
 
     Args:
         sweep: the sweep.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every corruption by name; the one way to apply them."""
+"""The registry of corruptions by name, and their application."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CORRUPTIONS: Mapping[str, Corruption] = {corruption.name: corruption for corrupt
 
 
 def lookup(name: str) -> Corruption:
-    """The corruption of that name.
+    """The corruption of a name.
 
     Raises:
-        CorruptionError: if there is none; names the nearest.
+        CorruptionError: if the name is unknown; the message names the nearest.
     """
     if name not in CORRUPTIONS:
         raise unknown('corruption', name, CORRUPTIONS)
@@ -34,7 +34,7 @@ def lookup(name: str) -> Corruption:
 def names(
     family: Family | None = None, role: Role | None = None, profile: Profile | None = None
 ) -> tuple[str, ...]:
-    """Names of all corruptions of that family and role that have that profile, in the registry's order."""
+    """Names of the corruptions of a family, role and profile (all by default), in the registry's order."""
     return tuple(
         corruption.name
         for corruption in CATALOGUE
@@ -55,28 +55,28 @@ def corrupt_frame(
 ) -> CoopFrame:
     """Corrupt the sweeps or poses of a frame.
 
-    Draws depend on (seed, name, scenario, frame index, agent) and nothing else: the same seed gives the same
-    bytes, and all severities share their draws. Agents not hit keep their very sweeps.
+    Draws depend only on (seed, name, scenario, frame index, agent): the same seed gives the same bytes, and
+    all severities share their draws. Agents that are not affected keep their sweep objects.
 
     Args:
-        frame: the clean frame. Ground truth stays as it is; with a corrupted pose take it from this frame.
+        frame: the clean frame. Its ground truth does not change; with corrupted poses, use this frame's.
         name: of the `lidar` or `pose` family.
         severity: from 1.
         seed: of the realisation.
-        who: `ego`, `neighbours` or `all` agents; None for the corruption's own choice: `all` sensors, the
-            `neighbours`' poses.
+        who: the affected agents: `ego`, `neighbours` or `all`; None for the corruption's default, `all` for
+            sensors and `neighbours` for poses.
         profile: `lab` or `graded`.
-        options: parameters in place of the profile's.
+        options: override parameters of the profile.
 
     Raises:
         CorruptionError: if name, severity, who, profile or an option is unknown or out of range, or the
-            corruption cannot work on this frame (wet ground without ground, say).
+            corruption does not apply to this frame (for example, wet ground if no ground is found).
     """
     corruption = lookup(name)
     if corruption.apply is None:
         raise CorruptionError(f'{name} acts on messages, not on frames; use open_link')
     if who is not None and who not in _WHO:
-        raise unknown('choice of who is hit', who, _WHO)
+        raise unknown('value of who', who, _WHO)
     who = who or corruption.hits
     parameters = corruption.parameters(severity, profile, **options)
     agents = dict(frame.agents)
@@ -101,17 +101,17 @@ def open_link(
     size_of: SizeOf | None = None,
     **options: Any,
 ) -> Link[Any]:
-    """A link from one sender to the ego under a corruption of the `link` family.
+    """Create the link from one sender to the ego under a corruption of the `link` family.
 
     Args:
         name: of the `link` family.
         severity: from 1.
         seed: of the realisation.
-        scenario: name of the drive.
+        scenario: its name.
         sender: id of the agent.
         profile: `graded`.
-        size_of: measures the bytes of a map as really sent, for `bandwidth`.
-        options: parameters in place of the profile's.
+        size_of: gives the bytes of a map as sent, for `bandwidth`.
+        options: override parameters of the profile.
 
     Raises:
         CorruptionError: if name, severity, profile or an option is unknown or out of range.

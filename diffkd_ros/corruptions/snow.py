@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Falling snow: flakes near the sensor outshine what stands behind them.
+"""Falling snow: flakes near the sensor are measured instead of the targets behind them.
 
-A model of our own from textbook parts. Flakes are exponentially distributed in size with the slope of Sekhon
-and Srivastava (J. Atmos. Sci. 1970), as many as carry the given rate of water at the given speed. A flake at
-range s covers a share (D / w(s))^2 of the beam, w its width there, and so returns rho_s share / s^2 against
-the i / r^2 of the target at r. The flakes that would return more than the target are a Poisson process along
-the beam, of a rate known in closed form; the nearest of them, if any, is measured instead of the target.
-Targets that stay visible are attenuated by the flakes' cross-section.
+The model is derived here. The diameters D of flakes are exponentially distributed, with the slope of Sekhon &
+Srivastava (J. Atmos. Sci. 1970) and a density that gives the rate of water at the falling speed. A flake at
+range s covers a share (D / w(s))^2 of the beam, with w the beam's width, and returns rho_s share / s^2; the
+target at r returns i / r^2. The flakes with a stronger return than the target form a Poisson process along
+the beam, whose rate has a closed form; the nearest of them, if any, is measured. Targets that remain visible
+are attenuated by the flakes' cross-section.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _FLAKE_DENSITY = 100.0
 _FLAKE_REFLECTIVITY = 0.9
 _APERTURE = 0.01  # metres, width of the beam at the sensor
 _DIVERGENCE = 0.002  # radians, full angle
-_SEEN_FROM = 1.0  # metres; nearer, the receiver does not see the beam
+_SEEN_FROM = 1.0  # metres; the beam is not in the receiver's view at shorter ranges
 _SEEN_TO = 300.0
-_DARKEST = 1.0 / 255.0  # intensity that a return has at least; recorded 0 only means less than a step
+_DARKEST = 1.0 / 255.0  # minimum intensity of a return; a recorded 0 means less than one step
 
 
 @dataclass(frozen=True, slots=True)
 class Snowfall:
-    """Flakes in the air.
+    """Number and sizes of the flakes in the air.
 
     Attributes:
         density: flakes per cubic metre.
-        slope: of their exponential distribution over diameter, 1/m.
+        slope: of the exponential distribution of their diameters, 1/m.
     """
 
     density: float
@@ -45,7 +45,11 @@ class Snowfall:
 
     @classmethod
     def of(cls, rate: float, speed: float) -> Snowfall:
-        """Flakes that bring `rate` mm of water an hour, falling at `speed` m/s."""
+        """Snowfall of `rate` mm of water per hour with flakes that fall at `speed` m/s.
+
+        Raises:
+            CorruptionError: if a value is out of range.
+        """
         require_within('rate', rate, 0.01, 100.0)
         require_within('speed', speed, 0.1, 20.0)
         melted_slope = 2290.0 * rate**-0.45
@@ -57,18 +61,21 @@ class Snowfall:
 
     @property
     def extinction(self) -> float:
-        """Attenuation coefficient, 1/m: twice the flakes' cross-section, as for all large particles."""
+        """Attenuation coefficient, 1/m: twice the cross-section per volume, as for all large particles."""
         return float(np.pi * self.density / self.slope**2)
 
 
 def snow(sweep: AgentSweep, rng: np.random.Generator, *, rate: float, speed: float) -> AgentSweep:
-    """Replace returns by those of nearer flakes on the same ray, attenuate the others.
+    """Replace returns by those of nearer flakes on the same ray, and attenuate the others.
 
     Args:
-        sweep: the sweep; intensities count as corrected for range.
+        sweep: the sweep; intensities are assumed to be corrected for range.
         rng: draws the flakes.
-        rate: mm of water an hour.
+        rate: mm of water per hour.
         speed: at which flakes fall, m/s.
+
+    Raises:
+        CorruptionError: if rate or speed is out of range.
     """
     flakes = Snowfall.of(rate, speed)
     threshold, place, crossings = _outshining(flakes)
@@ -80,7 +87,7 @@ def snow(sweep: AgentSweep, rng: np.random.Generator, *, rate: float, speed: flo
     # The target is as bright as a flake that fills the beam at range 1 / contrast.
     contrast = np.sqrt(np.maximum(points[:, 3], _DARKEST) / _FLAKE_REFLECTIVITY) / reach
     row = np.clip(np.searchsorted(threshold, contrast), 0, len(threshold) - 1)
-    # All rows end to end, each lifted above the one before, so that one search serves every return.
+    # All rows concatenated, each offset above the previous one, so that one search serves all returns.
     lift = crossings[:, -1].max() + 1.0
     ends = np.searchsorted(
         (crossings + lift * np.arange(len(threshold))[:, None]).ravel(), depth + lift * row
@@ -90,7 +97,7 @@ def snow(sweep: AgentSweep, rng: np.random.Generator, *, rate: float, speed: flo
     hit = np.flatnonzero(at < reach)
     at = at[hit]
     width = _APERTURE + _DIVERGENCE * at
-    # Beyond the least diameter that outshines the target, the exponential distribution begins anew.
+    # Above the smallest diameter that outshines the target, the distribution is again exponential.
     diameter = width * at * contrast[hit] + size[hit] / flakes.slope
     points[hit, :3] *= (at / reach[hit])[:, None]
     points[hit, 3] = _FLAKE_REFLECTIVITY * np.minimum(diameter / width, 1.0) ** 2
@@ -101,17 +108,17 @@ def snow(sweep: AgentSweep, rng: np.random.Generator, *, rate: float, speed: flo
 def _outshining(
     flakes: Snowfall,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Expected flakes that outshine a target, by the target's contrast and the way along the beam.
+    """Expected number of flakes that outshine a target, by the target's contrast and the range.
 
     Returns:
-        (rows,) contrasts, (steps,) ranges in metres, (rows, steps) expected flakes up to that range.
+        (rows,) contrasts, (steps,) ranges in metres, (rows, steps) expected flakes up to each range.
     """
     contrast = np.geomspace(1e-4, 1.0, 128)
     place = np.geomspace(_SEEN_FROM, _SEEN_TO, 512)
     width = _APERTURE + _DIVERGENCE * place
     least = width * place * contrast[:, None]
     rate = flakes.density * np.pi / 4 * width**2 * np.exp(-flakes.slope * least)
-    # Even filling the beam a flake is not enough: it would be farther than the target.
+    # A flake that fills the beam at this range is weaker than the target.
     rate[least > width] = 0.0
     steps = 0.5 * (rate[:, 1:] + rate[:, :-1]) * np.diff(place)
     return contrast, place, np.concatenate([np.zeros((len(contrast), 1)), np.cumsum(steps, axis=1)], axis=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changing a sweep while its rings and times stay aligned with its points; which return is of which ring."""
+"""Editing of sweeps with rings and times aligned to the points, and assignment of returns to rings."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 from diffkd_ros.frame import AgentSweep
 
-# Rings are told apart by their elevation on a histogram this fine; a sensor has at most this wide a ring.
+# Rings are separated in a histogram of elevations with this step; a ring is at most this wide.
 _ELEVATION_STEP = np.radians(0.02)
 _WIDEST_RING = np.radians(0.2)
 _FEWEST_RINGS = 8
-# How many quantiles stand for rings where elevations show none.
+# Number of elevation quantiles used as rings if the histogram shows none.
 _QUANTILES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Rings:
-    """Which laser each return came from.
+    """Assignment of returns to rings.
 
     Attributes:
-        index: (n,) int64, 0 the lowest of those that returned anything.
-        count: lasers that returned anything.
+        index: (n,) int64 ring of each return; 0 is the lowest ring that has returns.
+        count: number of rings that have returns.
     """
 
     index: NDArray[np.int64]
@@ -32,7 +32,7 @@ class Rings:
 
 
 def keep(sweep: AgentSweep, mask: NDArray[np.bool_]) -> AgentSweep:
-    """The sweep's returns where `mask`, (n,), is true."""
+    """The sweep's returns where `mask` (n,) is true."""
     return replace(
         sweep,
         points=sweep.points[mask],
@@ -42,27 +42,27 @@ def keep(sweep: AgentSweep, mask: NDArray[np.bool_]) -> AgentSweep:
 
 
 def with_points(sweep: AgentSweep, points: NDArray[np.float32]) -> AgentSweep:
-    """The sweep with other coordinates or intensities, (n, 4); intensities are cut to [0, 1]."""
+    """The sweep with other points (n, 4); intensities are clipped to [0, 1], in place."""
     np.clip(points[:, 3], 0.0, 1.0, out=points[:, 3])
     return replace(sweep, points=points)
 
 
 def ranges(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Distance of each of (n, >=3) points from the sensor, metres."""
+    """Distances (n,) of points (n, >=3) from the sensor, metres."""
     return np.sqrt(np.einsum('ij,ij->i', points[:, :3], points[:, :3]))
 
 
 def elevations(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Angle of each of (n, >=3) points over the sensor's xy plane, radians."""
+    """Angles (n,) of points (n, >=3) above the sensor's xy plane, radians."""
     return np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1]))
 
 
 def rings_of(sweep: AgentSweep) -> Rings:
-    """Tell the rings apart, never by the order of the points.
+    """Assign returns to rings, independently of the order of the points.
 
-    The sweep's own `ring` counts if it has more than one value. Without it, returns whose elevations form
-    bands with gaps between them, as those of a spinning sensor do, are told apart by band. Where there are
-    no such bands (a cloud turned or corrected for motion), 64 quantiles of the elevation stand for rings.
+    The sweep's `ring` is used if it has more than one value. Otherwise, if the elevations form bands
+    separated by gaps, as those of a spinning sensor do, each band is a ring. If they do not (a cloud that was
+    rotated or corrected for motion), 64 quantiles of the elevation are used as rings.
     """
     if sweep.ring is not None:
         present = np.bincount(sweep.ring) > 0

@@ -124,12 +124,6 @@ def test_time_runs_forward_only():
         link.newest(19)
 
 
-def test_a_message_travels_from_when_it_was_sent():
-    link: Link = Link(LinkConditions(delay=0.1), 0, '', 2)
-    link.send(0, TINY, sent_at=30_000_000)
-    assert [arrival.at for arrival in link.receive(10**9)] == [130_000_000]
-
-
 @pytest.mark.parametrize('name', ['message_loss', 'burst_loss', 'tile_loss', 'delay'])
 def test_a_links_fate_is_its_seeds_scenarios_and_senders(name):
     def history(seed: int, scenario: str, sender: int) -> list[tuple[int, int, bytes]]:

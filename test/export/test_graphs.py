@@ -13,6 +13,7 @@ from torch import nn
 
 from diffkd_ros.export.graphs import EgoGraph, export_ego
 from diffkd_ros.export.model_folder import Decoding, write_model_folder
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.model.student import Student, StudentConfig
@@ -92,7 +93,7 @@ def test_what_the_student_is_compared_with_exports_too(settings: dict[str, Any],
     export_ego(student, tmp_path / 'ego.onnx', 5)
     session = open_session(tmp_path / 'ego.onnx', 1, 'cpu')
     for agents in (1, 3):
-        warps = grid_warps(POSES[:agents], -6.4, -6.4, 6.4, 6.4)
+        warps = grid_warps(POSES[:agents], BevGrid(*config.grid_range, config.height, config.width))
         inputs = torch.rand(agents, 8, 16, 16), torch.rand(agents, 1, 16, 16), torch.from_numpy(warps)
         with torch.no_grad():
             expected = EgoGraph(student)(*inputs)
@@ -111,7 +112,7 @@ def test_ego_graph_agrees_with_torch(student: Student, folder: Path, agents: int
         heatmap, regression, fusion = student(
             torch.from_numpy(np.stack([bev.feature for bev in sent])),
             torch.from_numpy(np.stack([bev.density for bev in sent]))[:, None],
-            torch.from_numpy(grid_warps(POSES[:agents], -51.2, -25.6, 51.2, 25.6)),
+            torch.from_numpy(grid_warps(POSES[:agents], card.grid)),
         )
     assert np.abs(found.gate_map - fusion.share[:, 0].numpy()).max() <= TOLERANCE
     assert np.abs(found.reliability_map - fusion.reliability[0, 0].numpy()).max() <= TOLERANCE
@@ -169,8 +170,8 @@ def test_agents_beyond_the_limit_are_refused(student: Student, folder: Path) -> 
 @pytest.mark.parametrize(
     ('points', 'message'),
     [
-        (np.zeros((0, 4), np.float32), '0 came'),
-        (np.full((50, 4), np.nan, np.float32), '50 came, 0 of them finite'),
+        (np.zeros((0, 4), np.float32), 'of 0 points'),
+        (np.full((50, 4), np.nan, np.float32), 'of 50 points 0 are finite'),
         (np.full((50, 4), 900.0, np.float32), 'none within'),
         (np.zeros((50, 3), np.float32), r'must be \(n, 4\)'),
     ],

@@ -80,14 +80,15 @@ def test_torch_gives_the_runtime_what_the_student_computes(student: Student, fol
 
     with torch.no_grad():
         clouds, index = [torch.from_numpy(cloud(seed)) for seed in (0, 1)], torch.zeros(800, dtype=torch.long)
-        maps = [student.encoder(points, index, 1) for points in clouds]
-        features, density = (torch.cat(part) for part in zip(*maps, strict=True))
-        warps = torch.from_numpy(grid_warps(poses, *RANGE[:2], *RANGE[3:5]))
+        encoded = [student.encoder(points, index, 1) for points in clouds]
+        features, density = (torch.cat(part) for part in zip(*encoded, strict=True))
+        warps = torch.from_numpy(grid_warps(poses, card.grid))
         heatmap, regression, fusion = student(features, density, warps)
     np.testing.assert_allclose(sent[1].feature, features[1], atol=1e-5)
     np.testing.assert_allclose(found.gate_map, fusion.share[:, 0], atol=1e-5)
     observed = observed_cells(density[:, 0].numpy(), warps.numpy(), card.grid)
-    expected = decode_boxes(heatmap[0, 0].numpy(), regression[0].numpy(), observed, card.grid, 0.0, 0.15, 20)
+    maps = heatmap[0, 0].numpy(), regression[0].numpy()
+    expected = decode_boxes(*maps, observed, card.grid, Decoding(0.0, 0.15, 20))
     assert len(found.boxes) == len(expected) > 0
     np.testing.assert_allclose(found.boxes.boxes, expected.boxes, atol=1e-4)
     with pytest.raises(CloudError, match='none within'):

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.model.fusion import AdaptiveGatedFusion, warp
 from diffkd_ros.model.modulation import LightweightGatedModulation
 
 SHAPE = (8, 6, 10)
+GRID = BevGrid(-32.0, -16.0, -3.0, 32.0, 16.0, 1.0, height=32, width=64)
 
 
 @pytest.fixture
@@ -123,19 +125,20 @@ def test_gradients_are_finite_when_every_neighbour_is_masked(fusion: AdaptiveGat
 
 def test_a_landmark_lands_where_the_poses_say() -> None:
     """A landmark at a known map position must appear in the ego's grid at its ego coordinates."""
-    x_min, y_min, x_max, y_max, cell = -32.0, -16.0, 32.0, 16.0, 1.0
     ego = pose_from_euler([100.0, 50.0, 2.0], yaw=0.4)
     neighbour = pose_from_euler([112.0, 47.0, 2.1], yaw=-1.1)
     landmark = np.array([106.0, 53.0, 0.0, 1.0])
 
     def cell_of(pose: np.ndarray) -> np.ndarray:
         local = np.linalg.inv(pose) @ landmark
-        return np.array([(local[0] - x_min) / cell - 0.5, (local[1] - y_min) / cell - 0.5])
+        return np.array(
+            [(local[0] - GRID.x_min) / GRID.cell - 0.5, (local[1] - GRID.y_min) / GRID.cell - 0.5]
+        )
 
     column, row = np.rint(cell_of(neighbour)).astype(int)
     seen = torch.zeros(2, 1, 32, 64)
     seen[1, 0, row - 1 : row + 2, column - 1 : column + 2] = 1.0
-    warps = torch.from_numpy(grid_warps([ego, neighbour], x_min, y_min, x_max, y_max))
+    warps = torch.from_numpy(grid_warps([ego, neighbour], GRID))
     image = warp(seen, warps)[1, 0].numpy()
     rows, columns = np.mgrid[:32, :64]
     centre = [(image * columns).sum() / image.sum(), (image * rows).sum() / image.sum()]
@@ -151,7 +154,7 @@ def test_warping_by_the_identity_changes_nothing() -> None:
 def test_mixed_precision_does_not_move_cells() -> None:
     """Places of half precision would be off by a quarter of a cell at the edge of the grid."""
     poses = [np.eye(4), pose_from_euler([5.3, 2.2, 0.0], yaw=0.3)]
-    warps = torch.from_numpy(grid_warps(poses, -51.2, -25.6, 51.2, 25.6))
+    warps = torch.from_numpy(grid_warps(poses, BevGrid(-51.2, -25.6, -3.0, 51.2, 25.6, 1.0, 64, 128)))
     columns = (torch.arange(128.0) + 0.5).expand(2, 1, 64, 128).contiguous()
     expected = warp(columns, warps)
     with torch.autocast('cpu', torch.bfloat16):
@@ -160,12 +163,11 @@ def test_mixed_precision_does_not_move_cells() -> None:
 
 def test_directions_turn_with_the_grid_and_back() -> None:
     """What points at a landmark in the neighbour's axes points at it in the ego's."""
-    x_min, y_min, x_max, y_max, cell = -32.0, -16.0, 32.0, 16.0, 1.0
     ego = pose_from_euler([100.0, 50.0, 2.0], yaw=0.4)
     neighbour = pose_from_euler([105.0, 47.0, 2.1], yaw=-1.1)
     landmark = np.array([140.0, 53.0, 0.0, 1.0])
     rows, columns = np.mgrid[:32, :64]
-    x, y = x_min + (columns + 0.5) * cell, y_min + (rows + 0.5) * cell
+    x, y = GRID.x_min + (columns + 0.5) * GRID.cell, GRID.y_min + (rows + 0.5) * GRID.cell
 
     def field(pose: np.ndarray) -> torch.Tensor:
         """The vector from each cell to the landmark: linear, so bilinear resampling is exact."""
@@ -174,7 +176,7 @@ def test_directions_turn_with_the_grid_and_back() -> None:
 
     maps = torch.stack((field(ego), field(neighbour)))
     height = torch.full_like(maps[:, :1], 7.0)
-    warps = torch.from_numpy(grid_warps([ego, neighbour], x_min, y_min, x_max, y_max))
+    warps = torch.from_numpy(grid_warps([ego, neighbour], GRID))
     turned = warp(torch.cat((maps, height), dim=1), warps, vectors=1)[1]
     inside = turned[2] > 6.999
     assert inside.sum() > 500

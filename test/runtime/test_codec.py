@@ -56,7 +56,7 @@ def corrupt(encoded: EncodedFeature) -> dict[str, EncodedFeature]:
         'does not decompress': replace(encoded, data=b'\x00' + encoded.data),
         'expected for': replace(encoded, data=zlib.compress(raw[:-1])),
         'cell mask': replace(encoded, data=zlib.compress(b'\x01')),
-        'longer': replace(encoded, data=zlib.compress(bytes(10_000_000))),
+        'decompresses to more': replace(encoded, data=zlib.compress(bytes(10_000_000))),
     }
 
 

@@ -68,7 +68,7 @@ def test_grids_are_turned_for_the_teacher_alone(tmp_path: Path) -> None:
     turned = {'model': {'vectors': 2}, 'data': {'turned': 1.0}}
     trained = train(small_recipe('teacher', **turned), tmp_path / 'teacher')
     assert trained is not None
-    # How well maps are read in another grid is told beside the rest.
+    # How well maps are read in another grid is reported alongside the other scores.
     assert trained.results['turned'].keys() == trained.results['teacher'].keys()
     initial = str(tmp_path / 'teacher' / CHECKPOINT)
     train(small_recipe('student', 'joint', initial=initial, **turned), tmp_path / 'turned')
@@ -195,8 +195,8 @@ def test_a_processor_without_bfloat16_is_named(
 ) -> None:
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: {capability: True, 'amx_bf16': False})
     train(small_recipe('teacher', steps=1, precision=precision), tmp_path)
-    told = 'no bfloat16 arithmetic' in capsys.readouterr().out
-    assert told == (precision == 'bf16-mixed' and capability == 'avx2')
+    warned = 'no bfloat16 instructions' in capsys.readouterr().out
+    assert warned == (precision == 'bf16-mixed' and capability == 'avx2')
 
 
 def test_a_student_can_take_other_numbers_of_steps() -> None:

@@ -18,9 +18,9 @@ from diffkd_ros.training.stages import (
     STAGES,
     StudentStage,
     copy_teacher,
-    teacher_as_student,
     measure_teacher,
     run_teacher,
+    teacher_as_student,
     warp_to_agents,
 )
 

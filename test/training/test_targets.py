@@ -3,7 +3,7 @@
 import numpy as np
 
 from diffkd_ros.geometry.grid import BevGrid
-from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
+from diffkd_ros.runtime.decoding import Decoding, decode_boxes, observed_cells
 from diffkd_ros.training.targets import detection_target
 
 GRID = BevGrid(-51.2, -25.6, -3.0, 51.2, 25.6, 1.0, height=64, width=128)
@@ -20,7 +20,7 @@ BOXES = np.array(
 def test_a_perfect_head_decodes_to_the_truth() -> None:
     target = detection_target(BOXES, np.full(3, 9), 5, GRID)
     logits = np.log((target.heatmap[0] + 1e-4) / (1 - target.heatmap[0] + 1e-4))
-    found = decode_boxes(logits, target.regression, EVERYWHERE, GRID, 0.5, 0.15, 100)
+    found = decode_boxes(logits, target.regression, EVERYWHERE, GRID, Decoding(0.5, 0.15, 100))
     order = np.argsort(found.boxes[:, 0])
     np.testing.assert_allclose(found.boxes[order], BOXES[np.argsort(BOXES[:, 0])], atol=1e-5)
 
@@ -52,7 +52,7 @@ def test_a_peak_beside_the_centre_decodes_to_the_same_box() -> None:
         moved = rows + shift[0] - 1, columns + shift[1] - 1
         assert (target.regressed[0][moved] > 0).all()
         logits[moved] = 9.0
-        found = decode_boxes(logits, target.regression, EVERYWHERE, GRID, 0.5, 0.15, 100)
+        found = decode_boxes(logits, target.regression, EVERYWHERE, GRID, Decoding(0.5, 0.15, 100))
         order = np.argsort(found.boxes[:, 0])
         np.testing.assert_allclose(found.boxes[order], BOXES[np.argsort(BOXES[:, 0])], atol=1e-5)
     assert (target.regressed > 0).sum() == 27

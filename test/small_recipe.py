@@ -29,7 +29,7 @@ DATA: dict[str, Any] = {
 
 
 def small_recipe(*stages: str, steps: int = 2, **changes: Any) -> Recipe:
-    """The recipe with these stages, all four by default; sections that are given change keys of theirs."""
+    """The recipe with these stages, all four by default; given sections override single keys."""
     sections = {'model': MODEL, 'data': DATA}
     changes = {key: sections[key] | value if key in sections else value for key, value in changes.items()}
     wanted = [{'name': name, 'steps': steps} for name in stages or STAGES]

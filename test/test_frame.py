@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames refuse arrays that break their promise and say what came."""
+"""Frames refuse invalid arrays, with an error that describes them."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_boxes_refuse_bad_columns(columns: dict, message: str) -> None:
         Boxes3D(**columns)
 
 
-def test_boxes_take_the_promised_types() -> None:
+def test_boxes_are_converted_to_the_documented_types() -> None:
     boxes = Boxes3D(
         BOXES.astype(np.float32), scores=[0.1, 0.2, 0.3], track_ids=[1, 2, 3], num_points=[4, 5, 6]
     )
@@ -81,7 +81,7 @@ def test_sweep_refuses_bad_arrays(fields: dict, message: str) -> None:
         AgentSweep(**fields)
 
 
-def test_frame_names_its_agents() -> None:
+def test_a_frame_without_its_ego_is_refused() -> None:
     sweep = AgentSweep(POINTS, np.eye(4))
     frame = CoopFrame({12: sweep, -1: sweep, 5: sweep}, ego=5, stamp=0)
     assert frame.neighbours == [-1, 12]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks on a machine that does other things as well."""
+"""Fixture for tests of small networks on a busy machine."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost more than they bring."""
+    """Use one thread: for small networks, synchronisation takes longer than threads save."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -31,7 +31,7 @@ def frame_of() -> Callable[..., CoopFrame]:
 
 @pytest.fixture
 def road() -> AgentSweep:
-    """A flat, dull road 1.93 m below a sensor of 64 rings, without noise.
+    """A flat road of low reflectivity 1.93 m below a sensor of 64 rings, without noise.
 
     The intensity is that of a perfectly diffuse surface; the times number the returns.
     """

@@ -50,13 +50,13 @@ def test_the_order_of_the_points_does_not_matter(sweep, corrupt, with_ring):
     assert set(ordered.time) == set(unordered.time)
 
 
-def test_rings_are_told_apart_by_elevation_as_the_sensor_numbers_them(sweep):
+def test_rings_found_by_elevation_are_those_of_the_sensor(sweep):
     known, guessed = rings_of(sweep), rings_of(without_ring(sweep))
     assert known.count == guessed.count == 32
     np.testing.assert_array_equal(known.index, guessed.index)
 
 
-def test_a_ring_column_that_says_nothing_does_not_count(sweep):
+def test_a_ring_column_of_one_value_is_ignored(sweep):
     blank = replace(sweep, ring=np.zeros(len(sweep.points)))
     np.testing.assert_array_equal(rings_of(blank).index, rings_of(without_ring(sweep)).index)
 
@@ -73,7 +73,7 @@ def test_a_cloud_without_bands_is_cut_into_quantiles_of_the_elevation():
     assert (np.diff(rings.index[order]) >= 0).all()
 
 
-def test_interference_keeps_regular_rings_and_every_second_return(road):
+def test_interference_keeps_evenly_spaced_rings_and_every_second_return(road):
     after = electromagnetic_interference(road, np.random.default_rng(3), share=0.5)
     rings, counts = np.unique(after.ring, return_counts=True)
     assert len(rings) == 32
@@ -96,7 +96,7 @@ def test_crosstalk_touches_one_per_cent(frame):
     assert (shift**2).mean() / 3.0**2 == pytest.approx(1.0, abs=4 * np.sqrt(2 / shift.size))
 
 
-def test_the_labs_blur_hits_every_column_with_its_sigma(road):
+def test_the_lab_profiles_blur_has_its_sigma_in_every_column(road):
     frame = CoopFrame({1: road}, 1, 0)
     after = corrupt_frame(frame, 'motion_blur', 1, 0, profile='lab').agents[1].points
     shift = after - road.points
@@ -124,7 +124,7 @@ def test_the_graded_blur_shifts_the_sweep_and_a_tenth_of_that_each_return(road, 
     np.testing.assert_array_equal(shifts[0][:, 3], 0.0)
 
 
-def test_the_labs_echo_takes_nine_tenths_of_what_is_above_the_sensor(frame):
+def test_the_lab_profiles_echo_drops_nine_tenths_of_the_returns_above_the_sensor(frame):
     for agent, after in corrupt_frame(frame, 'incomplete_echo', 1, 0, profile='lab').agents.items():
         before = frame.agents[agent].points[:, 2]
         above = (before > 0.001).sum()
@@ -134,7 +134,7 @@ def test_the_labs_echo_takes_nine_tenths_of_what_is_above_the_sensor(frame):
 
 
 @pytest.mark.parametrize(('severity', 'share'), [(1, 0.75), (2, 0.85), (3, 0.95)])
-def test_the_graded_echo_takes_its_share_of_what_is_on_objects(severity, share):
+def test_the_graded_echo_drops_its_share_of_returns_on_objects(severity, share):
     rng = np.random.default_rng(0)
     # A cube of returns around each of two cars, turned and seen from a sensor turned itself, and a wall.
     on_car = np.column_stack([rng.uniform(-1, 1, (400, 3)) * [2.0, 0.9, 0.7], np.full(400, 0.5)])
@@ -161,7 +161,7 @@ def test_the_graded_echo_takes_its_share_of_what_is_on_objects(severity, share):
     assert (left >= 800).sum() == 500
 
 
-def test_the_echos_margin_takes_in_returns_just_outside_but_none_below():
+def test_the_echos_margin_includes_returns_just_outside_but_none_below():
     box = np.array([[0.0, 0.0, 0.0, 4.0, 2.0, 2.0, 0.0]])
     places = [[2.05, 0, 0], [2.15, 0, 0], [0, -1.05, 0], [0, 0, 1.05], [0, 0, 1.15], [0, 0, -1.02]]
     points = np.column_stack([places, np.full(6, 0.5)])
@@ -195,7 +195,7 @@ def test_cross_sensor_has_the_other_sensors_rings_columns_and_range(road):
         assert np.median(np.diff(azimuth)) == pytest.approx(1.0, abs=0.21)
 
 
-def test_cross_sensor_takes_nothing_from_a_coarser_sensor(road):
+def test_cross_sensor_removes_nothing_from_a_coarser_sensor(road):
     same = cross_sensor(
         road,
         np.random.default_rng(0),

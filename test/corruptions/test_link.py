@@ -14,7 +14,7 @@ PERIOD = 100_000_000  # nanoseconds
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A small map with a remark that must arrive untouched."""
+    """A small map with a remark that must arrive unchanged."""
 
     feature: np.ndarray
     density: np.ndarray
@@ -32,7 +32,7 @@ TINY = random_map(height=2, width=3)
 
 
 def survivors(link: Link, messages: int) -> np.ndarray:
-    """Which of so many messages arrive at all."""
+    """Which of a number of messages arrive."""
     for k in range(messages):
         link.send(k * PERIOD, TINY)
     arrived = np.zeros(messages, bool)
@@ -43,7 +43,7 @@ def survivors(link: Link, messages: int) -> np.ndarray:
     return arrived
 
 
-def test_a_perfect_link_delivers_everything_at_once_and_untouched():
+def test_a_perfect_link_delivers_everything_at_once_and_unchanged():
     link: Link = Link(LinkConditions(), 0, 'drive', 2)
     note = Note(TINY.feature, TINY.density, remark=object())
     link.send(5, note)
@@ -56,7 +56,7 @@ def test_a_perfect_link_delivers_everything_at_once_and_untouched():
 
 
 @pytest.mark.parametrize(('severity', 'share'), [(1, 0.1), (2, 0.3), (3, 0.5)])
-def test_messages_are_lost_one_by_one_with_their_share(severity, share):
+def test_messages_are_lost_independently_with_their_share(severity, share):
     arrived = survivors(open_link('message_loss', severity, 0, 'drive', 2), 2500)
     assert (~arrived).mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 2500))
     both = (~arrived[1:] & ~arrived[:-1]).mean()
@@ -81,7 +81,7 @@ def test_bursts_that_cannot_make_up_the_loss_are_refused():
 
 
 @pytest.mark.parametrize(('severity', 'delay'), [(1, 0.1), (2, 0.2), (3, 0.4)])
-def test_messages_come_late_by_the_delay_and_its_jitter(severity, delay):
+def test_messages_arrive_with_the_delay_and_its_jitter(severity, delay):
     link = open_link('delay', severity, 0, 'drive', 2)
     for k in range(1500):
         link.send(k * PERIOD, TINY)
@@ -114,7 +114,7 @@ def test_a_message_that_was_overtaken_does_not_replace_a_newer_one():
     ]
 
 
-def test_time_runs_forward_only():
+def test_stamps_and_times_must_increase():
     link: Link = Link(LinkConditions(), 0, '', 2)
     link.send(10, TINY)
     with pytest.raises(CorruptionError, match='stamp 10 sent after that of 10'):
@@ -125,7 +125,7 @@ def test_time_runs_forward_only():
 
 
 @pytest.mark.parametrize('name', ['message_loss', 'burst_loss', 'tile_loss', 'delay'])
-def test_a_links_fate_is_its_seeds_scenarios_and_senders(name):
+def test_a_links_draws_depend_on_seed_scenario_and_sender(name):
     def history(seed: int, scenario: str, sender: int) -> list[tuple[int, int, bytes]]:
         link = open_link(name, 3, seed, scenario, sender)
         for k in range(40):
@@ -138,7 +138,7 @@ def test_a_links_fate_is_its_seeds_scenarios_and_senders(name):
     assert all(other != base for other in others)
 
 
-def test_what_else_travels_with_a_map_arrives_with_it():
+def test_other_fields_of_a_message_arrive_unchanged():
     link = open_link('tile_loss', 3, 0, 'drive', 2, tile=1)
     remark = object()
     link.send(0, Note(TINY.feature, TINY.density, remark))
@@ -184,7 +184,7 @@ def test_quantisation_errs_by_half_a_step_at_most(bits):
     np.testing.assert_array_equal(quantise(zero, bev.density, bits)[0], zero)
 
 
-def test_the_codecs_eight_bits_lose_nothing_more_after_eight_bits():
+def test_the_codec_adds_no_error_to_eight_bits():
     bev = random_map()
     feature, density = quantise(bev.feature, bev.density, 8)
     np.testing.assert_allclose(encode(BevFeature(feature, density)).scales, encode(bev).scales, rtol=1e-6)
@@ -220,7 +220,7 @@ def test_the_size_before_compression_is_the_codecs():
     assert raw_size(inside, 4, 20, 30, bits=4) == layout - inside * 2
 
 
-def test_a_budget_that_is_ample_or_hopeless():
+def test_a_budget_for_all_cells_or_for_none():
     bev = random_map()
     assert cap_bytes(bev.feature, bev.density, 1e6)[0] is bev.feature
     feature, density = cap_bytes(bev.feature, bev.density, 0)
@@ -237,7 +237,7 @@ def test_bandwidth_becomes_bytes_by_the_period():
     assert raw_size(kept, 32, 64, 128) <= budget < raw_size(kept + 1, 32, 64, 128)
 
 
-def test_what_is_no_feature_map_is_refused():
+def test_invalid_feature_maps_are_refused():
     link = open_link('quantisation', 1, 0, 'drive', 2)
     with pytest.raises(CorruptionError, match=r'got \(4, 20, 30\) and \(30, 20\)'):
         link.send(0, BevFeature(random_map().feature, random_map().density.T))

@@ -35,7 +35,7 @@ def errors(drive: list[CoopFrame], name: str, severity: int) -> np.ndarray:
 
 @pytest.mark.parametrize('name', ['pose_gaussian', 'pose_laplace'])
 @pytest.mark.parametrize(('severity', 'sigma'), [(1, 0.2), (4, 0.8)])
-def test_errors_have_their_spread_and_are_fresh_for_every_frame_and_agent(drive, name, severity, sigma):
+def test_errors_have_their_spread_and_differ_for_every_frame_and_agent(drive, name, severity, sigma):
     drawn = errors(drive, name, severity)
     np.testing.assert_allclose(drawn[:, [0, 1, 3]].std(axis=0), sigma, rtol=0.1)
     np.testing.assert_allclose(drawn[:, [0, 1, 3]].mean(axis=0), 0.0, atol=4 * sigma / np.sqrt(len(drawn)))
@@ -46,7 +46,7 @@ def test_errors_have_their_spread_and_are_fresh_for_every_frame_and_agent(drive,
     assert kurtosis < 3.6 if name == 'pose_gaussian' else kurtosis > 4.2
 
 
-def test_the_stress_row_takes_the_numbers_as_radians(drive):
+def test_pose_gaussian_radians_takes_the_numbers_as_radians(drive):
     degrees, radians = errors(drive, 'pose_gaussian', 1), errors(drive, 'pose_gaussian_radians', 1)
     np.testing.assert_allclose(radians[:, :2].std(), degrees[:, :2].std(), rtol=0.1)
     np.testing.assert_allclose(radians[:, 3].std(), np.degrees(0.2), rtol=0.1)
@@ -74,7 +74,7 @@ def test_the_constant_offset_is_one_for_all_agents_frames_and_scenarios(drive):
     np.testing.assert_allclose(elsewhere[0], drawn[0], atol=1e-12)
 
 
-def test_points_stay_where_they_were(frame):
+def test_points_are_unchanged(frame):
     after = corrupt_frame(frame, 'pose_gaussian', 4, 0)
     assert all(after.agents[agent].points is sweep.points for agent, sweep in frame.agents.items())
 

@@ -55,7 +55,7 @@ def test_severities_count_from_one(name):
 
 
 @pytest.mark.parametrize(('name', 'profile', 'severity'), ON_FRAMES)
-def test_a_seed_is_a_realisation(frame, name, profile, severity):
+def test_a_seed_gives_one_realisation(frame, name, profile, severity):
     runs = [corrupt_frame(frame, name, severity, seed, 'all', profile) for seed in (0, 1, 2)]
     again = corrupt_frame(frame, name, severity, 0, 'all', profile)
     assert same(runs[0], again)
@@ -92,18 +92,18 @@ def test_an_empty_sweep_stays_empty(frame, name, profile, severity, with_ring):
 
 @pytest.mark.parametrize('name', ['fog', 'pose_gaussian', 'pose_constant_offset'])
 @pytest.mark.parametrize(('who', 'hit'), [('ego', {1}), ('neighbours', {2, 3}), ('all', {1, 2, 3})])
-def test_only_those_named_are_hit(frame, name, who, hit):
+def test_only_the_chosen_agents_are_corrupted(frame, name, who, hit):
     after = corrupt_frame(frame, name, 1, 0, who)
     assert {agent for agent in after.agents if after.agents[agent] is not frame.agents[agent]} == hit
     assert after.ground_truth is frame.ground_truth
 
 
-def test_sensors_fail_everywhere_but_poses_at_the_neighbours_unless_told_otherwise(frame):
+def test_by_default_sensors_fail_everywhere_and_poses_at_the_neighbours(frame):
     assert corrupt_frame(frame, 'crosstalk', 1, 0).agents[1] is not frame.agents[1]
     assert corrupt_frame(frame, 'pose_laplace', 1, 0).agents[1] is frame.agents[1]
 
 
-def test_draws_depend_on_agent_frame_and_scenario_but_not_on_who_else_is_there(frame):
+def test_draws_depend_on_agent_frame_and_scenario_but_not_on_other_agents(frame):
     base = replace(frame, agents={1: frame.agents[1], 2: frame.agents[1]})
     lost = corrupt_frame(base, 'beam_missing', 2, 0)
     assert set(lost.agents[1].ring) != set(lost.agents[2].ring)
@@ -143,7 +143,7 @@ def test_options_replace_a_levels_parameters(frame):
         (lambda f: open_link('delays', 1, 0, '', 2), "the nearest is 'delay'"),
     ],
 )  # fmt: skip
-def test_what_does_not_exist_is_refused_with_what_does(frame, call, message):
+def test_unknown_names_are_refused_with_the_nearest(frame, call, message):
     with pytest.raises(CorruptionError, match=message):
         call(frame)
 

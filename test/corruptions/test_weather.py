@@ -70,7 +70,7 @@ def test_fog_moves_no_return_nearer_than_its_threshold(frame, severity):
         assert still[far].mean() < 0.03
 
 
-def test_what_fog_hides_comes_back_from_its_peak_on_the_same_ray():
+def test_hidden_returns_move_to_the_fogs_peak_on_the_same_ray():
     reaches = np.linspace(42.0, 120.0, 5000)
     after = fog(ray(reaches), np.random.default_rng(0), alpha=0.02, beta=0.008)
     seen = ranges(after.points)
@@ -85,7 +85,7 @@ def test_what_fog_hides_comes_back_from_its_peak_on_the_same_ray():
     np.testing.assert_allclose(after.points[:, 3], expected, rtol=1e-3)
 
 
-def test_fog_never_shows_behind_what_it_hides():
+def test_the_fogs_return_is_never_behind_the_target():
     reaches = np.linspace(9.0, 30.0, 4000)
     after = fog(ray(reaches), np.random.default_rng(0), alpha=0.06, beta=0.3)
     assert (ranges(after.points) <= reaches * (1 + 1e-5)).all()
@@ -104,7 +104,7 @@ def test_wet_asphalt_transmits_as_published(degrees, transmission):
     assert wet_transmission(cos_theta, np.array([1 / 15]))[0] == pytest.approx(transmission, abs=6e-5)
 
 
-def test_a_wet_road_dims_with_the_distance_and_vanishes_beyond_17_metres(road):
+def test_returns_of_a_wet_road_are_attenuated_and_lost_beyond_17_metres(road):
     after = wet_ground(road, np.random.default_rng(0), **LAB_FILM)
     left = after.time.astype(int)
     away = np.hypot(road.points[:, 0], road.points[:, 1])
@@ -119,7 +119,7 @@ def test_a_wet_road_dims_with_the_distance_and_vanishes_beyond_17_metres(road):
     )
 
 
-def test_wet_ground_leaves_the_upper_part_of_cars_alone(frame):
+def test_wet_ground_does_not_change_the_upper_part_of_cars(frame):
     for agent, after in corrupt_frame(frame, 'wet_ground', 1, 0, profile='lab').agents.items():
         before = frame.agents[agent]
         above = find_ground(before.points).heights(before.points) > 0.5
@@ -180,7 +180,7 @@ def no_ground(kind: str, road: AgentSweep) -> AgentSweep:
 
 
 @pytest.mark.parametrize('kind', ['above the sensor only', 'a cloud of spray', 'walls', 'few returns'])
-def test_wet_ground_without_ground_is_an_error_not_a_dry_road(road, kind):
+def test_wet_ground_without_ground_is_an_error(road, kind):
     with pytest.raises(CorruptionError, match='no ground found'):
         corrupt_frame(lone(no_ground(kind, road)), 'wet_ground', 1, 0, profile='lab')
 
@@ -195,7 +195,7 @@ def test_wet_ground_without_intensity_or_effect_is_an_error(road):
     corrupt_frame(lone(near), 'wet_ground', 1, 0, profile='lab', least_lost=0.0)
 
 
-def test_snow_carries_the_water_it_should():
+def test_snow_has_its_rate_of_water():
     flakes = Snowfall.of(rate=1.0, speed=1.6)
     diameter = np.linspace(0, 0.05, 400001)
     count = flakes.density * flakes.slope * np.exp(-flakes.slope * diameter)
@@ -228,7 +228,7 @@ def test_snow_hides_as_many_targets_as_flakes_drawn_one_by_one_do():
     assert found == pytest.approx(hidden / beams, abs=4 * math.sqrt(0.25 / beams))
 
 
-def test_snow_grows_with_its_severity_and_hides_what_is_far_first(frame):
+def test_snow_increases_with_severity_and_hides_far_targets_first(frame):
     before = frame.agents[1].points
     reach, shares = ranges(before), []
     for severity in (1, 2, 3):

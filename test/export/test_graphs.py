@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exported graphs against torch, and the folder they lie in."""
+"""The exported graphs against torch, and their folder."""
 
 import shutil
 from pathlib import Path
@@ -30,13 +30,13 @@ TOLERANCE = 1e-3
 def student() -> Student:
     torch.manual_seed(0)
     student = moved(Student(StudentConfig(blocks=3))).train()
-    # Batch norm has seen nothing before.
+    # Batch norm has its initial statistics before.
     student.encoder(cloud(0), torch.zeros(3000, dtype=torch.long), 1)
     return student.eval()
 
 
 def moved(student: Student) -> Student:
-    """Away from the start of training, where modulations are identities and gates the same everywhere."""
+    """Not the initial values, with which modulations are identities and gates are constant."""
     for name, parameter in student.named_parameters():
         if name.endswith(('scale', 'gate.weight', 'share.weight')):
             nn.init.normal_(parameter, std=0.3)
@@ -85,7 +85,7 @@ def test_encoder_agrees_with_torch_for_any_number_of_points(student: Student, fo
         {'restoration': 'none', 'modulation': False},
     ],
 )
-def test_what_the_student_is_compared_with_exports_too(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_baselines_export_too(settings: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     small = {'stages': (8, 8, 8), 'depth': 1, 'channels': 8, 'latent_channels': 8, 'blocks': 2}
     config = StudentConfig((-6.4, -6.4, -3.0, 6.4, 6.4, 1.0), **small, **settings)
@@ -124,7 +124,7 @@ def test_ego_graph_agrees_with_torch(student: Student, folder: Path, agents: int
         assert np.abs(centres - box[0]).min() <= 1e-2
 
 
-def test_the_egos_reliability_counts_where_anyone_saw_something(student: Student, folder: Path) -> None:
+def test_the_egos_reliability_is_averaged_over_observed_cells(student: Student, folder: Path) -> None:
     detector = CooperativeDetector(ModelCard.load(folder))
     ego, other = features(student, 2)
     blind = BevFeature.empty(*ego.feature.shape)
@@ -176,7 +176,9 @@ def test_agents_beyond_the_limit_are_refused(student: Student, folder: Path) -> 
         (np.zeros((50, 3), np.float32), r'must be \(n, 4\)'),
     ],
 )
-def test_a_useless_cloud_is_refused_by_name(folder: Path, points: np.ndarray, message: str) -> None:
+def test_an_unusable_cloud_is_refused_with_its_problem(
+    folder: Path, points: np.ndarray, message: str
+) -> None:
     with pytest.raises(CloudError, match=message):
         FeatureEncoder(ModelCard.load(folder)).encode(points)
 
@@ -210,7 +212,7 @@ def test_a_folder_that_does_not_match_its_card_is_refused(folder: Path, tmp_path
         ModelCard.load(copy)
 
 
-def test_the_graphs_do_not_tell_where_they_were_made(folder: Path) -> None:
+def test_the_graphs_do_not_contain_paths(folder: Path) -> None:
     here = str(Path(__file__).resolve().parents[2]).encode()
     for name in ('encoder.onnx', 'ego.onnx'):
         content = (folder / name).read_bytes()
@@ -226,10 +228,10 @@ def test_an_unknown_or_absent_device_is_named(folder: Path) -> None:
         FeatureEncoder(card, device='cuda')
 
 
-def test_a_device_that_does_not_start_is_not_made_up_for_by_the_processor(
+def test_a_device_that_does_not_start_is_an_error_and_not_replaced_by_the_cpu(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where ONNX Runtime comes with CUDA, and its libraries or the driver are missing or too old."""
+    """As with an ONNX Runtime built for CUDA whose libraries or driver are missing or too old."""
     both = ['CUDAExecutionProvider', 'CPUExecutionProvider']
     monkeypatch.setattr('onnxruntime.get_available_providers', lambda: both)
     with pytest.raises(ModelError, match='CUDAExecutionProvider did not start, only CPUExecutionProvider'):

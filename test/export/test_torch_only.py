@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student that does not export: its folder, what refuses it, and what runs it."""
+"""A student that does not export to ONNX: its folder, and where it can and cannot be used."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_its_card_says_that_it_runs_in_torch(folder: Path) -> None:
     assert card.model_id == f'sparse@{card.files["student.safetensors"][:12]}'
 
 
-def test_what_runs_on_a_vehicle_refuses_it_and_says_what_to_do(folder: Path) -> None:
+def test_the_nodes_refuse_it_and_say_what_to_do(folder: Path) -> None:
     card = ModelCard.load(folder)
     for part in (FeatureEncoder, CooperativeDetector):
         with pytest.raises(ModelError, match=r'runs in torch only.*diffkd evaluate.*encoder: pillars'):
@@ -70,7 +70,7 @@ def test_altered_weights_are_refused(folder: Path, tmp_path: Path) -> None:
         ModelCard.load(tmp_path)
 
 
-def test_torch_gives_the_runtime_what_the_student_computes(student: Student, folder: Path) -> None:
+def test_torch_sessions_compute_the_same_as_the_student(student: Student, folder: Path) -> None:
     card = ModelCard.load(folder)
     encode, fuse = torch_sessions(card)
     encoder, detector = FeatureEncoder(card, session=encode), CooperativeDetector(card, session=fuse)

@@ -55,7 +55,7 @@ def test_moving_boxes_moves_their_corners(seed: int) -> None:
     np.testing.assert_allclose(corners(back), corners(boxes), atol=1e-9)
 
 
-def test_a_tilted_frame_leaves_centres_exact_and_headings_true_from_above() -> None:
+def test_in_a_tilted_frame_centres_and_birds_eye_headings_are_exact() -> None:
     pose = pose_from_euler((3.0, -2.0, 1.0), roll=0.05, pitch=-0.08, yaw=2.0)
     box = np.array([[20.0, 4.0, 0.5, 4.0, 2.0, 1.5, 0.7]])
     moved = transform_boxes(pose, box)
@@ -98,7 +98,7 @@ def test_points_in_boxes_against_the_box_axes() -> None:
     assert np.array_equal(points_in_boxes(points, boxes), np.where(inside.any(1), inside.argmax(1), -1))
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_empty_inputs_give_empty_results() -> None:
     none = np.zeros((0, 7))
     assert bev_corners(none).shape == (0, 4, 2)
     assert corners([]).shape == (0, 8, 3)
@@ -124,7 +124,7 @@ def test_points_of_the_wrong_shape_are_named() -> None:
         count_points(np.zeros(4), [QUARTER])
 
 
-def test_range_goes_by_centre_and_half_open_like_the_cells() -> None:
+def test_the_range_is_half_open_and_applies_to_centres() -> None:
     boxes = np.zeros((5, 7))
     boxes[:, 3:6] = 4.0
     boxes[:, 0] = [-51.2, 51.2, 51.1, 0.0, 0.0]
@@ -153,7 +153,7 @@ def frame_of_two() -> CoopFrame:
     return CoopFrame(agents, ego=1, stamp=0, ground_truth=truth, scenario='crossing', index=4)
 
 
-def test_ground_truth_seen_from_the_ego_leaves_the_ego_out() -> None:
+def test_ground_truth_in_the_egos_frame_excludes_the_ego() -> None:
     truth = ground_truth_in(frame_of_two(), 1)
     assert truth.track_ids.tolist() == [2, 7]
     assert truth.num_points.tolist() == [20, 30]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mirror between CARLA and REP-103, against CARLA's own matrix written out here."""
+"""Conversion between CARLA and REP-103, against CARLA's own matrix written out here."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_a_pose_is_the_mirrored_carla_matrix(pose: tuple[float, ...]) -> None:
 
 
 @pytest.mark.parametrize('yaw', [0.0, 30.0, 90.0, -135.0, 180.0])
-def test_mirrored_scene(yaw: float) -> None:
+def test_a_car_on_the_right_has_a_negative_y(yaw: float) -> None:
     """A car 10 m ahead and 3 m to the right of the sensor is at y = -3 in the REP-103 LiDAR frame."""
     lidar = (120.0, -40.0, 1.9, 0.0, yaw, 0.0)
     car = carla_matrix(*lidar) @ [10.0, 3.0, -1.0, 1.0]
@@ -54,7 +54,7 @@ def test_mirrored_scene(yaw: float) -> None:
 
 @pytest.mark.parametrize('yaw', [0.0, 77.0, -160.0])
 def test_points_and_poses_are_mirrored_alike(yaw: float) -> None:
-    """Flip the cloud, then move it; or move it in CARLA's axes, then flip: one and the same."""
+    """Flipping a cloud and then moving it equals moving it in CARLA's axes and then flipping it."""
     lidar = (12.0, 34.0, 2.0, 1.5, yaw, -2.5)
     cloud = np.random.default_rng(0).normal(scale=20.0, size=(50, 4))
     in_carla_map = cloud.copy()
@@ -65,7 +65,7 @@ def test_points_and_poses_are_mirrored_alike(yaw: float) -> None:
     )
 
 
-def test_flipping_twice_is_nothing_and_spares_the_input() -> None:
+def test_flipping_twice_is_the_identity_and_does_not_change_the_input() -> None:
     cloud = np.array([[1.0, 2.0, 3.0, 0.5]], np.float32)
     once = flip_points(cloud)
     assert once.tolist() == [[1.0, -2.0, 3.0, 0.5]]
@@ -75,7 +75,7 @@ def test_flipping_twice_is_nothing_and_spares_the_input() -> None:
 
 
 @given(st.tuples(metres, metres, metres, degrees, degrees, pitches))
-def test_poses_come_back(pose: tuple[float, ...]) -> None:
+def test_poses_survive_a_round_trip(pose: tuple[float, ...]) -> None:
     back = pose_to_carla(pose_from_carla(*pose))
     np.testing.assert_allclose(carla_matrix(*back), carla_matrix(*pose), atol=1e-8)
     np.testing.assert_allclose(back[:3], pose[:3], atol=1e-9)
@@ -87,7 +87,7 @@ sizes = st.floats(0.1, 20.0)
 
 
 @given(st.tuples(metres, metres, metres, sizes, sizes, sizes, st.floats(-np.pi, np.pi)))
-def test_boxes_come_back(box: tuple[float, ...]) -> None:
+def test_boxes_survive_a_round_trip(box: tuple[float, ...]) -> None:
     entry = box_to_carla(np.array(box))
     np.testing.assert_allclose(corners([box_from_carla(**entry)]), corners([box]), atol=1e-8)
 

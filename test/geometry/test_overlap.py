@@ -72,7 +72,7 @@ def test_iou_agrees_with_shapely() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-1e5, 1e5), st.floats(-1e5, 1e5), st.floats(-10, 10))
-def test_iou_is_symmetric_and_blind_to_rigid_motion(seed: int, x: float, y: float, yaw: float) -> None:
+def test_iou_is_symmetric_and_invariant_to_rigid_motion(seed: int, x: float, y: float, yaw: float) -> None:
     boxes = random_boxes(np.random.default_rng(seed), 12, span=5.0)
     iou = bev_iou(boxes, boxes)
     np.testing.assert_allclose(iou, iou.T, atol=1e-12)
@@ -83,7 +83,7 @@ def test_iou_is_symmetric_and_blind_to_rigid_motion(seed: int, x: float, y: floa
     np.testing.assert_allclose(bev_iou(moved, moved), iou, atol=1e-8)
 
 
-def test_empty_inputs_give_empty_answers() -> None:
+def test_empty_inputs_give_empty_results() -> None:
     none = np.zeros((0, 7))
     assert bev_iou(none, [box(0, 0, 4, 2)]).shape == (0, 1)
     assert bev_iou([box(0, 0, 4, 2)], none).shape == (1, 0)
@@ -95,7 +95,7 @@ def test_nms_keeps_the_best_of_a_cluster_by_descending_score() -> None:
     assert nms(boxes, [0.5, 0.6, 0.9, 0.3, 0.7], 0.15).tolist() == [2, 4, 1]
 
 
-def test_a_suppressed_box_suppresses_nothing() -> None:
+def test_a_suppressed_box_does_not_suppress_others() -> None:
     # Each overlaps its neighbour by a third; the middle one falls to the first, so the last stays.
     chain = [box(0, 0, 4, 2), box(2, 0, 4, 2), box(4, 0, 4, 2)]
     assert nms(chain, [0.9, 0.8, 0.7], 0.2).tolist() == [0, 2]
@@ -107,7 +107,7 @@ def test_nms_drops_only_above_the_threshold() -> None:
     assert nms(pair, [0.9, 0.8], 0.499).tolist() == [0]
 
 
-def test_of_equal_scores_the_first_wins() -> None:
+def test_of_equal_scores_the_first_is_kept() -> None:
     boxes = [box(0, 0, 4, 2), box(0.1, 0, 4, 2), box(30, 0, 4, 2), box(-30, 0, 4, 2)]
     assert nms(boxes, [0.5, 0.5, 0.5, 0.5], 0.2).tolist() == [0, 2, 3]
 
@@ -135,7 +135,7 @@ def test_nms_against_a_plain_loop_over_shapely(seed: int, threshold: float) -> N
         ([[0.0, 0.0]], [0.5], 0.2, r'boxes must be \(n, 7\), got \(1, 2\)'),
     ],
 )
-def test_nms_refuses(boxes: list, scores: list, threshold: float, message: str) -> None:
+def test_nms_refuses_invalid_input(boxes: list, scores: list, threshold: float, message: str) -> None:
     with pytest.raises(FrameError, match=message):
         nms(boxes, scores, threshold)
 

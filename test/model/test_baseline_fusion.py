@@ -54,7 +54,7 @@ def test_shares_sum_to_one_and_are_zero_without_coverage(fusion: nn.Module) -> N
 
 
 @pytest.mark.parametrize('fusion', [MaximumFusion(), AttentionFusion()])
-def test_alone_the_ego_is_left_as_it_is(fusion: nn.Module) -> None:
+def test_alone_the_ego_is_unchanged(fusion: nn.Module) -> None:
     features, _, *rest = frame()
     fused, share, _ = fusion(features[:1], torch.ones(1, 1, HEIGHT, WIDTH), *rest)
     torch.testing.assert_close(fused, features[:1])

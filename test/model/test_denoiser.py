@@ -13,7 +13,7 @@ CHANNELS = 8
 def denoiser(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
     module = EdgeDenoiser(CHANNELS, 3) if request.param == 'edge' else FaithfulDenoiser(CHANNELS)
-    # Away from the start of training, where modulations are identities.
+    # Not the initial values, with which modulations are identities.
     for name, parameter in module.named_parameters():
         if name.endswith('scale'):
             nn.init.normal_(parameter, std=0.5)
@@ -26,7 +26,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(shape), torch.tensor([400, 20]), torch.randn(shape)
 
 
-def test_what_comes_out_has_the_shape_of_what_goes_in(denoiser: nn.Module) -> None:
+def test_output_has_the_shape_of_the_input(denoiser: nn.Module) -> None:
     noisy, t, condition = inputs()
     assert denoiser(noisy, t, condition).shape == noisy.shape
 
@@ -44,7 +44,7 @@ def test_one_time_for_all_agents_is_that_time_for_each(denoiser: nn.Module) -> N
     torch.testing.assert_close(denoiser(noisy, torch.tensor([300]), condition), each)
 
 
-def test_every_parameter_learns(denoiser: nn.Module) -> None:
+def test_every_parameter_gets_a_gradient(denoiser: nn.Module) -> None:
     denoiser(*inputs()).square().sum().backward()
     idle = [n for n, p in denoiser.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert idle == []
@@ -70,7 +70,7 @@ def test_modulations_of_a_new_network_are_identities() -> None:
             assert torch.equal(block(x, condition, time), x)
 
 
-def test_a_modulation_is_the_formula() -> None:
+def test_a_modulation_computes_its_formula() -> None:
     """By hand: one channel group, constant maps, so the norm gives zero and beta and gate remain."""
     modulation = LightweightGatedModulation(8)
     for layer in (modulation.local[1], modulation.pooled[2]):

@@ -33,7 +33,7 @@ def cloud(count: int, seed: int) -> torch.Tensor:
 
 
 def settled(encoder: nn.Module) -> nn.Module:
-    """With norms that have seen points, so that what comes out is neither tiny nor huge."""
+    """With batch norm statistics from points, so that outputs have a usual scale."""
     for norm in encoder.modules():
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             norm.momentum = 1.0
@@ -76,7 +76,7 @@ def test_the_order_of_points_does_not_matter(encoder: nn.Module) -> None:
     )
 
 
-def test_points_out_of_range_leave_no_trace(encoder: nn.Module) -> None:
+def test_points_out_of_range_have_no_effect(encoder: nn.Module) -> None:
     points = cloud(400, 4)
     far = torch.tensor([[100.0, 0, 0, 1], [0, -90, 0, 1], [0, 0, 5, 1], [-8.01, 0, 0, 1], [8.0, 0, 0, 1]])
     with_far = torch.cat((points, far))
@@ -86,7 +86,7 @@ def test_points_out_of_range_leave_no_trace(encoder: nn.Module) -> None:
     assert torch.equal(count, count_far)
 
 
-def test_a_cloud_without_points_is_a_grid_like_any_empty_place(encoder: nn.Module) -> None:
+def test_a_cloud_without_points_encodes_like_an_empty_area(encoder: nn.Module) -> None:
     points = torch.tensor([[6.1, 2.1, -1.0, 0.5]])
     pillars, count = encoder(points, torch.tensor([1]), 2)
     assert count.sum(dim=(1, 2, 3)).tolist() == [0, 1]
@@ -95,7 +95,7 @@ def test_a_cloud_without_points_is_a_grid_like_any_empty_place(encoder: nn.Modul
     torch.testing.assert_close(nothing[0], pillars[0])
 
 
-def test_every_parameter_learns(encoder: nn.Module) -> None:
+def test_every_parameter_gets_a_gradient(encoder: nn.Module) -> None:
     encoder.train()
     encoder(cloud(2000, 5), one_cloud(2000), 1)[0].square().sum().backward()
     idle = [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -128,7 +128,7 @@ def test_a_feature_is_zero_far_from_any_return_and_density_counts_points(kind: s
 
 
 def test_sparse_convolutions_agree_with_dense_ones() -> None:
-    """Strided ones everywhere, submanifold ones on the voxels that were there before."""
+    """Strided convolutions everywhere, submanifold ones on the voxels of their input."""
     pytest.importorskip('spconv')
     torch.manual_seed(0)
     encoder = settled(SparseVoxelEncoder((-2.0, -2.0, -1.0, 2.0, 2.0, 1.0), 0.5, 4))
@@ -150,8 +150,8 @@ def test_sparse_convolutions_agree_with_dense_ones() -> None:
     torch.testing.assert_close(encoder._dense(values, indices.int(), 1), x, atol=1e-5, rtol=1e-4)
 
 
-def test_a_sparse_encoder_is_copied_whole() -> None:
-    """As the moving average of a training does."""
+def test_a_sparse_encoder_can_be_deep_copied() -> None:
+    """The moving average of the training does so."""
     pytest.importorskip('spconv')
     encoder = SparseVoxelEncoder(RANGE, 0.5, 4).eval()
     points, index = cloud(200, 1), one_cloud(200)
@@ -171,7 +171,7 @@ def test_without_spconv_the_error_says_what_to_install(monkeypatch: pytest.Monke
         StudentConfig(encoder='sparse').make_encoder()
 
 
-def test_a_lone_agent_gets_the_same_boxes_whatever_pose_it_claims() -> None:
+def test_boxes_of_a_single_agent_do_not_depend_on_its_pose() -> None:
     torch.manual_seed(0)
     student = Student(StudentConfig()).eval()
     feature, density = torch.rand(1, 32, 64, 128), torch.rand(1, 1, 64, 128)

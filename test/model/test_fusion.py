@@ -44,7 +44,7 @@ def test_modulation_starts_as_the_identity_and_then_depends_on_its_condition() -
     assert not torch.allclose(modulation(x, condition), modulation(x, -condition))
 
 
-def test_without_neighbours_the_ego_passes_through_its_own_modulation(fusion: AdaptiveGatedFusion) -> None:
+def test_without_neighbours_the_ego_is_modulated_by_itself(fusion: AdaptiveGatedFusion) -> None:
     features, coverage, density, change = inputs(1)
     fused, share, _ = fusion(features, coverage, density, change)
     assert torch.equal(fused, fusion.fused(features, features))
@@ -78,8 +78,8 @@ def test_shares_sum_to_one_and_are_zero_without_coverage(fusion: AdaptiveGatedFu
     assert (share[coverage == 0] == 0).all()
 
 
-def test_reliability_hears_of_neighbours_that_saw_it_otherwise(fusion: AdaptiveGatedFusion) -> None:
-    """Learnt from the difference alone: an ego that is wrong now and then, and neighbours that are not."""
+def test_reliability_depends_on_the_difference_to_the_neighbours(fusion: AdaptiveGatedFusion) -> None:
+    """It is learnt from the difference alone: the ego is wrong in some cells, the neighbours are not."""
     features, coverage, density, change = inputs(3)
     coverage[:] = 1
     wrong = torch.rand(1, 1, *SHAPE[1:]) > 0.5
@@ -123,7 +123,7 @@ def test_gradients_are_finite_when_every_neighbour_is_masked(fusion: AdaptiveGat
     assert all(torch.isfinite(p.grad).all() for p in fusion.parameters() if p.grad is not None)
 
 
-def test_a_landmark_lands_where_the_poses_say() -> None:
+def test_warping_moves_a_landmark_to_its_place_in_the_egos_grid() -> None:
     """A landmark at a known map position must appear in the ego's grid at its ego coordinates."""
     ego = pose_from_euler([100.0, 50.0, 2.0], yaw=0.4)
     neighbour = pose_from_euler([112.0, 47.0, 2.1], yaw=-1.1)
@@ -152,7 +152,7 @@ def test_warping_by_the_identity_changes_nothing() -> None:
 
 
 def test_mixed_precision_does_not_move_cells() -> None:
-    """Places of half precision would be off by a quarter of a cell at the edge of the grid."""
+    """Coordinates in half precision would be off by a quarter of a cell at the edge of the grid."""
     poses = [np.eye(4), pose_from_euler([5.3, 2.2, 0.0], yaw=0.3)]
     warps = torch.from_numpy(grid_warps(poses, BevGrid(-51.2, -25.6, -3.0, 51.2, 25.6, 1.0, 64, 128)))
     columns = (torch.arange(128.0) + 0.5).expand(2, 1, 64, 128).contiguous()
@@ -161,8 +161,8 @@ def test_mixed_precision_does_not_move_cells() -> None:
         torch.testing.assert_close(warp(columns, warps), expected, atol=1e-4, rtol=0)
 
 
-def test_directions_turn_with_the_grid_and_back() -> None:
-    """What points at a landmark in the neighbour's axes points at it in the ego's."""
+def test_directions_are_rotated_with_the_grid() -> None:
+    """Vectors that point at a landmark in the neighbour's axes point at it in the ego's."""
     ego = pose_from_euler([100.0, 50.0, 2.0], yaw=0.4)
     neighbour = pose_from_euler([105.0, 47.0, 2.1], yaw=-1.1)
     landmark = np.array([140.0, 53.0, 0.0, 1.0])

@@ -33,7 +33,7 @@ def make(
 
 
 def trained(module: Restoration) -> Restoration:
-    """Away from the identity that training starts at, so that every path shows in the output."""
+    """Not the initial identity, so that every path changes the output."""
     for name, parameter in module.named_parameters():
         if name.endswith('scale'):
             nn.init.normal_(parameter, std=0.5)
@@ -96,7 +96,7 @@ def test_the_sampler_stays_on_the_line_between_clean_latent_and_noise(start_from
         torch.testing.assert_close(noisy, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_a_pure_start_holds_nothing_of_the_observation() -> None:
+def test_a_pure_start_does_not_depend_on_the_observation() -> None:
     restoration = make('pure')
     one, other = torch.randn(2, 16, 4, 6), torch.randn(2, 16, 4, 6)
     assert torch.equal(restoration.begin(one), restoration.begin(other))
@@ -104,13 +104,13 @@ def test_a_pure_start_holds_nothing_of_the_observation() -> None:
     assert torch.equal(restoration.estimate(one, condition), restoration.estimate(other, condition))
 
 
-def test_a_truncated_start_holds_the_share_of_its_time() -> None:
+def test_a_truncated_start_has_the_signal_share_of_its_time() -> None:
     restoration = make('truncated')
     begun = restoration.begin(torch.ones(1, 16, 4, 6))
     torch.testing.assert_close(begun, math.sqrt(0.645988) + math.sqrt(1 - 0.645988) * restoration.noise)
 
 
-def test_a_matched_start_begins_with_its_share_and_learns_it_per_agent() -> None:
+def test_a_matched_start_has_its_initial_share_and_learns_it_per_agent() -> None:
     restoration = make('matched')
     projected = torch.randn(2, 16, 4, 6)
     expected = MATCHED_SHARE * projected + (1 - MATCHED_SHARE) * restoration.noise
@@ -162,7 +162,7 @@ def test_two_runs_are_bit_equal(start_from: Start) -> None:
     assert torch.equal(restoration(feature, density), restoration(feature, density))
 
 
-def test_an_untrained_gate_lets_an_eighth_of_the_estimate_through(restoration: Restoration) -> None:
+def test_an_untrained_gate_passes_an_eighth_of_the_estimate(restoration: Restoration) -> None:
     feature, density = observed(1)
     normal = restoration.normalise(feature)
     estimate = restoration.estimate(restoration.project(normal), restoration.conditions(feature, density))
@@ -171,13 +171,13 @@ def test_an_untrained_gate_lets_an_eighth_of_the_estimate_through(restoration: R
     torch.testing.assert_close(restoration(feature, density), feature + gate * (decoded - feature))
 
 
-def test_without_steps_features_stay_as_they_are() -> None:
+def test_without_steps_features_are_unchanged() -> None:
     feature, density = observed(2)
     assert torch.equal(make(steps=0)(feature, density), feature)
     assert torch.equal(TeacherScale(CHANNELS)(feature, density), feature)
 
 
-def test_features_are_measured_in_the_teachers_deviations_and_clipped() -> None:
+def test_features_are_standardised_by_the_teachers_scale_and_clamped() -> None:
     scale = TeacherScale(2)
     scale.mean.copy_(torch.tensor([1.0, -2.0]).view(1, 2, 1, 1))
     scale.deviation.copy_(torch.tensor([0.5, 4.0]).view(1, 2, 1, 1))
@@ -193,7 +193,9 @@ def test_a_new_autoencoder_of_full_resolution_is_the_identity() -> None:
 
 
 @pytest.mark.parametrize(('steps', 'difference'), [(1, 0.01), (2, 0.06), (4, 0.1)])
-def test_the_placebo_has_the_blocks_and_the_cost_of_the_diffusion(steps: int, difference: float) -> None:
+def test_plain_restoration_has_the_blocks_and_the_cost_of_the_diffusion(
+    steps: int, difference: float
+) -> None:
     """Not quite the cost: a sampler's first and last layer run in every step, the placebo's once."""
     grid = (-12.8, -12.8, -3.0, 12.8, 12.8, 1.0)
 

@@ -15,14 +15,14 @@ def test_cosine_schedule_has_its_published_values() -> None:
     assert (alpha_bar.diff() < 0).all()
 
 
-def test_time_grid_is_the_usual_ddim_one() -> None:
+def test_the_time_grid_is_evenly_spaced_and_descending() -> None:
     assert ddim_times(999, 2) == [999, 499]
     assert ddim_times(400, 1) == [400]
     assert ddim_times(400, 4) == [400, 299, 199, 99]
     assert ddim_times(400, 0) == []
 
 
-def test_a_time_is_told_by_sines_and_cosines_of_falling_frequency() -> None:
+def test_time_embedding_is_sines_and_cosines_of_decreasing_frequency() -> None:
     embedded = time_embedding(torch.tensor([0, 7]), 8)
     assert torch.equal(embedded[0], torch.tensor([0.0] * 4 + [1.0] * 4))
     expected = [math.sin(7 / 10000 ** (i / 4)) for i in range(4)]

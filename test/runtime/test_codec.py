@@ -25,7 +25,7 @@ def random_feature(seed: int, channels: int, height: int, width: int, filled: fl
     shape=st.tuples(st.integers(1, 8), st.integers(1, 17), st.integers(1, 23)),
     filled=st.sampled_from([0.0, 0.1, 1.0]),
 )
-def test_round_trip_errs_by_at_most_half_a_step(
+def test_the_round_trip_error_is_at_most_half_a_step(
     seed: int, shape: tuple[int, int, int], filled: float
 ) -> None:
     bev = random_feature(seed, *shape, filled)
@@ -37,7 +37,7 @@ def test_round_trip_errs_by_at_most_half_a_step(
     assert np.array_equal(decoded.density > 0, bev.density > 0)
 
 
-def test_empty_cells_cost_next_to_nothing() -> None:
+def test_empty_cells_take_almost_no_bytes() -> None:
     dense = encode(random_feature(0, 32, 64, 128, 1.0))
     sparse = encode(random_feature(0, 32, 64, 128, 0.05))
     assert len(sparse.data) < 0.1 * len(dense.data)
@@ -61,7 +61,7 @@ def corrupt(encoded: EncodedFeature) -> dict[str, EncodedFeature]:
 
 
 @pytest.mark.parametrize('message', list(corrupt(encode(random_feature(0, 4, 8, 8, 0.5)))))
-def test_a_corrupt_payload_is_refused_by_name(message: str) -> None:
+def test_a_corrupt_payload_is_refused_with_its_problem(message: str) -> None:
     encoded = corrupt(encode(random_feature(0, 4, 8, 8, 0.5)))[message]
     with pytest.raises(PayloadError, match=message):
         decode(encoded, 4, 8, 8)

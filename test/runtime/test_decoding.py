@@ -37,13 +37,13 @@ def test_weak_peaks_and_slopes_of_peaks_are_not_boxes() -> None:
     assert len(decode_boxes(*maps(slope), EVERYWHERE, GRID, Decoding(0.1, 0.9, 100))) == 1
 
 
-def test_overlapping_boxes_leave_the_stronger() -> None:
+def test_of_overlapping_boxes_the_highest_score_is_kept() -> None:
     peaks = [(3, 10, 1.0, car(0.5, 0.5, 0.0)), (3, 12, 2.0, car(0.5, 0.5, 0.0))]
     boxes = decode_boxes(*maps(peaks), EVERYWHERE, GRID, Decoding(0.1, 0.15, 100))
     assert boxes.scores == pytest.approx([1 / (1 + np.exp(-2.0))])
 
 
-def test_scores_descend_and_the_number_is_capped() -> None:
+def test_scores_descend_and_the_number_is_limited() -> None:
     peaks = [(r, c, float(r + c) / 10, car(0.5, 0.5, 0)) for r in range(0, 10, 3) for c in range(0, 20, 7)]
     boxes = decode_boxes(*maps(peaks), EVERYWHERE, GRID, Decoding(0.1, 0.15, 5))
     assert len(boxes) == 5
@@ -54,7 +54,7 @@ def test_no_peak_gives_no_box() -> None:
     assert len(decode_boxes(*maps([]), EVERYWHERE, GRID, Decoding(0.1, 0.15, 100))) == 0
 
 
-def test_a_box_where_nobody_had_a_return_is_none() -> None:
+def test_a_box_without_a_return_inside_is_dropped() -> None:
     peaks = [(3, 4, 2.0, car(0.5, 0.5, 0.7)), (6, 15, 1.0, car(0.5, 0.5, 0.7))]
     # The cell of the second box's centre: x 4.4, y 1.2.
     seen = np.array([[4.4, 1.2]])
@@ -63,7 +63,7 @@ def test_a_box_where_nobody_had_a_return_is_none() -> None:
     assert len(decode_boxes(*maps(peaks), np.zeros((0, 2)), GRID, Decoding(0.1, 0.15, 100))) == 0
 
 
-def test_a_return_on_a_side_counts_and_one_beside_it_does_not() -> None:
+def test_returns_within_half_a_cell_of_a_side_count() -> None:
     """Along y, 1.8 m wide: its sides lie at x 0.4 +- 0.9, and a cell reaches 0.4 m about its centre."""
     peak = [(5, 10, 2.0, car(0.5, 0.5, np.pi / 2))]
     for x, expected in ((1.65, 1), (1.75, 0), (-0.85, 1), (-0.95, 0)):
@@ -71,7 +71,7 @@ def test_a_return_on_a_side_counts_and_one_beside_it_does_not() -> None:
         assert len(boxes) == expected
 
 
-def test_what_is_made_up_hides_nothing_that_was_seen() -> None:
+def test_a_box_without_returns_suppresses_no_other() -> None:
     along, across = car(0.5, 0.5, 0.0), car(0.5, 0.5, np.pi / 2)
     peaks = [(2, 10, 3.0, across), (5, 10, 1.0, along)]
     seen = np.array([[2.2, 0.4]])  # on the front of the second only
@@ -79,8 +79,8 @@ def test_what_is_made_up_hides_nothing_that_was_seen() -> None:
     assert boxes.scores == pytest.approx([1 / (1 + np.exp(-1.0))])
 
 
-def test_what_another_agent_observed_lies_where_the_poses_say() -> None:
-    """By hand: the neighbour stands at (3, 1) and looks along the ego's y axis."""
+def test_cells_observed_by_a_neighbour_are_moved_to_the_egos_frame() -> None:
+    """By hand: the neighbour is at (3, 1) and faces along the ego's y axis."""
     poses = [pose_from_euler([10.0, 5.0, 2.0]), pose_from_euler([13.0, 6.0, 2.0], yaw=np.pi / 2)]
     density = np.zeros((2, 10, 20), np.float32)
     density[0, 0, 0] = 0.7  # centre at (-7.6, -3.6)

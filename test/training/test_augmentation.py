@@ -27,7 +27,7 @@ def frame() -> CoopFrame:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
-    """Counts the corruptions that are asked for; they do their work nevertheless."""
+    """Records the corruptions that are applied."""
     counter: Counter[tuple[str, int]] = Counter()
 
     def counted(frame: CoopFrame, name: str, severity: int, *rest: object) -> CoopFrame:
@@ -43,7 +43,7 @@ def thinned(frame: CoopFrame) -> CoopFrame:
     return replace(frame, agents=agents)
 
 
-def test_clouds_are_hit_as_often_as_asked_and_each_in_its_own_way(frame: CoopFrame) -> None:
+def test_clouds_are_corrupted_with_the_given_probability_and_independently(frame: CoopFrame) -> None:
     settings_ = Augmentation(probability=0.3, corruptions=['fog', 'motion_blur'])
     rng, hit = np.random.default_rng(1), []
     for _ in range(300):
@@ -69,7 +69,7 @@ def test_only_named_types_and_severities_are_drawn(frame: CoopFrame, drawn: Coun
     assert min(drawn.values()) > 5
 
 
-def test_what_is_shared_befalls_all_agents_alike(frame: CoopFrame, drawn: Counter[tuple[str, int]]) -> None:
+def test_a_shared_corruption_applies_to_all_agents(frame: CoopFrame, drawn: Counter[tuple[str, int]]) -> None:
     settings_ = Augmentation(shared=0.5, probability=0.0, corruptions=PAPER, severities=[1, 2, 3])
     rng, frames = np.random.default_rng(3), 0
     for _ in range(200):
@@ -82,7 +82,9 @@ def test_what_is_shared_befalls_all_agents_alike(frame: CoopFrame, drawn: Counte
 
 
 @pytest.mark.parametrize('probability', [0.0, 1.0])
-def test_never_and_always(frame: CoopFrame, drawn: Counter[tuple[str, int]], probability: float) -> None:
+def test_probabilities_of_zero_and_one(
+    frame: CoopFrame, drawn: Counter[tuple[str, int]], probability: float
+) -> None:
     settings_ = Augmentation(probability=probability, corruptions=['beam_missing'])
     sensed = corrupt_clouds(frame, settings_, np.random.default_rng(0))
     assert sum(drawn.values()) == probability * len(frame.agents)
@@ -91,7 +93,7 @@ def test_never_and_always(frame: CoopFrame, drawn: Counter[tuple[str, int]], pro
         assert (len(sensed.agents[agent].points) < len(sweep.points)) == bool(probability)
 
 
-def test_what_cannot_be_corrupted_stays_as_it_is(frame: CoopFrame) -> None:
+def test_a_corruption_that_does_not_apply_leaves_the_cloud_unchanged(frame: CoopFrame) -> None:
     """Wet ground needs ground."""
     in_the_air = {
         i: AgentSweep(s.points[:50] + np.float32([0, 0, 30, 0]), s.pose) for i, s in frame.agents.items()
@@ -112,7 +114,7 @@ def test_the_egos_map_never_loses_tiles(agents: int, loss: float, seed: int) -> 
     assert set(np.unique(cells)) <= {0.0, 1.0}
 
 
-def test_neighbours_lose_tiles_as_often_as_asked() -> None:
+def test_neighbours_lose_tiles_with_the_given_probability() -> None:
     settings_ = Augmentation(corruptions=['fog'], tile_loss=0.5)
     rng = np.random.default_rng(0)
     maps = np.concatenate([arriving_cells(3, 32, 48, settings_, rng)[1:] for _ in range(200)])

@@ -47,7 +47,7 @@ def test_a_sample_counts_only_the_returns_of_agents_that_take_part() -> None:
     np.testing.assert_allclose(moved, on_vehicle - [0, 0, 1.9], atol=1e-4)
 
 
-def test_what_is_sensed_goes_to_the_student_and_what_was_there_to_the_teacher() -> None:
+def test_the_student_gets_corrupted_clouds_and_the_teacher_clean_ones() -> None:
     """Corruption changes the clouds of a sample and nothing else."""
     frame = Mixture(DATA).draw(np.random.default_rng(0))
     agents = sorted(frame.agents)
@@ -73,7 +73,7 @@ def test_the_same_index_gives_the_same_bytes_and_another_gives_others() -> None:
     assert len(batch.agents.points) == sum(len(c) for s in (first, other) for c in s.clouds)
 
 
-def test_the_teachers_cloud_can_lie_in_a_turned_grid_and_nothing_else_changes() -> None:
+def test_the_teachers_cloud_can_be_in_a_rotated_grid_and_nothing_else_changes() -> None:
     straight = Samples(DATA, GRID, 0, range(3))
     turned = Samples(DATA.model_copy(update={'turned': 1.0}), GRID, 0, range(3))
     angles = []
@@ -95,7 +95,7 @@ def test_the_teachers_cloud_can_lie_in_a_turned_grid_and_nothing_else_changes() 
     assert 0 < sum(np.array_equal(mixed[i].view, np.eye(2, 3)) for i in range(20)) < 20
 
 
-def test_processes_share_a_stream_without_overlap_and_a_resumed_one_goes_on_in_it() -> None:
+def test_processes_share_a_stream_without_overlap_and_can_resume_in_it() -> None:
     whole = [Samples(DATA, GRID, 0, range(4))[i].union for i in range(8)]
     # Two processes take whole batches (of two) in turn, two steps each.
     first, second = (Samples(DATA, GRID, 0, range(2), Share(rank, 2)) for rank in (0, 1))
@@ -107,7 +107,7 @@ def test_processes_share_a_stream_without_overlap_and_a_resumed_one_goes_on_in_i
     assert np.array_equal(resumed[0].union, whole[6])
 
 
-def test_samples_in_a_row_can_be_of_one_drive() -> None:
+def test_consecutive_samples_can_be_of_one_drive() -> None:
     def drives(data: Data) -> list[str]:
         samples = Samples(data, GRID, 0, range(3))
         frames = [samples._frames]  # opened here, so that what it draws can be seen
@@ -130,7 +130,7 @@ def test_samples_in_a_row_can_be_of_one_drive() -> None:
     assert one != other
 
 
-def test_neighbours_are_dropped_as_often_as_asked() -> None:
+def test_neighbours_are_dropped_with_the_given_probability() -> None:
     never = DATA.model_copy(update={'drop_neighbours': 0.0})
     always = DATA.model_copy(update={'drop_neighbours': 1.0})
     assert {len(Samples(never, GRID, 0, range(6))[i].clouds) for i in range(12)} == {2}

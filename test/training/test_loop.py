@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes run to their end with real frames: what a run leaves, and what it goes on from."""
+"""Recipes run to their end with real frames: results of a run, and resuming it."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_checkpoint_holds_recipe_progress_and_every_weight(tmp_path: Path) -> 
         assert torch.equal(loaded[key], value)
 
 
-def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+def test_an_invalid_checkpoint_is_named(tmp_path: Path) -> None:
     file = tmp_path / CHECKPOINT
     with pytest.raises(CheckpointError, match=CHECKPOINT):
         read_checkpoint(file)
@@ -52,7 +52,9 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         train(small_recipe('student', initial=str(file)), tmp_path / 'other')
 
 
-def test_a_chain_of_recipes_ends_in_the_bits_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_of_recipes_gives_the_same_weights_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(small_recipe('teacher', 'student', 'student'), tmp_path / 'whole')
     train(small_recipe('teacher', 'student'), tmp_path / 'first')
     monkeypatch.setenv('RUNS', str(tmp_path))
@@ -64,7 +66,7 @@ def test_a_chain_of_recipes_ends_in_the_bits_of_one(tmp_path: Path, monkeypatch:
     assert [stage['name'] for stage in history] == ['teacher', 'student', 'student']
 
 
-def test_grids_are_turned_for_the_teacher_alone(tmp_path: Path) -> None:
+def test_grids_are_rotated_for_the_teacher_only(tmp_path: Path) -> None:
     turned = {'model': {'vectors': 2}, 'data': {'turned': 1.0}}
     trained = train(small_recipe('teacher', **turned), tmp_path / 'teacher')
     assert trained is not None
@@ -80,8 +82,8 @@ def test_grids_are_turned_for_the_teacher_alone(tmp_path: Path) -> None:
     assert any(not torch.equal(value, other[key]) for key, value in before.items())
 
 
-def test_students_of_several_kinds_grow_from_one_teacher(tmp_path: Path) -> None:
-    """What they share with it they take over, and the rest they learn."""
+def test_students_with_other_fusions_can_be_trained_from_one_teacher(tmp_path: Path) -> None:
+    """They start from the weights they share with it."""
     train(small_recipe('teacher'), tmp_path / 'teacher')
     initial = str(tmp_path / 'teacher' / CHECKPOINT)
     before = load_file(initial)
@@ -93,7 +95,7 @@ def test_students_of_several_kinds_grow_from_one_teacher(tmp_path: Path) -> None
         assert all(torch.equal(after[key], value) for key, value in before.items() if key[:8] == 'teacher.')
 
 
-def test_the_run_of_another_recipe_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_of_another_recipe_is_not_resumed(tmp_path: Path) -> None:
     train(small_recipe('teacher', steps=1), tmp_path)
     before = (tmp_path / CHECKPOINT).read_bytes()
     with pytest.raises(CheckpointError, match='another recipe'):
@@ -122,10 +124,10 @@ def test_a_teacher_alone_can_be_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('stages', [('teacher', 'student'), ('teacher', 'student', 'diffuser')])
-def test_a_student_runs_what_was_trained_and_its_card_says_how_well(
+def test_a_student_contains_only_trained_parts_and_its_card_has_their_scores(
     stages: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """A restoration that is still as it was drawn at random would spoil every feature."""
+    """A restoration with random weights would spoil every feature."""
     recipe = small_recipe(*stages)
     trained = train(recipe, tmp_path)
     assert trained is not None
@@ -139,7 +141,7 @@ def test_a_student_runs_what_was_trained_and_its_card_says_how_well(
 
 
 @pytest.mark.parametrize('stages', [('diffuser', 'joint'), ('joint', 'joint')])
-def test_no_stage_starts_a_student_again(stages: tuple[str, str], tmp_path: Path) -> None:
+def test_no_stage_reinitialises_the_student(stages: tuple[str, str], tmp_path: Path) -> None:
     train(small_recipe('teacher'), tmp_path / 'teacher')
     initial = str(tmp_path / 'teacher' / CHECKPOINT)
     train(small_recipe(stages[0], steps=8, initial=initial), tmp_path / 'first')
@@ -168,7 +170,7 @@ def test_mixed_precision_trains_too(tmp_path: Path) -> None:
     }
 
 
-def test_mixed_precision_sees_every_place_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixed_precision_does_not_round_coordinates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In half precision a point 40 m away would be a quarter of a metre off."""
     seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every loss term against a value worked out by hand."""
+"""Every loss term against a value calculated by hand."""
 
 import math
 
@@ -22,7 +22,7 @@ def logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def test_focal_loss_ignores_what_is_not_counted_and_rewards_the_truth() -> None:
+def test_focal_loss_ignores_uncounted_cells_and_is_small_for_the_truth() -> None:
     target = torch.zeros(1, 1, 8, 8)
     target[0, 0, 2, 2] = 1
     wrong = torch.full((1, 1, 8, 8), -6.0)
@@ -38,7 +38,7 @@ def test_focal_loss_ignores_what_is_not_counted_and_rewards_the_truth() -> None:
     assert focal_loss(half, target, counted).item() == pytest.approx(0.25 * np.log(2), rel=1e-2)
 
 
-def test_a_false_centre_costs_less_the_nearer_it_is_to_a_true_one() -> None:
+def test_the_loss_of_a_false_centre_decreases_toward_a_true_one() -> None:
     target = torch.tensor([1.0, 0.8, 0.0]).view(1, 1, 1, 3)
     logits = torch.tensor([logit(0.9), logit(0.4), logit(0.3)]).view(1, 1, 1, 3)
     hit = 0.1**2 * -math.log(0.9)
@@ -48,7 +48,7 @@ def test_a_false_centre_costs_less_the_nearer_it_is_to_a_true_one() -> None:
     assert loss.item() == pytest.approx(hit + near + far, rel=1e-5)
 
 
-def test_a_frame_without_centres_is_no_division_by_zero() -> None:
+def test_a_frame_without_centres_does_not_divide_by_zero() -> None:
     loss = focal_loss(torch.full((1, 1, 1, 2), logit(0.5)), torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
     assert loss.item() == pytest.approx(2 * 0.25 * math.log(2), rel=1e-5)
     assert regression_loss(torch.ones(1, 8, 1, 2), torch.zeros(1, 8, 1, 2), torch.zeros(1, 1, 1, 2)) == 0
@@ -72,17 +72,17 @@ def test_weighted_square_is_a_mean_over_channels_and_weighted_cells() -> None:
     assert weighted_square(difference, torch.zeros_like(weight)) == 0
 
 
-def test_the_fused_feature_is_drawn_to_the_teachers_most_of_all_on_vehicles() -> None:
+def test_feature_loss_weights_vehicles_more_than_background() -> None:
     fused = torch.tensor([3.0, 1.0]).view(1, 1, 1, 2)
     teacher = torch.tensor([1.0, 5.0]).view(1, 1, 1, 2)
     foreground = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     deviation = torch.full((1, 1, 1, 1), 2.0)
-    # In deviations: 1 on the vehicle, 2 beside it.
+    # In deviations: 1 on the vehicle, 2 next to it.
     loss = feature_loss(fused, teacher, deviation, foreground)
     assert loss.item() == pytest.approx(1.0 + 0.1 * 4.0)
 
 
-def test_predictions_are_drawn_to_the_teachers_where_they_disagree() -> None:
+def test_prediction_loss_is_weighted_by_disagreement() -> None:
     ours, theirs = [0.4, 0.2], [0.9, 0.2]
     heatmap = torch.tensor([logit(p) for p in ours]).view(1, 1, 1, 2)
     teacher = torch.tensor([logit(p) for p in theirs]).view(1, 1, 1, 2)
@@ -103,7 +103,7 @@ def test_distance_from_the_teacher_is_in_its_deviations_and_without_gradient() -
     assert not distance.requires_grad
 
 
-def test_reliability_is_drawn_to_a_falling_exponential_of_the_distance() -> None:
+def test_the_target_of_reliability_is_an_exponential_of_the_distance() -> None:
     reliability = torch.tensor([0.7, 0.2, 0.5]).view(1, 1, 1, 3)
     distance, unit = torch.tensor([0.0, 3.0, 9.0]).view(1, 1, 1, 3), torch.tensor(1.5)
     weight = torch.tensor([1.0, 5.0, 0.0]).view(1, 1, 1, 3)

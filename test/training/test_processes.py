@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `diffkd train` as processes: killed and started again, and several that train together."""
+"""The command `diffkd train` as a process that is killed and started again, and as several processes."""
 
 import csv
 import os
@@ -32,7 +32,7 @@ RECIPE = small_recipe(validate_every=1, data=DATA)
 
 @pytest.fixture
 def few_measured_batches() -> None:
-    """The processes measure the teacher as they always do, and so must this one."""
+    """Measure the teacher from as many batches as the processes do."""
 
 
 def start(recipe: Recipe, out: Path, *launcher: str) -> subprocess.Popen[bytes]:
@@ -50,7 +50,7 @@ def progress_of(out: Path) -> Progress:
     return read_checkpoint(out / CHECKPOINT)[1] if (out / CHECKPOINT).exists() else Progress()
 
 
-def test_a_run_killed_in_the_middle_of_a_stage_ends_in_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_run_killed_within_a_stage_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert loop.MEASURED_BATCHES == 32
     stages = [{'name': 'teacher', 'steps': 1}, {'name': 'student', 'steps': 1}]
     # The diffuser draws times and noise in every step; it is long enough to be caught on a busy machine, too.
@@ -103,7 +103,7 @@ def test_several_processes_write_one_checkpoint_and_one_verified_model_folder(to
     assert stages == [(name, 2) for name in STAGES]
 
 
-def test_several_processes_see_other_frames_than_one(together: Path, tmp_path: Path) -> None:
+def test_several_processes_train_on_different_frames(together: Path, tmp_path: Path) -> None:
     train(RECIPE.model_copy(update={'stages': RECIPE.stages[:1]}), tmp_path)
     first, alone = (load_file(folder / CHECKPOINT) for folder in (together, tmp_path))
     # Kernels: Adam's first steps go by the gradient's sign, and the few signs of a norm can agree by chance.
@@ -125,7 +125,7 @@ def logged(out: Path) -> dict[str, list[float]]:
 
 
 def test_losses_and_precision_are_in_both_logs(together: Path) -> None:
-    """Of the way as well as of the end of a stage."""
+    """Both within a stage and at its end."""
     table = logged(together)
     board = EventAccumulator(str(next((together / 'tensorboard').rglob('events*')).parent)).Reload()
     for name, keys in {
@@ -140,8 +140,8 @@ def test_losses_and_precision_are_in_both_logs(together: Path) -> None:
             assert shown == pytest.approx(table[f'{name}/{key}'], rel=1e-5)
 
 
-def test_a_checkpoint_can_be_measured_as_it_is(together: Path, tmp_path: Path) -> None:
-    """What it is exported to on the way computes the same as the model folder."""
+def test_a_checkpoint_can_be_evaluated(together: Path, tmp_path: Path) -> None:
+    """The folder exported for this computes the same as the model folder."""
     outcome = CliRunner().invoke(
         app,
         ['evaluate', '--model', str(together / CHECKPOINT), '--out', str(tmp_path), '--workers', '1',

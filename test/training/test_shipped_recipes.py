@@ -52,7 +52,7 @@ def test_a_data_set_becomes_a_student(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('name', 'features'), [('opv2v', (96, 352)), ('dair', (128, 256))])
-def test_the_published_grids_suit_every_stride(name: str, features: tuple[int, int]) -> None:
+def test_the_published_grids_are_divisible_by_every_stride(name: str, features: tuple[int, int]) -> None:
     recipe = load_recipe(share_directory() / 'config' / 'train' / f'{name}.yaml')
     model = recipe.model
     assert (model.height, model.width) == features

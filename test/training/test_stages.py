@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each stage trains, what it leaves alone, and that it learns."""
+"""Which parameters each stage trains, which it does not change, and that it learns."""
 
 from dataclasses import replace
 from typing import Any
@@ -63,10 +63,10 @@ def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
     assert moved(student.head) == (name in ('student', 'joint'))
     trained = {key for key, value in state(teacher).items() if not torch.equal(value, before[0][key])}
     assert bool(trained) == (name == 'teacher')
-    # What vehicles already send stays what it was: not even the statistics of its norms move.
+    # The encoder does not change, including the statistics of its norms.
     if name in ('diffuser', 'joint'):
         assert all(torch.equal(value, before[1][key]) for key, value in state(student.encoder).items())
-    # Nothing but what the stage gives a gradient is handed to its optimiser.
+    # The optimiser gets only parameters with a gradient.
     handed = {id(p) for p in module.parameters() if p.requires_grad}
     used = {id(p) for p in [*teacher.parameters(), *student.parameters()] if p.grad is not None}
     assert used <= handed
@@ -74,7 +74,7 @@ def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
 
 @pytest.mark.parametrize('fusion', ['attention', 'maximum'])
 @pytest.mark.parametrize('restoration', ['plain', 'none'])
-def test_what_diffkd_is_compared_with_trains_in_the_same_stages(fusion: str, restoration: str) -> None:
+def test_baselines_train_in_the_same_stages(fusion: str, restoration: str) -> None:
     recipe = small_recipe(
         *(name for name in STAGES if (name, restoration) != ('diffuser', 'none')),
         model={'fusion': fusion, 'restoration': restoration},
@@ -89,13 +89,13 @@ def test_what_diffkd_is_compared_with_trains_in_the_same_stages(fusion: str, res
 
 
 @pytest.mark.parametrize(('name', 'left'), [('teacher', 0.5), ('joint', 0.75)])
-def test_a_frame_seen_again_and_again_is_learnt(name: str, left: float) -> None:
+def test_a_repeated_frame_is_learnt(name: str, left: float) -> None:
     recipe = small_recipe()
     teacher, student = networks(recipe)
     module = STAGES[name](teacher, student, 'global').train()
     batch = first_batch(recipe)
     optimiser = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=5e-3)
-    # What an untrained teacher detects is no goal, so what is drawn to that is left out.
+    # The output of an untrained teacher is not a useful target, so its losses are excluded.
     goals = ('heatmap', 'regression', 'restoration', 'autoencoder', 'projection')
     history = []
     for _ in range(20):
@@ -107,7 +107,7 @@ def test_a_frame_seen_again_and_again_is_learnt(name: str, left: float) -> None:
     assert history[-1] < left * history[0]
 
 
-def test_a_turned_grid_gives_the_teachers_map_where_it_lies_and_asks_for_nothing_beyond() -> None:
+def test_targets_on_a_rotated_grid_are_limited_to_the_teachers_map() -> None:
     recipe = small_recipe(model={'vectors': 2})
     teacher, student = networks(recipe)
     stage = STAGES['teacher'](teacher, student, 'global').eval()
@@ -119,7 +119,7 @@ def test_a_turned_grid_gives_the_teachers_map_where_it_lies_and_asks_for_nothing
         shifted = teacher(union.points, union.index, union.count, cells)
         # The map's first column is the fourth that the union's grid has.
         torch.testing.assert_close(shifted[1][..., :-3], straight[1][..., 3:])
-        # Wholly apart, the maps share no cell in which anything could be asked for.
+        # Disjoint maps share no cell that could be a target.
         apart = torch.tensor([[[1.0, 0, 2.5], [0, 1, 0]]]).expand(2, 2, 3)
         losses = stage(replace(batch, views=apart))
     assert stage(batch)['regression'] > 0
@@ -153,8 +153,8 @@ def test_a_student_copied_from_a_teacher_computes_the_same_alone() -> None:
             torch.testing.assert_close(found[1][0], regression[i], atol=1e-5, rtol=1e-4)
 
 
-def test_what_the_teacher_knows_is_seen_from_where_the_agent_stands() -> None:
-    """A blob in the ego's grid must come back to it after a way to the agent and back by `fusion.warp`."""
+def test_the_teachers_map_is_warped_to_every_agent() -> None:
+    """A blob in the ego's grid must return to its place when warped to the agent and back."""
     batch = first_batch(small_recipe(data={'drop_neighbours': 0.0}))
     maps = torch.zeros(len(batch.sizes), 1, 32, 64)
     maps[:, :, 14:19, 29:36] = 1.0

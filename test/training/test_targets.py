@@ -25,7 +25,7 @@ def test_a_perfect_head_decodes_to_the_truth() -> None:
     np.testing.assert_allclose(found.boxes[order], BOXES[np.argsort(BOXES[:, 0])], atol=1e-5)
 
 
-def test_thinly_seen_vehicles_are_neither_target_nor_clutter() -> None:
+def test_vehicles_with_few_returns_are_neither_target_nor_background() -> None:
     target = detection_target(BOXES, np.array([9, 4, 9]), 5, GRID)
     row, column = int((-9.7 + 25.6) / 0.8), int((-20.0 + 51.2) / 0.8)
     assert (target.heatmap == 1).sum() == 2
@@ -42,8 +42,8 @@ def test_vehicles_out_of_range_are_left_out() -> None:
     assert (target.heatmap == 1).sum() == 1  # the one at x = -20 has come to x = 40
 
 
-def test_a_peak_beside_the_centre_decodes_to_the_same_box() -> None:
-    """Resampling can move a map's peak by a cell: what is regressed there must name the same box."""
+def test_a_peak_next_to_the_centre_decodes_to_the_same_box() -> None:
+    """Resampling can move a map's peak by a cell: the regression there must give the same box."""
     target = detection_target(BOXES, np.full(3, 9), 5, GRID)
     (rows, columns) = np.nonzero(target.heatmap[0] == 1)
     assert len(rows) == 3
@@ -56,7 +56,7 @@ def test_a_peak_beside_the_centre_decodes_to_the_same_box() -> None:
         order = np.argsort(found.boxes[:, 0])
         np.testing.assert_allclose(found.boxes[order], BOXES[np.argsort(BOXES[:, 0])], atol=1e-5)
     assert (target.regressed > 0).sum() == 27
-    # The centre's own cell counts most.
+    # The cell of the centre has the largest weight.
     assert (target.regressed == 1).sum() == 3
     assert (target.regressed[0][rows, columns] == 1).all()
 
@@ -72,7 +72,7 @@ def test_between_two_vehicles_each_cell_regresses_the_nearer() -> None:
     np.testing.assert_allclose(y, np.where(middle < 5.05, 4.1, 6.0), atol=1e-5)
 
 
-def test_at_the_border_nothing_wraps_around() -> None:
+def test_targets_do_not_wrap_around_at_the_border() -> None:
     edge = np.array([[-51.1, -25.5, -1.0, 4.5, 1.8, 1.5, 0.0]])
     target = detection_target(edge, np.full(1, 9), 5, GRID)
     assert np.argwhere(target.regressed[0]).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]

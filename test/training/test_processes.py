@@ -40,9 +40,9 @@ def start(recipe: Recipe, out: Path, *launcher: str) -> subprocess.Popen[bytes]:
     (out / 'recipe.yaml').write_text(yaml.safe_dump(recipe.model_dump(mode='json')))
     command = [sys.executable, *launcher, '-m', 'diffkd_ros.cli', 'train', str(out / 'recipe.yaml')]
     options = ['--out', str(out), '--threads', '1', '--accelerator', 'cpu']
-    with (out / 'told.txt').open('wb') as told:
+    with (out / 'output.txt').open('wb') as output:
         return subprocess.Popen(
-            [*command, *options], stdout=told, stderr=subprocess.STDOUT, start_new_session=True
+            [*command, *options], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
 
 
@@ -61,7 +61,7 @@ def test_a_run_killed_within_a_stage_resumes_to_the_same_weights(tmp_path: Path)
     process = start(recipe, broken)
     deadline = time.monotonic() + PATIENCE
     while progress_of(broken).step < 2 or len(progress_of(broken).history) < 2:
-        assert process.poll() is None, (broken / 'told.txt').read_text()
+        assert process.poll() is None, (broken / 'output.txt').read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
@@ -85,7 +85,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     launcher = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
     process = start(RECIPE, out, *launcher)
     try:
-        assert process.wait(PATIENCE) == 0, (out / 'told.txt').read_text()
+        assert process.wait(PATIENCE) == 0, (out / 'output.txt').read_text()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -13,11 +13,12 @@ class CorruptionError(DiffkdError):
     """A corruption that is unknown, has invalid parameters, or does not apply to a sweep."""
 
 
-def require_within(name: str, value: float, low: float, high: float = math.inf) -> None:
-    """Check that a parameter is a finite number in [low, high].
+def require_within(low: float, high: float = math.inf, **values: float) -> None:
+    """Check that parameters, given by name, are finite numbers in [low, high].
 
     Raises:
-        CorruptionError: if it is not.
+        CorruptionError: if one is not; the message names it.
     """
-    if not (isinstance(value, Real) and math.isfinite(value) and low <= value <= high):
-        raise CorruptionError(f'{name} must be a number in [{low:g}, {high:g}], got {value!r}')
+    for name, value in values.items():
+        if not (isinstance(value, Real) and math.isfinite(value) and low <= value <= high):
+            raise CorruptionError(f'{name} must be a number in [{low:g}, {high:g}], got {value!r}')

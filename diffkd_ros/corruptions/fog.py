@@ -45,7 +45,7 @@ def soft_response(alpha: float) -> tuple[float, float]:
     Raises:
         CorruptionError: if alpha is out of range.
     """
-    require_within('alpha', alpha, 0.0, 1.0)
+    require_within(0.0, 1.0, alpha=alpha)
     pulse = np.linspace(0.0, 2 * _HALF_PULSE, 2001)
     shape = np.sin(np.pi * pulse / (2 * _HALF_PULSE)) ** 2
     seen_from = np.arange(_OVERLAP[0], 10.0, 0.01)
@@ -70,7 +70,7 @@ def threshold_range(alpha: float, beta: float) -> float:
         CorruptionError: if a coefficient is out of range, or r* is nearer than the peak of the fog's own
             return, where the model is not valid.
     """
-    require_within('beta', beta, 1e-9)
+    require_within(1e-9, beta=beta)
     response, peak = soft_response(alpha)
     gain = beta / _TARGET_BACKSCATTER * response
     near, far = 0.0, 1.0 / np.sqrt(gain)  # r* is at `far` without attenuation, and nearer with it

@@ -31,7 +31,7 @@ def beam_missing(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -
         rng: draws the rings.
         share: of the rings to drop, in [0, 1]; the published levels drop 8, 16, 32 or 48 of 64.
     """
-    require_within('share', share, 0.0, 1.0)
+    require_within(0.0, 1.0, share=share)
     rings = rings_of(sweep)
     lost = np.zeros(rings.count, np.bool_)
     lost[rng.permutation(rings.count)[: round(share * rings.count)]] = True
@@ -49,7 +49,7 @@ def electromagnetic_interference(sweep: AgentSweep, rng: np.random.Generator, *,
         rng: draws the phases.
         share: of the rings to drop, in [0, 1].
     """
-    require_within('share', share, 0.0, 1.0)
+    require_within(0.0, 1.0, share=share)
     rings = rings_of(sweep)
     kept = round((1.0 - share) * rings.count)
     survives = np.zeros(rings.count, np.bool_)
@@ -83,10 +83,7 @@ def motion_blur(
         each_z: the same in z, metres.
         intensity: standard deviation of the noise of the intensity, which stays in [0, 1].
     """
-    for name, value in (
-        ('shared', shared), ('each_xy', each_xy), ('each_z', each_z), ('intensity', intensity),
-    ):  # fmt: skip
-        require_within(name, value, 0.0)
+    require_within(0.0, shared=shared, each_xy=each_xy, each_z=each_z, intensity=intensity)
     common = rng.standard_normal(2).astype(np.float32) * np.float32(shared)
     scale = np.array([each_xy, each_xy, each_z, intensity], np.float32)
     points = rng.standard_normal(sweep.points.shape, np.float32) * scale
@@ -105,8 +102,8 @@ def crosstalk(sweep: AgentSweep, rng: np.random.Generator, *, share: float, spre
         spread: standard deviation of the noise in x, y and z, metres, and in the intensity, which stays in
             [0, 1].
     """
-    require_within('share', share, 0.0, 1.0)
-    require_within('spread', spread, 0.0)
+    require_within(0.0, 1.0, share=share)
+    require_within(0.0, spread=spread)
     hit = _choose(rng, len(sweep.points), share)
     points = sweep.points.copy()
     points[hit] += rng.standard_normal((len(hit), 4), np.float32) * np.float32(spread)
@@ -136,8 +133,8 @@ def incomplete_echo(
     Raises:
         CorruptionError: if the reading is unknown, or requires boxes and there are none.
     """
-    require_within('share', share, 0.0, 1.0)
-    require_within('margin', margin, 0.0)
+    require_within(0.0, 1.0, share=share)
+    require_within(0.0, margin=margin)
     if reading == 'above_sensor':
         # A margin of a millimetre: returns at exactly the sensor's height are not above it.
         concerned = np.flatnonzero(sweep.points[:, 2] > 0.001)
@@ -183,11 +180,11 @@ def cross_sensor(
         azimuth_step: degrees between its columns.
         max_range: maximum range of a return, metres.
     """
-    require_within('beams', beams, 1)
-    require_within('lowest', lowest, -90.0, 90.0)
-    require_within('highest', highest, lowest, 90.0)
-    require_within('azimuth_step', azimuth_step, 0.001, 360.0)
-    require_within('max_range', max_range, 0.0)
+    require_within(1, beams=beams)
+    require_within(-90.0, 90.0, lowest=lowest)
+    require_within(lowest, 90.0, highest=highest)
+    require_within(0.001, 360.0, azimuth_step=azimuth_step)
+    require_within(0.0, max_range=max_range)
     step = np.radians(azimuth_step)
     start = rng.random() * step
     rings = rings_of(sweep)

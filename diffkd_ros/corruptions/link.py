@@ -68,16 +68,14 @@ class LinkConditions:
 
     def __post_init__(self) -> None:
         for name in ('tile_loss', 'message_loss', 'burst_loss'):
-            require_within(name, getattr(self, name), 0.0, 1.0)
-        require_within('tile', self.tile, 1)
-        require_within('burst_length', self.burst_length, 1.0)
-        require_within('delay', self.delay, 0.0)
-        require_within('jitter', self.jitter, 0.0)
-        require_within('period', self.period, 1e-3)
+            require_within(0.0, 1.0, **{name: getattr(self, name)})
+        require_within(1, tile=self.tile, burst_length=self.burst_length)
+        require_within(0.0, delay=self.delay, jitter=self.jitter)
+        require_within(1e-3, period=self.period)
         if self.bits is not None:
-            require_within('bits', self.bits, 2, 16)
+            require_within(2, 16, bits=self.bits)
         if self.bandwidth is not None:
-            require_within('bandwidth', self.bandwidth, 0.0)
+            require_within(0.0, bandwidth=self.bandwidth)
         if 0.0 < self.burst_loss < 1.0 and self.into_burst > 1.0:
             raise CorruptionError(
                 f'bursts of {self.burst_length:g} messages cannot make up {self.burst_loss:.0%} of all: '

@@ -47,8 +47,8 @@ def lose_tiles(
         Feature and density, as for every function here.
     """
     require_map(feature, density)
-    require_within('share', share, 0.0, 1.0)
-    require_within('tile', tile, 1)
+    require_within(0.0, 1.0, share=share)
+    require_within(1, tile=tile)
     height, width, tile = *density.shape, int(tile)
     arrived = rng.random((-(-height // tile), -(-width // tile))) >= share
     cells = arrived.repeat(tile, axis=0).repeat(tile, axis=1)[:height, :width]
@@ -67,7 +67,7 @@ def quantise(feature: Map, density: Map, bits: int) -> tuple[Map, Map]:
         bits: per value, 2 to 16, sign included.
     """
     require_map(feature, density)
-    require_within('bits', bits, 2, 16)
+    require_within(2, 16, bits=bits)
     largest = np.abs(feature).max(axis=(1, 2), keepdims=True, initial=0.0)
     step = np.where(largest > 0, largest / (2 ** (int(bits) - 1) - 1), 1.0).astype(np.float32)
     return np.rint(feature / step) * step, density
@@ -94,7 +94,7 @@ def cap_bytes(
         size_of: gives the bytes of a map as sent; the size before compression by default.
     """
     require_map(feature, density)
-    require_within('budget', budget, 0.0)
+    require_within(0.0, budget=budget)
     channels, height, width = feature.shape
     strength = np.sqrt(np.einsum('chw,chw->hw', feature, feature)).ravel()
     known = np.flatnonzero((strength > 0) | (density.ravel() > 0))

@@ -55,8 +55,7 @@ def pose_error(
     Raises:
         CorruptionError: if a standard deviation is negative or the distribution unknown.
     """
-    require_within('position', position, 0.0)
-    require_within('heading', heading, 0.0)
+    require_within(0.0, position=position, heading=heading)
     if distribution == 'gaussian':
         x, y, turn = rng.standard_normal(3)
     elif distribution == 'laplace':
@@ -90,8 +89,7 @@ def constant_offset(sweep: AgentSweep, seed: int, *, position: float, heading: f
         position: metres for a draw of 1.
         heading: radians for a draw of 1.
     """
-    require_within('position', position, 0.0)
-    require_within('heading', heading, 0.0)
+    require_within(0.0, position=position, heading=heading)
     x, y, z, yaw = constant_draw(seed)
     offset = position * np.array([x, -y, z])
     return replace(sweep, pose=displaced(sweep.pose, offset, -heading * float(yaw)))

@@ -50,8 +50,8 @@ class Snowfall:
         Raises:
             CorruptionError: if a value is out of range.
         """
-        require_within('rate', rate, 0.01, 100.0)
-        require_within('speed', speed, 0.1, 20.0)
+        require_within(0.01, 100.0, rate=rate)
+        require_within(0.1, 20.0, speed=speed)
         melted_slope = 2290.0 * rate**-0.45
         # The flux, the integral of pi/6 D^3 rho_w v n(D) over melted diameters D, is pi rho_w v N / slope^3.
         flux = rate / 3600.0

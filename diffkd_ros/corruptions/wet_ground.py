@@ -74,10 +74,8 @@ def wet_ground(
         CorruptionError: if a parameter is out of range, no ground is found, most of it has no intensity, or
             fewer returns than `least_lost` are lost.
     """
-    require_within('film', film, 0.0)
-    require_within('floor', floor, 0.0)
-    require_within('floor_noise', floor_noise, 0.0)
-    require_within('least_lost', least_lost, 0.0, 1.0)
+    require_within(0.0, film=film, floor=floor, floor_noise=floor_noise)
+    require_within(0.0, 1.0, least_lost=least_lost)
     if len(sweep.points) == 0:
         return sweep
     plane = find_ground(sweep.points)

@@ -46,20 +46,14 @@ class ModelCard(BaseModel):
     )
     grid: BevGrid = Field(description='Grid of the feature map, in the LiDAR frame.')
     channels: int = Field(ge=1, le=1024, description='Channels of the shared feature map.')
-    max_agents: int = Field(
-        ge=1, le=64, description='Maximum number of agents in a fusion, the ego included.'
-    )
+    max_agents: int = Field(ge=1, le=64, description='Most agents in a fusion, the ego included.')
     class_names: list[str] = Field(min_length=1, description='Names of the class indices.')
     min_score: float = Field(ge=0, le=1, description='Detections below this score are dropped.')
-    nms_iou: float = Field(
-        ge=0, le=1, description="Bird's-eye-view IoU above which the lower-scored box is dropped."
-    )
+    nms_iou: float = Field(ge=0, le=1, description='BEV IoU above which the lower-scored box is dropped.')
     max_boxes: int = Field(ge=1, description='Maximum number of boxes per frame.')
     files: dict[str, str] = Field(description='File name to SHA-256.')
     training: dict[str, Any] = Field(default_factory=dict, description='Recipe, seeds, time and machine.')
-    results: dict[str, Any] = Field(
-        default_factory=dict, description='Measured figures and the command that produced them.'
-    )
+    results: dict[str, Any] = Field(default_factory=dict, description='Measured figures and their command.')
 
     _folder: Path = PrivateAttr()
 

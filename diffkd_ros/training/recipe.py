@@ -45,14 +45,9 @@ class Augmentation(_Section):
     """Corruption of the student's input; the teacher's input and the ground truth stay clean."""
 
     shared: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description='Probability that one corruption applies to all agents of a frame, as weather does.',
+        0.0, ge=0, le=1, description='Probability of one corruption for all agents of a frame, like weather.'
     )
-    probability: float = Field(
-        0.5, ge=0, le=1, description='Otherwise, probability of each cloud to be corrupted.'
-    )
+    probability: float = Field(0.5, ge=0, le=1, description='Else: probability to corrupt each cloud.')
     corruptions: list[str] = Field(min_length=1, description='Types to draw from, of the lidar family.')
     severities: list[int] = Field([1, 2], min_length=1, description='Severities to draw from.')
     held_out: list[str] = Field(
@@ -99,9 +94,7 @@ class Data(_Section):
     min_points: int = Field(
         5, ge=1, description='Vehicles with fewer returns are ignored: neither target nor background.'
     )
-    max_agents: int = Field(
-        5, ge=1, le=5, description='Maximum number of agents in a sample; 1 trains without neighbours.'
-    )
+    max_agents: int = Field(5, ge=1, le=5, description='Most agents in a sample; 1: no neighbours.')
     drop_neighbours: float = Field(
         0.25, ge=0, le=1, description='Share of frames that keep only some of the neighbours.'
     )
@@ -154,8 +147,7 @@ class Recipe(_Section):
         "teacher's map of the agent's own clean cloud.",
     )
     initial: str | None = Field(
-        None,
-        description='Checkpoint to start from, instead of training earlier stages; $NAME as in folders.',
+        None, description='Checkpoint to start from, in place of earlier stages; $NAME as in folders.'
     )
     stages: list[Stage] = Field(min_length=1)
     average: float = Field(
@@ -168,7 +160,7 @@ class Recipe(_Section):
     gradient_clip: float = Field(10.0, gt=0)
     min_score: float = Field(0.1, ge=0, le=1, description='Detections below this score are dropped.')
     nms_iou: float = Field(
-        0.15, ge=0, le=1, description="Bird's-eye-view IoU above which the lower-scored box is dropped."
+        0.15, ge=0, le=1, description='BEV IoU above which the lower-scored box is dropped.'
     )
     max_boxes: int = Field(100, ge=1, description='Maximum number of boxes per frame.')
 

@@ -173,7 +173,7 @@ def test_a_restoration_target_can_be_the_agents_own_clean_cloud() -> None:
     for target in ('global', 'local'):
         teacher, student = networks(recipe)
         stage = STAGES['diffuser'](teacher, student, target).train()  # type: ignore[arg-type]
-        targets[target], weight = stage._targets(batch, stage.teach(batch)[0])  # type: ignore[operator]
+        targets[target], weight = stage._targets(batch, stage.teacher_output(batch)[0])  # type: ignore[operator]
         assert weight.max() == 5.0
     with torch.no_grad():
         own = run_teacher(networks(recipe)[0].eval(), batch.clean)[0]

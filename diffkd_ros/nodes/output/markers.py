@@ -110,7 +110,7 @@ def observed_blocks(
     Returns:
         (height // 4, width // 4).
     """
-    warps = grid_warps(poses, grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+    warps = grid_warps(poses, grid)
     cells = observed_cells(np.stack([feature.density for feature in features]), warps, grid)
     column, row = np.floor((cells - (grid.x_min, grid.y_min)) / (_BLOCK * grid.cell)).astype(int).T
     blocks = np.zeros((grid.height // _BLOCK, grid.width // _BLOCK), bool)

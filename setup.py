@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pyproject.toml cannot say of the packaging: the generated messages and the files for ROS tools.
+"""The parts of the packaging that pyproject.toml cannot express: generated messages and files for ROS tools.
 
-Whether `diffkd_ros.msg` is built follows the environment variable `DIFFKD_ROS_MSGS`: `1` builds it or fails,
-`0` leaves it out; unset, it is built where the rosidl generators can be imported. An editable installation
-never holds it: run `python build_tools/build_messages.py` after it.
+The environment variable `DIFFKD_ROS_MSGS` selects whether `diffkd_ros.msg` is built: `1` builds it or
+fails, `0` leaves it out; unset, it is built if the rosidl generators can be imported. An editable
+installation never contains it: run `python build_tools/build_messages.py` afterwards.
 """
 
 import os
@@ -24,7 +24,7 @@ SHARE = f'share/{PACKAGE_NAME}'
 
 
 def messages_wanted() -> bool:
-    """Tell whether this build makes `diffkd_ros.msg`."""
+    """Returns whether this build includes `diffkd_ros.msg`."""
     choice = os.environ.get('DIFFKD_ROS_MSGS', '')
     if choice not in {'', '0', '1'}:
         raise SystemExit(f'DIFFKD_ROS_MSGS must be 0, 1 or unset, not {choice!r}')
@@ -32,14 +32,14 @@ def messages_wanted() -> bool:
 
 
 class BuildWithMessages(build_py):
-    """Copies the package's modules and adds the generated messages."""
+    """Copies the modules of the package and adds the generated messages."""
 
     def run(self) -> None:
-        """Build into `build_lib`; an editable installation takes no copy and gets no messages."""
+        """Build into `build_lib`; an editable installation is not copied and gets no messages."""
         if self.editable_mode:
             super().run()
             return
-        # An earlier build in this checkout may have left modules here that are gone from the sources.
+        # An earlier build may have left modules here that no longer exist in the sources.
         shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         if messages_wanted():
@@ -47,15 +47,15 @@ class BuildWithMessages(build_py):
 
 
 class MessageDistribution(Distribution):
-    """Marks the wheel as bound to this platform and Python when it holds the compiled messages."""
+    """Marks a wheel with compiled messages as specific to this platform and Python."""
 
     def has_ext_modules(self) -> bool:
-        """Tell setuptools whether there is compiled code."""
+        """Returns whether the wheel contains compiled code."""
         return messages_wanted()
 
 
 def shared_files() -> list[tuple[str, list[str]]]:
-    """List (folder under the prefix, files) of what ROS tools and `diffkd_ros.share` look for there."""
+    """(folder below the prefix, files) that ROS tools and `diffkd_ros.share` look for."""
     folders: dict[str, list[str]] = {
         'share/ament_index/resource_index/packages': [f'resource/{PACKAGE_NAME}'],
         f'lib/{PACKAGE_NAME}': sorted(str(path) for path in Path('scripts').iterdir()),
@@ -68,7 +68,7 @@ def shared_files() -> list[tuple[str, list[str]]]:
     return list(folders.items())
 
 
-# Everything a build leaves behind goes under build/, which git ignores.
+# All build output goes to build/, which git ignores.
 Path('build').mkdir(exist_ok=True)
 setup(
     cmdclass={'build_py': BuildWithMessages},

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds `diffkd_ros.msg` from `msg/*.msg` without CMake, with the rosidl generators of the running Python.
 
-`setup.py` calls it for `pip install`; the Makefile calls it as a command, to put the messages beside an
-editable installation:
+`setup.py` calls it for `pip install`. For an editable installation the Makefile calls it as a command:
 
-    python build_tools/build_messages.py            # into this environment's site-packages
+    python build_tools/build_messages.py            # into site-packages of this environment
 """
 
 import argparse
@@ -28,19 +27,19 @@ GENERATORS = (
 
 
 def generators_available() -> bool:
-    """Tell whether the running Python can import every rosidl generator that the build calls."""
+    """Returns whether the running Python can import all rosidl generators that the build needs."""
     return all(find_spec(generator) is not None for generator in GENERATORS)
 
 
 def build_messages(destination: Path, scratch: Path) -> None:
-    """Generate and compile the messages and copy the importable part into `destination`.
+    """Generate and compile the messages, and copy the importable part into `destination`.
 
     Args:
-        destination: folder of the package `diffkd_ros`; it gets `msg/` and one extension module. An
-            `__init__.py` that lies there is left alone.
+        destination: folder of the package `diffkd_ros`, where `msg/` and one extension module are written. An
+            existing `__init__.py` is kept.
         scratch: folder for the generated sources and objects; emptied first.
     """
-    # Imported here: these need the ROS packages and NumPy, which a build without messages does not have.
+    # Imported here because they need ROS packages and NumPy, which a build without messages may lack.
     from message_extension import compile_extension
     from message_sources import MessagePackage, generate_sources
 
@@ -58,13 +57,13 @@ def build_messages(destination: Path, scratch: Path) -> None:
 
 
 def main() -> None:
-    """Build the messages into the running environment, or where `--into` says."""
+    """Build the messages into the running environment, or into the folder `--into`."""
     parser = argparse.ArgumentParser(description='Generate and compile diffkd_ros.msg.')
     parser.add_argument(
         '--into',
         type=Path,
         default=Path(sysconfig.get_paths()['platlib']) / PACKAGE_NAME,
-        help='folder of the package diffkd_ros to put the messages in (default: %(default)s)',
+        help='folder of the package diffkd_ros (default: %(default)s)',
     )
     destination = parser.parse_args().into.resolve()
     build_messages(destination, PROJECT / 'build' / 'messages')

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Looks for what `make` needs before it can set anything up, and prints the path of the Python to use.
-# Each missing thing is named in one line on standard error, with what to install; the exit status is then 1.
-# PYTHON, CC and CXX in the environment override what is looked for.
+# Checks the prerequisites of `make` and prints the path of the Python to use.
+# Each missing item is reported in one line on standard error, with the package to install; the exit status is then 1.
+# PYTHON, CC and CXX in the environment override the defaults.
 
 missing=0
 lacks() {
@@ -10,7 +10,7 @@ lacks() {
     missing=1
 }
 
-# Running is the test, not being on the PATH: version managers leave commands there that only print an error.
+# Runs the command, because version managers put commands on the PATH that only print an error.
 runs() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
 }
@@ -27,7 +27,7 @@ sys.exit(not os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Pyth
 python=
 for candidate in ${PYTHON:-python3.12 python3.11 python3.10 python3}; do
     if runs "$candidate"; then
-        # The first that runs, unless a later one needs nothing more installed.
+        # The first that runs, or a later one if only that one has everything installed.
         python=${python:-$candidate}
         if makes_environments "$candidate" && has_headers "$candidate"; then
             python=$candidate
@@ -44,7 +44,7 @@ else
     has_headers "$python" ||
         lacks "$python lacks Python.h, needed to compile the ROS messages; install it (Debian, Ubuntu: apt install python3-dev)"
 fi
-# Unquoted on purpose: CC may hold several words, such as `ccache gcc`.
+# Unquoted because CC may hold several words, such as `ccache gcc`.
 command -v ${CC:-cc} >/dev/null ||
     lacks "no C compiler (${CC:-cc}), needed to compile the ROS messages; install one (Debian, Ubuntu: apt install build-essential)"
 command -v ${CXX:-c++} >/dev/null ||

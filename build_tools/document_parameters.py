@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the parameter tables of nodes into their pages in docs/, from the tables in code that declare them.
+"""Writes the parameter tables of the nodes into docs/, from the dataclasses that declare the parameters.
 
     python build_tools/document_parameters.py
 
-A table stands between `<!-- parameters of NODE -->` and `<!-- end -->`.
+A table is between `<!-- parameters of NODE -->` and `<!-- end -->`.
 """
 
 import re
@@ -84,9 +84,9 @@ def rows(table: type, left_out: frozenset[str] = frozenset()) -> list[str]:
 
 
 def documented(page: str) -> str:
-    """The page with every table as it is in code.
+    """The page with every table up to date.
 
-    The ego has all parameters of a vehicle; its table lists those it has beside them.
+    The ego has all parameters of a vehicle; its table lists only its additional ones.
     """
 
     def block(match: re.Match[str]) -> str:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The setuptools build backend, which asks pip for the ROS wheels only when messages are wanted.
+"""The setuptools build backend, which requests the ROS wheels only if messages are to be built.
 
     pip install .                              the pure package: no ROS, no messages, no compiler
     DIFFKD_ROS_MSGS=1 pip install '.[ros]'     with diffkd_ros.msg, on a machine without ROS
 
-`pip install --no-build-isolation` uses what is installed instead, a ROS distribution or the wheels.
+`pip install --no-build-isolation` uses the installed ROS distribution or wheels instead.
 """
 
 import os
@@ -12,7 +12,7 @@ import os
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403 - pip calls every hook of the backend on this module
 
-# The same ROS 2 distribution (Kilted) as the extra `ros`: messages built for another one cannot be loaded.
+# Same ROS 2 distribution (Kilted) as the extra `ros`: messages built for another one cannot be loaded.
 MESSAGE_BUILD_REQUIREMENTS = [
     'numpy',
     'ros-std-msgs~=5.5.1',
@@ -27,7 +27,7 @@ MESSAGE_BUILD_REQUIREMENTS = [
 
 
 def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[str]:
-    """List what pip installs into the isolated build environment before it builds a wheel."""
+    """The packages that pip installs into the isolated build environment of a wheel."""
     requirements = build_meta.get_requires_for_build_wheel(config_settings)
     if os.environ.get('DIFFKD_ROS_MSGS') == '1':
         requirements += MESSAGE_BUILD_REQUIREMENTS

@@ -15,7 +15,7 @@ from ros_prefix import prefix_of
 
 SOURCE_FOLDERS = ('c', 'fastrtps', 'introspection', 'typesupport', 'python')
 
-# What the generated sources of any message call, beside the libraries of the messages they hold.
+# Libraries that the generated sources of every message call.
 RUNTIME_LIBRARIES = (
     'rosidl_runtime_c',
     'rosidl_typesupport_c',
@@ -29,23 +29,23 @@ RUNTIME_LIBRARIES = (
 
 
 class MessageCompilationError(RuntimeError):
-    """The C or C++ compiler refused a generated source, or is missing."""
+    """The C or C++ compiler is missing or failed."""
 
 
 def compile_extension(package: MessagePackage, sources: Path) -> Path:
-    """Compile what `generate_sources` wrote under `sources` and return the extension module.
+    """Compile the output of `generate_sources` in `sources`; returns the extension module.
 
-    The compilers are those of the environment variables `CC` and `CXX`, else `cc` and `c++`.
+    The environment variables `CC` and `CXX` name the compilers, `cc` and `c++` by default.
 
     Raises:
-        MessageCompilationError: with the command and what the compiler said.
+        MessageCompilationError: with the command and the output of the compiler.
     """
     prefixes = list(
         dict.fromkeys(prefix_of(name) for name in (*package.dependencies, 'rosidl_runtime_c', TYPE_SUPPORT))
     )
     c_compiler = [*shlex.split(os.environ.get('CC', 'cc')), '-std=gnu11']
     cpp_compiler = [*shlex.split(os.environ.get('CXX', 'c++')), '-std=c++17']
-    # Warnings are off because the sources are generated: nobody here can act on them.
+    # Warnings of generated sources cannot be fixed here.
     flags = ['-O2', '-fPIC', '-w', *_include_flags(sources, prefixes), '-c']
 
     def compile_one(source: Path) -> str:
@@ -85,10 +85,10 @@ def compile_extension(package: MessagePackage, sources: Path) -> Path:
 
 
 def _include_flags(sources: Path, prefixes: Sequence[Path]) -> list[str]:
-    """List `-I` flags: our generated headers, each ROS package's include folder, Python's and NumPy's."""
+    """The `-I` flags for the generated headers, the ROS packages, Python and NumPy."""
     folders = [sources / folder for folder in SOURCE_FOLDERS]
     for prefix in prefixes:
-        # Most packages install to include/<package>/<package>/, fastcdr to include/fastcdr/: both levels.
+        # Both levels: most packages install to include/<package>/<package>/, fastcdr to include/fastcdr/.
         folders += sorted(child for child in (prefix / 'include').iterdir() if child.is_dir())
         folders.append(prefix / 'include')
     folders += [Path(sysconfig.get_paths()['include']), Path(numpy.get_include())]
@@ -96,7 +96,7 @@ def _include_flags(sources: Path, prefixes: Sequence[Path]) -> list[str]:
 
 
 def _message_libraries(package: MessagePackage, folders: Sequence[Path]) -> list[str]:
-    """Name the libraries of the messages that ours hold, as far as they exist."""
+    """The existing libraries of the messages that ours contain."""
     names = [
         f'{dependency}__{part}'
         for dependency in package.dependencies

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generates the C and Python sources of the package's messages by calling the rosidl generators.
 
-CMake's `rosidl_generate_interfaces` does the same for `colcon build`; here the generators' Python functions
-are called directly, because their command `rosidl generate` finds each entry point of the ROS wheels twice
-and stops.
+CMake's `rosidl_generate_interfaces` does the same for `colcon build`. Here the Python functions of the
+generators are called directly, because the command `rosidl generate` finds each entry point of the ROS
+wheels twice and fails.
 
-`rosidl_typesupport_c` would load each type support from a library of its own at run time. The few lines of C
-written here in its place name two of them directly, so that all messages fit in one extension module, and
-travel over `rmw_fastrtps_cpp` only: `rosidl_typesupport_fastrtps_c` serialises, and Jazzy's middleware asks
-`rosidl_typesupport_introspection_c` for the fields.
+`rosidl_typesupport_c` would load each type support from its own library at run time. The generated C code
+that replaces it refers to two of them directly, so that all messages fit into one extension module. The
+messages then work with `rmw_fastrtps_cpp` only: `rosidl_typesupport_fastrtps_c` serialises them, and the
+middleware of Jazzy reads the fields from `rosidl_typesupport_introspection_c`.
 """
 
 import json
@@ -28,7 +28,7 @@ _DISPATCH_HEAD = """\
 #include "rosidl_typesupport_c/identifier.h"
 #include "rosidl_typesupport_interface/macros.h"
 """
-# Of one message: the handle that rclpy gets, which answers with either type support.
+# For one message: the handle that rclpy gets, which returns either type support.
 _DISPATCH = """
 #include "{package}/msg/detail/{header}__functions.h"
 
@@ -74,8 +74,8 @@ class MessagePackage:
 
     Attributes:
         name: ROS package name.
-        root: source folder of the package; its `msg/*.msg` are the messages.
-        dependencies: ROS packages whose messages these ones hold.
+        root: source folder of the package, with the messages in `msg/*.msg`.
+        dependencies: ROS packages whose messages they contain.
     """
 
     name: str
@@ -89,10 +89,10 @@ class MessagePackage:
 
 
 def generate_sources(package: MessagePackage, destination: Path) -> None:
-    """Write the C and Python sources of `package` under `destination`, which is emptied first.
+    """Write the C and Python sources of `package` into `destination`, which is emptied first.
 
-    `destination` gets `c`, `fastrtps`, `introspection` and `typesupport` (C and C++ sources and headers, each
-    an include root) and `python` (the importable modules and the C source of their converters).
+    The subfolders are `c`, `fastrtps`, `introspection` and `typesupport` (C and C++ sources and headers,
+    each an include root) and `python` (the importable modules and the C source of their converters).
     """
     from rosidl_adapter.msg import convert_msg_to_idl
     from rosidl_generator_c import generate_c
@@ -122,7 +122,7 @@ def generate_sources(package: MessagePackage, destination: Path) -> None:
 
 
 def _write_dispatch(package: MessagePackage, folder: Path) -> None:
-    """Write what answers for `rosidl_typesupport_c`."""
+    """Write the replacement for `rosidl_typesupport_c`."""
     from rosidl_pycommon import convert_camel_case_to_lower_case_underscore
 
     text = _DISPATCH_HEAD
@@ -139,7 +139,7 @@ def _write_dispatch(package: MessagePackage, folder: Path) -> None:
 
 
 def _write_arguments(package: MessagePackage, destination: Path, generator: str, folder: str) -> str:
-    """Write the arguments file of one generator, whose output goes to `destination/folder/<package>`."""
+    """Write the arguments file of a generator, whose output goes to `destination/folder/<package>`."""
     idl_root = destination / 'idl' / package.name
     descriptions = destination / 'descriptions' / package.name
     names = [definition.stem for definition in package.definitions]
@@ -164,7 +164,7 @@ def _write_arguments(package: MessagePackage, destination: Path, generator: str,
 
 
 def _write_visibility_header(package: str, generator: str, include_root: Path) -> None:
-    """Fill in the visibility header of `generator`, which its CMake part would otherwise do."""
+    """Write the visibility header of `generator`, which CMake would otherwise generate."""
     name = f'{generator}__visibility_control.h'
     template = (share_of(generator) / 'resource' / f'{name}.in').read_text(encoding='utf-8')
     header = include_root / package / 'msg' / name

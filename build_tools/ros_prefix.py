@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the ROS packages that the message build needs are installed."""
+"""Finds the ROS packages that the message build needs."""
 
 import os
 import sys
@@ -11,11 +11,11 @@ class RosPackageNotFoundError(RuntimeError):
 
 
 def search_prefixes() -> list[Path]:
-    """List the install prefixes that may hold ROS packages, nearest first.
+    """Install prefixes that may hold ROS packages, in the order of the search.
 
-    A sourced ROS installation names its prefixes in `AMENT_PREFIX_PATH`. The ROS wheels install into the
-    prefix of their environment, which is `sys.prefix` or, in pip's isolated build, an overlay known only by
-    its place on `sys.path` (`<prefix>/lib/python3.x/site-packages`).
+    A sourced ROS installation lists its prefixes in `AMENT_PREFIX_PATH`. ROS wheels are installed in
+    `sys.prefix` or, in an isolated build of pip, in an overlay that is only on `sys.path`
+    (`<prefix>/lib/python3.x/site-packages`).
     """
     ament = [Path(entry) for entry in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if entry]
     overlays = [
@@ -27,10 +27,10 @@ def search_prefixes() -> list[Path]:
 
 
 def prefix_of(package: str) -> Path:
-    """Find the install prefix of one ROS package.
+    """The install prefix of a ROS package.
 
     Raises:
-        RosPackageNotFoundError: no prefix holds `share/<package>/package.xml`.
+        RosPackageNotFoundError: if no prefix has `share/<package>/package.xml`.
     """
     prefixes = search_prefixes()
     for prefix in prefixes:
@@ -41,5 +41,5 @@ def prefix_of(package: str) -> Path:
 
 
 def share_of(package: str) -> Path:
-    """Find the share folder of one ROS package, which holds its interface definitions and templates."""
+    """The share folder of a ROS package, which holds its interface definitions and templates."""
     return prefix_of(package) / 'share' / package

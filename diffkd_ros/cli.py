@@ -41,9 +41,11 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 
 def _end_in_order() -> None:
-    """Whoever ends a run, by whatever signal, its processes end with it."""
-    signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGHUP, _terminated)
+    """Terminate child processes on SIGTERM and SIGHUP too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Under nohup SIGHUP is ignored, and stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminated)
 
 
 @contextmanager
@@ -72,8 +74,8 @@ def demo(
     from rich.console import Console
 
     from diffkd_ros.demo import DemoError, DemoOptions, run_demo
+    from diffkd_ros.errors import DiffkdError
     from diffkd_ros.evaluation.report.scene import DrawingUnavailableError
-    from diffkd_ros.launching.processes import NodeFailedError
     from diffkd_ros.runtime.card import ModelError
     from diffkd_ros.share import ShareNotFoundError
     from diffkd_ros.sources.dataset import DatasetError
@@ -87,7 +89,7 @@ def demo(
         console.print('interrupted; every process has ended')
         raise typer.Exit(130) from None
     except (
-        DemoError, NodeFailedError, ModelError, ShareNotFoundError, DatasetError, DrawingUnavailableError,
+        DemoError, DiffkdError, ModelError, ShareNotFoundError, DatasetError, DrawingUnavailableError,
     ) as error:  # fmt: skip
         _fail('demo', str(error))
 
@@ -107,7 +109,7 @@ def demo_carla(
 
     from diffkd_ros.demo import DemoError
     from diffkd_ros.demo.carla import CarlaDemoOptions, run_carla_demo
-    from diffkd_ros.launching.processes import NodeFailedError
+    from diffkd_ros.errors import DiffkdError
     from diffkd_ros.runtime.card import ModelError
 
     _end_in_order()
@@ -117,7 +119,7 @@ def demo_carla(
     except KeyboardInterrupt:
         console.print('interrupted; every process has ended')
         raise typer.Exit(130) from None
-    except (DemoError, NodeFailedError, ModelError) as error:
+    except (DemoError, DiffkdError, ModelError) as error:
         _fail('demo-carla', str(error))
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Sources ROS and, where it is built, this package; then runs the command.
+# Sources ROS and, if it has been built, this package; then runs the command.
 set -e
 
 # shellcheck source=/dev/null
@@ -10,12 +10,12 @@ if [[ -f /ws/install/local_setup.bash ]]; then
   source /ws/install/local_setup.bash
 fi
 
-# The nodes run in the environment's Python, `ros2` and with it the launch files in the system's.
+# The nodes run in the Python of the environment, `ros2` and the launch files in that of the system.
 for folder in /opt/venv/lib/python3*/site-packages; do
   export PYTHONPATH="${PYTHONPATH:+${PYTHONPATH}:}${folder}"
 done
 
-# The CUDA libraries that ONNX Runtime's wheel brings along stand where no loader looks.
+# The CUDA libraries of ONNX Runtime's wheel are not on the loader's default path.
 for folder in /opt/venv/lib/python3*/site-packages/nvidia/*/lib; do
   if [[ -d "${folder}" ]]; then
     export LD_LIBRARY_PATH="${folder}${LD_LIBRARY_PATH:+:${LD_LIBRARY_PATH}}"

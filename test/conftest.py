@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several rooms' tests need."""
+"""Fixtures for tests of several packages."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from diffkd_ros.share import share_directory
 
 @pytest.fixture(scope='session')
 def model() -> Path:
-    """The shipped model's folder."""
+    """Folder of the shipped model."""
     return share_directory() / 'models' / 'sim_edge'

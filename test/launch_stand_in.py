@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads launch files with the real `launch` where it is installed, else with a stand-in."""
+"""Loads launch files with the real `launch` if it is installed, else with a stand-in."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Action:
 
 
 class Node(Action):
-    """With the options of launch_ros.actions.Node that are used."""
+    """With the options of launch_ros.actions.Node that the launch files use."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Node(Action):
 
 
 class ExecuteProcess(Action):
-    """With the options of launch.actions.ExecuteProcess that are used."""
+    """With the options of launch.actions.ExecuteProcess that the launch files use."""
 
     def __init__(self, *, cmd, output='log', on_exit=None):
         super().__init__(cmd=cmd, output=output, on_exit=on_exit)
@@ -94,7 +94,7 @@ def _stand_in() -> dict[str, types.SimpleNamespace]:
 
 
 def load(monkeypatch, path: Path) -> types.ModuleType:
-    """The launch file as a module, in an environment that is activated, so that its commands run in that."""
+    """The launch file as a module, with this environment activated for its commands."""
     monkeypatch.setenv('PATH', f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
     share = types.SimpleNamespace(get_package_share_directory=lambda name: str(share_directory()))
     monkeypatch.setitem(sys.modules, 'ament_index_python.packages', share)

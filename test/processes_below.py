@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the processes that a run has started."""
+"""Finds the processes of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def processes_below(folder: Path, word: str) -> list[tuple[int, str]]:
-    """Numbers and command lines of other processes that name a folder and a word."""
+    """Ids and command lines of other processes whose command line contains the folder and the word."""
     found = []
     for path in Path('/proc').glob('[0-9]*/cmdline'):
         try:

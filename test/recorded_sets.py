@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Miniature recorded sets, written in their exact layouts with numbers that are worked out by hand."""
+"""Small data sets in the layouts of OPV2V and DAIR-V2X, with numbers computed by hand."""
 
 import json
 
@@ -8,7 +8,7 @@ from pypcd4 import Encoding, PointCloud
 
 TURN_LEFT = [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 STRAIGHT = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-# 4 x 2 x 1.5 m around (105, 210, 0.75), its nose along +y: front left, front right, rear right, rear left.
+# 4 x 2 x 1.5 m around (105, 210, 0.75), heading +y: front left, front right, rear right, rear left.
 CAR = [[104, 212], [106, 212], [106, 208], [104, 208]]
 NAN = float('nan')
 
@@ -19,7 +19,7 @@ def write_json(path, document):
 
 
 def write_dair_cloud(path, rows, encoding=Encoding.BINARY_COMPRESSED):
-    """As the set has it: intensity in bytes, and a timestamp of 8 bytes."""
+    """With the fields of the data set: intensity as a byte and a timestamp of 8 bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = np.array(rows, np.float64).reshape(-1, 4)
     types = (np.float32, np.float32, np.float32, np.uint8, np.float64)
@@ -30,7 +30,8 @@ def write_dair_cloud(path, rows, encoding=Encoding.BINARY_COMPRESSED):
 
 def dair_label(corners=CAR, kind='Car', z=(0.0, 1.5)):
     points = [[float(x), float(y), level] for level in z for x, y in corners]
-    # The set's documentation calls a cooperative label's other values unusable; these are wrong on purpose.
+    # The documentation says that the other values of cooperative labels are unusable; these are wrong on
+    # purpose.
     return {'type': kind, 'world_8_points': points, 'rotation': 9.9, '3d_location': {'x': 0, 'y': 0, 'z': 0}}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody to talk to nodes under test over real DDS, in a domain of the module's own: for conftests."""
+"""A ROS node that talks to the nodes under test over DDS, in a domain of each module: for conftests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import pytest
+from patience import PATIENCE, attempts
 
 pytest.importorskip('rclpy', reason='the nodes need ROS 2')
 
@@ -20,7 +21,7 @@ from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
 from rclpy.executors import SingleThreadedExecutor
 
 from diffkd_ros.frame import AgentSweep
-from diffkd_ros.launching.middleware import fast_dds_environment
+from diffkd_ros.launching.middleware import fast_dds_environment, free_domain
 from diffkd_ros.launching.processes import NodeGroup
 from diffkd_ros.messages.building import cloud_message, header_message, odometry_message
 from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
@@ -28,9 +29,8 @@ from diffkd_ros.nodes.base import qos
 from diffkd_ros.share import share_directory
 
 SECOND = 1_000_000_000
-TIMEOUT = 20.0
 
-# Read once, when the first participant of this process is made.
+# Read once, when the first participant of this process is created.
 os.environ.update(fast_dds_environment(share_directory()))
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 _DOMAINS = itertools.count(os.getpid())
@@ -74,8 +74,8 @@ class Partner:
             self.until(lambda: publisher.get_subscription_count() > 0, f'a subscriber of {topic}')
         publisher.publish(message)
 
-    def until(self, condition: Callable[[], object], what: str, timeout: float = TIMEOUT) -> object:
-        """Wait until the condition gives something true, and return that."""
+    def until(self, condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> object:
+        """Wait until the condition returns something true, and return that."""
         with self._condition:
             give_up = time.monotonic() + timeout
             while not (result := condition()):
@@ -83,7 +83,7 @@ class Partner:
                 self._condition.wait(0.05)
             return result
 
-    def message_at(self, topic: str, stamp: int, timeout: float = TIMEOUT) -> object:
+    def message_at(self, topic: str, stamp: int, timeout: float = PATIENCE) -> object:
         """The message with that stamp."""
 
         def find() -> object:
@@ -96,7 +96,7 @@ class Partner:
         return self.until(find, f'{topic} at {stamp}', timeout)
 
     def diagnosis(self, name: str, text: str) -> DiagnosticStatus:
-        """The first diagnostic item from now on whose name ends so and whose message holds the text."""
+        """The first item published from now on whose name ends with `name` and whose message holds `text`."""
         seen = len(self.received['/diagnostics'])
 
         def find() -> object:
@@ -123,28 +123,28 @@ class Partner:
         accepted: Callable[[object], bool] = bool,
         start: int = 0,
     ) -> int:
-        """Repeat an exchange, 0.1 s of stamp apart, until its answer is as wanted.
+        """Repeat an exchange, with stamps 0.1 s apart, until its answer is accepted.
 
-        DDS tells nobody when two nodes have found each other in both directions; what is sent before is lost.
+        Messages sent before two nodes have discovered each other in both directions are lost.
 
         Returns:
             The stamp of the exchange that was answered.
         """
-        for k in range(1, 60):
+        for k, wait in enumerate(attempts(), 1):
             stamp = start + k * SECOND // 10
             exchange(stamp)
             try:
-                if accepted(self.message_at(answer, stamp, timeout=1.0)):
+                if accepted(self.message_at(answer, stamp, timeout=wait)):
                     return stamp
             except AssertionError:
                 continue
-        raise AssertionError(f'no {answer} as wanted in {k} exchanges')
+        raise AssertionError(f'no accepted {answer} in {k} exchanges')
 
 
 @pytest.fixture(scope='module')
 def domain() -> int:
     """A DDS domain that no other test uses."""
-    return 1 + next(_DOMAINS) % 100
+    return free_domain(next(_DOMAINS))
 
 
 @pytest.fixture(scope='module')

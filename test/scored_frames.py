@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames and results with known content, for tests of what is scored."""
+"""Frames and results with known content, for tests of the scores."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ EGO, OTHER = 1, 2
 
 
 def cars(*places: float) -> np.ndarray:
-    """Cars of 4 x 2 m along the x axis; moved by d metres along x their IoU is (4 - d) / (4 + d)."""
+    """Cars of 4 x 2 m along the x axis. Shifted by d metres along x, their IoU is (4 - d) / (4 + d)."""
     boxes = np.tile([0.0, 0.0, -1.0, 4.0, 2.0, 1.5, 0.0], (len(places), 1))
     boxes[:, 0] = places
     return boxes
 
 
 def found(*placed: tuple[float, float]) -> Boxes3D:
-    """Detections by place and score."""
+    """Detections by position and score."""
     return Boxes3D(cars(*(x for x, _ in placed)), scores=[score for _, score in placed])
 
 
@@ -40,7 +40,7 @@ def coop_frame(
     scenario: str = 'drive',
     index: int = 0,
 ) -> CoopFrame:
-    """Two agents, the other 20 m before the ego and turned round; the map is the ego's LiDAR frame.
+    """Two agents, the other 20 m ahead of the ego and facing it; the map is the ego's LiDAR frame.
 
     Clouds are given in the map.
     """
@@ -68,7 +68,7 @@ def results(
     index: int = 0,
     thresholds: tuple[float, ...] = (0.3, 0.5, 0.7),
 ) -> FrameResults:
-    """One frame's results, straight from the overlap of each detection with a truth of its own (0: none)."""
+    """Results of one frame, from the overlap of each detection with its own truth (0: no truth)."""
     order = np.argsort(-np.asarray(scores, float), kind='stable')
     overlap = np.asarray(iou, np.float32)[order]
     rows = (ANY_OVERLAP, *thresholds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scripts outside the package as modules."""
+"""Imports scripts outside the package as modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 def load_script(path: Path) -> ModuleType:
-    """Run a script under its file's name, not as the main program."""
+    """Import a script as a module, without running its main program."""
     spec = importlib.util.spec_from_file_location(path.name.replace('.', '_'), path)
     assert spec is not None
     assert spec.loader is not None
@@ -24,5 +24,5 @@ def load_script(path: Path) -> ModuleType:
 
 
 def build_tool(name: str) -> ModuleType:
-    """One of build_tools/, by its name without the ending."""
+    """A script of build_tools/, by its name without suffix."""
     return load_script(PROJECT / 'build_tools' / f'{name}.py')

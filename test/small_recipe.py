@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe that trains in seconds: a small grid, small networks, a thin LiDAR, few steps."""
+"""A recipe that trains in seconds: a small grid, small networks, a coarse LiDAR, few steps."""
 
 from typing import Any
 
@@ -38,5 +38,5 @@ def small_recipe(*stages: str, steps: int = 2, **changes: Any) -> Recipe:
 
 
 def first_batch(recipe: Recipe) -> Batch:
-    """One batch of its training data."""
+    """One batch of the training data."""
     return next(iter(training_batches(recipe.data, grid_of(recipe), 1, range(1))))

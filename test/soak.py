@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A soak of the cooperative set-up: does it stay as it is, whoever comes, goes, dies or lies about the time?
+"""A long run of the cooperative set-up with vehicles that join, leave, crash and have a wrong clock.
 
     python test/soak.py --minutes 10 --rate 10 --out soak
 
-The ego (cav_1) and its neighbour cav_2 run throughout. cav_3 leaves and joins, cav_4 is killed and started
-again, and cav_9, played by this script with features it heard from cav_2, has a clock that is 3 s ahead. At
-the end it prints, and writes to soak.json: memory of each process over time, what became of the ego's sweeps,
-and the balance of the link, sent = fused + refused + overwritten + lost. It exits with 1 if memory grew by
-more than 5 % after the first minute, the balance does not come out, or the ego fell silent.
+The ego (cav_1) and its neighbour cav_2 run throughout. cav_3 leaves and joins, cav_4 is killed and
+restarted, and cav_9, played by this script with the features of cav_2, has a clock that is 3 s ahead. The
+script prints and writes to soak.json: the memory of each process over time, counts of the ego's sweeps, and
+the balance of the link, sent = fused + refused + overwritten + lost. It exits with 1 if memory grows by
+more than 5 % after the first minute, if the balance does not hold, or if the ego stops answering.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SECOND = 1_000_000_000
 
 
 class Observer:
-    """Hears what the ego says, and plays the neighbour whose clock is ahead."""
+    """Receives the ego's messages, and plays the neighbour whose clock is ahead."""
 
     def __init__(self, domain: int) -> None:
         self._context = rclpy.Context()
@@ -70,7 +70,7 @@ class Observer:
         self._thread.start()
 
     def _shift(self, message: BevFeature) -> None:
-        # What each sent, as far as its sequences tell: they begin anew when it does.
+        # Messages sent by each agent, by its sequence numbers, which start again at 0 after a restart.
         agent, sequence = message.agent_id, int(message.sequence)
         before = self._highest.get(agent, -1)
         self.heard[agent] += sequence - before if sequence > before else sequence + 1
@@ -106,13 +106,11 @@ class Observer:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of a process, at a time.
+    """Memory of a process at one time.
 
     Attributes:
-        seconds: since the run began.
-        own: MB of its own, which is what a leak makes grow.
-        shared: MB of shared memory it has touched. It grows for a while as messages come to lie all over the
-            senders' segments, of 16 MB each.
+        seconds: since the start of the run. own: anonymous memory, MB; a leak makes it grow. shared: shared
+        memory touched, MB. It grows for a while, as messages fill the senders' segments of 16 MB.
     """
 
     seconds: float
@@ -121,7 +119,7 @@ class Memory:
 
 
 def memory_of(process: NodeProcess, seconds: float) -> Memory | None:
-    """Its memory now; None if it has ended."""
+    """The present memory of a process; None if it has ended."""
     try:
         status = Path(f'/proc/{process.pid}/status').read_text()
     except OSError:
@@ -160,7 +158,7 @@ class Soak:
         self.sent[f'cav_{vehicle}'] += int(found[1])
 
     def kill(self, vehicle: int) -> None:
-        """Without a word: how many it sent is known only from what was heard."""
+        """Kill a vehicle: the number of messages it sent is then known only from those received."""
         process = self._vehicles.pop(vehicle)
         process.signal(signal.SIGKILL)
         process.wait(5.0)
@@ -211,7 +209,7 @@ class Soak:
                 )
             if passed > seconds + 120.0:
                 raise TimeoutError('the player does not end')
-        # What is on its way arrives, and the ego says so once more.
+        # Wait until the last messages have arrived and the ego has reported once more.
         time.sleep(3.0)
         balance = {k: int(v) for k, v in self.observer.diagnostics['neighbours'].items()}
         status, inputs = self.observer.status, self.observer.diagnostics['input']
@@ -244,7 +242,7 @@ class Soak:
 
 
 def summary(samples: list[Memory]) -> dict[str, object]:
-    """Own memory in MB, a minute after the start and at the end, and the growth, if it lived that long."""
+    """Own memory in MB, a minute after the start and at the end, and its growth if it ran long enough."""
     begin = samples[0].seconds
     settled = [m.own for m in samples if 60.0 <= m.seconds - begin < 75.0]
     last = statistics.median(m.own for m in samples[-10:])
@@ -259,7 +257,7 @@ def summary(samples: list[Memory]) -> dict[str, object]:
 
 
 def complaints(result: dict) -> list[str]:
-    """What is not as it should be."""
+    """The failed checks."""
     found = []
     for name, memory in result['memory'].items():
         if memory.get('growth', 0.0) > GROWTH_LIMIT:
@@ -273,19 +271,19 @@ def complaints(result: dict) -> list[str]:
         found.append(f'{sweeps["received"]} sweeps received, {done} accounted for')
     known = link['received'] + link['lost'] + link['sent before they were heard']
     sent = sum(result['sent'].values())
-    # What a sender sent just before it left, or a killed one was not heard to send, the ego cannot know.
+    # The ego cannot know of messages that an agent sent just before it left or was killed.
     link['sent last, not missed'] = sent - known
     if abs(sent - known) > 2 * (result['joins'] + 1):
         found.append(f'{sent} features sent, the ego knows of {known}')
     if 'cav_9 is ahead' not in result['clock']:
-        found.append(f'the clock that is off is not named: {result["clock"]!r}')
+        found.append(f'the wrong clock is not reported: {result["clock"]!r}')
     if sweeps['longest pause between answers [s]'] > 10.0:
-        found.append('the ego fell silent')
+        found.append('the ego stopped answering')
     return found
 
 
 def main() -> int:
-    """Run it."""
+    """Entry point."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -16,7 +16,7 @@ def test_every_part_is_timed_and_written(tmp_path: Path) -> None:
     for agents in ('1 agent', '5 agents'):
         assert f'restore, fuse, detect: {agents}' in results
         assert agents in outcome.output
-    # Larger messages are lost without a word by best-effort links on default Fast DDS.
+    # With the defaults of Fast DDS, larger best-effort messages are lost silently.
     assert results['payload kB'] < 400
 
 

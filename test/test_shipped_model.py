@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ships in models/ does what its card claims, on frames it was not trained on."""
+"""The shipped model reaches the scores of its card on frames that it was not trained on."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_cooperation_finds_what_the_ego_alone_cannot(card: ModelCard) -> None:
         together.add(detector.detect(features, poses).boxes, truth)
         alone.add(detector.detect(features[:1], poses[:1]).boxes, truth)
         payloads += [len(s.data) for s in sent]
-    # Half of what the card states leaves room for 16 frames' luck and none for a broken model.
+    # Half of the card's gain: 16 frames vary, but a broken model fails.
     assert together.compute()[0.5] > 0.5 * card.results['cooperative']['ap50'] + 0.1
     assert together.compute()[0.5] > alone.compute()[0.5] + 0.05
     assert np.max(payloads) < 400_000

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Co-simulation: CARLA's vehicles as frames, detections back to OpenCDA, and stand-ins for both."""
+"""Co-simulation with CARLA and OpenCDA, and a stand-in for the CARLA server."""

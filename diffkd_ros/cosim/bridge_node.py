@@ -18,7 +18,8 @@ from geometry_msgs.msg import TransformStamped
 
 from diffkd_ros.cosim.errors import CosimError, NobodyTicksError
 from diffkd_ros.cosim.graph import native_lidar_name, role_names
-from diffkd_ros.cosim.session import CarlaSession, LidarSettings, SessionSettings
+from diffkd_ros.cosim.session import CarlaSession
+from diffkd_ros.cosim.settings import LidarSettings, SessionSettings
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import CoopFrame, FrameError
 from diffkd_ros.geometry.poses import Matrix, PoseError, inverse

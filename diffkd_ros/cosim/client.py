@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A connection to a CARLA server that fails by name. `carla` is imported when one is opened; only here."""
+"""Connects to a CARLA server and names its errors. `carla` is imported only here, when connecting."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def carla_module() -> ModuleType:
 
 @contextmanager
 def named_errors(address: str) -> Iterator[None]:
-    """Turn the client's bare RuntimeError into one of ours; it can be told by its text only.
+    """Turn the client's RuntimeError into one of our errors; only its text distinguishes them.
 
     Raises:
         ServerLostError: if the server did not answer in time.
-        UnknownCallError: if it does not know the call.
-        CosimError: if it said anything else.
+        UnknownCallError: if the server does not know the call.
+        CosimError: for every other error.
     """
     try:
         yield
@@ -62,20 +62,20 @@ def named_errors(address: str) -> Iterator[None]:
 
 
 def release(version: str) -> str:
-    """The release of a version: a build's suffix does not matter."""
+    """The release number of a version, without the suffix of a build."""
     match = _RELEASE.match(version)
     return match[0] if match else version
 
 
 def connect(host: str, port: int, timeout: float) -> tuple[Any, Any]:
-    """Connect to a server and check that it can be talked to.
+    """Connect to a server and check its version.
 
-    The client crashes the whole process in `get_world` when the server is of another release (its list of
-    sensors is compiled in), so the versions are compared first.
+    The client crashes the process in `get_world` if the server is of another release, because its list of
+    sensors is compiled in. Therefore the versions are compared first.
 
     Args:
         host: name or address.
-        port: of the calls; CARLA's default is 2000.
+        port: RPC port; CARLA's default is 2000.
         timeout: of every call, seconds.
 
     Returns:
@@ -83,9 +83,9 @@ def connect(host: str, port: int, timeout: float) -> tuple[Any, Any]:
 
     Raises:
         ClientMissingError: if `carla` is not installed.
-        ServerAbsentError: if nobody answers in time.
+        ServerAbsentError: if no server answers in time.
         VersionMismatchError: if server and client are of different releases.
-        CosimError: as `named_errors` has it.
+        CosimError: see `named_errors`.
     """
     carla = carla_module()
     address = f'{host}:{port}'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong between us and a CARLA server, each by its name."""
+"""Errors of a session with a CARLA server. The bridge reports and counts them by class name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from diffkd_ros.errors import DiffkdError
 
 
 class CosimError(DiffkdError):
-    """Co-simulation cannot go on as it is; the message says what to change."""
+    """Co-simulation cannot continue; the message says what to change."""
 
 
 class ClientMissingError(CosimError):
@@ -15,7 +15,7 @@ class ClientMissingError(CosimError):
 
 
 class ServerAbsentError(CosimError):
-    """Nobody answers at the address."""
+    """No server answers at the address."""
 
 
 class VersionMismatchError(CosimError):
@@ -27,28 +27,28 @@ class ServerLostError(CosimError):
 
 
 class UnknownCallError(CosimError):
-    """The server does not know a call of the client, or refused it."""
+    """The server does not know a call of the client."""
 
 
 class SecondTickerError(CosimError):
-    """Another client ticks the world that we tick."""
+    """Another client ticks the world too."""
 
 
 class NobodyTicksError(CosimError):
-    """The world that another client is to tick stands still."""
+    """No client ticks the world that this one follows."""
 
 
 class RotationMismatchError(CosimError):
-    """A LiDAR does not turn just once in a step of the world."""
+    """A LiDAR does not turn exactly once per step of the world."""
 
 
 class VehicleMissingError(CosimError):
-    """There is no vehicle with the ego's role name, or no place to spawn one."""
+    """No vehicle has the ego's role name, or there is no free spawn point."""
 
 
 class BlueprintMissingError(CosimError):
-    """The server has no such blueprint, or the blueprint no such attribute."""
+    """The server lacks a blueprint, or the blueprint lacks an attribute."""
 
 
 class SweepTimeoutError(CosimError):
-    """The ego's LiDAR does not deliver."""
+    """The ego's LiDAR delivers nothing."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which nodes make up a co-simulation, for launch files, demo and tests; imports no ROS."""
+"""The nodes of a co-simulation, for launch files, demo and tests. No ROS is imported."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from diffkd_ros.launching.graph import V2X_TOPIC, GraphError, NodeSpec, vehicle_specs
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.launching.graph import V2X_TOPIC, NodeSpec, vehicle_specs
 from diffkd_ros.messages.names import TRUTH_TOPIC, agent_name
 
-# Who makes clouds and poses of CARLA's sensors into topics: our bridge from Python; the server itself, with
-# our bridge for what it lacks; or the CARLA project's ros-bridge.
+# What publishes clouds and poses: our bridge through CARLA's Python client; the server itself, with our
+# bridge for what it does not publish; or the CARLA project's ros-bridge.
 Source = Literal['python', 'native', 'ros_bridge']
 SOURCES: tuple[Source, ...] = ('python', 'native', 'ros_bridge')
 
@@ -19,33 +20,33 @@ _REMAPPINGS = (('ground_truth', TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
 
 
 def native_lidar_name(agent: str) -> str:
-    """Name and frame of an agent's LiDAR where CARLA itself publishes it."""
+    """Name and frame of an agent's LiDAR when CARLA publishes it."""
     return f'{agent}_lidar'
 
 
 def bridge_spec(parameters: Mapping[str, object]) -> NodeSpec:
-    """The node that makes a CARLA world into topics."""
+    """The node that publishes a CARLA world as topics."""
     return NodeSpec('bridge_node', '/', _REMAPPINGS, parameters, 'cosim')
 
 
 def gateway_spec(parameters: Mapping[str, object]) -> NodeSpec:
-    """The node that OpenCDA's adapter talks to."""
+    """The node that the OpenCDA adapter talks to."""
     return NodeSpec('gateway_node', '/', _REMAPPINGS, parameters, 'cosim')
 
 
 def carla_vehicle_specs(
     source: Source, roles: Mapping[int, str], ego: int, parameters: Mapping[str, object]
 ) -> list[NodeSpec]:
-    """One node a vehicle, which listens to where its clouds and poses are published, in the world's time.
+    """One node per vehicle, remapped to the topics of its clouds and poses, in the time of the world.
 
     Args:
-        source: who publishes them.
+        source: what publishes clouds and poses.
         roles: agent number -> role name in CARLA.
-        ego: the agent that fuses.
-        parameters: for all of them.
+        ego: agent number of the ego.
+        parameters: of every node.
 
     Raises:
-        GraphError: if the ego is not among the vehicles.
+        DiffkdError: if the ego is not among the vehicles.
     """
     specs = vehicle_specs(list(roles), ego, {**parameters, 'use_sim_time': True})
     role_of = {f'/{agent_name(agent)}': role for agent, role in roles.items()}
@@ -66,9 +67,11 @@ def role_names(vehicles: Sequence[int], roles: Sequence[str]) -> dict[int, str]:
     """Agent number -> role name; without roles they are ``cav_1``, ``cav_2`` and so on.
 
     Raises:
-        GraphError: if they are not as many, or not distinct.
+        DiffkdError: if they are not equal in number and distinct.
     """
     names = list(roles) or [agent_name(vehicle) for vehicle in vehicles]
     if not len(names) == len(set(names)) == len(vehicles) == len(set(vehicles)):
-        raise GraphError(f'vehicles and roles must be as many and distinct, got {list(vehicles)} and {names}')
+        raise DiffkdError(
+            f'vehicles and roles must be distinct and equal in number, got {list(vehicles)} and {names}'
+        )
     return dict(zip(vehicles, names, strict=True))

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CARLA world as a source of frames: vehicles with LiDARs, one `CoopFrame` a step of the world."""
+"""A CARLA world as a source of frames: vehicles with LiDARs, one `CoopFrame` per step."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import queue
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,135 +14,47 @@ from diffkd_ros.cosim.client import carla_module, connect, named_errors
 from diffkd_ros.cosim.errors import (
     BlueprintMissingError,
     CosimError,
-    NobodyTicksError,
-    RotationMismatchError,
-    SecondTickerError,
     ServerLostError,
     SweepTimeoutError,
     VehicleMissingError,
 )
 from diffkd_ros.cosim.graph import native_lidar_name
+from diffkd_ros.cosim.settings import SessionSettings
 from diffkd_ros.cosim.sweeps import Measured, SweepCollector, pose_of
 from diffkd_ros.cosim.vehicles import Vehicle, Vehicles
+from diffkd_ros.cosim.world_clock import WorldClock
 from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.messages.names import agent_name
 
 LIDAR_BLUEPRINT = 'sensor.lidar.ray_cast'
 _NANOSECONDS = 1_000_000_000
-# Of a turn that a sweep may lack or have too much.
-_TURN_TOLERANCE = 0.01
-# Ticks that a LiDAR may take to deliver first.
+# Steps within which the ego must appear and its LiDAR must deliver.
 _WARM_UP = 20
-# Snapshots that wait while a frame is worked on; beyond them the oldest is dropped.
-_BEHIND = 8
-
-
-@dataclass(frozen=True)
-class LidarSettings:
-    """The LiDAR that every connected vehicle gets; the defaults are what the shipped model was trained for.
-
-    Attributes:
-        channels: laser rings.
-        range: metres.
-        points_per_second: of all rings together.
-        upper_fov: elevation of the highest ring, degrees.
-        lower_fov: elevation of the lowest ring, degrees.
-        rotation_frequency: turns a second; 0: one a step of the world, which is the only one that works.
-        forward: from the vehicle's origin, metres.
-        height: above the vehicle's origin, metres.
-    """
-
-    channels: int = 32
-    range: float = 100.0
-    points_per_second: int = 330_000
-    upper_fov: float = 10.0
-    lower_fov: float = -25.0
-    rotation_frequency: float = 0.0
-    forward: float = 0.0
-    height: float = 1.9
-
-    @property
-    def mount(self) -> Matrix:
-        """(4, 4) vehicle <- LiDAR."""
-        mount = np.eye(4)
-        mount[:3, 3] = self.forward, 0.0, self.height
-        return mount
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    """What to do in a CARLA world.
-
-    Attributes:
-        roles: agent number -> role name of its vehicle.
-        ego: the agent that fuses.
-        host: of the server.
-        port: of the server.
-        timeout: of every call, seconds.
-        tick: own: we tick; follow: another client does (OpenCDA, scenario_runner).
-        step: with own: seconds of the world a tick.
-        spawn: spawn vehicles whose role names nobody has; else they are waited for.
-        blueprint: of spawned vehicles.
-        lidar: on every connected vehicle.
-        native: the server publishes the clouds itself (`--ros2`): enable that, and leave sweeps empty.
-        sweep_timeout: longest wait for the sweeps of a frame, seconds.
-    """
-
-    roles: Mapping[int, str]
-    ego: int
-    host: str = '127.0.0.1'
-    port: int = 2000
-    timeout: float = 5.0
-    tick: Literal['own', 'follow'] = 'own'
-    step: float = 0.1
-    spawn: bool = True
-    blueprint: str = 'vehicle.tesla.model3'
-    lidar: LidarSettings = field(default_factory=LidarSettings)
-    native: bool = False
-    sweep_timeout: float = 2.0
-
-    @property
-    def address(self) -> str:
-        """Host and port."""
-        return f'{self.host}:{self.port}'
+# Seconds per step to wait for sweeps meanwhile: a stream that is being opened misses a few steps.
+_WARM_UP_WAIT = 0.25
 
 
 @dataclass
 class _Connected:
-    """A connected vehicle and its LiDAR; `late`: its last sweep did not come in time."""
+    """A connected vehicle and its LiDAR; `late`: its last sweep did not arrive in time."""
 
     vehicle: Vehicle
     lidar: Any
     late: bool = False
 
 
-def check_rotation(rotation_frequency: float, step: float) -> None:
-    """Make sure that a LiDAR turns once a step: a CARLA LiDAR delivers what it swept in one step, not a turn.
-
-    Raises:
-        RotationMismatchError: if it does not.
-    """
-    if abs(rotation_frequency * step - 1.0) > _TURN_TOLERANCE:
-        raise RotationMismatchError(
-            f'the LiDAR turns {rotation_frequency:g} times a second and the world steps {step:g} s, so a '
-            f'sweep would cover {360.0 * rotation_frequency * step:.0f} degrees instead of 360: set '
-            f'rotation_frequency to {1.0 / step:g}, or the step to {1.0 / rotation_frequency:g} s'
-        )
-
-
 class CarlaSession:
-    """Connects when made; a lost server is lost for good, so make a new session then.
+    """Connects on construction. It does not reconnect: after an error, create a new session.
 
     Args:
-        settings: what to do.
+        settings: of the session.
 
     Attributes:
-        skipped: frames left out because we were too slow to follow.
-        late_sweeps: neighbours' sweeps that did not come in time.
+        late_sweeps: neighbours' sweeps that did not arrive in time.
 
     Raises:
-        CosimError: one of its subclasses says why there is no session.
+        CosimError: if the session cannot start; the subclass names the reason.
     """
 
     def __init__(self, settings: SessionSettings) -> None:
@@ -157,13 +67,9 @@ class CarlaSession:
         self._connected: dict[int, _Connected] = {}
         self._spawned: list[Any] = []
         self._abandoned: list[Any] = []
-        self._original: Any = None
-        self._callback: int | None = None
-        self._snapshots: queue.Queue[Any] = queue.Queue(_BEHIND)
-        self._frame: int | None = None
+        self._clock = WorldClock(self._client, self._world, settings)
         self._index = 0
         self._lost = False
-        self.skipped = 0
         self.late_sweeps = 0
         try:
             with named_errors(settings.address):
@@ -181,60 +87,48 @@ class CarlaSession:
 
     @property
     def agents(self) -> list[int]:
-        """Agents that have a vehicle in the world, the ego first."""
+        """Agents with a vehicle in the world, the ego first."""
         return sorted(self._connected, key=lambda agent: (agent != self._settings.ego, agent))
 
     @property
     def missing(self) -> list[str]:
-        """Role names nobody in the world has."""
+        """Wanted role names that no vehicle in the world has."""
         return [role for agent, role in self._settings.roles.items() if agent not in self._connected]
 
     @property
     def unreadable(self) -> tuple[int, str]:
-        """How many measurements could not be read, and why the last one."""
+        """Number of unreadable measurements, and the error of the last one."""
         return self._sweeps.errors, self._sweeps.last_error
 
+    @property
+    def skipped(self) -> int:
+        """Frames left out because they were not fetched in time."""
+        return self._clock.skipped
+
     def _begin(self) -> None:
-        """Take over the tick or listen to it, and find or spawn the vehicles."""
-        settings = self._settings
-        if settings.tick == 'own':
-            self._original = self._world.get_settings()
-            wanted = self._world.get_settings()
-            wanted.synchronous_mode = True
-            wanted.fixed_delta_seconds = settings.step
-            self._world.apply_settings(wanted)
-            self._step = settings.step
-        else:
-            self._callback = self._world.on_tick(self._on_tick)
-            step = self._world.get_settings().fixed_delta_seconds
-            if not step:
-                raise RotationMismatchError(
-                    f'the world at {settings.address} has no fixed step, so no LiDAR turns once in it: the '
-                    'client that ticks must set fixed_delta_seconds'
-                )
-            self._step = step
+        """Start the clock and find or spawn the vehicles."""
+        self._clock.start()
         self._blueprints = self._world.get_blueprint_library()
-        self._rotation = settings.lidar.rotation_frequency or 1.0 / self._step
-        check_rotation(self._rotation, self._step)
-        # Before its first tick a client sees no actors.
-        self._look(self._next_snapshot())
-        if settings.spawn:
+        # A client sees no actors before its first tick.
+        self._look(self._clock.next_snapshot())
+        if self._settings.spawn:
             self._spawn_missing()
         self._wait_for_ego()
 
     def _wait_for_ego(self) -> None:
-        """Step until the ego is there and all LiDARs deliver.
+        """Step until the ego exists and all LiDARs deliver, at most `_WARM_UP` steps.
 
         Raises:
             VehicleMissingError: if the ego does not appear.
-            SweepTimeoutError: if its LiDAR is silent.
+            SweepTimeoutError: if the ego's LiDAR delivers nothing.
         """
         settings = self._settings
         for _ in range(_WARM_UP):
-            snapshot = self._next_snapshot()
+            snapshot = self._clock.next_snapshot()
             self._look(snapshot)
-            # A stream that is being opened misses a tick or two: no reason to wait long for those.
-            found = {} if settings.native else self._sweeps.take(snapshot.frame, self._connected, 0.25)
+            found = (
+                {} if settings.native else self._sweeps.take(snapshot.frame, self._connected, _WARM_UP_WAIT)
+            )
             ready = settings.native or found.keys() >= self._connected.keys()
             if ready and settings.ego in self._connected:
                 return
@@ -251,50 +145,8 @@ class CarlaSession:
                 f'{_WARM_UP} steps'
             )
 
-    def _on_tick(self, snapshot: Any) -> None:
-        """Called by the client."""
-        if self._snapshots.full():
-            with contextlib.suppress(queue.Empty):
-                self._snapshots.get_nowait()
-                self.skipped += 1
-        # Only this thread puts, so there is room now.
-        self._snapshots.put_nowait(snapshot)
-
-    def _next_snapshot(self) -> Any:
-        """Step the world, or wait until somebody has.
-
-        Raises:
-            SecondTickerError: if the world moved on between two of our ticks.
-            NobodyTicksError: if the server is well, but nobody ticks it.
-            RotationMismatchError: if the step has changed.
-        """
-        settings = self._settings
-        if settings.tick == 'follow':
-            try:
-                snapshot = self._snapshots.get(timeout=settings.timeout)
-            except queue.Empty:
-                self._client.get_server_version()
-                raise NobodyTicksError(
-                    f'nobody has ticked the world at {settings.address} for {settings.timeout:g} s'
-                ) from None
-            if self._frame is not None:
-                check_rotation(self._rotation, snapshot.timestamp.delta_seconds)
-            self._frame = snapshot.frame
-            return snapshot
-        frame: int = self._world.tick(settings.timeout)
-        snapshot = self._world.get_snapshot()
-        if self._frame is not None and not frame == snapshot.frame == self._frame + 1:
-            # The settings are the other client's too: leave them.
-            self._original = None
-            raise SecondTickerError(
-                f'frame {max(frame, snapshot.frame)} at {settings.address} follows our {self._frame}: '
-                'another client ticks this world too. Let one of them tick: here, set tick to follow'
-            )
-        self._frame = frame
-        return snapshot
-
     def _look(self, snapshot: Any) -> None:
-        """Forget connected vehicles that are gone, and give new ones of a wanted role a LiDAR."""
+        """Drop connected vehicles that are gone, and attach a LiDAR to new ones with a wanted role."""
         for agent, connected in list(self._connected.items()):
             if snapshot.find(connected.vehicle.actor.id) is None:
                 del self._connected[agent]
@@ -323,10 +175,10 @@ class CarlaSession:
             'channels': lidar.channels,
             'range': lidar.range,
             'points_per_second': lidar.points_per_second,
-            'rotation_frequency': self._rotation,
+            'rotation_frequency': self._clock.rotation,
             'upper_fov': lidar.upper_fov,
             'lower_fov': lidar.lower_fov,
-            # By default CARLA drops 45 % of all returns; the models were trained on whole sweeps.
+            # By default CARLA drops 45 % of all returns; the models were trained on complete sweeps.
             'dropoff_general_rate': 0.0,
         }
         if self._settings.native:
@@ -344,7 +196,7 @@ class CarlaSession:
         return sensor
 
     def _spawn_missing(self) -> None:
-        """Spawn vehicles for roles nobody has, as near to the ego as there is room."""
+        """Spawn vehicles for roles that no vehicle has, at the free spawn points nearest to the ego."""
         roles = {agent: role for agent, role in self._settings.roles.items() if agent not in self._connected}
         if not roles:
             return
@@ -368,21 +220,20 @@ class CarlaSession:
             self._spawned.append(actor)
 
     def next_frame(self) -> CoopFrame:
-        """Step the world, or wait until it has been, and gather what the connected vehicles measured.
+        """Step the world, or wait for its next step, and gather the sweeps of the connected vehicles.
 
-        A neighbour whose sweep does not come in time is left out and not waited for until it delivers again;
-        a neighbour that appears is taken in.
+        A neighbour whose sweep does not arrive in time is left out, and not waited for until it delivers
+        again. A neighbour that appears later is included.
 
         Raises:
-            CosimError: one of its subclasses; after `NobodyTicksError` it may be called again, else make a
-                new session.
-            FrameError: if the server says what cannot be a vehicle.
-            PoseError: if it says what cannot be a pose.
+            CosimError: after `NobodyTicksError` call this again; after any other, create a new session.
+            FrameError: if the server reports an invalid vehicle.
+            PoseError: if the server reports an invalid pose.
         """
         settings = self._settings
         try:
             with named_errors(settings.address):
-                snapshot = self._next_snapshot()
+                snapshot = self._clock.next_snapshot()
                 self._look(snapshot)
         except ServerLostError:
             self._lost = True
@@ -423,7 +274,7 @@ class CarlaSession:
         )
 
     def _gather(self, snapshot: Any) -> dict[int, Measured]:
-        """The sweeps of a frame; in native mode there are poses only."""
+        """The sweeps of a frame; in native mode poses with empty sweeps."""
         if self._settings.native:
             return {
                 agent: Measured(np.zeros((0, 4), np.float32), pose_of(state.get_transform()))
@@ -447,31 +298,28 @@ class CarlaSession:
         return {agent: measured for agent, measured in found.items() if agent in self._connected}
 
     def vehicle_matrix(self, agent: int) -> Matrix:
-        """CARLA's own (4, 4) matrix of a connected vehicle, left-handed: to check ours against."""
+        """CARLA's own (4, 4) matrix of a connected vehicle, left-handed, to check poses against."""
         return np.array(self._connected[agent].vehicle.actor.get_transform().get_matrix())
 
     def close(self) -> None:
-        """Leave the world as it was found: what we spawned destroyed, its settings restored."""
-        if self._callback is not None:
-            self._world.remove_on_tick(self._callback)
-            self._callback = None
+        """Destroy what the session has spawned and restore the world's settings."""
+        self._clock.unsubscribe()
         spawned, self._spawned = self._spawned, []
         for actor in spawned:
             if hasattr(actor, 'stop'):
                 self._attempt(actor.stop)
             self._attempt(actor.destroy)
-        if self._original is not None:
-            self._attempt(lambda: self._world.apply_settings(self._original))
-        # `destroy` does not say that nobody answered it.
+        self._attempt(self._clock.restore)
+        # `destroy` does not report a lost server.
         self._attempt(self._client.get_server_version)
         if self._lost:
-            # The client's objects abort the process when they are destroyed after their server has gone. So
-            # they never are, not even at the end of the process.
+            # CARLA's objects abort the process when they are destroyed after their server has gone, so they
+            # are kept alive until the process ends.
             self._abandoned = spawned
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     def _attempt(self, call: Callable[[], object]) -> None:
-        """Call the server if it is still there; that it refuses is no reason not to go on."""
+        """Call the server unless it is lost; other errors are ignored."""
         if self._lost:
             return
         try:

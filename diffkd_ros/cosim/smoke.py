@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks a real CARLA server item by item: what our co-simulation needs of it, PASS or FAIL.
+"""Checks what the co-simulation needs of a CARLA server, and prints PASS or FAIL for each item.
 
     ros2 run diffkd_ros cosim_smoke --host 192.168.1.7 --port 2000
 
-It ticks the server for some seconds and spawns two vehicles of its own; do not run it beside another client
-that ticks. It needs no ROS.
+It spawns two vehicles and ticks the server for a few seconds. Do not run it while another client ticks. It
+needs no ROS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 
 from diffkd_ros.cosim.client import carla_module, connect
 from diffkd_ros.cosim.errors import CosimError
-from diffkd_ros.cosim.session import CarlaSession, LidarSettings, SessionSettings
+from diffkd_ros.cosim.session import CarlaSession
+from diffkd_ros.cosim.settings import LidarSettings, SessionSettings
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import CoopFrame
 
@@ -28,17 +29,17 @@ _ROLES = {1: 'diffkd_smoke_1', 2: 'diffkd_smoke_2'}
 
 
 class CheckError(DiffkdError):
-    """A check that failed; the message says what was seen."""
+    """A check failed; the message says what was found."""
 
 
-def _require(condition: bool, seen: str) -> None:
+def _require(condition: bool, found: str) -> None:
     if not condition:
-        raise CheckError(seen)
+        raise CheckError(found)
 
 
 @dataclass
 class _Run:
-    """What one check leaves for the next."""
+    """Results of the checks that later checks use."""
 
     host: str
     port: int
@@ -85,7 +86,7 @@ def _stamps(run: _Run) -> str:
         all(sorted(frame.agents) == [1, 2] for frame in run.frames),
         f'vehicles of the frames: {[sorted(frame.agents) for frame in run.frames]}',
     )
-    return f'every step is {_STEP} s, every sweep of its own frame'
+    return f'every step is {_STEP} s, every frame has both sweeps'
 
 
 def _turn(run: _Run) -> str:
@@ -93,7 +94,7 @@ def _turn(run: _Run) -> str:
     _require(len(points) > 500, f'{len(points)} points')
     azimuth = np.sort(np.arctan2(points[:, 1], points[:, 0]))
     gap = np.degrees(max(np.diff(azimuth).max(), 2 * np.pi - azimuth[-1] + azimuth[0]))
-    _require(gap < 60.0, f'no return in {gap:.0f} degrees: the sweep is no whole turn')
+    _require(gap < 60.0, f'no return in {gap:.0f} degrees: the sweep is not a whole turn')
     return f'{len(points)} points, largest gap {gap:.1f} degrees'
 
 
@@ -102,8 +103,8 @@ def _ground(run: _Run) -> str:
     near = sweep.points[np.hypot(sweep.points[:, 0], sweep.points[:, 1]) < 15.0]
     low = float(np.percentile(near[:, 2], 10)) if len(near) else float('nan')
     height = LidarSettings().height
-    _require(abs(low + height) < 0.5, f'the ground lies at z = {low:.2f} m, not {-height:.2f}')
-    return f'z points up: the ground lies at {low:.2f} m'
+    _require(abs(low + height) < 0.5, f'the ground is at z = {low:.2f} m, expected {-height:.2f}')
+    return f'z points up: the ground is at {low:.2f} m'
 
 
 def _handedness(run: _Run) -> str:
@@ -117,13 +118,15 @@ def _handedness(run: _Run) -> str:
 
 
 def _seen(run: _Run) -> str:
-    """The other vehicle is where its returns are; one with a wrong sign of y would have none."""
+    """The box of the other vehicle holds its returns; with a wrong sign of y it would be empty."""
     truth = run.frames[-1].ground_truth
     assert truth is not None
     assert truth.num_points is not None
     assert truth.track_ids is not None
     count = int(truth.num_points[truth.track_ids == 2].sum())
-    _require(count >= 5, f'{count} returns in the box of the other vehicle, if it can be seen from the first')
+    _require(
+        count >= 5, f'{count} returns in the box of the other vehicle, unless it is hidden from the first'
+    )
     return f'{count} returns in the box of the other vehicle'
 
 
@@ -132,8 +135,8 @@ def _memory(run: _Run) -> str:
         not np.array_equal(frame.agents[1].points, copy)
         for frame, copy in zip(run.frames, run.copies, strict=True)
     )
-    _require(changed == 0, f'{changed} sweeps have changed since')
-    return 'no sweep has changed since'
+    _require(changed == 0, f'{changed} sweeps were changed later')
+    return 'no sweep was changed later'
 
 
 def _left(run: _Run) -> str:
@@ -145,7 +148,7 @@ def _left(run: _Run) -> str:
     return 'actors and settings as before'
 
 
-# What is checked, how, and which of the items before it must have passed.
+# Name of the item, its check, and the check that must have passed before.
 CHECKS: tuple[tuple[str, Callable[[_Run], str], Callable[[_Run], str] | None], ...] = (
     ('the CARLA client is installed', _client, None),
     ('the server answers and is of the same release', _server, _client),
@@ -161,7 +164,7 @@ CHECKS: tuple[tuple[str, Callable[[_Run], str], Callable[[_Run], str] | None], .
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: 0 if all passed, else 1."""
+    """Entry point; returns 0 if all items passed, else 1."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -172,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = _Run(given.host, given.port, given.timeout)
     passed: set[Callable[[_Run], str] | None] = {None}
     for name, check, needed in CHECKS:
-        result, said = _result(check, run) if needed in passed else ('SKIP', 'an item before it failed')
+        result, said = _result(check, run) if needed in passed else ('SKIP', 'an item it depends on failed')
         if result == 'PASS':
             passed.add(check)
         print(f'{result}  {name}: {said}', flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathers what the LiDARs deliver, each in a thread of the CARLA client, into sweeps of one frame."""
+"""Collects the measurements of the LiDARs, which arrive in threads of the CARLA client, by frame."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.carla import flip_points, pose_from_carla
 from diffkd_ros.geometry.poses import Matrix
 
-# Frames of which something has arrived and that nobody has asked for.
+# Frames kept until they are taken.
 _KEPT = 8
 
 
 def pose_of(placed: Any) -> Matrix:
-    """Where a `carla.Transform` or `carla.BoundingBox` is, by its location and rotation; REP-103."""
+    """REP-103 pose (4, 4) of a `carla.Transform` or `carla.BoundingBox`."""
     at, turned = placed.location, placed.rotation
     return pose_from_carla(at.x, at.y, at.z, turned.roll, turned.yaw, turned.pitch)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One LiDAR's measurement, REP-103.
+    """A measurement of one LiDAR, REP-103.
 
     Attributes:
-        points: (n, 4) float32, its own memory.
+        points: (n, 4) float32, a copy.
         pose: map <- LiDAR.
     """
 
@@ -39,11 +39,11 @@ class Measured:
 
 
 class SweepCollector:
-    """Thread-safe.
+    """Collects measurements by frame; thread-safe.
 
     Attributes:
-        errors: measurements that could not be read.
-        last_error: the latest one's.
+        errors: number of unreadable measurements.
+        last_error: error of the latest one.
     """
 
     def __init__(self) -> None:
@@ -53,9 +53,9 @@ class SweepCollector:
         self.last_error = ''
 
     def add(self, agent: int, measurement: Any) -> None:
-        """Take a `carla.LidarMeasurement`; called by the client, to whom an exception would be lost."""
+        """Add a `carla.LidarMeasurement`; errors are counted, because the calling client drops them."""
         try:
-            # The memory is the client's, which reuses it: flip_points copies.
+            # flip_points copies: the client reuses the memory.
             raw = np.frombuffer(measurement.raw_data, '<f4').reshape(-1, 4)
             measured = Measured(flip_points(raw), pose_of(measurement.transform))
         except (DiffkdError, ValueError) as error:
@@ -69,7 +69,7 @@ class SweepCollector:
             self._condition.notify_all()
 
     def take(self, frame: int, agents: Collection[int], timeout: float) -> dict[int, Measured]:
-        """What has arrived of a frame, once these agents' sweeps are there or the time is up."""
+        """Wait up to `timeout` seconds for these agents' measurements of a frame; returns all there are."""
         with self._condition:
             self._condition.wait_for(
                 lambda: all(agent in self._frames.get(frame, {}) for agent in agents), timeout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vehicles of a CARLA world: who they are and how large, asked once each; where they are, every frame."""
+"""The vehicles of a CARLA world: role and size, requested once each, and their boxes in every frame."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import count_points
 from diffkd_ros.geometry.poses import Matrix, inverse, transform_points, yaw_of
 
-# A vehicle farther than this from every agent is no ground truth, metres.
+# Vehicles farther than this from every agent are left out of the ground truth, metres.
 _TRUTH_RANGE = 100.0
-# Actor ids become track ids by this, clear of the agents' own.
+# Added to actor ids to give track ids that differ from all agent numbers.
 _TRACK = 1_000_000
-# Returns so near to the own body lie on it, metres.
+# Returns up to this far outside the vehicle's own box count as returns on it, metres.
 _SKIN = 0.05
 
 
 @dataclass(frozen=True)
 class Vehicle:
-    """What does not change about a vehicle.
+    """The constant properties of a vehicle.
 
     Attributes:
         actor: the `carla.Actor`.
         role: its role name.
-        body_from_box: (4, 4) pose of the bounding box's centre on the vehicle.
+        body_from_box: (4, 4) vehicle <- centre of its bounding box.
         size: length, width, height in metres.
     """
 
@@ -40,10 +40,10 @@ class Vehicle:
     size: NDArray[np.float64]
 
     def outside(self, measured: Measured, pose: Matrix) -> Measured:
-        """A sweep without the returns on this vehicle's own body.
+        """A sweep without the returns on this vehicle itself.
 
         Args:
-            measured: by a LiDAR on this vehicle.
+            measured: sweep of a LiDAR on this vehicle.
             pose: map <- vehicle.
         """
         box_from_lidar = inverse(pose @ self.body_from_box) @ measured.pose
@@ -53,7 +53,7 @@ class Vehicle:
 
 
 class Vehicles:
-    """Knows every four-wheeled vehicle that has been in a snapshot.
+    """The four-wheeled vehicles of the latest snapshot.
 
     Args:
         world: `carla.World`.
@@ -67,9 +67,9 @@ class Vehicles:
         return (vehicle for vehicle in self._known.values() if vehicle is not None)
 
     def update(self, snapshot: Any) -> Iterator[Vehicle]:
-        """Ask about the actors that are new in a snapshot; yields the vehicles among them.
+        """Request the actors that are new in a snapshot, and yield the vehicles among them.
 
-        In CARLA 0.9.16 reading `bounding_box` is a call to the server each time, hence the cache.
+        In CARLA 0.9.16 every access to `bounding_box` is a call to the server, hence the cache.
         """
         present = {state.id for state in snapshot}
         for gone in self._known.keys() - present:
@@ -79,7 +79,7 @@ class Vehicles:
             return
         for actor in self._world.get_actors(new):
             vehicle = None
-            # A bicycle is no vehicle of the models' one class.
+            # The models' only class is vehicles with more than two wheels.
             if actor.type_id.startswith('vehicle.') and actor.attributes.get('number_of_wheels') != '2':
                 box = actor.bounding_box
                 vehicle = Vehicle(
@@ -98,7 +98,7 @@ class Vehicles:
         Args:
             snapshot: `carla.WorldSnapshot`.
             agents: actor id of each connected vehicle -> its agent number.
-            sweeps: of this frame, in which the returns on each vehicle are counted; None: not counted.
+            sweeps: of this frame, to count the returns on each vehicle in; None: returns are not counted.
         """
         tracks, rows = [], []
         for number, vehicle in self._known.items():

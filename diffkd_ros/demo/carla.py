@@ -54,7 +54,7 @@ def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any
 
     Raises:
         ModelError: if the model folder is missing or does not match its card.
-        NodeFailedError: if a process fails.
+        DiffkdError: if a process fails.
         DemoError: if CARLA's client is not installed, or the run gave nothing to report on.
         KeyboardInterrupt: after all processes have been ended.
     """

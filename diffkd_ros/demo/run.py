@@ -74,7 +74,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
 
     Raises:
         ModelError: if the model folder is missing or does not match its card.
-        NodeFailedError: if a process fails.
+        DiffkdError: if a process fails.
         DemoError: if the run gave nothing to report on.
         KeyboardInterrupt: after all processes have been ended.
     """

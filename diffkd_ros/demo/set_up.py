@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.launching.middleware import fast_dds_environment
+from diffkd_ros.launching.middleware import fast_dds_environment, free_domain
 from diffkd_ros.share import share_directory
 
 
@@ -42,26 +40,13 @@ def node_environment(logs: Path) -> dict[str, str]:
     """For the nodes: a DDS domain of their own on this machine, and one thread a library."""
     return {
         **fast_dds_environment(share_directory()),
-        'ROS_DOMAIN_ID': str(_free_domain()),
+        'ROS_DOMAIN_ID': str(free_domain()),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'ROS_LOG_DIR': str(logs / 'ros'),
         'RCUTILS_COLORIZED_OUTPUT': '0',
         'OMP_NUM_THREADS': '1',
         'OPENBLAS_NUM_THREADS': '1',
     }
-
-
-def _free_domain() -> int:
-    """A DDS domain whose first participant's port is free."""
-    for domain in range(1 + os.getpid() % 50, 101):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                # RTPS: port base 7400, 250 a domain, +10 the first participant's unicast discovery.
-                probe.bind(('', 7410 + 250 * domain))
-            except OSError:
-                continue
-            return domain
-    raise DemoError('no DDS domain is free on this machine')
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launch files have in common.
+"""Actions shared by the launch files.
 
-`launch` is imported when a launch file asks: elsewhere it may be absent.
+`launch` and `launch_ros` are imported in the functions, because they are not installed everywhere.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from diffkd_ros.launching.middleware import fast_dds_environment
 
 
 def given(arguments: Sequence[Any], context: Any) -> dict[str, str]:
-    """What each declared argument was given as, or its default."""
+    """Returns name -> value of every declared argument."""
     from launch.substitutions import LaunchConfiguration
 
     return {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in arguments}
 
 
 def node(spec: NodeSpec, *parameter_files: str, **options: Any) -> Any:
-    """The action that starts a node of the graph.
+    """The action that starts a node.
 
     Args:
-        spec: of the node.
-        parameter_files: a later one wins over an earlier, and the spec's own parameters over all.
-        options: of `launch_ros.actions.Node`, beside.
+        spec: the node.
+        parameter_files: later files override earlier ones; the parameters of `spec` override all.
+        options: further options of `launch_ros.actions.Node`.
     """
     from launch_ros.actions import Node
 
@@ -45,7 +45,7 @@ def node(spec: NodeSpec, *parameter_files: str, **options: Any) -> Any:
 
 
 def rviz(share: str, wanted: str) -> list[Any]:
-    """The action that starts RViz, if `wanted` is 'true'."""
+    """The action that starts RViz; empty unless `wanted` is 'true'."""
     from launch_ros.actions import Node
 
     config = str(Path(share) / 'config' / 'rviz' / 'coop.rviz')
@@ -53,11 +53,10 @@ def rviz(share: str, wanted: str) -> list[Any]:
 
 
 def description(share: str, arguments: Sequence[Any], start: Callable[[Any], list[Any]]) -> Any:
-    """A whole launch description: arguments, the middleware's profile, and what `start` makes of them."""
+    """A launch description: arguments, the Fast DDS profile, and the actions that `start` returns."""
     from launch.actions import OpaqueFunction, SetEnvironmentVariable
 
-    # Not by an import statement: type checkers take this checkout's folder launch/ for it.
+    # An import statement would make type checkers look into the folder launch/ of this repository.
     launch = importlib.import_module('launch')
-    # See the file for why; other middlewares ignore the variable.
     profile = [SetEnvironmentVariable(*item) for item in fast_dds_environment(Path(share)).items()]
     return launch.LaunchDescription([*arguments, *profile, OpaqueFunction(function=start)])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which nodes make up a cooperative set-up: the one description that launch file and demo both start from.
+"""The nodes of a cooperative set-up, with their names, topics and parameters. No ROS is imported.
 
-It imports no ROS: the launch file turns it into `launch_ros` actions, the demo into processes.
+Launch files turn a `NodeSpec` into a `launch_ros` action, the demo into a process.
 """
 
 from __future__ import annotations
@@ -15,20 +15,16 @@ from diffkd_ros.messages.names import TRUTH_TOPIC, agent_name
 V2X_TOPIC = '/v2x/features'
 
 
-class GraphError(DiffkdError):
-    """A set-up that cannot be."""
-
-
 @dataclass(frozen=True)
 class NodeSpec:
     """One node to start.
 
     Attributes:
-        executable: the node's name and that of its module.
-        namespace: absolute, '/' for none.
+        executable: name of the node and of its module.
+        namespace: absolute; '/' is the root.
         remappings: (from, to) topic names.
-        parameters: set beside those of the parameter file, which they override.
-        package: part of `diffkd_ros` that holds the module: `nodes` or `cosim`.
+        parameters: override those of the parameter file.
+        package: subpackage of `diffkd_ros` that holds the module: `nodes` or `cosim`.
     """
 
     executable: str
@@ -39,24 +35,24 @@ class NodeSpec:
 
     @property
     def label(self) -> str:
-        """Distinguishes nodes of the same executable: ``cav_2.vehicle_node``."""
+        """Unique name of the node, such as ``cav_2.vehicle_node``."""
         return '.'.join(part for part in (self.namespace.strip('/'), self.executable) if part)
 
 
 def vehicle_specs(vehicles: Sequence[int], ego: int, parameters: Mapping[str, object]) -> list[NodeSpec]:
-    """One node a vehicle: the ego's fuses, the others' share.
+    """One node per vehicle, the ego first: `ego_node` for the ego, `vehicle_node` for the others.
 
     Args:
         vehicles: agent numbers.
-        ego: one of them.
-        parameters: for all of them (`model`, `device`, ...).
+        ego: agent number of the ego.
+        parameters: of every node (`model`, `device`, ...).
 
     Raises:
-        GraphError: if the ego is not among the vehicles or a number occurs twice.
+        DiffkdError: if the ego is not among the vehicles or a number occurs twice.
     """
     if ego not in vehicles or len(set(vehicles)) != len(vehicles):
-        raise GraphError(
-            f'vehicles must be distinct and the ego one of them, got {list(vehicles)}, ego {ego}'
+        raise DiffkdError(
+            f'vehicles must be distinct and include the ego, got vehicles {list(vehicles)}, ego {ego}'
         )
     return [
         NodeSpec(
@@ -76,7 +72,14 @@ def player_spec(
     recorded: bool = False,
     answers_recorded: bool = False,
 ) -> NodeSpec:
-    """The node that plays a source of frames; it waits for evaluator and recorder where there are any."""
+    """The node that plays frames.
+
+    Args:
+        parameters: of the node.
+        evaluated: wait for the evaluator's subscriptions before playing.
+        recorded: wait for those of a recorder of all topics.
+        answers_recorded: wait for those of a recorder of the ego's answers.
+    """
     remappings = (('ground_truth', TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
     partners = {
         'subscribers': 1 + recorded,
@@ -93,12 +96,15 @@ def evaluator_spec(ego: int, parameters: Mapping[str, object]) -> NodeSpec:
 
 
 def sensor_topics(vehicle: int) -> tuple[str, str]:
-    """A vehicle's clouds and odometry."""
+    """Topics of a vehicle's clouds and odometry."""
     return f'/{agent_name(vehicle)}/points', f'/{agent_name(vehicle)}/odometry'
 
 
 def recorded_topics(vehicles: Sequence[int], ego: int) -> list[str]:
-    """Everything a run can be replayed and looked at from, as name:type; /tf without, for not all have it."""
+    """Topics needed to replay and view a run, as name:type.
+
+    /tf comes without a type, because tf2_msgs is not installed everywhere.
+    """
     topics = {
         V2X_TOPIC: 'diffkd_ros/msg/BevFeature',
         TRUTH_TOPIC: 'diffkd_ros/msg/Boxes3D',
@@ -115,12 +121,12 @@ def recorded_topics(vehicles: Sequence[int], ego: int) -> list[str]:
 
 
 def recorder_spec(vehicles: Sequence[int], ego: int, out: str) -> NodeSpec:
-    """The node that records a run to the folder `out`."""
+    """The node that records a run into the folder `out`."""
     return NodeSpec('recorder_node', '/', (), {'out': out, 'topics': recorded_topics(vehicles, ego)})
 
 
 def answer_recorder_spec(ego: int, out: str) -> NodeSpec:
-    """The node that records to the folder `out` what the ego answers to a run that is recorded already."""
+    """The node that records only features and the ego's answers into the folder `out`, for a replayed run."""
     topics = (V2X_TOPIC, f'/{agent_name(ego)}/detections', f'/{agent_name(ego)}/fusion_status')
     chosen = [topic for topic in recorded_topics([], ego) if topic.partition(':')[0] in topics]
     return NodeSpec('recorder_node', '/', (), {'out': out, 'topics': chosen})

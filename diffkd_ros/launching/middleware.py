@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped Fast DDS profiles, for whichever version of it is at hand. It imports no ROS."""
+"""Set-up of the middleware: Fast DDS profile and DDS domain. No ROS is imported."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.share import ament_prefixes
 
-# Version 2 (Humble, Iron, Jazzy) and version 3 (Kilted and later) have a variable and a syntax of their own;
-# version 3 reads what it finds in the variable of version 2, too, with errors about both. ROS_DISTRO does
-# not tell which one a node loads: wheels do not set it.
+# Fast DDS 2 (Humble, Iron, Jazzy) and 3 (Kilted and later) have different variables and syntax. Version 3
+# reads the variable of version 2 too and then logs errors, so only one may be set. ROS_DISTRO does not help:
+# wheels do not set it.
 _PROFILES = {
     'libfastrtps': ('FASTRTPS_DEFAULT_PROFILES_FILE', 'fastdds_2.xml'),
     'libfastdds': ('FASTDDS_DEFAULT_PROFILES_FILE', 'fastdds.xml'),
@@ -22,16 +24,20 @@ _PROFILES = {
 def fast_dds_environment(
     share: Path, environment: Mapping[str, str] = os.environ, prefix: Path = Path(sys.prefix)
 ) -> dict[str, str]:
-    """The variable that names a profile to the installed Fast DDS: as it is set, else with the shipped one.
+    """The environment variable that makes the installed Fast DDS load a profile.
 
-    Other middlewares ignore it. Where neither version is found, both get theirs.
+    A value that is already set is kept. Other middlewares ignore the variable. If neither version of Fast DDS
+    is found, the variables of both are returned.
 
     Args:
         share: the package's share folder.
-        environment: as it is; a sourced installation of ROS names its prefixes there.
+        environment: holds the prefixes of a sourced ROS installation.
         prefix: of the Python environment, into which wheels install.
+
+    Returns:
+        Variable -> path of the profile.
     """
-    # On Debian, libraries may lie in a folder of their architecture.
+    # On Debian, libraries may lie in a folder named after the architecture.
     found = (
         library
         for place in (*ament_prefixes(environment), prefix)
@@ -41,3 +47,24 @@ def fast_dds_environment(
     library = next(found, None)
     wanted = _PROFILES.values() if library is None else [_PROFILES[library]]
     return {variable: environment.get(variable) or str(share / 'config' / name) for variable, name in wanted}
+
+
+def free_domain(first: int | None = None) -> int:
+    """A DDS domain, 1 to 100, that no participant on this machine uses.
+
+    Args:
+        first: number at which the search starts; by default it depends on the process.
+
+    Raises:
+        DiffkdError: if all are in use.
+    """
+    first = os.getpid() if first is None else first
+    for domain in (1 + number % 100 for number in range(first, first + 100)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                # RTPS: base port 7400, 250 per domain, +10 for unicast discovery of the first participant.
+                probe.bind(('', 7410 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise DiffkdError('no DDS domain is free on this machine')

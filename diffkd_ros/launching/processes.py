@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes as processes of their own, as `ros2 launch` would start them, where no `launch` is installed.
+"""Starts nodes as processes, as `ros2 launch` does, without needing `launch`. No ROS is imported.
 
-It imports no ROS. Every process is its own group and dies with its parent, so none is left behind.
+Every process has its own process group and ends with its parent, so none is left behind.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ import diffkd_ros
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.launching.graph import NodeSpec
 
-# Ctrl-C promises an end within 3 s.
+# Seconds that interrupted nodes get to end, by default; then they are killed.
 PATIENCE = 2.5
-_TAIL = 15
+_TAIL = 15  # lines of a log that are kept for error messages
 _PR_SET_PDEATHSIG = 1
-
-
-class NodeFailedError(DiffkdError):
-    """A node's process ended before it should, or did not become ready."""
 
 
 class NodeProcess:
     """One running node.
 
     Args:
-        spec: what to run.
-        params_file: the parameter file all nodes share.
-        logs: folder for its log and its own parameters.
-        label: name of the log; the spec's by default.
-        environment: of the process.
-        niceness: added to its scheduling priority; the higher, the more it yields to the others.
+        spec: the node to run.
+        params_file: parameter file shared by all nodes.
+        logs: folder for the log and the node's own parameter file.
+        label: name of the log; `spec.label` by default.
+        environment: variables set in addition to those of this process.
+        niceness: added to the niceness of this process.
+
+    Attributes:
+        label: name of the node in logs and messages.
+        latest: text of the last log line.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class NodeProcess:
         command += ['-r', f'__ns:={spec.namespace}']
         for remapping in spec.remappings:
             command += ['-r', ':='.join(remapping)]
-        # The later file wins, if only its names are as specific: the shared one has wildcards.
+        # The node's own file comes last, names the node in full and so overrides the shared one's wildcards.
         command += ['--params-file', str(params_file.resolve())]
         if spec.parameters:
             command += ['--params-file', str(own.resolve())]
@@ -92,7 +92,7 @@ class NodeProcess:
             for line in self._process.stdout:
                 self._log.write(line)
                 self._log.flush()
-                # rclpy prints [INFO] [time] [node]: text
+                # rclpy prints "[INFO] [time] [node]: text".
                 text = line.rstrip().rpartition(']: ')[2]
                 self._tail.append(line.rstrip())
                 self.latest = text
@@ -101,30 +101,30 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs."""
+        """Exit code; None while the process runs."""
         return self._process.poll()
 
     def is_ready(self) -> bool:
-        """Whether it has logged that it is ready."""
+        """Returns whether the node has logged that it is ready."""
         return self._ready.is_set()
 
     def tail(self) -> str:
-        """The last lines of its log."""
+        """The last lines of the log."""
         self._reader.join(0.5)
         return '\n'.join(self._tail)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process group; none if it has ended."""
+        """Send a signal to the process group, unless the process has ended."""
         if self.returncode is None:
             os.killpg(self._process.pid, number)
 
     def wait(self, timeout: float) -> bool:
-        """Wait for its end; False if it still runs."""
+        """Wait up to `timeout` seconds for the process to end; returns whether it has."""
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -133,7 +133,13 @@ class NodeProcess:
 
 
 class NodeGroup:
-    """The processes of one set-up; leaving the context ends them all."""
+    """The nodes of one set-up; leaving the context stops them.
+
+    Args:
+        params_file: parameter file shared by all nodes.
+        logs: folder for logs and parameter files.
+        environment: variables set in addition to those of this process.
+    """
 
     def __init__(self, params_file: Path, logs: Path, environment: Mapping[str, str] | None = None) -> None:
         self._params_file, self._logs, self._environment = params_file, logs, environment
@@ -143,7 +149,7 @@ class NodeGroup:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # A second Ctrl-C must not interrupt the clean-up after the first.
+        # A second Ctrl-C must not interrupt the clean-up.
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self.stop(self._processes)
@@ -164,33 +170,31 @@ class NodeGroup:
         return process
 
     def check(self) -> None:
-        """Make sure that every node still runs, or ended well.
+        """Check that every node is running or has ended with code 0.
 
         Raises:
-            NodeFailedError: if one failed; the message ends with its last log lines.
+            DiffkdError: if one has not; the message ends with its last log lines.
         """
         for process in self._processes:
             if process.returncode:
-                raise NodeFailedError(
-                    f'{process.label} ended with code {process.returncode}:\n{process.tail()}'
-                )
+                raise DiffkdError(f'{process.label} ended with code {process.returncode}:\n{process.tail()}')
 
     def wait_ready(self, timeout: float) -> None:
-        """Wait until every node has said that it is ready.
+        """Wait until every node has logged that it is ready.
 
         Raises:
-            NodeFailedError: if one ends or the time is up.
+            DiffkdError: if one fails or is not ready after `timeout` seconds.
         """
         give_up = time.monotonic() + timeout
         while waiting := [p for p in self._processes if not p.is_ready()]:
             self.check()
             if time.monotonic() > give_up:
                 lines = '\n'.join(f'{p.label}: {p.tail()}' for p in waiting)
-                raise NodeFailedError(f'not ready after {timeout:g} s:\n{lines}')
+                raise DiffkdError(f'not ready after {timeout:g} s:\n{lines}')
             time.sleep(0.05)
 
     def stop(self, processes: Iterable[NodeProcess], patience: float = PATIENCE) -> None:
-        """Interrupt nodes, as Ctrl-C would, and kill those still there after so many seconds."""
+        """Interrupt nodes as Ctrl-C does, and kill those that still run after `patience` seconds."""
         processes = list(processes)
         for process in processes:
             process.signal(signal.SIGINT)
@@ -203,15 +207,21 @@ class NodeGroup:
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """The own environment, such that the child imports the same copy of the package."""
+    """The environment of this process plus `changes`; a child imports the same copy of the package."""
     root = str(Path(diffkd_ros.__path__[0]).resolve().parent)
     path = os.pathsep.join(part for part in (root, os.environ.get('PYTHONPATH', '')) if part)
     return {**os.environ, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1', **changes}
 
 
 def in_child(niceness: int = 0) -> None:
-    """Runs in a child before it becomes what it is to be: it dies with this process."""
+    """Prepares a forked child, before it executes its program (`preexec_fn`).
+
+    Args:
+        niceness: added to the niceness of this process.
+    """
+    # A process started in the background of a script inherits that SIGINT is ignored. Nodes are ended by it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == 'linux':
-        # Should this process be killed without a chance to clean up, the kernel interrupts the child.
+        # If this process is killed and cannot clean up, the kernel interrupts the child.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
     os.nice(niceness)

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from rosbags.typesys import get_types_from_msg
 from typer.testing import CliRunner
 
@@ -234,7 +235,7 @@ for (let k = 0; k < frames.length; k++) show(k);
 const count = cells(frames[0].points.cav_1).length;
 console.log(JSON.stringify({{ time: parts.time.textContent, drawn, cells: count }}));
 """)
-    done = subprocess.run(['node', program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(['node', program], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result['time'] == 'a & b_000, 0.30 s, 4 of 4'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real CARLA client against the stand-in, which runs as a process of its own."""
+"""The stand-in for a CARLA server, as a process for the real CARLA client."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def _server() -> Iterator[StandInProcess]:
 
 @pytest.fixture
 def empty(_server: StandInProcess) -> StandInProcess:
-    """A server without vehicles, as new."""
+    """A server without vehicles, in its initial state."""
     _server.call('stand_in_clear')
     return _server

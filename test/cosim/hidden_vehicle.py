@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene made by hand: at a corner the ego cannot see a crossing vehicle that its neighbour sees."""
+"""A scene at a corner, where the ego cannot see a crossing vehicle that its neighbour sees."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILDING = upright_box((11.0, 14.0), 0.0, 10.0, 20.0, (0.0, 8.0))
 
 
 def frames(count: int) -> list[CoopFrame]:
-    """The scene, in which nothing moves."""
+    """Frames of the scene, in which nothing moves."""
     config = SimulatorConfig(agents=2, frames_per_scenario=count)
     drawn = Simulator(config, seed=0).scenario(0)
     generator = np.random.default_rng(0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A look-alike of the parts of OpenCDA that the adapter meets; OpenCDA's own code may not be used here.
+"""A substitute for the parts of OpenCDA that the adapter uses; it contains no code of OpenCDA.
 
-Names, call order and the constructor signatures of its generations are OpenCDA's, the contents are not:
-sensors and vehicles are real actors of a CARLA server, objects come from the server or from `activate_mode`,
-and a planner of a few lines slows down for what it knows about.
+Names, call order and constructor signatures of the different versions are those of OpenCDA; the contents are
+not. Sensors and vehicles are real actors of a CARLA server, objects come from the server or from
+`activate_mode`, and a simple planner brakes for objects ahead.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 
 from diffkd_ros.cosim.client import carla_module
 
-# How far OpenCDA looks where its perception is not active, metres.
+# Range of objects without active perception, metres.
 _TRUTH_RANGE = 50.0
-# An object so near to a vehicle of the server is that vehicle, metres.
+# An object up to this far from a vehicle of the server is that vehicle, metres.
 _SAME = 3.0
 _CRUISE = 12.0
 _HEADWAY = 2.0
@@ -40,7 +40,7 @@ class BoundingBox:
 
 
 class ObstacleVehicle:
-    """An object the planner knows about."""
+    """An object for the planner."""
 
     def __init__(self, corners: Any, o3d_bbx: Any, vehicle: Any = None) -> None:
         carla = carla_module()
@@ -60,14 +60,14 @@ class ObstacleVehicle:
 
 
 class CavWorld:
-    """What the vehicles of a scenario share."""
+    """State shared by the vehicles of a scenario."""
 
     def __init__(self) -> None:
         self.ml_manager = None
 
 
 class LidarSensor:
-    """A LiDAR whose latest sweep lies in `data`."""
+    """A LiDAR with its latest sweep in `data`."""
 
     def __init__(self, vehicle: Any, world: Any, config: dict) -> None:
         carla = carla_module()
@@ -89,10 +89,10 @@ class LidarSensor:
 
 
 class PerceptionBase:
-    """What all generations of the perception manager have in common."""
+    """The common part of all versions of the perception manager."""
 
     def set_up(self, vehicle: Any, config: dict, cav_world: Any, world: Any) -> None:
-        """Called by each generation's constructor."""
+        """Called by the constructor of each version."""
         self.vehicle = vehicle
         self.carla_world = vehicle.get_world() if world is None else world
         self.activate = config['activate']
@@ -112,7 +112,7 @@ class PerceptionBase:
         raise NotImplementedError('the look-alike has no detector')
 
     def deactivate_mode(self, objects: dict) -> dict:
-        """What the server says."""
+        """The ground truth of the server."""
         for actor in self._others():
             if actor.get_location().distance(self.ego_pos.location) < _TRUTH_RANGE:
                 objects['vehicles'].append(ObstacleVehicle(None, None, actor))
@@ -123,7 +123,7 @@ class PerceptionBase:
         return [actor for actor in actors if actor.id != self.vehicle.id]
 
     def speed_retrieve(self, objects: dict) -> None:
-        """Velocity and id of detected objects, from the server."""
+        """Set velocity and id of detected objects from the server."""
         for actor in self._others():
             for found in objects['vehicles']:
                 if actor.get_location().distance(found.location) < _SAME:
@@ -131,7 +131,7 @@ class PerceptionBase:
                     found.carla_id = actor.id
 
     def retrieve_traffic_lights(self, objects: dict) -> dict:
-        """None in the look-alike."""
+        """Not implemented: there are no traffic lights."""
         objects['traffic_lights'] = []
         return objects
 
@@ -143,7 +143,7 @@ class PerceptionBase:
 
 
 class FirstGeneration(PerceptionBase):
-    """As first published."""
+    """The first published version."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class FirstGeneration(PerceptionBase):
 
 
 class InfrastructureGeneration(PerceptionBase):
-    """With the road-side unit's id before the rest."""
+    """With the id of a road-side unit before the optional arguments."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class InfrastructureGeneration(PerceptionBase):
 
 
 class CooperativeGeneration(PerceptionBase):
-    """With the managers for cooperative perception in front."""
+    """With the managers for cooperative perception first."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class CooperativeGeneration(PerceptionBase):
 
 
 class KeywordGeneration(PerceptionBase):
-    """With keywords only."""
+    """With keyword arguments only."""
 
     def __init__(
         self, *, vehicle: Any, config_yaml: dict, cav_world: Any, carla_world: Any, sensor_actors: Any = None
@@ -226,18 +226,18 @@ GENERATIONS: dict[str, tuple[str, type, Any]] = {
 
 
 class VehicleManager:
-    """A connected vehicle: perceives, then plans.
+    """A connected vehicle that perceives, then plans.
 
     Args:
         vehicle: `carla.Vehicle`.
-        cav_world: shared.
-        generation: one of `GENERATIONS`, which `modules` put into place.
-        config: of its perception.
+        cav_world: shared by all vehicles.
+        generation: one of `GENERATIONS`, the one given to `modules`.
+        config: of the perception.
     """
 
     def __init__(self, vehicle: Any, cav_world: CavWorld, generation: str, config: dict) -> None:
         module, _, make = GENERATIONS[generation]
-        # By the module's name at run time, as OpenCDA's own does: that is where the adapter comes in.
+        # Looked up in the module at run time, as in OpenCDA: the adapter replaces it there.
         manager = sys.modules[f'opencda.core.common.{module}'].PerceptionManager
         self.vehicle = vehicle
         self.perception_manager = make(manager, vehicle, config, cav_world)
@@ -248,7 +248,7 @@ class VehicleManager:
         self.objects = self.perception_manager.detect(self.vehicle.get_transform())
 
     def run_step(self) -> float:
-        """Plan: the speed wanted, metres per second, which keeps a time gap to the nearest object ahead."""
+        """Plan: the desired speed, metres per second, which keeps a time gap to the nearest object ahead."""
         to_vehicle = np.array(self.vehicle.get_transform().get_inverse_matrix())
         speed = _CRUISE
         for found in self.objects['vehicles']:
@@ -264,7 +264,7 @@ class VehicleManager:
 
 
 def modules(generation: str) -> dict[str, ModuleType]:
-    """The modules of an OpenCDA of that generation, to be put into `sys.modules`."""
+    """The modules of OpenCDA in that version, for `sys.modules`."""
     holder, manager, _ = GENERATIONS[generation]
     contents: dict[str, dict[str, Any]] = {
         'opencda': {},
@@ -278,6 +278,6 @@ def modules(generation: str) -> dict[str, ModuleType]:
     made = {}
     for name, values in contents.items():
         made[name] = ModuleType(name)
-        # A package, so that what is not here is looked for in it and found missing.
+        # A package, so that importing a missing submodule raises ImportError.
         vars(made[name]).update({'__path__': [], **values})
     return made

@@ -9,6 +9,7 @@ import signal
 
 import numpy as np
 import pytest
+from patience import PATIENCE, scaled
 
 pytest.importorskip('carla', reason='the CARLA client has no wheel here')
 pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
@@ -21,7 +22,7 @@ from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.cosim import graph as cosim_graph
 from diffkd_ros.cosim.bridge_node import BridgeParameters, session_settings, vehicle_transforms
-from diffkd_ros.cosim.session import LidarSettings
+from diffkd_ros.cosim.settings import LidarSettings
 from diffkd_ros.cosim.testing.process import StandInProcess
 from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.geometry.poses import pose_from_euler
@@ -57,10 +58,11 @@ def run(group, partner, model, tmp_path_factory):
     with StandInProcess(*options) as server:
         for spec in graph.vehicle_specs([1, 2, 3], 1, {'model': str(model), 'use_sim_time': True}):
             group.start(spec)
-        group.wait_ready(60.0)
-        parameters = {'port': server.port, 'spawn': False, 'frames': FRAMES, 'ego_timeout': 20.0}
+        group.wait_ready(PATIENCE)
+        parameters = {'port': server.port, 'spawn': False, 'frames': FRAMES}
+        parameters |= {'timeout': 60.0, 'ego_timeout': 60.0, 'sweep_timeout': 60.0}
         bridge = group.start(cosim_graph.bridge_spec({**parameters, 'out': str(out)}))
-        assert bridge.wait(240.0), bridge.tail()
+        assert bridge.wait(PATIENCE), bridge.tail()
         assert bridge.returncode == 0, bridge.tail()
         report = server.report()
     last = max(stamp_of(m.header) for m in partner.received['/cav_1/points'])
@@ -144,20 +146,21 @@ def lone_bridge(group):
     made = []
 
     def start(port, **parameters):
+        patient = {'timeout': 60.0, 'sweep_timeout': 60.0}
         spec = cosim_graph.bridge_spec(
-            {'port': port, 'vehicles': [1], 'wait_for_ego': False, 'timeout': 1.0, **parameters}
+            {'port': port, 'vehicles': [1], 'wait_for_ego': False, **patient, **parameters}
         )
         made.append(group.start(spec, label=f'bridge_{port}_{len(made)}'))
         return made[-1]
 
     yield start
-    group.stop(made)
+    group.stop(made, patience=PATIENCE)
 
 
 def test_a_server_that_comes_late_dies_and_comes_back(run, lone_bridge, partner, group):
     with StandInProcess() as server:
         port = server.port
-    bridge = lone_bridge(port)
+    bridge = lone_bridge(port, timeout=scaled(1.0))
     partner.diagnosis('bridge_node: carla', 'ServerAbsentError')
     with StandInProcess('--port', str(port)) as server:
         partner.diagnosis('bridge_node: carla', 'connected')
@@ -205,7 +208,7 @@ def test_interrupted_it_leaves_the_world_as_it_was(run, lone_bridge, partner, em
     partner.diagnosis('bridge_node: carla', 'connected')
     assert empty.report()['synchronous']
     bridge.signal(signal.SIGINT)
-    assert bridge.wait(20.0)
+    assert bridge.wait(PATIENCE)
     assert bridge.returncode == 0
     after = empty.report()
     assert (after['actors'], after['synchronous']) == (before, False)

@@ -7,11 +7,11 @@ import json
 import socket
 import struct
 import sys
-import time
 
 import hidden_vehicle
 import numpy as np
 import pytest
+from patience import PATIENCE, until
 
 pytest.importorskip('carla', reason='the CARLA client has no wheel here')
 pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
@@ -43,7 +43,7 @@ def scene():
 def nodes(group, model):
     for spec in graph.vehicle_specs([1, 2], 1, {'model': str(model), 'use_sim_time': True}):
         group.start(spec)
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     return group
 
 
@@ -54,15 +54,15 @@ def start_gateway(nodes):
 
     def start(vehicles):
         gateway = nodes.start(
-            cosim_graph.gateway_spec({'port': 0, 'vehicles': vehicles, 'ego_timeout': 20.0}),
+            cosim_graph.gateway_spec({'port': 0, 'vehicles': vehicles, 'ego_timeout': 60.0}),
             label=f'gateway_{len(vehicles)}_{len(made)}',
         )
         made.append(gateway)
-        nodes.wait_ready(30.0)
+        nodes.wait_ready(PATIENCE)
         return gateway.latest.rpartition(' ')[2]
 
     yield start
-    nodes.stop(made)
+    nodes.stop(made, patience=PATIENCE)
 
 
 @pytest.fixture(scope='module')
@@ -79,29 +79,29 @@ class Scenario:
     def __init__(self, server, gateway, monkeypatch):
         for name, module in opencda.modules('first').items():
             monkeypatch.setitem(sys.modules, name, module)
-        self.hub = diffkd_opencda.install(gateway, timeout=60.0)
+        self.hub = diffkd_opencda.install(gateway, timeout=PATIENCE, sweep_timeout=PATIENCE)
         self.client = carla.Client('127.0.0.1', server.port)
-        self.client.set_timeout(10.0)
+        self.client.set_timeout(PATIENCE)
         self.world = self.client.get_world()
         changed = self.world.get_settings()
         changed.synchronous_mode, changed.fixed_delta_seconds = True, 0.1
         self.world.apply_settings(changed)
-        self.world.tick(10.0)
+        self.world.tick(PATIENCE)
         actors = {a.attributes['role_name']: a for a in self.world.get_actors().filter('vehicle.*')}
         cav_world = opencda.CavWorld()
         self.managers = [
             opencda.VehicleManager(actors[role], cav_world, 'first', opencda.PERCEPTION)
             for role in ('cav_1', 'cav_2')
         ]
-        for _ in range(20):
-            self.world.tick(10.0)
-            time.sleep(0.05)
-            if all(m.perception_manager.lidar.data is not None for m in self.managers):
-                break
+        until(self._sees, 'the first sweep of every LiDAR')
+
+    def _sees(self):
+        self.world.tick(PATIENCE)
+        return all(m.perception_manager.lidar.data is not None for m in self.managers)
 
     def step(self):
         """Run one step; returns the ego's target speed."""
-        self.world.tick(10.0)
+        self.world.tick(PATIENCE)
         for manager in self.managers:
             manager.update_info()
         return self.managers[0].run_step()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The co-simulation's launch files, against the real `launch` where it is installed, else its stand-in."""
+"""The launch files of the co-simulation, with the real `launch` if it is installed, else with a stand-in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffkd_ros.launching.middleware import fast_dds_environment
 from diffkd_ros.share import share_directory
 
 PROJECT = Path(__file__).parents[2]
-# Another value for each argument; each must change what is started.
+# Another value for each argument, which must change the started actions.
 CARLA = {
     'source': 'native',
     'host': '10.0.0.1',
@@ -67,7 +67,7 @@ def test_it_loads_and_declares_described_arguments(name, monkeypatch):
     module = load(monkeypatch, share_directory() / 'launch' / f'{name}.launch.py')
     entities = module.generate_launch_description().entities
     assert entities[: len(module.ARGUMENTS)] == [*module.ARGUMENTS]
-    # And the profile of Fast DDS, and what starts the nodes.
+    # The profile of Fast DDS, and the function that starts the nodes.
     others = entities[len(module.ARGUMENTS) :]
     assert len(others) == len(fast_dds_environment(share_directory())) + 1
     assert {argument.name for argument in module.ARGUMENTS} == set(FILES[name])
@@ -76,7 +76,7 @@ def test_it_loads_and_declares_described_arguments(name, monkeypatch):
 
 @pytest.mark.parametrize(('name', 'argument'), [(n, a) for n, values in FILES.items() for a in values])
 def test_every_argument_is_used(name, argument, start):
-    # What the stand-in plays matters only where there is one.
+    # What the stand-in plays matters only if it is started.
     always = {'stub': 'true'} if argument == 'stub_source' else {}
     changed = {**always, argument: FILES[name][argument]}
     assert repr(start(name, **changed)) != repr(start(name, **always))
@@ -133,7 +133,7 @@ def test_what_the_user_says_wins_over_what_is_shipped_for_the_source(start, tmp_
                 given = (
                     yaml.safe_load(Path(given).read_text()).get(f'/**/{node}', {}).get('ros__parameters', {})
                 )
-            # A later one wins.
+            # A later file overrides an earlier one.
             effective |= given
         assert effective['base_to_lidar'] == mount
 
@@ -141,7 +141,7 @@ def test_what_the_user_says_wins_over_what_is_shipped_for_the_source(start, tmp_
 def test_the_stand_in_plays_to_vehicles_that_are_there(start):
     actions = start('cosim_carla', stub='true', vehicles='1,2', port='2100')
     (stand_in,) = [a.options['cmd'] for a in actions if 'cmd' in a.options]
-    # In the Python that the nodes' scripts run in, which need not be that of `ros2`.
+    # In the Python of the nodes, which may differ from that of `ros2`.
     assert stand_in[:3] == ['python3', '-m', 'diffkd_ros.cosim.testing.carla_stand_in']
     assert stand_in[stand_in.index('--port') + 1] == '2100'
     assert stand_in[stand_in.index('--vehicles') + 1] == '2'
@@ -160,7 +160,7 @@ def test_opencda_gets_a_gateway(start):
 
 
 def test_vehicles_and_roles_that_do_not_go_together_are_named(start):
-    with pytest.raises(DiffkdError, match='as many and distinct'):
+    with pytest.raises(DiffkdError, match='distinct and equal in number'):
         start('cosim_carla', roles='hero,friend')
 
 
@@ -178,7 +178,7 @@ def test_real_launch(name, count, monkeypatch):
 
 @pytest.mark.parametrize('path', sorted((PROJECT / 'config' / 'cosim').glob('*.yaml')), ids=lambda p: p.name)
 def test_every_shipped_parameter_exists(path):
-    """A misspelt one would end the node."""
+    """An unknown parameter would end the node."""
     pytest.importorskip('rclpy', reason='the parameter tables need ROS 2')
     from dataclasses import fields
 

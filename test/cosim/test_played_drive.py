@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A drive played by the stand-in comes out of the real client as it went in."""
+"""A drive played by the stand-in arrives unchanged through the real client."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 pytest.importorskip('carla', reason='the CARLA client has no wheel here')
 pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
 
-from diffkd_ros.cosim.session import CarlaSession, SessionSettings
-from diffkd_ros.cosim.testing.process import StandInError, StandInProcess
+from diffkd_ros.cosim.errors import CosimError
+from diffkd_ros.cosim.session import CarlaSession
+from diffkd_ros.cosim.settings import SessionSettings
+from diffkd_ros.cosim.testing.process import StandInProcess
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.sources.opv2v import Opv2vDataset, write_opv2v
@@ -38,7 +40,7 @@ def played(server: StandInProcess, count: int) -> list[CoopFrame]:
 
 
 def assert_same_drive(frames: list[CoopFrame], originals: list[CoopFrame]) -> None:
-    """The frames are those of the drive, one after the other from wherever they begin, over and over."""
+    """The frames are consecutive frames of the drive, which repeats, from any first one."""
     begin = next(
         k
         for k, original in enumerate(originals)
@@ -49,7 +51,7 @@ def assert_same_drive(frames: list[CoopFrame], originals: list[CoopFrame]) -> No
         assert frame.agents.keys() == original.agents.keys()
         for agent, sweep in original.agents.items():
             np.testing.assert_array_equal(frame.agents[agent].points, sweep.points)
-            # CARLA's transforms are 32-bit numbers, in degrees.
+            # CARLA's transforms are 32-bit floats in degrees.
             np.testing.assert_allclose(frame.agents[agent].pose, sweep.pose, atol=2e-5)
         truth, expected = ground_truth_in(frame, 1), ground_truth_in(original, 1)
         order, there = np.argsort(truth.boxes[:, 0]), np.argsort(expected.boxes[:, 0])
@@ -72,7 +74,7 @@ def test_an_opv2v_folder(simulated, tmp_path):
 
 
 def test_a_source_that_is_not_there_is_named():
-    with pytest.raises(StandInError, match='opv2v:/nowhere'):
+    with pytest.raises(CosimError, match='opv2v:/nowhere'):
         StandInProcess('--source', 'opv2v:/nowhere')
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of a real server, here of the stand-in; and that it tells a bad one."""
+"""The check of a CARLA server, run on the stand-in in good and bad states."""
 
 from __future__ import annotations
 

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo as a user runs it: small, whole; interrupted; with a vehicle that dies."""
+"""The demo as a user runs it: complete but small, interrupted, and with a node that dies."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
+from patience import PATIENCE, until
 
 pytest.importorskip('rclpy', reason='the demo needs ROS 2')
 from PIL import Image
@@ -34,7 +36,9 @@ def test_a_small_demo(tmp_path, model):
     (tmp_path / 'bag').mkdir()
     (tmp_path / 'bag' / 'left.over').write_text('from an earlier run')
     options = ('--frames', '3', '--vehicles', '2', '--realtime-seconds', '0.2', '--rate', '2')
-    result = subprocess.run(command(tmp_path, model, *options), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        command(tmp_path, model, *options), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     for words in ('AP@0.5', 'cooperative', 'ego alone', 'Mbit/s', 'highest rate held', 'cav_2'):
         assert words in result.stdout
@@ -53,46 +57,68 @@ def test_a_small_demo(tmp_path, model):
 
 
 @pytest.fixture
-def running(tmp_path, model):
-    """A demo that has got as far as lock-step."""
-    process = subprocess.Popen(
-        command(tmp_path, model, '--vehicles', '2'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    for line in process.stdout:
-        if 'lock-step' in line:
-            break
-    assert len(nodes_of(tmp_path)) == 5
-    yield process
-    process.kill()
-    process.wait()
+def start(tmp_path, model):
+    """Starts a demo whose parent ignores the given signals, and waits until it plays in lock-step."""
+    started = []
+
+    def start(*ignored):
+        def in_child():
+            # The tests may run in the background of a script themselves, which ignores SIGINT.
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
+        process = subprocess.Popen(
+            command(tmp_path, model, '--vehicles', '2'),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=in_child,
+        )
+        started.append(process)
+        for line in process.stdout:
+            if 'lock-step' in line:
+                break
+        assert len(nodes_of(tmp_path)) == 5
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_takes_every_process_with_it(running, tmp_path, number):
+@pytest.mark.parametrize(
+    ('number', 'ignored'),
+    [(signal.SIGINT, ()), (signal.SIGTERM, (signal.SIGINT,))],
+)
+def test_interrupted_it_takes_every_process_with_it(start, tmp_path, number, ignored):
+    running = start(*ignored)
     running.send_signal(number)
-    output = running.communicate(timeout=20)[0]
+    output = running.communicate(timeout=PATIENCE)[0]
     assert running.returncode == 130
     assert 'interrupted' in output
     assert 'Traceback' not in output
     assert not nodes_of(tmp_path)
 
 
-def test_killed_it_takes_every_process_with_it(running, tmp_path):
+def ignores(process, number):
+    (mask,) = re.findall(r'SigIgn:\t(\w+)', Path(f'/proc/{process.pid}/status').read_text())
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_under_nohup_it_ignores_hangups_and_killed_it_takes_every_process_with_it(start, tmp_path):
+    running = start(signal.SIGINT, signal.SIGHUP)
+    assert ignores(running, signal.SIGHUP)
     running.kill()
     running.wait()
-    give_up = time.monotonic() + 20
-    while nodes_of(tmp_path) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    assert not nodes_of(tmp_path)
+    until(lambda: not nodes_of(tmp_path), 'the end of every node')
 
 
-def test_a_process_that_dies_ends_it_with_a_word(running, tmp_path):
+def test_a_process_that_dies_ends_it_with_a_word(start, tmp_path):
+    running = start()
     (ego,) = (pid for pid, line in nodes_of(tmp_path) if 'ego_node' in line)
     os.kill(ego, signal.SIGKILL)
-    output = running.communicate(timeout=20)[0]
+    output = running.communicate(timeout=PATIENCE)[0]
     assert running.returncode == 1
     assert 'cav_1.ego_node ended with code -9' in output
     assert 'Traceback' not in output
@@ -100,7 +126,7 @@ def test_a_process_that_dies_ends_it_with_a_word(running, tmp_path):
 
 
 def test_a_model_that_is_not_there(tmp_path):
-    result = subprocess.run(command(tmp_path, 'nonesuch'), capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command(tmp_path, 'nonesuch'), capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 1
     assert result.stderr.startswith("diffkd demo: model 'nonesuch' is neither a folder nor")
     assert 'Traceback' not in result.stderr

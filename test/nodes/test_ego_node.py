@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from patience import PATIENCE, scaled
 
 from diffkd_ros.launching import graph
 
@@ -18,7 +19,7 @@ _ARRIVES = 0.3
 def ego(group, partner, scene, feature_of, model):
     (spec,) = graph.vehicle_specs([1], 1, {'model': str(model), 'threads': 1})
     process = group.start(spec)
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
 
     def exchange(stamp):
         send(partner, feature_of(2, 'first', stamp))
@@ -45,7 +46,7 @@ def columns(detections):
 def send(partner, message):
     partner.publish('/v2x/features', message)
     # No message confirms the reception.
-    time.sleep(_ARRIVES)
+    time.sleep(scaled(_ARRIVES))
 
 
 def older(message, stamp, feature_of):
@@ -270,7 +271,7 @@ def drawn(ego, partner, scene):
 
     partner.listen(MarkerArray, '/cav_1/markers')
     partner.until(lambda: partner.node.count_publishers('/cav_1/markers'), 'the marker publisher')
-    time.sleep(_ARRIVES)
+    time.sleep(scaled(_ARRIVES))
 
     def drawn(stamp):
         detections, status = answer(partner, scene, stamp)

@@ -8,18 +8,19 @@ import shutil
 import signal
 
 import pytest
+from patience import PATIENCE
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.launching.graph import NodeSpec
-from diffkd_ros.launching.processes import NodeFailedError
 
 
 def fails(group, spec):
     """Start a node that must fail at start; returns the line it logs."""
     process = group.start(spec)
-    assert process.wait(60.0)
+    assert process.wait(PATIENCE)
     log = process.tail()
     assert process.returncode == 2
-    with pytest.raises(NodeFailedError, match='ended with code 2'):
+    with pytest.raises(DiffkdError, match='ended with code 2'):
         group.check()
     group.stop([process])
     (line,) = (line for line in log.splitlines() if 'FATAL' in line)
@@ -75,15 +76,27 @@ def test_interrupted_nodes_end_cleanly(group, model, signals):
         NodeSpec('evaluator_node', '/cav_1', (), {'model': str(model)}),
     ]
     processes = [group.start(spec) for spec in specs]
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     for number in signals:
         for process in processes:
             process.signal(number)
     for process in processes:
-        assert process.wait(10.0)
+        assert process.wait(PATIENCE)
         assert process.returncode == 0, process.tail()
         assert 'Traceback' not in process.tail()
     group.stop(processes)
+
+
+def test_a_node_can_be_interrupted_although_its_parent_ignores_that(group, model):
+    """As in the background of a shell script, and before the node has set up its own handling."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = group.start(NodeSpec('vehicle_node', '/cav_2', (), {'model': str(model)}), label='early')
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    process.signal(signal.SIGINT)
+    assert process.wait(PATIENCE)
+    group.stop([process])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from diffkd_ros.msg import FusionStatus
+from patience import PATIENCE, attempts
 from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros.frame import Boxes3D
@@ -28,7 +29,7 @@ def publish(partner, topic, stamp, boxes):
     partner.publish(f'/cav_1/{topic}', message_of(header, boxes, CLASS_NAMES))
 
 
-def wait_scored(partner, stamp, timeout=20.0):
+def wait_scored(partner, stamp, timeout=PATIENCE):
     """Wait for the outlines, published once a frame is scored."""
     wanted = time_message(stamp)
     partner.until(
@@ -40,7 +41,7 @@ def wait_scored(partner, stamp, timeout=20.0):
     )
 
 
-def score(partner, stamp, timeout=20.0):
+def score(partner, stamp, timeout=PATIENCE):
     publish(partner, 'ground_truth', stamp, TRUTH)
     publish(partner, 'detections', stamp, FOUND)
     wait_scored(partner, stamp, timeout)
@@ -54,11 +55,11 @@ def out(tmp_path_factory):
 @pytest.fixture(scope='module')
 def evaluator(group, partner, model, out):
     process = group.start(NodeSpec('evaluator_node', '/cav_1', (), {'model': str(model), 'out': str(out)}))
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     partner.listen(MarkerArray, '/cav_1/truth_markers')
-    for k in range(1, 30):
+    for k, wait in enumerate(attempts(), 1):
         try:
-            score(partner, k * SECOND // 10, timeout=1.0)
+            score(partner, k * SECOND // 10, timeout=wait)
         except AssertionError:
             continue
         return process
@@ -99,7 +100,7 @@ def test_invalid_messages_are_counted_and_the_others_evaluated(evaluator, group,
         partner.publish('/cav_1/fusion_status', FusionStatus(stages=stages, latency_ms=times))
     score(partner, stamp + SECOND)
     partner.until(lambda: 'latency p50 77' in evaluator.latest, 'the latency in the log')
-    group.stop([evaluator], patience=30.0)
+    group.stop([evaluator], patience=PATIENCE)
     result = json.loads(out.read_text())
     assert result['messages_refused'] == {'detections': 1, 'fusion_status': 2}
     assert result['frames_answered'] == 1

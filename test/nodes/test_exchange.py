@@ -7,6 +7,7 @@ import contextlib
 
 import numpy as np
 import pytest
+from patience import PATIENCE, scaled
 
 from diffkd_ros.launching import graph
 from diffkd_ros.messages.building import pose_message
@@ -23,7 +24,7 @@ def until_fused(partner, scene, start):
     def exchange(stamp):
         partner.sweep('cav_2', stamp, scene.agents[2])
         with contextlib.suppress(AssertionError):
-            partner.message_at('/v2x/features', stamp, timeout=1.0)
+            partner.message_at('/v2x/features', stamp, timeout=scaled(1.0))
         partner.sweep('cav_1', stamp, scene.agents[1])
 
     def fused(status):
@@ -36,7 +37,7 @@ def until_fused(partner, scene, start):
 def both(group, partner, scene, model):
     specs = graph.vehicle_specs([1, 2], 1, {'model': str(model), 'threads': 1})
     processes = [group.start(spec) for spec in specs]
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     until_fused(partner, scene, 0)
     return processes
 
@@ -66,11 +67,11 @@ def test_the_ego_fuses_what_the_vehicle_sent(both, partner, scene, encoder, card
 def test_a_restarted_vehicle_is_fused_again(both, group, partner, scene, stamp, model):
     """Its stamps continue, its sequence starts at 0; no other node needs a restart."""
     before = until_fused(partner, scene, stamp)
-    group.stop([both[1]])
+    group.stop([both[1]], patience=PATIENCE)
     assert both[1].returncode == 0
     _, spec = graph.vehicle_specs([1, 2], 1, {'model': str(model), 'threads': 1})
     group.start(spec, label='restarted')
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     again = until_fused(partner, scene, before + SECOND)
     (neighbour,) = partner.message_at('/cav_1/fusion_status', again).neighbours
     assert neighbour.agent_id == 'cav_2'

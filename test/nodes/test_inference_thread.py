@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import threading
 
+from patience import PATIENCE
+
 from diffkd_ros.nodes.perception.inference_thread import InferenceThread
 
 
@@ -15,18 +17,18 @@ def test_a_newer_item_replaces_the_waiting_one_and_is_counted():
     def work(item):
         taken.append(item)
         started.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         if item == 4:
             done.set()
 
     thread = InferenceThread(work, lambda error: None)
     thread.start()
     thread.submit(1)
-    assert started.wait(10)
+    assert started.wait(PATIENCE)
     for item in (2, 3, 4):
         thread.submit(item)
     go.set()
-    assert done.wait(10)
+    assert done.wait(PATIENCE)
     thread.stop()
     assert taken == [1, 4]
     assert thread.overwritten == 2
@@ -44,8 +46,8 @@ def test_an_exception_is_reported_and_the_next_item_is_processed():
     thread = InferenceThread(work, lambda error: (errors.append(error), reported.set()))
     thread.start()
     thread.submit(0)
-    assert reported.wait(10)
+    assert reported.wait(PATIENCE)
     thread.submit(1)
-    assert done.wait(10)
+    assert done.wait(PATIENCE)
     thread.stop()
     assert [str(error) for error in errors] == ['zero']

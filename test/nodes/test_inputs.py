@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from patience import PATIENCE
 from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.geometry.poses import inverse, pose_from_euler
@@ -24,9 +25,9 @@ MOUNT = (0.6, 0.1, 1.7, 0.0, 0.02, 0.3)
 @pytest.fixture(scope='module')
 def car(group, partner, scene, model):
     (spec,) = (s for s in graph.vehicle_specs([1, 2], 1, {'model': str(model)}) if 'vehicle' in s.executable)
-    own = {'pose_source': 'pose', 'base_to_lidar': list(MOUNT), 'pose_wait': 1.0}
+    own = {'pose_source': 'pose', 'base_to_lidar': list(MOUNT), 'pose_wait': 5.0}
     process = group.start(replace(spec, parameters={**spec.parameters, **own}))
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     return process
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from patience import PATIENCE, attempts
 from rosgraph_msgs.msg import Clock
 
 from diffkd_ros.launching import graph
@@ -22,7 +23,7 @@ def vehicle(group, model):
     (spec,) = (s for s in graph.vehicle_specs([1, 2], 1, {'model': str(model)}) if 'vehicle' in s.executable)
     managed = {**spec.parameters, 'autostart': False, 'use_sim_time': True}
     process = group.start(replace(spec, parameters=managed))
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     return process
 
 
@@ -33,7 +34,7 @@ def transitions(partner, node):
 
     def change(transition):
         future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-        partner.until(future.done, f'transition {transition}', timeout=60.0)
+        partner.until(future.done, f'transition {transition}', timeout=PATIENCE)
         return future.result().success
 
     return change
@@ -107,7 +108,7 @@ def test_a_refusal_is_discarded_at_deactivation(change, partner, scene, stamp):
 def ego(group, model):
     spec, _ = graph.vehicle_specs([1, 2], 1, {'model': str(model), 'use_sim_time': True})
     process = group.start(spec)
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     yield process
     group.stop([process])
 
@@ -150,10 +151,10 @@ def test_stored_input_with_later_stamps_is_dropped_when_time_jumps_back(
 
     def set_clock(time, heard):
         """Publish repeatedly: messages sent before the discovery of the publisher are lost."""
-        for _ in range(50):
+        for wait in attempts():
             clock.publish(Clock(clock=time_message(time)))
             with contextlib.suppress(AssertionError):
-                return partner.until(heard, 'the clock to be received', timeout=0.2)
+                return partner.until(heard, 'the clock to be received', timeout=0.2 * wait)
         raise AssertionError('the clock was not received')
 
     def both_active():
@@ -186,5 +187,5 @@ def test_stored_input_with_later_stamps_is_dropped_when_time_jumps_back(
 
 def test_shutting_down_ends_the_process(change, vehicle):
     change(Transition.TRANSITION_ACTIVE_SHUTDOWN)
-    assert vehicle.wait(10.0)
+    assert vehicle.wait(PATIENCE)
     assert vehicle.returncode == 0, vehicle.tail()

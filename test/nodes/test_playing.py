@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from diffkd_ros.msg import Boxes3D
 from nav_msgs.msg import Odometry
+from patience import PATIENCE
 from rclpy.serialization import deserialize_message
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import PointCloud2
@@ -41,9 +42,9 @@ def run(group, model, tmp_path_factory):
     common = {'model': str(model)}
     for spec in graph.vehicle_specs([1, 2], 1, common):
         group.start(spec)
-    play = {'vehicles': 2, 'seed': SEED, 'frames_per_scenario': DRIVE, 'timeout': 20.0}
+    play = {'vehicles': 2, 'seed': SEED, 'frames_per_scenario': DRIVE, 'timeout': 60.0}
     lockstep = {**play, 'mode': 'lockstep', 'frames': FRAMES, 'out': str(out / 'lockstep.json')}
-    replay = {'source': f'bag:{out / "bag"}', 'mode': 'lockstep', 'timeout': 20.0}
+    replay = {'source': f'bag:{out / "bag"}', 'mode': 'lockstep', 'timeout': 60.0}
     for name, playing in (('', lockstep), ('replayed_', replay)):
         watchers = [
             group.start(
@@ -52,15 +53,15 @@ def run(group, model, tmp_path_factory):
             ),
             group.start(graph.recorder_spec([1, 2], 1, str(out / f'{name}bag')), label=f'{name}recorder'),
         ]
-        group.wait_ready(60.0)
+        group.wait_ready(PATIENCE)
         spec = graph.player_spec(playing, evaluated=True, recorded=True)
         player = group.start(spec, label=f'{name}lockstep')
-        assert player.wait(90.0), player.tail()
+        assert player.wait(PATIENCE), player.tail()
         assert player.returncode == 0, player.tail()
-        group.stop([*watchers, player], patience=30.0)
+        group.stop([*watchers, player], patience=PATIENCE)
     realtime = {**play, 'mode': 'realtime', 'rates': [2.0, 4.0], 'seconds': 1.0, 'seconds_more': 1.0}
     player = group.start(graph.player_spec({**realtime, 'out': str(out / 'realtime.json')}), label='realtime')
-    assert player.wait(90.0), player.tail()
+    assert player.wait(PATIENCE), player.tail()
     assert player.returncode == 0, player.tail()
     return out
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
+from patience import PATIENCE
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time
 
@@ -187,7 +188,7 @@ def test_a_new_run_discards_the_poses_of_the_one_before(buffer):
 def test_it_waits_for_a_pose(buffer):
     timer = threading.Timer(0.2, lambda: buffer.add(odometry(S)))
     timer.start()
-    buffer.wait_for(S, timeout=20.0)
+    buffer.wait_for(S, timeout=PATIENCE)
     assert (buffer.pose_at(S).pose == pose_of_odometry(odometry(S)).pose).all()
     timer.join()
     buffer.close()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from patience import PATIENCE
 from rosbags.highlevel import AnyReader
 from std_msgs.msg import Header
 
@@ -35,8 +36,8 @@ def test_every_quality_of_service_is_recorded_and_silent_topics_are_reported(gro
             publisher.publish(Header(frame_id=topic))
         return recorder.latest.endswith(' messages, no message on /silent, no publisher of /nobody')
 
-    partner.until(all_received, 'a report that all published topics were received', timeout=60.0)
-    group.stop([recorder], patience=30.0)
+    partner.until(all_received, 'a report that all published topics were received', timeout=PATIENCE)
+    group.stop([recorder], patience=PATIENCE)
     assert recorder.returncode == 0, recorder.tail()
     with AnyReader([tmp_path / 'bag'], default_typestore=message_types()) as reader:
         recorded = {

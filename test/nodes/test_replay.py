@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from launch_stand_in import REAL, load
+from patience import PATIENCE
 
 from diffkd_ros.bags.answers import read_answers
 from diffkd_ros.bags.convert import write_bag
@@ -113,7 +114,7 @@ def test_in_real_time_a_recording_may_be_faster_than_the_simulator(
     result = tmp_path / 'result.json'
     parameters = {**action.options['parameters'][1], 'subscribers': 0, 'out': str(result)}
     player = group.start(NodeSpec('player_node', '/', (), parameters), label='fast')
-    assert player.wait(60.0), player.tail()
+    assert player.wait(PATIENCE), player.tail()
     assert player.returncode == 0, player.tail()
     group.stop([player])
     (run,) = json.loads(result.read_text())['runs']
@@ -137,19 +138,21 @@ def test_the_report_of_a_replay_scores_its_answers(started, group, domain, tmp_p
     assert list(nodes) == ['ego_node', 'vehicle_node', 'evaluator_node', 'recorder_node', 'player_node']
     action, player_spec = nodes.pop('player_node')
     running = {name: group.start(spec) for name, (_, spec) in nodes.items()}
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     player = group.start(player_spec)
-    assert player.wait(90.0), player.tail()
+    assert player.wait(PATIENCE), player.tail()
     # Some time after it has ended, evaluator and recorder are ended too.
     (timer,) = action.options['on_exit']
     ended = [
         event.options['event'].options['process_matcher'].arguments[0] for event in timer.options['actions']
     ]
     assert [end.options['executable'] for end in ended] == ['evaluator_node', 'recorder_node']
-    group.stop([running['evaluator_node'], running['recorder_node']], patience=30.0)
+    group.stop([running['evaluator_node'], running['recorder_node']], patience=PATIENCE)
     (report,) = nodes['recorder_node'][0].options['on_exit']
     command = [*report.options['cmd'], '--workers', '1']
-    done = subprocess.run(command, env=child_environment({}), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env=child_environment({}), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     out = tmp_path / 'out'
     online, summary = (json.loads((out / name).read_text()) for name in ('online.json', 'summary.json'))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from sensor_msgs.msg import PointField
 
 from diffkd_ros.launching import graph
@@ -19,7 +20,7 @@ SECOND = 1_000_000_000
 def vehicle(group, partner, scene, model):
     _, spec = graph.vehicle_specs([1, 2], 1, {'model': str(model), 'threads': 1})
     process = group.start(spec)
-    group.wait_ready(60.0)
+    group.wait_ready(PATIENCE)
     partner.until_answered('/v2x/features', lambda at: partner.sweep('cav_2', at, scene.agents[2]))
     return process
 

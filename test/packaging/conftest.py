@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy of this checkout to build in, so that building leaves nothing here."""
+"""A copy of this checkout to build in."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-# What .gitignore keeps out, and git's own folder.
+# Ignored by git, and git's own folder.
 MADE = {'.git', '.venv', 'build', 'demo', 'demo-carla', 'dist', 'install', 'log', 'runs'}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`colcon build` yields the same package as pip, and both builds' messages understand each other over DDS."""
+"""`colcon build` gives the same package as pip, and the messages of both builds are compatible over DDS."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 PROJECT = Path(__file__).parents[2]
 PREFIXES = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
@@ -57,7 +58,7 @@ def workspace(checkout):
     """A colcon workspace with a built copy of this checkout."""
     workspace = checkout.parents[1]
     environment = {**os.environ, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
-    # A sourced distribution names its prefix itself; the wheels' prefix is that of this environment.
+    # A sourced distribution sets its prefix; that of the wheels is the prefix of this environment.
     for variable in ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH'):
         environment.setdefault(variable, sys.prefix)
     command = [
@@ -83,7 +84,7 @@ def in_workspace(workspace: Path, program: str) -> list[str]:
 
 
 def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -116,7 +117,7 @@ def test_messages_of_both_builds_understand_each_other(workspace, publisher_from
         publisher, subscriber = in_workspace(workspace, PUBLISHER), [sys.executable, '-c', SUBSCRIBER]
     with subprocess.Popen(publisher, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         try:
-            files = [run(subscriber, tmp_path), process.communicate(timeout=60)[0].strip()]
+            files = [run(subscriber, tmp_path), process.communicate(timeout=PATIENCE)[0].strip()]
         finally:
             process.kill()
     assert sum(Path(file).is_relative_to(workspace) for file in files) == 1

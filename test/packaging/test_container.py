@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Dockerfile and the devcontainer, as far as can be told without an engine that builds them."""
+"""The Dockerfile and the devcontainer, as far as they can be checked without building an image."""
 
 import json
 import os
@@ -21,7 +21,7 @@ else:
 
 PROJECT = Path(__file__).parents[2]
 TEXT = (PROJECT / 'Dockerfile').read_text()
-# Comments out, continued lines joined.
+# Without comments, continued lines joined.
 LINES = re.sub(r'\\\n\s*', ' ', re.sub(r'(?m)^\s*#.*\n', '', TEXT)).splitlines()
 
 
@@ -61,7 +61,7 @@ def test_it_installs_what_the_package_needs():
     extras = project['optional-dependencies']
     for needed in map(Requirement, [*project['dependencies'], *extras['data'], *extras['report']]):
         assert needed.name in given, needed
-        # What is asked for there is asked for here: the lowest version that may come is high enough.
+        # The lowest version allowed here satisfies the requirement there.
         for specifier in given[needed.name]:
             lowest = next(part.version for part in specifier if part.operator == '>=')
             assert lowest in needed.specifier, needed
@@ -71,7 +71,7 @@ def test_rosdep_leaves_to_pip_what_pip_installs():
     skipped = set(re.search(r'--skip-keys "([^"]*)"', ' '.join(LINES))[1].split())
     keys = {dependency.name for dependency in parse_package(str(PROJECT / 'package.xml')).exec_depends}
     assert skipped <= keys
-    # The others would have rosdep call pip, which Ubuntu 24.04 does not let it.
+    # For the others rosdep would call pip, which Ubuntu 24.04 forbids.
     assert {key for key in keys if key.endswith('-pip')} <= skipped
 
 
@@ -98,7 +98,7 @@ def test_the_entry_point_is_a_script_that_can_run(tmp_path):
 
 
 def test_launch_files_find_what_the_image_installed(tmp_path):
-    """They run in the Python of `ros2`, which is not that of the environment."""
+    """They run in the Python of `ros2`, not in that of the environment."""
     (entry,) = (line.split()[0] for line in arguments('COPY') if 'entrypoint' in line)
     (environment,) = re.findall(r'python3 -m venv --system-site-packages (\S+)', TEXT)
     ros, packages = tmp_path / 'opt/ros/any', tmp_path / f'.{environment}/lib/python3.99/site-packages'

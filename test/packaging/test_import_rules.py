@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The import rules of the package hold, in the sources and in a running process."""
+"""The import rules hold, in the sources and in a running process."""
 
 import shutil
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pip builds from a copy of this checkout works by itself, and building leaves the sources alone."""
+"""An installation by pip works without the checkout, and building does not change the sources."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ NODES = {
 
 
 def files_under(folder: Path) -> set[Path]:
-    # Without what Python itself keeps of the modules it runs, if it may.
+    # Without Python's own bytecode caches.
     found = (path for path in folder.rglob('*') if path.is_file() and '__pycache__' not in path.parts)
     return {path.relative_to(folder) for path in found}
 
@@ -39,7 +39,7 @@ def run(command: list, **options) -> str:
 
 
 def python(code: str, site_packages: Path, folder: Path) -> str:
-    """Run code in `folder`, with an installation ahead of this checkout."""
+    """Run code in `folder`, with an installation before this checkout on the path."""
     return run([sys.executable, '-c', code], cwd=folder, env={**os.environ, 'PYTHONPATH': str(site_packages)})
 
 
@@ -61,7 +61,7 @@ def pure_wheel(checkout, tmp_path_factory):
 
 
 def install(wheel: Path, option: str, destination: Path) -> Path:
-    """Install a wheel alone and return the folder that holds its package."""
+    """Install a wheel without dependencies; returns the folder that holds the package."""
     pip_install = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--ignore-installed']
     run([*pip_install, option, destination, wheel])
     (package,) = (path.parent for path in destination.rglob('diffkd_ros/__init__.py'))

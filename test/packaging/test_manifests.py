@@ -28,8 +28,8 @@ PACKAGE = parse_package(str(PROJECT / 'package.xml'))
 EXTRAS = PYPROJECT['project']['optional-dependencies']
 NODES = sorted(name for name in PYPROJECT['project']['scripts'] if name != 'diffkd')
 
-# Module: (name on the Python package index, rosdep key). What only data sets, training and export need has no
-# key: nodes run without.
+# Module: (name on the Python package index, rosdep key). Modules that only data sets, training and export
+# need have no key, because nodes run without them.
 PYTHON_MODULES = {
     'PIL': ('pillow', 'python3-pil'),
     'carla': ('carla', None),
@@ -66,7 +66,7 @@ def requirement_names(requirements: list[str]) -> set[str]:
 
 
 def foreign_imports() -> set[str]:
-    """Top-level modules that the package and the launch files import, less Python's and our own."""
+    """Top-level modules that package and launch files import, without the standard library and our own."""
     imported = set()
     for path in [*(PROJECT / 'diffkd_ros').rglob('*.py'), *(PROJECT / 'launch').glob('*.py')]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -103,7 +103,7 @@ def test_every_foreign_import_is_declared_for_ros(rosdep_keys):
 
 
 def test_the_readme_has_pip_install_what_rosdep_may_not():
-    """Ubuntu 24.04 lets rosdep call pip for no key."""
+    """On Ubuntu 24.04 rosdep cannot install packages with pip."""
     (block,) = re.findall(r'```bash\n(.*?rosdep install.*?)```', README, re.DOTALL)
     by_pip = {key.name for key in PACKAGE.exec_depends if key.name.endswith('-pip')}
     assert set(re.search("--skip-keys '(.*?)'", block)[1].split()) == by_pip
@@ -123,7 +123,7 @@ def test_every_foreign_import_is_declared_for_pip():
 
 
 def test_no_requirement_shadows_the_ros_package_launch():
-    # The `launch` of the Python package index is something else, and hides ROS's.
+    # The package `launch` on the Python package index is another one and hides that of ROS.
     for requirements in [PYPROJECT['project']['dependencies'], *EXTRAS.values()]:
         assert 'launch' not in requirement_names(requirements)
 

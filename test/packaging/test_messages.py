@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled messages say what the definitions in msg/ say, and their type support loads."""
+"""The compiled messages match the definitions in msg/, and their type support loads."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ PYTHON_NAMES = {'float32': 'float', 'float64': 'double', 'bool': 'boolean'}
 
 
 def fields_and_constants(definition: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """Read a .msg file by hand: {field: type as rosidl's Python classes name it}, {constant: value}."""
+    """Parse a .msg file: {field: type as rosidl's Python classes name it}, {constant: value}."""
     fields, constants = {}, {}
     for line in definition.read_text().splitlines():
         text = line.split('#')[0].strip()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make` needs is found, or named in one line each."""
+"""Missing prerequisites of `make` are reported in one line each."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / 'build_tools' / 'check_prerequisites.sh'
 
 @pytest.fixture
 def commands(tmp_path):
-    """An empty folder to be the whole PATH, and a function that puts a command there."""
+    """A function that adds commands to an empty folder, which becomes the PATH."""
 
     def add(name: str, body: str) -> None:
         path = tmp_path / name
@@ -51,7 +51,7 @@ def test_python_that_is_on_the_path_but_does_not_run_is_passed_over(commands):
 
 
 def test_python_that_is_too_old_is_passed_over(commands):
-    # Stands for an old interpreter: it runs, but the version test fails.
+    # Like an old interpreter: it runs, but the version test fails.
     commands('python3', 'exit 1')
     assert 'no Python 3.10 or newer' in check(commands.folder).stderr
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in, transform_boxes
 from diffkd_ros.geometry.overlap import bev_iou
 from diffkd_ros.geometry.poses import euler_from_pose, transform_points, yaw_of
@@ -13,7 +14,6 @@ from diffkd_ros.sources.simulator import (
     LidarConfig,
     Simulator,
     SimulatorConfig,
-    SimulatorError,
 )
 
 COARSE = LidarConfig(columns=256)
@@ -229,7 +229,7 @@ def test_long_and_short_drives():
 def test_refusals():
     with pytest.raises(ValidationError, match='extra'):
         SimulatorConfig(agent=3)
-    with pytest.raises(ValidationError, match='fewest'):
+    with pytest.raises(ValidationError, match='minimum'):
         SimulatorConfig(vehicles=(50, 40))
     with pytest.raises(ValidationError, match='less than or equal to 5'):
         SimulatorConfig(agents=6)
@@ -247,5 +247,5 @@ def test_refusals():
     crowded = SimulatorConfig(
         agents=5, communication_range=20.0, frames_per_scenario=300, rate=2.0, layouts={'bend': 1.0}
     )
-    with pytest.raises(SimulatorError, match='5 connected vehicles within 20'):
+    with pytest.raises(DiffkdError, match='5 connected vehicles within 20'):
         Simulator(crowded).scenario(0)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs inside OpenCDA's own Python: one file, `diffkd_opencda.py`, which needs nothing else of ours."""
+"""The adapter for OpenCDA: one file, `diffkd_opencda.py`, that runs in OpenCDA's own Python."""

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cooperative detections for OpenCDA's planner, from the ROS 2 nodes of diffkd_ros.
 
-This one file runs in OpenCDA's own interpreter: Python 3.7 or newer, numpy, and the `carla` that OpenCDA
-uses; no ROS and nothing else of diffkd_ros. Put its folder on PYTHONPATH and start OpenCDA through it:
+This file runs in OpenCDA's own interpreter and needs Python 3.7 or newer, numpy and OpenCDA's `carla`, but
+no ROS and no other file of diffkd_ros. Put its folder on PYTHONPATH and start OpenCDA through it:
 
     python -m diffkd_opencda opencda.py -t my_scenario -v 0.9.12
 
-or, in a script of your own, call `install()` before the scenario starts. OpenCDA's code is not changed: the
-perception manager that it has installed is subclassed in memory.
+or call `install()` in your own script before the scenario starts. OpenCDA's code is not changed: its
+perception manager is subclassed in memory.
 
-The first vehicle that asks for its objects in a step makes the one exchange of that step: the sweeps of all
-vehicles go to the gateway in one message, the ego's detections come back in one. If the gateway is silent or
-gone, the step goes on without detections and with a warning.
+There is one exchange per step, made when the first vehicle asks for its objects: the sweeps of all vehicles
+go to the gateway in one message, and the ego's detections come back in one. If the gateway does not answer,
+the step continues without detections and with a warning.
 
-A message is its length (u32, little-endian), a line of JSON, and float32 arrays in the order that the JSON
-names. Everything in it is in CARLA's convention: left-handed, metres, degrees.
+A message is its length (u32, little-endian), a line of JSON, and float32 arrays in the order given in the
+JSON. Everything in it is in CARLA's convention: left-handed, metres, degrees.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ import numpy as np
 
 PROTOCOL = 1
 DEFAULT_GATEWAY = '127.0.0.1:7410'
-# The modules that hold the perception manager's class under a name of their own, in OpenCDA's generations.
+# Modules that import the class PerceptionManager by name, in the different versions of OpenCDA.
 _HOLDERS = (
     'opencda.core.common.vehicle_manager',
     'opencda.core.common.agent_manager',
     'opencda.core.common.rsu_manager',
 )
 _LARGEST_MESSAGE = 1 << 30
-# After a failure, steps go on so long without trying the gateway again, seconds.
+# After a failure the gateway is not tried again for so long, seconds.
 _RETRY = 1.0
 
 log = logging.getLogger('diffkd_opencda')
 
 
 class GatewayError(RuntimeError):
-    """The gateway is not there, is silent, or refused what it was sent."""
+    """The gateway is absent, does not answer, or refused a message."""
 
 
 def send_message(connection: socket.socket, head: dict, arrays: Iterable = ()) -> None:
-    """Write one message.
+    """Send a message.
 
     Args:
         connection: a connected socket.
-        head: what becomes the line of JSON.
+        head: object for the line of JSON.
         arrays: float32 arrays that the head describes.
     """
     parts = [json.dumps(head).encode() + b'\n']
@@ -66,20 +66,20 @@ def send_message(connection: socket.socket, head: dict, arrays: Iterable = ()) -
 
 
 def receive_message(connection: socket.socket) -> tuple[Any, bytes]:
-    """Read one message.
+    """Receive a message.
 
     Args:
         connection: a connected socket.
 
     Returns:
-        The head, an object if the other side keeps to the protocol, and the bytes of all arrays.
+        The head (an object if the peer follows the protocol) and the bytes of all arrays.
 
     Raises:
-        GatewayError: if the other side hung up or sent no such message.
+        GatewayError: if the peer closed the connection or sent an invalid message.
     """
     (size,) = struct.unpack('<I', _receive(connection, 4))
     if size > _LARGEST_MESSAGE:
-        raise GatewayError(f'a message of {size} bytes was announced')
+        raise GatewayError(f'the announced size of a message, {size} bytes, is too large')
     head, _, arrays = _receive(connection, size).partition(b'\n')
     try:
         return json.loads(head.decode()), arrays
@@ -92,20 +92,20 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     while len(data) < size:
         part = connection.recv(min(1 << 20, size - len(data)))
         if not part:
-            raise GatewayError('the other side has closed the connection')
+            raise GatewayError('the peer has closed the connection')
         data += part
     return bytes(data)
 
 
 def address_of(text: str) -> tuple[str, int]:
-    """Split host:port.
+    """Split 'host:port'.
 
     Raises:
-        ValueError: if the text is not of that form.
+        ValueError: if the text does not have that form.
     """
     host, _, port = text.rpartition(':')
     if not (host and port.isdigit()):
-        raise ValueError(f'a gateway is given as host:port, got {text!r}')
+        raise ValueError(f'expected the gateway as host:port, got {text!r}')
     return host, int(port)
 
 
@@ -118,7 +118,7 @@ class Hub:
         sweep_timeout: longest wait for the vehicles' sweeps of a step, seconds.
 
     Attributes:
-        exchanges: messages answered.
+        exchanges: steps with an answer.
         failures: steps without an answer.
     """
 
@@ -140,7 +140,10 @@ class Hub:
         self.failures = 0
 
     def join(self, manager: Any) -> int:
-        """Number a perception manager: vehicles 1, 2, ... as they are made, road-side units -1, -2, ..."""
+        """Register a perception manager; returns its agent number.
+
+        In order of creation, vehicles get 1, 2, ... and road-side units -1, -2, ...
+        """
         if getattr(manager, 'vehicle', None) is None:
             self._units += 1
             agent = -self._units
@@ -151,19 +154,19 @@ class Hub:
         return agent
 
     def leave(self, manager: Any) -> None:
-        """Forget a perception manager that is destroyed."""
+        """Remove a perception manager."""
         self._members = [(agent, other) for agent, other in self._members if other is not manager]
 
     def detections(self, agent: int, manager: Any) -> Any:
-        """The detections of the world's present step.
+        """The detections of the present step.
 
         Args:
-            agent: who asks.
+            agent: number of the agent that asks.
             manager: its perception manager.
 
         Returns:
-            (n, 8) x, y, z of the centre, length, width, height, yaw and score in CARLA's map; None if this
-            agent is not the one that fuses.
+            (n, 8) x, y, z of the centre, length, width, height, yaw and score in CARLA's map; None if the
+            agent is not the ego.
         """
         frame = manager.lidar.sensor.get_world().get_snapshot().frame
         if frame != self._frame:
@@ -194,16 +197,16 @@ class Hub:
             self.exchanges += 1
         except (OSError, GatewayError, ValueError, KeyError, TypeError) as error:
             self.failures += 1
-            # A late answer would be taken for the next step's.
+            # Otherwise a late answer would be read as that of the next step.
             self.close()
             self._retry_at = time.monotonic() + _RETRY
             log.warning(
-                'step %d goes on without cooperative detections: gateway %s:%d: %s',
+                'step %d continues without cooperative detections: gateway %s:%d: %s',
                 frame, self._address[0], self._address[1], error or type(error).__name__,
             )  # fmt: skip
 
     def _gather(self, frame: int) -> tuple[list[dict], list, float]:
-        """What the gateway needs of all vehicles whose sweep of this step is there in time."""
+        """Description, arrays and stamp of all agents whose sweep of this step arrives in time."""
         give_up = time.monotonic() + self._sweep_timeout
         agents: list[dict] = []
         arrays: list = []
@@ -234,7 +237,7 @@ class Hub:
         return agents, arrays, stamp
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -247,7 +250,7 @@ def box_corners(row: Sequence[float]) -> Any:
         row: x, y, z, length, width, height, yaw (degrees), ...
 
     Returns:
-        (8, 3): the four below, then the four above, each front left first and clockwise seen from above.
+        (8, 3): the four lower, then the four upper, each from the front left clockwise as seen from above.
     """
     x, y, z, length, width, height, yaw = (float(value) for value in row[:7])
     signs = np.array([[1, -1], [1, 1], [-1, 1], [-1, -1]], float)
@@ -262,14 +265,14 @@ def box_corners(row: Sequence[float]) -> Any:
 
 
 class _NoModel:
-    """In place of OpenCDA's own detector, which it insists on when perception is active."""
+    """Stands for OpenCDA's own detector, which is required when perception is active."""
 
 
 def make_perception_manager(base: Any, obstacle_vehicle: Any, carla: Any, hub: Hub, min_score: float) -> Any:
-    """Subclass the perception manager that is installed.
+    """Subclass OpenCDA's perception manager.
 
-    Only `activate_mode` is replaced, which every generation calls when the scenario says `activate: true`;
-    the constructor takes whatever the base's takes, and destroys what it destroys.
+    Only `activate_mode` is replaced, which every version of OpenCDA calls if the scenario says `activate:
+    true`. The constructor takes the arguments of the base class.
 
     Args:
         base: OpenCDA's `PerceptionManager`.
@@ -290,7 +293,7 @@ def make_perception_manager(base: Any, obstacle_vehicle: Any, carla: Any, hub: H
         def activate_mode(self, objects: dict, *args: Any) -> dict:
             rows = hub.detections(self.diffkd_agent, self)
             if rows is None:
-                # Not the ego: what OpenCDA does where perception is not active.
+                # Not the ego: do what OpenCDA does without active perception.
                 return self.deactivate_mode(objects, *args)
             objects['vehicles'] = [self._obstacle(row) for row in rows if row[7] >= min_score]
             # Velocity and actor id come from the server, as for OpenCDA's own detections.
@@ -302,7 +305,7 @@ def make_perception_manager(base: Any, obstacle_vehicle: Any, carla: Any, hub: H
         def _obstacle(self, row: Sequence[float]) -> Any:
             corners = box_corners(row)
             obstacle = obstacle_vehicle(corners, _bounds(corners))
-            # Made from corners an obstacle has no heading, and the extent of the box around it.
+            # From corners, OpenCDA sets no heading and the extent of the axis-aligned box.
             obstacle.transform = carla.Transform(
                 carla.Location(x=float(row[0]), y=float(row[1]), z=float(row[2])),
                 carla.Rotation(yaw=float(row[6])),
@@ -321,7 +324,7 @@ def make_perception_manager(base: Any, obstacle_vehicle: Any, carla: Any, hub: H
 
 
 def _bounds(corners: Any) -> Any:
-    """The box around the corners for OpenCDA's drawing, where Open3D is installed."""
+    """The box around the corners for OpenCDA's drawing; None without Open3D."""
     try:
         open3d = importlib.import_module('open3d')
     except ImportError:
@@ -335,7 +338,7 @@ def install(
     sweep_timeout: float = 1.0,
     min_score: float = 0.4,
 ) -> Hub:
-    """Make OpenCDA use cooperative detections; call it before the scenario makes its vehicles.
+    """Make OpenCDA use cooperative detections; call it before the scenario creates its vehicles.
 
     Args:
         gateway: host:port of the gateway node.
@@ -368,22 +371,22 @@ def install(
         holder.PerceptionManager = made[base]
         patched.append(name)
     if not patched:
-        raise ImportError(f'this OpenCDA has PerceptionManager in none of {", ".join(_HOLDERS)}')
+        raise ImportError(f'no PerceptionManager in this OpenCDA, looked in {", ".join(_HOLDERS)}')
     log.info('cooperative detections from %s, in %s', gateway, ', '.join(patched))
     return hub
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a script of OpenCDA's with cooperative detections: `python -m diffkd_opencda opencda.py ...`.
+    """Run an OpenCDA script with cooperative detections: `python -m diffkd_opencda opencda.py ...`.
 
-    The environment variable DIFFKD_GATEWAY holds host:port of the gateway, if it is not the usual one.
+    The environment variable DIFFKD_GATEWAY overrides host:port of the gateway.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments:
         print('usage: python -m diffkd_opencda opencda.py <its arguments>', file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO)
-    # As `python script.py` has it.
+    # As in `python script.py`.
     sys.path.insert(0, os.path.dirname(os.path.abspath(arguments[0])))
     sys.argv = arguments
     install(os.environ.get('DIFFKD_GATEWAY', DEFAULT_GATEWAY))

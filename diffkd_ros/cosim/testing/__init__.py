@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand-ins for a CARLA server and for OpenCDA, which the real CARLA client and our adapter run against."""
+"""A stand-in for a CARLA server, for the demo and for tests with the real CARLA client."""

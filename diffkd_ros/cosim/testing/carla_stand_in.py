@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stand-in for a CARLA 0.9.16 server: enough of its protocol for the real, unmodified `carla` client.
+"""A stand-in for a CARLA 0.9.16 server that implements what the unmodified `carla` client needs for LiDARs.
 
-It answers what a LiDAR co-simulation calls: connect, settings, actors, spawning, ticks, sensor streams. There
-is no physics, rendering or traffic: vehicles keep their velocity, or follow a recorded or simulated drive.
-What it does not know it refuses as rpclib does, and counts. It must run in a process of its own: while the
-client waits in `get_world` it holds Python's global lock, so in one process both would wait for ever.
+It supports connecting, settings, actors, spawning, ticks and sensor streams. There is no physics, rendering
+or traffic: vehicles keep their velocity, or follow a recorded or simulated drive. Unknown calls are refused
+as rpclib does, and counted. It must run in its own process: the client holds Python's global lock while it
+waits in `get_world`, so a server in the same process could never answer.
 
     python -m diffkd_ros.cosim.testing.carla_stand_in --port 2000 --source sim
 """
@@ -22,12 +22,12 @@ from diffkd_ros.cosim.testing.rpc import DONE, CallError, Method, RpcServer, Str
 from diffkd_ros.cosim.testing.scene import PlayedDrive
 from diffkd_ros.cosim.testing.world import Actor, World
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.sources.source import SimulationOptions, SourceError, open_source
+from diffkd_ros.sources.source import SimulationOptions, open_source
 
 VERSION = '0.9.16'
 _OBSERVER_STREAM = 1
 _VEHICLE_EXTENT = (2.4, 0.95, 0.75)
-_FREE_RUNNING = 0.05  # seconds between steps while nobody has asked for synchronous mode
+_FREE_RUNNING = 0.05  # seconds between steps while the world is not in synchronous mode
 _SPAWN_POINTS = 8
 # Attribute types: bool 1, int 2, float 3, string 4, colour 5.
 _VEHICLE = {'role_name': (4, 'autopilot'), 'number_of_wheels': (2, '4'), 'ros_name': (4, '')}
@@ -52,7 +52,7 @@ _BLUEPRINTS = {
     'sensor.lidar.ray_cast': _LIDAR,
     'sensor.other.gnss': {'role_name': (4, 'gnss')},
 }
-# One straight road: the client makes no map of less.
+# One straight road, the smallest map that the client accepts.
 _ROAD = """<?xml version="1.0"?>
 <OpenDRIVE>
   <header revMajor="1" revMinor="4" name="stand-in"/>
@@ -67,19 +67,19 @@ _ROAD = """<?xml version="1.0"?>
     </laneSection></lanes>
   </road>
 </OpenDRIVE>"""
-# Sync, no rendering, fixed step, substepping, substep, substeps, culling, ragdoll, tile, active distance,
-# spectator as ego; the third is an optional.
+# Synchronous, no rendering, fixed step (optional), substepping, substep, substeps, culling, ragdoll, tile,
+# active distance, spectator as ego.
 _SETTINGS = [False, False, [False], True, 0.01, 10, 0.0, False, 3000.0, 2000.0, True]
 
 
 class CarlaStandIn:
-    """World, calls and streams together.
+    """The server: world, calls and streams.
 
     Args:
         host: address to listen on.
-        port: of the calls; 0 takes any that is free. The streams take a free one of their own.
-        version: what it says it is.
-        open_world: sets up the drive that is played, given the world; None: an empty street.
+        port: RPC port; 0: any free one. The streams always use a free port.
+        version: version that the server reports.
+        open_world: returns the drive that is played in the given world; None: the world is empty.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class CarlaStandIn:
             'set_actor_target_velocity': self._set_velocity,
             'get_actor_bounding_box': lambda number: value(self._bounding_box(self._actor(number))),
             'enable_sensor_for_ros': self._enable_for_ros,
-            # Not CARLA's: for tests.
+            # Not part of CARLA; for tests.
             'stand_in_report': self._report,
             'stand_in_forget': self._forget,
-            'stand_in_mute': self._muted.add,  # an actor's number; 0: all
+            'stand_in_mute': self._muted.add,  # number of a sensor; 0: all
             'stand_in_clear': self._clear,
         }
         self._forgotten: dict[str, Method] = {}
@@ -131,11 +131,11 @@ class CarlaStandIn:
 
     @property
     def port(self) -> int:
-        """Where calls are answered."""
+        """RPC port."""
         return self._calls.port
 
     def start(self) -> None:
-        """Answer, in threads."""
+        """Start to answer, in threads."""
         self._streams.start()
         self._calls.start()
         threading.Thread(target=self._run_freely, daemon=True).start()
@@ -164,7 +164,7 @@ class CarlaStandIn:
             return value(self._step())
 
     def _set_settings(self, settings: list) -> list:
-        """Take them over, and step once without moving a drive on, as the client waits for that frame."""
+        """Apply settings. The client waits for one step, which does not advance the drive."""
         with self._lock:
             self._settings = [False, *settings[1:]]
             if len(settings[2]) == 2:
@@ -257,7 +257,7 @@ class CarlaStandIn:
         return DONE
 
     def _report(self) -> dict:
-        """Counts of calls, and the state a client leaves behind."""
+        """Counts of calls, and the state of the world."""
         with self._lock:
             return {
                 'calls': dict(self._calls.calls),
@@ -273,11 +273,11 @@ class CarlaStandIn:
             }
 
     def _forget(self, name: str) -> None:
-        """Be a server that lacks a method."""
+        """Remove a method, as if the server lacked it."""
         self._forgotten[name] = self._methods.pop(name)
 
     def _clear(self) -> None:
-        """Be as new: nothing in the world but the spectator, nothing forgotten, muted or counted."""
+        """Reset to the state after the start: only the spectator exists, nothing is muted or counted."""
         with self._lock:
             for number in list(self._world.actors):
                 if number != self._spectator.number:
@@ -291,22 +291,22 @@ class CarlaStandIn:
                 counts.clear()
 
     def stop(self) -> None:
-        """End the free running; the rest ends with the process."""
+        """Stop stepping; the server threads end with the process."""
         self._stopping.set()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: runs until it is interrupted."""
+    """Entry point; runs until interrupted."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--host', default='127.0.0.1')
-    parser.add_argument('--port', type=int, default=2000, help='0: any that is free; it is printed')
-    parser.add_argument('--version', default=VERSION, help='what it says it is')
+    parser.add_argument('--port', type=int, default=2000, help='RPC port; 0: any free one, which is printed')
+    parser.add_argument('--version', default=VERSION, help='version to report')
     parser.add_argument('--source', default='', help='drive to play: sim, opv2v:DIR, ...; empty: no vehicles')
-    parser.add_argument('--seed', type=int, default=0, help='of the simulator')
-    parser.add_argument('--vehicles', type=int, default=3, help='connected vehicles of the simulator')
-    parser.add_argument('--frames', type=int, default=100, help='length of a drive, then it starts over')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the simulator')
+    parser.add_argument('--vehicles', type=int, default=3, help='connected vehicles in the simulator')
+    parser.add_argument('--frames', type=int, default=100, help='frames of the drive, which is then repeated')
     given = parser.parse_args(arguments)
 
     def open_world(world: World) -> PlayedDrive:
@@ -315,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         server = CarlaStandIn(given.host, given.port, given.version, open_world if given.source else None)
-    except (DiffkdError, OSError, SourceError, ValueError) as error:
+    except (DiffkdError, OSError, ValueError) as error:
         print(f'carla_stand_in: {error}', file=sys.stderr)
         return 2
     server.start()

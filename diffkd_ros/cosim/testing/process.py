@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CARLA stand-in as a process of its own, and a line to it beside the client's."""
+"""Runs the CARLA stand-in as a process."""
 
 from __future__ import annotations
 
@@ -9,28 +9,24 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from diffkd_ros.cosim.errors import CosimError
 from diffkd_ros.cosim.testing.rpc import call
-from diffkd_ros.errors import DiffkdError
 from diffkd_ros.launching.processes import child_environment, in_child
 
-_START = 120.0  # seconds: the first frame of a simulated drive may have to be compiled
-
-
-class StandInError(DiffkdError):
-    """The stand-in did not start."""
+_START = 120.0  # seconds: the simulator may have to be compiled first
 
 
 class StandInProcess:
     """Starts the stand-in and waits until it answers; leaving the context kills it.
 
     Args:
-        options: of its command line; without `--port` any free port is taken.
+        options: command-line options; without `--port` any free port is used.
 
     Attributes:
-        port: where it answers, on 127.0.0.1.
+        port: RPC port on 127.0.0.1.
 
     Raises:
-        StandInError: if it does not start.
+        CosimError: if it does not start.
     """
 
     def __init__(self, *options: str) -> None:
@@ -55,7 +51,7 @@ class StandInProcess:
         if not line.startswith('ready'):
             self.kill()
             assert self._process.stderr is not None
-            raise StandInError(f'the CARLA stand-in did not start: {line}{self._process.stderr.read()}')
+            raise CosimError(f'the CARLA stand-in did not start: {line}{self._process.stderr.read()}')
         self.port = int(line.rpartition(' ')[2])
 
     def __enter__(self) -> StandInProcess:
@@ -65,14 +61,14 @@ class StandInProcess:
         self.kill()
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call one of its methods, as a second client would."""
+        """Call a method of the server, as a second client."""
         return call('127.0.0.1', self.port, name, *arguments)
 
     def report(self) -> dict[str, Any]:
-        """What was called, and the state of its world."""
+        """Counts of calls, and the state of the world."""
         return self.call('stand_in_report')
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the server, like a crash."""
         self._process.kill()
         self._process.wait()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two TCP protocols of a CARLA server: calls (msgpack-rpc, as rpclib speaks it) and sensor streams.
 
-A call is `[0, id, name, [metadata, *arguments]]`, its answer `[1, id, error, result]`. A stream's client
-sends the stream's number (u32) and then only listens: each message is its size (u32) and its bytes.
+A call is `[0, id, name, [metadata, *arguments]]`, its answer `[1, id, error, result]`. The client of a stream
+sends the stream's number (u32) and then receives messages, each its size (u32) followed by its bytes.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _LARGEST_MESSAGE = 2**30
 
 
 class CallError(DiffkdError):
-    """A call that the simulated world cannot do; its text travels to the client as CARLA's own errors do."""
+    """A call failed; the client receives the message like an error of CARLA's own."""
 
 
 def value(result: Any) -> list:
-    """CARLA's `Response<T>` that holds a result."""
+    """CARLA's `Response<T>` with a result."""
     return [[1, result]]
 
 
 def error(text: str) -> list:
-    """CARLA's `Response<T>` that holds an error."""
+    """CARLA's `Response<T>` with an error."""
     return [[0, [text]]]
 
 
 DONE = [[False]]
-"""CARLA's `Response<void>` without an error."""
+"""CARLA's `Response<void>` without error."""
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -61,18 +61,18 @@ def _unpacker() -> msgpack.Unpacker:
 
 
 class RpcServer:
-    """Answers calls, each connection in a thread of its own.
+    """Answers calls, each connection in its own thread.
 
     Args:
         host: address to listen on.
-        port: 0 takes any that is free.
-        methods: by name; called with the arguments less the metadata.
+        port: to listen on; 0: any free one.
+        methods: by name; called with the arguments without the metadata.
 
     Attributes:
-        port: the one it listens on.
-        calls: how often each method was called, unknown ones included.
-        unknown: how often a method was called that does not exist.
-        failed: how often a method failed, by name and error.
+        port: in use.
+        calls: number of calls by method, unknown methods included.
+        unknown: number of calls by unknown method.
+        failed: number of failures by method and error.
     """
 
     def __init__(self, host: str, port: int, methods: Mapping[str, Method]) -> None:
@@ -90,7 +90,7 @@ class RpcServer:
         self.port = int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Listen, in a thread."""
+        """Start to listen, in a thread."""
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -116,13 +116,17 @@ class RpcServer:
             return None, method(*arguments)
         except CallError as failure:
             return None, error(str(failure))
-        except Exception as failure:  # a fault of the stand-in: the client is told, and tests see it counted
+        except Exception as failure:  # a bug in the stand-in: reported to the client and counted for tests
             self.failed[f'{name}: {failure!r}'] += 1
             return None, error(f'stand-in: {failure!r}')
 
 
 class StreamServer:
-    """Sends the messages of numbered streams to whoever has asked for them."""
+    """Sends the messages of numbered streams to their subscribers.
+
+    Args:
+        host: address to listen on, at a free port.
+    """
 
     def __init__(self, host: str) -> None:
         self._subscribers: dict[int, list[socket.socket]] = defaultdict(list)
@@ -137,19 +141,19 @@ class StreamServer:
         self.host, self.port = host, int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Listen, in a thread."""
+        """Start to listen, in a thread."""
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def token(self, stream: int) -> bytes:
-        """What a client needs to find a stream: number, port, TCP, IPv4, address in 16 bytes."""
+        """The address of a stream for a client: number, port, TCP, IPv4, address in 16 bytes."""
         return struct.pack('<IHBB4s12x', stream, self.port, 1, 1, socket.inet_aton(self.host))
 
     def wanted(self, stream: int) -> bool:
-        """Whether somebody listens."""
+        """Returns whether the stream has a subscriber."""
         return bool(self._subscribers[stream])
 
     def send(self, stream: int, message: bytes) -> None:
-        """Send to all who listen."""
+        """Send a message to all subscribers."""
         with self._lock:
             subscribers = list(self._subscribers[stream])
         for connection in subscribers:
@@ -186,8 +190,8 @@ def call(host: str, port: int, name: str, *arguments: Any, timeout: float = 5.0)
     """Call a server's method without a CARLA client, and return its bare result.
 
     Raises:
-        OSError: if nobody answers in time.
-        CallError: if the call failed.
+        OSError: if the server does not answer in time.
+        CallError: if the call fails.
     """
     with socket.create_connection((host, port), timeout) as connection:
         connection.sendall(msgpack.packb([0, 0, name, [[False], *arguments]]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays the first drive of any source of frames as vehicles, their LiDARs and sweeps, over and over."""
+"""Plays the first drive of a source of frames in the stand-in's world, repeatedly."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler, yaw_of
 from diffkd_ros.messages.names import agent_name
 
 VEHICLE_TYPE = 'vehicle.tesla.model3'
-# Of a connected vehicle that the source does not label: a middling car under its LiDAR.
+# For a connected vehicle without a label: a medium car below its LiDAR.
 _EXTENT = (2.4, 0.95, 0.75)
 _LIDAR_HEIGHT = 1.9
 
 
 class PlayedDrive:
-    """Moves a world's actors from frame to frame of a drive.
+    """Moves the actors of a world along a drive.
 
-    Agent n is the vehicle with the role name of `agent_name`; road-side units are left out. A vehicle's LiDAR
-    measures just what the frame holds, from just the pose it holds, whatever mounting it was spawned with.
+    Agent n is the vehicle with role name `agent_name(n)`; road-side units are left out. A vehicle's LiDAR
+    delivers the sweep of the frame, at the pose of the frame, wherever the LiDAR was mounted.
 
     Args:
-        world: whose actors they are.
+        world: the world.
         frames: of the source.
 
     Raises:
@@ -38,7 +38,7 @@ class PlayedDrive:
     def __init__(self, world: World, frames: Iterable[CoopFrame]) -> None:
         self._world = world
         self._actors: dict[tuple[str, int], Actor] = {}
-        # The second time round the drive comes from memory.
+        # From the second round on the frames come from memory.
         self._frames = itertools.cycle(self._first_drive(frames))
         self._executor = ThreadPoolExecutor(1)
         self._frame = next(self._frames)
@@ -56,13 +56,13 @@ class PlayedDrive:
             raise ValueError('the source has no frames')
 
     def advance(self) -> None:
-        """Go on to the next frame."""
+        """Show the next frame."""
         self._frame = self._next.result()
         self._next = self._executor.submit(next, self._frames)
         self._show()
 
     def _show(self) -> None:
-        """Set every vehicle to where the frame has it, and every LiDAR to what it measured."""
+        """Set the vehicles and the LiDARs to the present frame."""
         boxes = self._boxes()
         for key in set(self._actors) - set(boxes):
             self._world.remove(self._actors.pop(key).number)
@@ -83,7 +83,7 @@ class PlayedDrive:
         self.aim()
 
     def aim(self) -> None:
-        """Give the LiDARs on the drive's vehicles this frame's sweeps."""
+        """Give the LiDARs of the connected vehicles the sweeps of the present frame."""
         agents = {actor.number: key[1] for key, actor in self._actors.items() if key[0] == 'agent'}
         for sensor in self._world.actors.values():
             if sensor.type_id == LIDAR_TYPE and sensor.parent in agents:
@@ -93,7 +93,7 @@ class PlayedDrive:
                 sensor.sweep = flip_points(sweep.points)
 
     def _boxes(self) -> dict[tuple[str, int], tuple[Matrix, tuple[float, float, float]]]:
-        """Pose of the origin and extent of each vehicle, by ('agent', number) or ('other', track)."""
+        """('agent', number) or ('other', track) -> pose of the origin and extent of the vehicle."""
         frame = self._frame
         found: dict[tuple[str, int], tuple[Matrix, tuple[float, float, float]]] = {}
         truth = frame.ground_truth

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated world of the CARLA stand-in: actors, time, and both as bytes of CARLA's sensor streams.
+"""The world of the CARLA stand-in: actors and time, and the messages of its sensor streams.
 
-All in CARLA's convention: left-handed, metres, degrees; a transform is x, y, z, pitch, yaw, roll.
+Everything is in CARLA's convention: left-handed, metres, degrees; a transform is x, y, z, pitch, yaw, roll.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class Actor:
     """A vehicle, a sensor or the spectator.
 
     Attributes:
-        number: its id.
-        type_id: of its blueprint.
+        number: actor id.
+        type_id: of the blueprint.
         attributes: (id, type code, value) of each.
-        transform: relative to the parent, if there is one.
+        transform: relative to the parent, if any.
         parent: id of the actor it is attached to; 0: none.
-        extent: half length, width and height; zero for what has no body.
-        stream: number of its sensor stream; 0: none.
+        extent: half length, width and height; zero without a body.
+        stream: number of the sensor stream; 0: none.
         velocity: metres per second along the map's axes.
         yaw_rate: degrees per second.
-        sweep: (n, 4) what its LiDAR measures now, CARLA's convention; None: what `synthetic_sweep` says.
+        sweep: (n, 4) the present sweep of a LiDAR; None: `synthetic_sweep`.
     """
 
     number: int
@@ -69,11 +69,11 @@ class Actor:
 
     @property
     def is_vehicle(self) -> bool:
-        """Whether it is a vehicle."""
+        """Whether the actor is a vehicle."""
         return self.type_id.startswith('vehicle.')
 
     def attribute(self, name: str) -> str:
-        """Value of an attribute; empty if it has none of that name."""
+        """Value of an attribute; empty if it does not exist."""
         return next((text for key, _, text in self.attributes if key == name), '')
 
 
@@ -107,7 +107,7 @@ class World:
         return actor
 
     def remove(self, number: int) -> bool:
-        """Destroy an actor and what is attached to it; whether it was there."""
+        """Destroy an actor and those attached to it; returns whether it existed."""
         for child in [actor.number for actor in self.actors.values() if actor.parent == number]:
             self.remove(child)
         return self.actors.pop(number, None) is not None
@@ -119,7 +119,7 @@ class World:
         return own if parent is None else self.pose(parent) @ own
 
     def advance(self) -> None:
-        """One step of time: vehicles go on as fast as they do."""
+        """Advance time by one step; vehicles keep their velocity."""
         self.frame += 1
         self.seconds += self.step
         for actor in self.actors.values():
@@ -134,7 +134,7 @@ class World:
         return struct.pack('<QQd6f', sensor, self.frame, self.seconds, *transform)
 
     def snapshot(self) -> bytes:
-        """All actors' states: a message of the world observer."""
+        """A message of the world observer: the states of all actors."""
         parts = [
             self._header(WORLD_OBSERVER, (0.0,) * 6),
             struct.pack('<QdfiiiI', 1, time.time(), self.step, 0, 0, 0, 0),
@@ -148,7 +148,7 @@ class World:
         return b''.join(parts)
 
     def measurement(self, sensor: Actor) -> bytes:
-        """What a LiDAR or satellite receiver measures now: a message of its stream."""
+        """A message of a LiDAR or satellite receiver: the present measurement."""
         transform = transform_of_pose(self.pose(sensor))
         if sensor.type_id != LIDAR_TYPE:
             return self._header(GNSS, transform) + struct.pack('<ddd', 42.0, 2.0, 3.0)
@@ -160,7 +160,7 @@ class World:
 
     @staticmethod
     def _ground(pose: Matrix) -> NDArray[np.float64]:
-        """(n, 3) points around a sensor, just under z = 0, where vehicles stand."""
+        """(n, 3) points around a sensor, just below z = 0, the ground under the vehicles."""
         azimuth = np.arange(-180.0, 180.0, 2.0)[:, None]
         reach = np.array([5.0, 8.0, 12.0, 18.0])
         x, y = reach * np.cos(np.radians(azimuth)), reach * np.sin(np.radians(azimuth))
@@ -168,7 +168,7 @@ class World:
         return points + np.array([pose[0, 3], pose[1, 3], 0.0])
 
     def synthetic_sweep(self, sensor: Actor) -> NDArray[np.float32]:
-        """Points on all other vehicles' surfaces, hidden ones too, and on the ground: a scene to aim at.
+        """Points on the ground and on the surfaces of all other vehicles, without occlusion.
 
         Returns:
             (n, 4) float32 in the sensor's frame, CARLA's convention.
@@ -183,7 +183,7 @@ class World:
             surface = generator.uniform(-0.5, 0.5, (_POINTS_PER_VEHICLE, 3))
             side = generator.integers(0, 3, _POINTS_PER_VEHICLE)
             row = np.arange(_POINTS_PER_VEHICLE)
-            # A hair inside, so that no rounding takes a point out of its vehicle's box.
+            # Slightly inside, so that rounding does not move a point out of its vehicle's box.
             surface[row, side] = np.copysign(0.499, surface[row, side])
             lifted = surface * size + (0.0, 0.0, 0.5 * size[2])
             sweeps.append(transform_points(sensor_from_map @ self.pose(vehicle), lifted))

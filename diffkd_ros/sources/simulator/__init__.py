@@ -2,7 +2,7 @@
 """A seeded simulator of cooperative LiDAR perception in urban traffic."""
 
 from diffkd_ros.sources.simulator.config import Layout, LidarConfig, SimulatorConfig
-from diffkd_ros.sources.simulator.scenario import TRUTH_RANGE, Scenario, Simulator, SimulatorError
+from diffkd_ros.sources.simulator.scenario import TRUTH_RANGE, Scenario, Simulator
 
 __all__ = [
     'TRUTH_RANGE',
@@ -11,5 +11,4 @@ __all__ = [
     'Scenario',
     'Simulator',
     'SimulatorConfig',
-    'SimulatorError',
 ]

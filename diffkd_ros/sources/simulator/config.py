@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a simulated drive consists of, typed and range-checked."""
+"""Configuration of the simulator, typed and range-checked."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ class LidarConfig(BaseModel):
     columns: int = Field(1024, ge=64, le=4096, description='firings per revolution')
     elevation_min: float = Field(-25.0, ge=-60.0, le=0.0, description='lowest ring, degrees')
     elevation_max: float = Field(10.0, ge=0.0, le=60.0, description='highest ring, degrees')
-    max_range: float = Field(100.0, gt=5.0, le=300.0, description='no return comes from beyond, metres')
-    min_range: float = Field(1.0, ge=0.0, le=5.0, description='no return comes from nearer, metres')
+    max_range: float = Field(
+        100.0, gt=5.0, le=300.0, description='returns from farther away are lost, metres'
+    )
+    min_range: float = Field(1.0, ge=0.0, le=5.0, description='returns from nearer are lost, metres')
     range_noise: float = Field(
         0.02, ge=0.0, le=1.0, description='standard deviation along the ray, metres, on a smooth surface'
     )
-    dropout: float = Field(0.01, ge=0.0, le=1.0, description='chance that a near, square-on return is lost')
+    dropout: float = Field(
+        0.01, ge=0.0, le=1.0, description='probability that a near return at normal incidence is lost'
+    )
     dropout_far: float = Field(
-        0.15, ge=0.0, le=1.0, description='further chance at max_range, growing with the square of the range'
+        0.15,
+        ge=0.0,
+        le=1.0,
+        description='additional probability at max_range, proportional to the square of the range',
     )
     dropout_grazing: float = Field(
-        0.4, ge=0.0, le=1.0, description='further chance as the ray becomes parallel to the surface'
+        0.4, ge=0.0, le=1.0, description='additional probability as the ray becomes parallel to the surface'
     )
     intensity_noise: float = Field(0.02, ge=0.0, le=1.0, description='standard deviation of the intensity')
     roof_clearance: float = Field(
@@ -51,24 +58,28 @@ class SimulatorConfig(BaseModel):
 
     agents: int = Field(3, ge=1, le=5, description='connected vehicles, the ego included')
     vehicles: tuple[int, int] = Field(
-        (40, 60), description='fewest and most vehicles in a scene, parked and connected ones included'
+        (40, 60),
+        description='minimum and maximum number of vehicles in a scene, including parked and connected ones',
     )
     lidar: LidarConfig = Field(default_factory=LidarConfig, description='sensor of every agent')
     rate: float = Field(10.0, ge=1.0, le=20.0, description='frames per second')
-    frames_per_scenario: int = Field(100, ge=1, le=300, description='length of a drive')
+    frames_per_scenario: int = Field(100, ge=1, le=300, description='frames of a drive')
     layouts: dict[Layout, float] = Field(
         default_factory=_default_layouts,
         description='relative frequency of each road layout',
     )
     communication_range: float = Field(
-        70.0, ge=20.0, le=200.0, description='farthest neighbour of the ego in any frame, metres'
+        70.0,
+        ge=20.0,
+        le=200.0,
+        description='largest distance of a neighbour from the ego in any frame, metres',
     )
 
     @model_validator(mode='after')
     def _consistent(self) -> SimulatorConfig:
         low, high = self.vehicles
         if not 20 <= low <= high <= 60:
-            raise ValueError(f'vehicles must be 20 <= fewest <= most <= 60, got {low} and {high}')
+            raise ValueError(f'vehicles must be 20 <= minimum <= maximum <= 60, got {low} and {high}')
         if not self.layouts or min(self.layouts.values()) < 0 or sum(self.layouts.values()) <= 0:
             raise ValueError(f'layouts needs weights >= 0, one of them positive, got {self.layouts}')
         return self

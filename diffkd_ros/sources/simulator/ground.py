@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ground: gentle waves and raised pavements beside the carriageways, sampled on a grid."""
+"""The ground as a height grid: long waves, and raised pavements along the carriageways."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class HeightField:
         return flat.reshape(np.shape(x))
 
     def height(self, x: float, y: float) -> float:
-        """Height at one place, metres."""
+        """Height at one point, metres."""
         return float(height_at(self.heights, self.half_extent, self.cell, x, y))
 
     def tilt(self, x: float, y: float, yaw: float, length: float, width: float) -> tuple[float, float]:
-        """Roll and pitch (radians) of something that long and wide standing at x, y, heading along yaw."""
+        """Roll and pitch (radians) of a body of that size at x, y with heading yaw."""
         c, s = np.cos(yaw), np.sin(yaw)
         ahead, left = length / 2, width / 2
         z = self.at(
@@ -52,13 +52,13 @@ class HeightField:
 
 
 def make_ground(rng: np.random.Generator, roads: RoadNetwork) -> HeightField:
-    """Waves of a few centimetres up to about 15 cm, 40 to 120 m long, and kerbs along the roads."""
+    """Draw waves up to about 15 cm high and 40 to 120 m long, and kerbs along the roads."""
     axis = np.arange(-HALF_EXTENT, HALF_EXTENT + CELL / 2, CELL)
     amplitude, wavelength = rng.uniform(0.02, 0.1, 3), rng.uniform(40.0, 120.0, 3)
     direction, phase = rng.uniform(0, 2 * np.pi, (2, 3))
     along_x = np.outer(2 * np.pi / wavelength * np.cos(direction), axis) + phase[:, None]
     along_y = np.outer(2 * np.pi / wavelength * np.sin(direction), axis)
-    # sin(a + b) from the axes' own terms: a node and wave cost two products, not a sine.
+    # sin(a + b) from terms of each axis: two products per node and wave instead of a sine.
     heights = roads.distance_grid(axis, KERB_WIDTH)
     _relief(
         heights, np.sin(along_x), np.cos(along_x), amplitude[:, None] * np.sin(along_y),
@@ -75,7 +75,7 @@ def _relief(
     sin_y: NDArray[np.float64],
     cos_y: NDArray[np.float64],
 ) -> None:
-    """Turn distances from the road, (n, n), into heights in place: kerb plus products of (waves, n) terms."""
+    """Turn distances from the road (n, n) into heights, in place: kerb plus products of (waves, n) terms."""
     for j in range(heights.shape[0]):
         for i in range(heights.shape[1]):
             height = KERB_HEIGHT / KERB_WIDTH * heights[j, i]
@@ -86,7 +86,7 @@ def _relief(
 
 @njit(cache=True, nogil=True, error_model='numpy', inline='always')
 def height_at(heights: NDArray[np.float32], half_extent: float, cell: float, x: float, y: float) -> float:
-    """Bilinear ground height at one place; arguments as in `HeightField`."""
+    """Bilinear ground height at one point; arguments as in `HeightField`."""
     nodes = len(heights)
     per_metre = 1.0 / cell
     u = min(max((x + half_extent) * per_metre, 0.0), nodes - 1.001)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From ideal ray hits to a LiDAR's returns: losses, range noise and intensity."""
+"""Turns ideal ray hits into LiDAR returns: losses, range noise and intensity."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def scan(
 ) -> tuple[AgentSweep, NDArray[np.int64]]:
     """One revolution of an agent's sensor.
 
-    All columns are cast from the pose at the stamp: `time` says when in the revolution a column fires, but
-    what the motion of the agent and of the others would distort meanwhile is not simulated.
+    All columns are cast from the pose at the stamp. `time` holds when in the revolution a column fires, but
+    the distortion of the sweep by motion is not simulated.
 
     Args:
-        rng: draws noise and losses; its use does not depend on what is hit.
+        rng: draws noise and losses; the number of draws does not depend on what is hit.
         lidar: the sensor.
         rate: revolutions per second.
         pose: (4, 4) map <- LiDAR.
         velocity: (3,) of the sensor in the map, metres per second.
-        solids: the scene, `owner` being an object's index or -1.
+        solids: the scene; `owner` is the index of an object or -1.
         ground: the ground.
-        agent: owner whose solids the sensor does not see: the vehicle that carries it.
+        agent: owner that the sensor does not see: the vehicle that carries it.
         objects: number of objects to count returns for.
 
     Returns:
@@ -51,7 +51,7 @@ def scan(
     """
     columns, rings = lidar.columns, lidar.beams
     elevations = np.radians(np.linspace(lidar.elevation_min, lidar.elevation_max, rings))
-    # Column 0 looks straight back, give or take: an encoder does not start on the same spot in each turn.
+    # Column 0 points backwards, up to a random fraction of a column, as a real encoder is not in phase.
     azimuth_start = -np.pi + rng.random() * 2 * np.pi / columns
     range_noise = rng.standard_normal((columns, rings), np.float32)
     intensity_noise = rng.standard_normal((columns, rings), np.float32)

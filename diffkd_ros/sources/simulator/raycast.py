@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Casts all rays of a spinning LiDAR against convex solids, round solids and the ground.
 
-Every solid is first bounded in the sensor's own azimuth and elevation, so only the rays that can meet it are
-tried, nearest solid first. Within the sensor frame a ray's direction is the product of a column's azimuth and
-a ring's elevation, which leaves two multiplications per face and ray.
+Every solid is first bounded in azimuth and elevation of the sensor, and only the rays within these bounds
+are tested, nearest solid first. In the sensor frame the direction of a ray is a product of terms of its
+column and its ring, which leaves two multiplications per face and ray.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from diffkd_ros.sources.simulator.ground import HeightField, height_at
 
 GROUND = -1
 NOTHING = -2
-_SHALLOWEST = -0.004  # sine of the least steep ray that is followed down to the ground
+_SHALLOWEST = -0.004  # sine of the least steep elevation at which the ground is searched
 _GROUND_TOLERANCE = 0.004  # metres of height
 
 
 @dataclass(frozen=True, slots=True)
 class Solids:
-    """Convex hexahedra and upright round bodies in the map frame, with what they belong to and are made of.
+    """Convex hexahedra and upright round bodies in the map frame, with their owners and materials.
 
     The first `len(planes)` rows of the common columns belong to the hexahedra, the rest to the round bodies.
 
@@ -51,7 +51,7 @@ def face_planes(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     """Faces of hexahedra from their corners.
 
     Args:
-        corners: (n, 8, 3); the bottom's four counter-clockwise seen from above, then the top's likewise.
+        corners: (n, 8, 3); four of the bottom, counter-clockwise seen from above, then four of the top.
 
     Returns:
         (n, 6, 4) outward unit normals and offsets: bottom, top, then the sides from corner 0 on.
@@ -95,9 +95,9 @@ def cast(
         columns: rays per ring.
         elevations: (rings,) float64 ascending, radians above the sensor's xy plane.
         max_range: metres.
-        solids: what stands in the scene. A body that the sensor is inside of is not seen.
-        ground: what it stands on.
-        skip: owner whose solids are not seen.
+        solids: the scene. A body is not hit by rays from inside it.
+        ground: the ground.
+        skip: owner whose solids are not hit.
 
     Returns:
         distance: (columns, rings) float32 metres along the ray, infinity where nothing was hit.
@@ -142,10 +142,10 @@ def _bounds(
     nearest: NDArray[np.float64],
     extent: NDArray[np.float64],
 ) -> None:
-    """Bound (n, 8, 3) bodies as the sensor sees them.
+    """Bound (n, 8, 3) bodies in the sensor frame.
 
-    Fills nearest (n,), a lower bound of the distance in the sensor's xy plane, and extent (n, 4): lowest and
-    highest azimuth, the one within a turn of the other, lowest and highest elevation.
+    Fills `nearest` (n,) with a lower bound of the distance in the sensor's xy plane, and `extent` (n, 4)
+    with the lowest and highest azimuth, less than a turn apart, and the lowest and highest elevation.
     """
     local = np.empty((8, 3))
     for b in range(len(corners)):
@@ -224,9 +224,9 @@ def _cast_solids(
     hit: NDArray[np.int32],
     incidence: NDArray[np.float32],
 ) -> None:
-    """Enter the hits on all solids, in the given order, into distance, hit and incidence.
+    """Enter the hits on all solids, in the given order, into `distance`, `hit` and `incidence`.
 
-    windows (n, 4) holds the first column, the number of columns, the first and the end ring to try.
+    `windows` (n, 4) holds first column, number of columns, first ring and end ring of the rays to test.
     """
     columns = len(cos_azimuth)
     hexahedra = len(planes)
@@ -238,7 +238,7 @@ def _cast_solids(
             windows[b, 0], windows[b, 1], windows[b, 2], windows[b, 3],
         )  # fmt: skip
         if b < hexahedra:
-            # Faces whose outer side the sensor is on come first: a ray enters through those.
+            # Faces that face the sensor come first: a ray enters through those.
             front = 0
             back = 5
             for f in range(6):
@@ -352,10 +352,11 @@ def _cast_ground(
     hit: NDArray[np.int32],
     incidence: NDArray[np.float32],
 ) -> None:
-    """Enter the hits on the ground where nothing nearer was hit.
+    """Enter the hits on the ground where no nearer solid was hit.
 
-    A ray is followed to the level of the ground where it was last thought to end until that level changes by
-    no more than the tolerance. For a ray nearly parallel to a slope it may stay a few centimetres off.
+    Fixed-point iteration: intersect the ray with the horizontal plane at the ground height of the last
+    estimate, until the height changes by less than the tolerance. For rays nearly parallel to a slope a few
+    centimetres of error may remain.
     """
     below = height_at(heights, half_extent, cell, origin[0], origin[1]) - origin[2]
     for c in range(len(cos_azimuth)):
@@ -369,7 +370,7 @@ def _cast_ground(
             if dz > _SHALLOWEST:
                 continue
             inverse = 1.0 / dz
-            t = drop * inverse  # as if the ground were as high as where the ring below met it
+            t = drop * inverse  # starts from the height at which the ring below met the ground
             best = min(distance[c, r], max_range)
             if t > 2 * best:
                 continue

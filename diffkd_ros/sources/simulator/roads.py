@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A junction with two to four arms, its lanes, and the ways through it. Traffic keeps to the right."""
+"""A junction with two to four arms, its lanes, and the routes through it. Traffic keeps to the right."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ _LANE_POINTS = 41
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One way from an entry lane through the junction to an exit lane.
+    """A route from an entry lane through the junction to an exit lane.
 
     Attributes:
-        entry: index of the entry lane; lanes of one arm are neighbours, the leftmost first.
-        exit: index of the exit lane.
-        arm: arm the route comes from.
-        turn: angle between the entry's and the exit's heading, radians, left positive.
-        length: of the part inside the junction, metres.
-        turn_speed: highest speed in the junction, metres per second.
-        path: (n, 3) float64; way along the route s and map x, y. s is 0 at the stop line, negative before.
+        entry: index of the entry lane; the lanes of an arm have consecutive indices, the leftmost first.
+        exit: index of the exit lane. arm: arm the route comes from. turn: angle from the heading of the
+        entry to that of the exit, radians, left positive. length: of the part inside the junction, metres.
+        turn_speed: highest speed in the junction, metres per second. path: (n, 3) float64; distance s along
+        the route and map x, y. s is 0 at the stop line, negative before.
     """
 
     entry: int
@@ -45,19 +43,19 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RoadNetwork:
-    """Arms that meet at the map's origin: straight up to the stop line, then of constant curvature.
+    """Arms that meet at the origin of the map: straight up to the stop line, then of constant curvature.
 
     Attributes:
-        layout: kind of junction.
+        layout: type of junction.
         directions: (arms,) float64 outward headings at the origin, radians, ascending.
-        curvatures: (arms,) float64 of the arms' middles beyond the stop line, 1/m, positive to the left.
-        lanes: driving lanes in each direction, the same on every arm.
+        curvatures: (arms,) float64 of the centre lines beyond the stop line, 1/m, positive to the left.
+        lanes: driving lanes per direction, equal on every arm.
         lane_width: metres.
-        half_width: from an arm's middle to its kerb: the driving lanes and a strip to park on, metres.
+        half_width: from the centre line to the kerb: the driving lanes and a parking strip, metres.
         stop_distance: of the stop lines from the origin, metres.
-        routes: all ways through the junction.
-        conflicts: (routes, routes) bool; two vehicles on such a pair might touch within the junction.
-        phase: (routes,) int64; traffic-light group of a route; one group shows green at a time.
+        routes: all routes through the junction.
+        conflicts: (routes, routes) bool; whether vehicles on the two routes might collide in the junction.
+        phase: (routes,) int64; traffic-light group of a route; one group has green at a time.
     """
 
     layout: Layout
@@ -72,7 +70,7 @@ class RoadNetwork:
     phase: NDArray[np.int64]
 
     def distance_outside(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Distances of places (n,) x and y, metres, from the nearest carriageway, 0 on one."""
+        """Distances of points (n,) x and y from the nearest carriageway, metres; 0 on one."""
         result = np.empty(len(x))
         _distance_outside(
             self.directions, self.curvatures, self.half_width, self.stop_distance, np.inf, x, y, result
@@ -80,7 +78,7 @@ class RoadNetwork:
         return result
 
     def distance_grid(self, axis: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
-        """`distance_outside`, at most `limit`, on (n, n) places: rows along y, columns along x."""
+        """`distance_outside`, at most `limit`, at (n, n) points: rows along y, columns along x."""
         x, y = np.tile(axis, len(axis)), np.repeat(axis, len(axis))
         result = np.empty(len(x))
         _distance_outside(
@@ -89,11 +87,11 @@ class RoadNetwork:
         return result.reshape(len(axis), len(axis))
 
     def heading(self, arm: int, along: float) -> float:
-        """Outward heading of an arm that far out, radians."""
+        """Outward heading of an arm at that distance from the origin, radians."""
         return float(self.directions[arm] + self.curvatures[arm] * max(along - self.stop_distance, 0.0))
 
     def place(self, arm: int, along: float, left: float) -> tuple[float, float]:
-        """Map x, y of the point that far out along an arm's middle and to the left of its outward heading."""
+        """Map x, y at `along` metres on the centre line of an arm and `left` of its outward heading."""
         return _place(self.directions[arm], self.curvatures[arm], self.stop_distance, along, left)
 
 
@@ -106,10 +104,10 @@ def make_roads(rng: np.random.Generator, layout: Layout) -> RoadNetwork:
     lanes = 1 if rng.random() < 0.75 else 2
     lane_width = float(rng.uniform(3.3, 3.6))
     half_width = lanes * lane_width + KERB_STRIP
-    # All arms curve the same way, as a whirl, so they do not meet again farther out.
+    # All arms curve in the same direction, so they do not meet again farther out.
     curvatures = rng.choice([-1.0, 1.0]) * rng.uniform(0.0, MAX_CURVATURE, len(directions))
     gaps = np.diff(np.append(directions, directions[0] + 2 * np.pi))
-    # The kerbs of two adjacent arms meet where half_width / tan(half the angle between them) says.
+    # The kerbs of two adjacent arms meet at half_width / tan(half the angle between them).
     stop_distance = float(max(half_width / np.tan(np.minimum(gaps, np.radians(150)) / 2).min(), 4.0) + 5.0)
 
     routes = []
@@ -121,7 +119,7 @@ def make_roads(rng: np.random.Generator, layout: Layout) -> RoadNetwork:
             turn = _wrap(directions[to] - directions[arm] - np.pi)
             for lane in range(lanes):
                 straight = abs(turn) < np.radians(45) or len(directions) == 2
-                # Turns are made from the lane on their own side into the lane on that side.
+                # Vehicles turn from the lane on the side of the turn into the lane on the same side.
                 if not straight and lane != (0 if turn > 0 else lanes - 1):
                     continue
                 path, length, turn_speed = _path(
@@ -158,7 +156,7 @@ def _path(
     lane_width: float,
     stop_distance: float,
 ) -> tuple[NDArray[np.float64], float, float]:
-    """Path (n, 3) of s, x, y; length in the junction; highest speed there."""
+    """Path (n, 3) of s, x, y; length and highest speed in the junction."""
     offset = (lane + 0.5) * lane_width
     outwards = stop_distance + np.linspace(0.0, LANE_LENGTH, _LANE_POINTS)
     entry, leave = (
@@ -166,12 +164,12 @@ def _path(
         for k, left in ((arm, offset), (to, -offset))
     )
     entry = entry[::-1]
-    # Beyond the lane's end the exit runs straight on, so that leaving vehicles always have a way.
+    # The exit continues straight beyond the lane's end, so that leaving vehicles always have a path.
     leave = np.concatenate([leave, leave[-1:] + 40.0 * (leave[-1:] - leave[-2:-1])])
     start, end = entry[-1], leave[0]
     out_in = np.array([np.cos(directions[arm]), np.sin(directions[arm])])
     out_to = np.array([np.cos(directions[to]), np.sin(directions[to])])
-    # A cubic Bezier curve that leaves along the entry's heading and arrives along the exit's.
+    # A cubic Bezier curve, tangential to the headings of entry and exit.
     reach = 0.4 * np.linalg.norm(end - start)
     u = np.linspace(0, 1, _CONNECTOR_POINTS)[:, None]
     control_in, control_to = start - reach * out_in, end - reach * out_to
@@ -185,7 +183,7 @@ def _path(
     lengths = np.hypot(steps[:, 0], steps[:, 1])
     headings = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0]))
     curvature = float(np.max(np.abs(np.diff(headings)) / lengths[1:]))
-    turn_speed = float(np.sqrt(2.5 / max(curvature, 1e-3)))  # 2.5 m/s^2 to the side is a brisk urban turn
+    turn_speed = float(np.sqrt(2.5 / max(curvature, 1e-3)))  # lateral acceleration of 2.5 m/s^2
     xy = np.concatenate([entry[:-1], curve, leave[1:]])
     s = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(xy, axis=0).T))])
     s -= s[len(entry) - 1]
@@ -198,7 +196,7 @@ def _conflicts(routes: list[Route]) -> NDArray[np.bool_]:
     )
     near = _closest(curves) < CONFLICT_DISTANCE
     entries = np.array([route.entry for route in routes])
-    # Vehicles from one lane follow each other, whatever way they then take.
+    # Vehicles from the same lane follow each other, whatever route they take.
     return near & (entries[:, None] != entries[None, :])
 
 
@@ -223,7 +221,7 @@ def _closest(curves: NDArray[np.float64]) -> NDArray[np.float64]:
 def _lane(
     direction: float, curvature: float, straight: float, along: NDArray[np.float64], left: float
 ) -> NDArray[np.float64]:
-    """The places (n, 2) of `_place` at each distance out."""
+    """Points (n, 2) of `_place` at each distance."""
     places = np.empty((len(along), 2))
     for k in range(len(along)):
         places[k] = _place(direction, curvature, straight, along[k], left)
@@ -234,7 +232,7 @@ def _lane(
 def _place(
     direction: float, curvature: float, straight: float, along: float, left: float
 ) -> tuple[float, float]:
-    """Map x, y at `along` metres out and `left` of a middle line that curves after `straight`."""
+    """Map x, y at `along` metres on a centre line that curves after `straight`, and `left` of it."""
     turned = curvature * max(along - straight, 0.0)
     if abs(turned) < 1e-9:
         ahead, aside = along, 0.0
@@ -258,10 +256,10 @@ def _distance_outside(
     y: NDArray[np.float64],
     result: NDArray[np.float64],
 ) -> None:
-    """Fill in distances (n,) from the nearest carriageway, those above `limit` as `limit`."""
+    """Fill in the distances (n,) from the nearest carriageway, at most `limit`."""
     arms = len(directions)
     # cos and sin of the direction, the radius, and the squared distances from the centre of curvature between
-    # which a place may be nearer than the limit, so that only there a square root is taken.
+    # which a point can be nearer than the limit: only there a square root is computed.
     arm_terms = np.empty((arms, 5))
     for arm in range(arms):
         radius = 1 / curvatures[arm] if abs(curvatures[arm]) > 1e-6 else 1e6
@@ -284,11 +282,11 @@ def _distance_outside(
             if ahead <= stop_distance:
                 distance = min(distance, max(abs(aside) - half_width, 0.0))
                 continue
-            # Beyond the stop line the middle line is a circle whose centre lies abeam.
+            # Beyond the stop line the centre line is a circle with its centre to the side of the stop line.
             ahead -= stop_distance
             aside -= radius
             square = ahead * ahead + aside * aside
             if arm_terms[arm, 3] <= square <= arm_terms[arm, 4]:
-                beside = abs(math.sqrt(square) - abs(radius))
-                distance = min(distance, max(beside - half_width, 0.0))
+                apart = abs(math.sqrt(square) - abs(radius))
+                distance = min(distance, max(apart - half_width, 0.0))
         result[k] = distance

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endless, seeded, cooperative traffic scenes with every vehicle's box known."""
+"""Seeded cooperative traffic scenes with the boxes of all vehicles."""
 
 from __future__ import annotations
 
@@ -29,16 +29,12 @@ _ATTEMPTS = 64
 _SPACING = 25.0  # metres between connected vehicles, on average over the drive
 
 
-class SimulatorError(DiffkdError):
-    """No scene could be drawn that satisfies the configuration."""
-
-
 class Simulator:
-    """Drives numbered from 0, each the same for the same configuration, seed and number.
+    """Scenarios numbered from 0 without end, each determined by configuration, seed and number.
 
     Args:
-        config: traffic, sensors and length of the drives.
-        seed: any non-negative integer.
+        config: of the scenarios.
+        seed: non-negative.
     """
 
     def __init__(self, config: SimulatorConfig | None = None, seed: int = 0) -> None:
@@ -48,30 +44,30 @@ class Simulator:
         self.seed = seed
 
     def scenario(self, index: int) -> Scenario:
-        """Draw a drive: its roads, surroundings and the motion of all its vehicles.
+        """Draw a scenario: roads, surroundings and the motion of all vehicles.
 
         Raises:
             ValueError: if index is negative.
-            SimulatorError: if no scene with that many connected vehicles within range of the ego came up.
+            DiffkdError: if no scene has that many connected vehicles within range of the ego.
         """
         if index < 0:
-            raise ValueError(f'a scenario is numbered from 0, got {index}')
+            raise ValueError(f'scenarios are numbered from 0, got {index}')
         for attempt in range(_ATTEMPTS):
             scenario = _draw_scenario(self.config, self.seed, index, attempt)
             if scenario is not None:
                 return scenario
-        raise SimulatorError(
+        raise DiffkdError(
             f'scenario {index} of seed {self.seed}: none of {_ATTEMPTS} scenes kept {self.config.agents} '
             f'connected vehicles within {self.config.communication_range} m of the ego for '
             f'{self.config.frames_per_scenario} frames'
         )
 
     def frames(self, scenarios: Iterable[int], frames: Iterable[int] | None = None) -> Iterator[CoopFrame]:
-        """Frames of several drives, one after the other.
+        """Frames of several scenarios, one after the other.
 
         Args:
-            scenarios: numbers of the drives.
-            frames: positions within each drive; all of them if None.
+            scenarios: numbers of the scenarios.
+            frames: positions within each scenario; None: all.
         """
         wanted = range(self.config.frames_per_scenario) if frames is None else list(frames)
         for index in scenarios:
@@ -82,17 +78,17 @@ class Simulator:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One drive; its frames can be had in any order.
+    """One drive, with random access to its frames.
 
     Attributes:
-        config: what it was drawn from.
-        seed: the simulator's.
-        index: number of the drive.
-        vehicles: shapes; those of the connected vehicles come first, the ego's before all.
-        motion: (frames, vehicles, 3) float64 map x, y and yaw of each vehicle's middle.
+        config: of the simulator.
+        seed: of the simulator.
+        index: number of the scenario.
+        vehicles: shapes; the connected vehicles come first, the ego before the others.
+        motion: (frames, vehicles, 3) float64 map x, y and yaw of the centre of each vehicle.
         speed: (frames, vehicles) float64 metres per second.
-        mount: (agents, 2) float64 roll and pitch of each sensor against its vehicle, radians.
-        standing: solids that belong to no vehicle.
+        mount: (agents, 2) float64 roll and pitch of each sensor relative to its vehicle, radians.
+        standing: solids that do not belong to vehicles.
         ground: the ground.
     """
 
@@ -111,16 +107,16 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """Names the drive in `CoopFrame.scenario`."""
+        """`CoopFrame.scenario` of its frames."""
         return f'simulated_{self.seed}_{self.index}'
 
     def frame(self, index: int) -> CoopFrame:
-        """What all agents see at one instant, with every vehicle within `TRUTH_RANGE` of one of them.
+        """The sweeps of all agents at one instant, and the boxes of all vehicles within `TRUTH_RANGE` of one.
 
-        Agents are numbered from 1, the ego being 1; a vehicle's track id is its place in `vehicles` plus 1.
+        Agents are numbered from 1, the ego. The track id of a vehicle is its index in `vehicles` plus 1.
 
         Raises:
-            IndexError: if there is no such frame.
+            IndexError: if the frame does not exist.
         """
         if not 0 <= index < len(self):
             raise IndexError(f'{self.name} has frames 0 to {len(self) - 1}, got {index}')
@@ -165,7 +161,7 @@ class Scenario:
         )
 
     def _solids(self, motion: NDArray[np.float64], ground_z: NDArray[np.float64]) -> Solids:
-        """Everything that can be hit, the vehicles standing where `motion` (vehicles, 3) says."""
+        """All solids, with the vehicles at `motion` (vehicles, 3)."""
         parts = np.array([len(vehicle.corners) for vehicle in self.vehicles])
         owner = np.repeat(np.arange(len(self.vehicles)), parts)
         local = np.concatenate([vehicle.corners for vehicle in self.vehicles])
@@ -197,7 +193,7 @@ class Scenario:
 
 
 def _draw_scenario(config: SimulatorConfig, seed: int, index: int, attempt: int) -> Scenario | None:
-    """One try at a drive; None if its traffic does not serve."""
+    """Draw a scenario once; None if it does not meet the configuration."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SCENE_STREAM, index, attempt)))
     layouts = sorted(config.layouts)
     weights = np.array([config.layouts[layout] for layout in layouts])
@@ -245,20 +241,20 @@ def _draw_scenario(config: SimulatorConfig, seed: int, index: int, attempt: int)
 def _choose_agents(
     rng: np.random.Generator, config: SimulatorConfig, motion: NDArray[np.float64], able: NDArray[np.bool_]
 ) -> NDArray[np.int64] | None:
-    """Indices of the connected vehicles, the ego first: near the junction and in range of the ego throughout.
+    """Indices of the connected vehicles, the ego first; None if there are not enough candidates.
 
-    Connected vehicles are few, so if it can be they stand `_SPACING` or more apart; and they come from all
-    over a junction, so one that heads another way than those chosen before is three times as likely to be
-    the next.
+    They are near the junction, and within range of the ego in all frames. If possible they are at least
+    `_SPACING` apart on average. A vehicle with another heading than those chosen before is three times as
+    likely to be chosen next.
     """
     from_centre = np.hypot(motion[..., 0], motion[..., 1])
     candidates = np.flatnonzero(able & (from_centre.mean(axis=0) < 50.0) & (from_centre.max(axis=0) < 90.0))
     rng.shuffle(candidates)
-    # The ego rather approaches the junction or leaves it than stands in its middle, from where most is seen.
+    # An ego that approaches or leaves the junction is preferred to one in its centre, which sees most.
     candidates = candidates[np.argsort(from_centre.mean(axis=0)[candidates] < 25.0, kind='stable')]
     x, y = motion[:, candidates, 0], motion[:, candidates, 1]
     apart = np.hypot(x[:, :, None] - x[:, None, :], y[:, :, None] - y[:, None, :])
-    # A little inside the range: the sensors are tilted with the ground, which moves them a few centimetres.
+    # Slightly less than the range: the tilt of the ground moves the sensors by a few centimetres.
     reachable = apart.max(axis=0) < config.communication_range - 0.5
     between = apart.mean(axis=0)
     heading = motion[len(motion) // 2, candidates, 2]
@@ -280,7 +276,7 @@ def _choose_agents(
 def _park(
     rng: np.random.Generator, surroundings: Surroundings, count: int
 ) -> tuple[tuple[Vehicle, ...], NDArray[np.float64]]:
-    """Fill parking places, the nearer to the junction the likelier, with up to count vehicles."""
+    """Park up to `count` vehicles; parking places near the junction are more likely."""
     slots = surroundings.slots
     nearness = np.array([np.exp(-np.hypot(x, y) / 30.0) for x, y, _, _ in slots])
     order = np.argsort(-(np.log(nearness + 1e-12) + rng.gumbel(size=len(slots))))[: max(count, 0)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that no two vehicles of a scene ever touch."""
+"""Checks that the vehicles of a scene never overlap."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def first_overlap(motion: NDArray[np.float64], sizes: NDArray[np.float64]) -> in
     """First frame in which the footprints of two vehicles overlap, or -1.
 
     Args:
-        motion: (frames, n, 3) map x, y and yaw of the footprints' middles.
-        sizes: (n, 2) lengths and widths.
+        motion: (frames, n, 3) map x, y and yaw of the centres of the footprints.
+        sizes: (n, 2) lengths and widths, metres.
     """
     return int(_first_overlap(motion, sizes, np.hypot(sizes[:, 0], sizes[:, 1]) / 2))
 

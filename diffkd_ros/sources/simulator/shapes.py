@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of the scene's bodies as hexahedra: vehicles of six classes, buildings and walls."""
+"""Shapes as hexahedra: vehicles of six classes, and boxes for buildings and walls."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ GROUND_CLEARANCE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class VehicleClass:
-    """Sort of vehicle.
+    """A class of vehicles.
 
     Attributes:
         name: unique among the classes.
-        length: shortest and longest, metres; width and height likewise.
-        width: see length.
-        height: see length.
-        share: how common the class is in traffic.
-        agile: turns at junctions; others only go straight on, as a long body would swing into the next lane.
-        connects: may be a connected vehicle with a LiDAR on its roof.
+        length: minimum and maximum, metres.
+        width: minimum and maximum, metres.
+        height: minimum and maximum, metres.
+        share: relative frequency in traffic.
+        agile: turns at junctions; others only go straight, as a long body would swing into the next lane.
+        connects: can be a connected vehicle with a LiDAR on its roof.
     """
 
     name: str
@@ -48,13 +48,13 @@ VEHICLE_CLASSES = (
 
 @dataclass(frozen=True, slots=True)
 class Vehicle:
-    """A vehicle's shape about the middle of its footprint: x forward, y left, z up from the ground below.
+    """The shape of a vehicle. Origin: centre of its footprint on the ground; x forward, y left, z up.
 
     Attributes:
-        kind: its class.
+        kind: vehicle class.
         corners: (parts, 8, 3) float64 corners of its convex parts, metres.
-        size: (3,) float64 length, width and height of the hull of the parts, which is centred on x = y = 0.
-        centre_z: of that hull, metres above the ground.
+        size: (3,) float64 length, width and height of the bounding box of the parts, centred on x = y = 0.
+        centre_z: height of the centre of that box above the ground, metres.
         reflectivity: (parts,) float32.
     """
 
@@ -72,7 +72,7 @@ def frustum(
     top_x: tuple[float, float] | None = None,
     top_width: float | None = None,
 ) -> _Corners:
-    """The 8 corners of a body with a rectangular bottom and a (by default equal) rectangular top.
+    """The 8 corners of a body with a rectangular bottom and a rectangular top, equal by default.
 
     Args:
         x: rear and front end of the bottom, metres.
@@ -105,7 +105,7 @@ def upright_box(
 
 
 def draw_vehicle(rng: np.random.Generator, longest: float = np.inf) -> Vehicle:
-    """Draw a vehicle of one of the classes none of which is longer than that (metres)."""
+    """Draw a vehicle of one of the classes that are at most `longest` metres long."""
     classes = [each for each in VEHICLE_CLASSES if each.length[1] <= longest]
     pick, a, b, c, d, e, f = rng.random(7).tolist()
     pick *= sum(each.share for each in classes)

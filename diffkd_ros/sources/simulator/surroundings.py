@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands beside the roads: parked vehicles, buildings, walls, poles and trees."""
+"""Parking places, buildings, walls, poles and trees along the roads."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from diffkd_ros.sources.simulator.roads import KERB_STRIP, RoadNetwork
 from diffkd_ros.sources.simulator.shapes import upright_box
 
 PAVEMENT = 2.5
-_REACH = 115.0  # nothing is built farther out along an arm
+_REACH = 115.0  # metres along an arm up to which it is built up
 _KERB_SLOT = 7.2
 _LOT_SLOT = 2.9
 
 
 @dataclass(slots=True)
 class Surroundings:
-    """Standing things of a scene, as they are placed one after the other.
+    """The static objects of a scene, placed one after the other.
 
-    A place is named by the arm it lies along, its side (1 left, -1 right, looking outwards) and how far out
-    it begins.
+    A position is given by the arm, the side (1 left, -1 right, looking outwards) and the distance along the
+    arm at which the object begins.
 
     Attributes:
         rng: draws everything.
-        roads: what it all stands beside.
-        ground: what it all stands on.
-        slots: places for parked vehicles: map x, y, yaw and the longest vehicle that fits, metres.
+        roads: the road network.
+        ground: the ground.
+        slots: parking places: map x, y, yaw and the length of the longest vehicle that fits, metres.
         boxes: corners (8, 3) and reflectivity of the box-shaped solids.
-        rounds: rows as in `Solids.rounds`, reflectivity and roughness of the round ones.
-        footprints: x, y, yaw, length and depth of the ground that is taken.
+        rounds: rows as in `Solids.rounds`, reflectivity and roughness of the round solids.
+        footprints: x, y, yaw, length and depth of the occupied areas.
     """
 
     rng: np.random.Generator
@@ -46,7 +46,7 @@ class Surroundings:
     footprints: list[tuple[float, float, float, float, float]] = field(default_factory=list)
 
     def solids(self) -> Solids:
-        """All of them as solids without owner (-1)."""
+        """All objects as solids without owner (-1)."""
         corners = np.stack([c for c, _ in self.boxes]) if self.boxes else np.zeros((0, 8, 3))
         rounds = np.array([r for r, _, _ in self.rounds]).reshape(-1, 6)
         count = len(corners) + len(rounds)
@@ -60,27 +60,27 @@ class Surroundings:
         )
 
     def mark_kerb(self, arm: int, side: float) -> None:
-        """Mark parking places along a kerb, or none where parking is forbidden."""
+        """Add the parking places along a kerb; at some kerbs parking is forbidden."""
         rng, roads = self.rng, self.roads
         if rng.random() < 0.4:
             return
         left = side * (roads.half_width - KERB_STRIP / 2 + 0.1)
         along = roads.stop_distance + 3.0
         while along < 95.0:
-            # Here and there a bus stop or loading bay, two places long.
+            # Some are bus stops or loading bays of double length.
             places = 2 if rng.random() < 0.12 else 1
             middle = along + places * _KERB_SLOT / 2 + rng.uniform(-0.2, 0.2)
             x, y = roads.place(arm, middle, left + rng.uniform(-0.06, 0.06))
             # Traffic keeps right: on the left of the outward direction it drives inwards.
             yaw = roads.heading(arm, middle) + (np.pi if side > 0 else 0.0)
             turned = np.pi if rng.random() < 0.05 else 0.0
-            # Inside a bend the kerb is shorter than the road's middle, which `along` is measured on.
-            room = places * _KERB_SLOT * min(1.0, 1.0 - roads.curvatures[arm] * left) - 0.4
-            self.slots.append((x, y, yaw + turned + rng.normal(0, 0.012), room))
+            # Inside a bend the kerb is shorter than the centre line, on which `along` is measured.
+            longest = places * _KERB_SLOT * min(1.0, 1.0 - roads.curvatures[arm] * left) - 0.4
+            self.slots.append((x, y, yaw + turned + rng.normal(0, 0.012), longest))
             along += places * _KERB_SLOT
 
     def line_pavement(self, arm: int, side: float) -> None:
-        """Put poles, cabinets and in some streets trees on a pavement, close to the kerb."""
+        """Put poles, cabinets and, in some streets, trees on a pavement, close to the kerb."""
         rng, roads = self.rng, self.roads
         trees = rng.random() < 0.6
         spacing = rng.uniform(9.0, 16.0)
@@ -99,7 +99,7 @@ class Surroundings:
             along += spacing * rng.uniform(0.8, 1.3)
 
     def fill_plot(self, arm: int, side: float, along: float) -> float:
-        """Put a building, a parking lot or little on the next plot; returns where the one after it begins."""
+        """Put a building, a parking lot, a wall or trees on a plot; returns where the next plot begins."""
         kind = self.rng.random()
         if kind < 0.62:
             return self.build_house(arm, side, along) or along + 4.0
@@ -117,7 +117,7 @@ class Surroundings:
         return along + length + 1.0
 
     def build_house(self, arm: int, side: float, along: float) -> float | None:
-        """Put up a building and perhaps a wall; returns where the next plot begins, None for want of room."""
+        """Add a building, perhaps with a wall; returns the start of the next plot, None if it cannot fit."""
         rng = self.rng
         length, depth = rng.uniform(10.0, 30.0), rng.uniform(9.0, 16.0)
         left = side * (self._building_line + rng.exponential(0.8) + depth / 2)
@@ -135,11 +135,11 @@ class Surroundings:
 
     @property
     def _building_line(self) -> float:
-        """Distance from an arm's middle beyond which may be built."""
+        """Distance from the centre line of an arm beyond which buildings are allowed."""
         return self.roads.half_width + PAVEMENT
 
     def _lot(self, arm: int, side: float, along: float) -> float | None:
-        """Lay out a parking lot of two or four rows along the road; returns as `build_house` does."""
+        """Add a parking lot of two or four rows along the road; returns the same as `build_house`."""
         rng = self.rng
         columns = int(rng.integers(4, 9))
         rows = [(3.0, 0.0), (14.5, np.pi), (20.0, 0.0), (31.5, np.pi)][: 2 if rng.random() < 0.5 else 4]
@@ -183,7 +183,7 @@ class Surroundings:
         self.rounds.append(((x, y, z + trunk + half * 0.9, radius, half, 0.0), 0.4, 0.25))
 
     def _cabinet(self, x: float, y: float, yaw: float) -> None:
-        """A street cabinet a step farther along the pavement than x, y."""
+        """Add a street cabinet, a little farther along the pavement than x, y."""
         rng, z = self.rng, self.ground.height(x, y)
         length, width, height = rng.uniform(0.6, 1.6), rng.uniform(0.35, 0.7), rng.uniform(0.9, 1.5)
         shift = rng.uniform(1.2, 2.0)
@@ -192,7 +192,7 @@ class Surroundings:
         self.boxes.append((corners, rng.uniform(0.2, 0.6)))
 
     def _claim(self, x: float, y: float, yaw: float, length: float, depth: float) -> bool:
-        """Take a footprint if it lies off every road and its pavement and off all footprints taken before."""
+        """Occupy a footprint, unless it overlaps a road, its pavement or an occupied footprint."""
         if self.roads.distance_outside(*_outline(x, y, yaw, length, depth)).min() < PAVEMENT - 1.0:
             return False
         if _meets_any(x, y, yaw, length, depth, np.array(self.footprints).reshape(-1, 5)):
@@ -202,13 +202,13 @@ class Surroundings:
 
 
 def make_surroundings(rng: np.random.Generator, roads: RoadNetwork, ground: HeightField) -> Surroundings:
-    """Line both sides of every arm, going outwards: kerb, pavement, then buildings, lots or open ground."""
+    """Build up both sides of every arm: kerb, pavement, then buildings, parking lots or open ground."""
     scene = Surroundings(rng, roads, ground)
     sides = [(arm, side) for arm in range(len(roads.directions)) for side in (1.0, -1.0)]
     for arm, side in sides:
         scene.mark_kerb(arm, side)
         scene.line_pavement(arm, side)
-    # Junction corners are built up before the rest: houses there are what hides the cross traffic.
+    # Junction corners come first: buildings there hide the cross traffic.
     next_plot = {}
     for arm, side in sides:
         along = roads.stop_distance - 6.0 + rng.exponential(1.5)
@@ -229,7 +229,7 @@ def make_surroundings(rng: np.random.Generator, roads: RoadNetwork, ground: Heig
 def _outline(
     x: float, y: float, yaw: float, length: float, depth: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Map x and y of 28 places along the edge of a rectangle."""
+    """Map x and y of 28 points on the edge of a rectangle."""
     xs, ys = np.empty(28), np.empty(28)
     c, s = np.cos(yaw), np.sin(yaw)
     for k in range(28):

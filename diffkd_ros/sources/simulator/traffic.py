@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vehicles that follow their lanes, keep their distance and take turns at the junction.
+"""Traffic: vehicles follow lanes, keep their distance and cross the junction in turn.
 
-Longitudinal motion is the Intelligent Driver Model (Treiber, Hennecke, Helbing, 2000). A vehicle may pass its
-stop line once its light is green and no vehicle whose way conflicts with its own is in the junction;
-otherwise the line is a standing obstacle to it.
+Longitudinal motion follows the Intelligent Driver Model (Treiber, Hennecke, Helbing, 2000). A vehicle may
+pass its stop line if its light is green and no vehicle on a conflicting route is in the junction; otherwise
+the stop line acts as a standing obstacle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from diffkd_ros.sources.simulator.roads import LANE_LENGTH, RoadNetwork
 
-WARM_UP = 8.0  # seconds driven before frame 0, for queues to form
+WARM_UP = 8.0  # seconds simulated before frame 0, for queues to form
 _MAX_STEP = 0.1
 _STANDSTILL_GAP = 2.0
 _HEADWAY = 1.2
@@ -34,19 +34,19 @@ def simulate_traffic(
     """Drive the moving vehicles of a scene.
 
     Args:
-        rng: draws starting places, ways, wished speeds and the lights' timing.
+        rng: draws initial positions, routes, desired speeds and the timing of the lights.
         roads: the road network.
         lengths: (n,) vehicle lengths, metres.
-        agile: (n,) True for vehicles that may turn at the junction; others go straight on.
-        frames: number of instants wanted.
-        rate: instants per second.
+        agile: (n,) whether a vehicle may turn at the junction; others go straight.
+        frames: number of frames.
+        rate: frames per second.
 
     Returns:
-        kept: (m,) indices of the vehicles that found room on a lane, m <= n.
+        kept: (m,) indices of the vehicles that fit on a lane, m <= n.
         motion: (frames, m, 3) float64 map x, y of the centre and yaw.
         speed: (frames, m) float64 metres per second.
     """
-    kept, route, start, speed, wished = _place(rng, roads, lengths, agile)
+    kept, route, start, speed, desired = _place(rng, roads, lengths, agile)
     routes = roads.routes
     entry, exit_lane, way, turn_speed = (
         np.array([getattr(routes[r], name) for r in route])
@@ -58,7 +58,7 @@ def simulate_traffic(
         start,
         speed,
         lengths[kept],
-        wished,
+        desired,
         entry,
         exit_lane,
         way,
@@ -87,7 +87,7 @@ def _place(
 ) -> tuple[
     NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]
 ]:
-    """Put vehicles on lanes one behind the other: index, route, s of the centre, speed and wished speed."""
+    """Place vehicles on lanes, one behind the other: index, route, s of the centre, speed, desired speed."""
     lane_count = len(roads.directions) * roads.lanes
     by_entry = [
         [r for r, route in enumerate(roads.routes) if route.entry == lane] for lane in range(lane_count)
@@ -95,12 +95,12 @@ def _place(
     by_exit = [
         [r for r, route in enumerate(roads.routes) if route.exit == lane] for lane in range(lane_count)
     ]
-    # Where the last vehicle put on each lane ends: rearwards from the stop line, or onwards from the exit.
+    # End of the last vehicle on each lane: backwards from the stop line, or forwards from the exit.
     entry_tail = -rng.uniform(1.0, 15.0, lane_count)
     exit_head = rng.uniform(6.0, 60.0, lane_count)
     flow_speed = rng.uniform(6.0, 11.0)
     mean_gap = rng.uniform(2.0, 10.0)
-    kept, route, start, speed, wished = [], [], [], [], []
+    kept, route, start, speed, desired = [], [], [], [], []
     for vehicle, length in enumerate(lengths):
         own_speed = flow_speed * rng.uniform(0.8, 1.15)
         gap = _STANDSTILL_GAP + 1.0 + rng.exponential(mean_gap)
@@ -111,7 +111,7 @@ def _place(
             choices = [r for r in choices if abs(roads.routes[r].turn) < np.radians(45)]
         if not choices:
             continue
-        # Going straight on is as common as all turns together.
+        # Going straight is as common as all turns together.
         turns = [r for r in choices if abs(roads.routes[r].turn) >= np.radians(45)]
         straight_on = [r for r in choices if abs(roads.routes[r].turn) < np.radians(45)]
         if turns and straight_on:
@@ -130,13 +130,13 @@ def _place(
         route.append(chosen)
         start.append(centre)
         speed.append(own_speed if leaving else min(own_speed, gap / _HEADWAY))
-        wished.append(own_speed)
+        desired.append(own_speed)
     return (
         np.array(kept, np.int64),
         np.array(route, np.int64),
         np.array(start),
         np.array(speed),
-        np.array(wished),
+        np.array(desired),
     )
 
 
@@ -145,7 +145,7 @@ def _drive(
     start: NDArray[np.float64],
     start_speed: NDArray[np.float64],
     length: NDArray[np.float64],
-    wished: NDArray[np.float64],
+    desired: NDArray[np.float64],
     entry: NDArray[np.int64],
     exit_lane: NDArray[np.int64],
     way: NDArray[np.float64],
@@ -160,12 +160,12 @@ def _drive(
     substeps: int,
     step: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Step the vehicles along their ways; returns s and speed, (frames, n) each."""
+    """Step the vehicles along their routes; returns s and speed, (frames, n) each."""
     n = len(start)
     s = start.copy()
     v = start_speed.copy()
     acceleration = np.zeros(n)
-    # inside: allowed past the stop line and not yet clear of the junction.
+    # inside: has passed the stop line, or may, and has not left the junction.
     inside = np.zeros(n, np.bool_)
     for i in range(n):
         inside[i] = s[i] + length[i] / 2 > 0 and s[i] - length[i] / 2 < way[i]
@@ -198,8 +198,8 @@ def _drive(
             for i in range(n):
                 front = s[i] + length[i] / 2
                 past = front > 0 or inside[i]
-                # Slow down in time for the junction's curve.
-                limit = wished[i]
+                # Brake in time for the curve in the junction.
+                limit = desired[i]
                 if s[i] - length[i] / 2 < way[i]:
                     ahead = max(-s[i], 0.0)
                     limit = min(limit, np.sqrt(turn_speed[i] ** 2 + 2 * 1.5 * ahead))
@@ -243,8 +243,8 @@ def _poses(
 ) -> NDArray[np.float64]:
     """Map x, y, yaw of vehicles at s (frames, n), metres along their paths.
 
-    Their axles, half_base from the middle, stand on the path, so the middle cuts a corner as a real one's
-    does; aside (n,) shifts a vehicle to the left.
+    The axles, `half_base` from the centre, are on the path, so the centre cuts corners as that of a real
+    vehicle. `aside` (n,) shifts a vehicle to the left.
     """
     frames, n = s.shape
     result = np.empty((frames, n, 3))

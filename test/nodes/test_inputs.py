@@ -25,7 +25,7 @@ MOUNT = (0.6, 0.1, 1.7, 0.0, 0.02, 0.3)
 @pytest.fixture(scope='module')
 def car(group, partner, scene, model):
     (spec,) = (s for s in graph.vehicle_specs([1, 2], 1, {'model': str(model)}) if 'vehicle' in s.executable)
-    own = {'pose_source': 'pose', 'base_to_lidar': list(MOUNT), 'pose_wait': 5.0}
+    own = {'pose_source': 'pose', 'base_to_lidar': list(MOUNT), 'pose_wait': 1.0}
     process = group.start(replace(spec, parameters={**spec.parameters, **own}))
     group.wait_ready(PATIENCE)
     return process

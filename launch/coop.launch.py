@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cooperative set-up: one ego, its neighbours, a source that is played to them, scoring, recording, RViz.
+"""Starts an ego, its neighbours, a player of a source of frames, scoring, recording and RViz.
 
 ros2 launch diffkd_ros coop.launch.py vehicles:=1,2,3 ego:=1 source:=sim mode:=realtime rviz:=true
 """
@@ -11,6 +11,7 @@ from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, Shutdown
 
 from diffkd_ros.launching import actions, graph
+from diffkd_ros.sources.source import DEFAULT_SEED
 
 SHARE = get_package_share_directory('diffkd_ros')
 ARGUMENTS = [
@@ -26,9 +27,12 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'source',
         default_value='sim',
-        description='sim, opv2v:DIR, dair:DIR or bag:DIR is played; with live vehicles publish themselves.',
+        description='What to play: sim, sim:SEED, opv2v:DIR, dair:DIR or bag:FILE; live: nothing, '
+        'the vehicles publish their own clouds.',
     ),
-    DeclareLaunchArgument('seed', default_value='0', description='Seed of the simulator.'),
+    DeclareLaunchArgument(
+        'seed', default_value=str(DEFAULT_SEED), description='Seed of source sim without one.'
+    ),
     DeclareLaunchArgument(
         'mode',
         default_value='realtime',

@@ -24,7 +24,6 @@ from launch.events.process import ShutdownProcess
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.launching import actions, graph
 from diffkd_ros.sources.rosbag import RosbagDataset
-from diffkd_ros.sources.source import bag_paths
 
 SHARE = get_package_share_directory('diffkd_ros')
 # So long, seconds, may the last answers be under way to those who watch.
@@ -57,10 +56,9 @@ ARGUMENTS = [
 ]
 
 
-def player(given, source, dataset, on_exit):
+def player(given, paths, dataset, on_exit):
     """The action that plays the bag."""
     speed = float(given['speed'])
-    paths = [*given['bag'].split(','), *filter(None, [given['ground_truth']])]
     if given['mode'] == 'realtime' and len(paths) == 1 and importlib.util.find_spec('ros2bag'):
         topics = ['/tf', '/tf_static', graph.TRUTH_TOPIC]
         for vehicle in dataset.agents:
@@ -69,7 +67,7 @@ def player(given, source, dataset, on_exit):
         # Time for the nodes to load their model and to find each other.
         command += ['--delay', '15', '--disable-keyboard-controls', '--topics', *topics]
         return ExecuteProcess(cmd=command, output='screen', on_exit=on_exit)
-    parameters = {'source': source, 'ego': dataset.ego, 'mode': given['mode']}
+    parameters = {'source': 'bag:' + ','.join(paths), 'ego': dataset.ego, 'mode': given['mode']}
     if given['mode'] == 'realtime':
         parameters['rates'] = [speed * dataset.rate]
     spec = graph.player_spec(parameters, evaluated=True, answers_recorded=True)
@@ -79,9 +77,9 @@ def player(given, source, dataset, on_exit):
 def start(context):
     """Resolve the arguments and look into the bag, and turn the graph into actions."""
     given = actions.given(ARGUMENTS, context)
-    source = 'bag:' + ','.join(filter(None, [given['bag'], given['ground_truth']]))
+    paths = [*given['bag'].split(','), *filter(None, [given['ground_truth']])]
     chosen = int(given['ego']) if given['ego'] else None
-    dataset = RosbagDataset(bag_paths(source.removeprefix('bag:')), chosen)
+    dataset = RosbagDataset(paths, chosen)
     ego = dataset.ego
     out = os.path.abspath(given['out'])
     answers = os.path.join(out, 'answers')
@@ -89,7 +87,15 @@ def start(context):
         raise DiffkdError(f'{out} holds the answers of an earlier replay; choose another folder with out:=')
     os.makedirs(out, exist_ok=True)
     model = {'model': given['model']}
-    evaluate = ['evaluate', '--source', source, '--answers', answers, '--corruptions', 'none']
+    evaluate = [
+        'evaluate',
+        '--source',
+        'bag:' + ','.join(paths),
+        '--answers',
+        answers,
+        '--corruptions',
+        'none',
+    ]
     evaluate += ['--model', given['model'], '--out', out]
     # In the Python of the nodes' scripts: `ros2` itself runs in the system's, whatever is activated.
     report = ExecuteProcess(
@@ -112,7 +118,7 @@ def start(context):
         *(actions.node(spec, given['params_file']) for spec in specs),
         evaluator,
         recorder,
-        player(given, source, dataset, at_end),
+        player(given, paths, dataset, at_end),
     ]
     return started + actions.rviz(SHARE, given['rviz'])
 

@@ -1,67 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of any source as a rosbag2."""
+"""Writes the frames of any source as a rosbag2 or in the layout of OPV2V."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffkd_ros.bags.writer import BagError, BagWriter, serialised
 from diffkd_ros.frame import CoopFrame
+from diffkd_ros.sources.opv2v import write_opv2v
 from diffkd_ros.sources.restamping import restamped
 
-# Stamp of the first frame, nanoseconds. Not 0, which to ROS means that no time is known; and always the same,
-# so that the same frames give the same messages.
+# Stamp of the first frame, nanoseconds: not 0, which in ROS means an unknown time, and a constant, so that
+# the same frames give the same messages.
 _START = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Written:
-    """What a bag got.
+    """What was written.
 
     Attributes:
-        frames: of all drives.
-        scenarios: drives, with a gap in time between them.
-        agents: ids of all that took part.
-        messages: on all topics.
+        frames: number of frames.
+        names: of the scenarios.
+        agents: ids of all agents.
     """
 
-    frames: int
-    scenarios: int
-    agents: tuple[int, ...]
-    messages: int
+    frames: int = 0
+    names: set[str] = field(default_factory=set)
+    agents: set[int] = field(default_factory=set)
+
+    @property
+    def scenarios(self) -> int:
+        """Number of scenarios."""
+        return len(self.names)
 
 
-def write_bag(
-    frames: Iterable[CoopFrame], path: Path, on_frame: Callable[[int], object] = lambda count: None
-) -> Written:
-    """Write frames as the topics a player would publish.
+def write_bag(frames: Iterable[CoopFrame], path: Path) -> None:
+    """Write frames as the topics that a player would publish.
 
     They are `/cav_<n>/points` and `/cav_<n>/odometry` (road-side units: `/rsu_<n>/...`), `/ground_truth` in
-    the ego's LiDAR frame where it is known, and `/tf`. Drives follow each other 10 s apart.
+    the ego's LiDAR frame if it is known, and `/tf`. Scenarios follow each other 10 s apart.
 
     Args:
-        frames: drive after drive.
+        frames: one scenario after the other.
         path: folder of the bag, which must not exist yet.
+
+    Raises:
+        BagError: if the folder exists, or writing fails.
+    """
+    with BagWriter(path) as bag:
+        for frame in restamped(frames, _START):
+            for topic, message_type, data in serialised(frame, bag.types):
+                bag.write(topic, message_type, frame.stamp, data)
+
+
+_WRITERS: dict[str, Callable[[Iterable[CoopFrame], Path], None]] = {'bag': write_bag, 'opv2v': write_opv2v}
+
+
+def convert(
+    frames: Iterable[CoopFrame],
+    path: Path,
+    to: str = 'bag',
+    on_frame: Callable[[int], object] = lambda count: None,
+) -> Written:
+    """Write frames to a new folder.
+
+    Args:
+        frames: one scenario after the other.
+        path: folder, which must not exist yet.
+        to: `bag` or `opv2v`.
         on_frame: called with the number of frames written so far.
 
     Raises:
         BagError: if there are no frames, the folder exists, or writing fails.
+        DatasetError: if the layout of OPV2V cannot hold a frame.
     """
+    if path.exists():
+        raise BagError(f'cannot write to {path}: it exists already')
     upcoming = iter(frames)
     first = next(upcoming, None)
     if first is None:
         raise BagError(f'nothing to write to {path}: the source has no frames')
-    count = 0
-    scenarios: set[str] = set()
-    agents: set[int] = set()
-    with BagWriter(path) as bag:
-        for count, frame in enumerate(restamped(itertools.chain([first], upcoming), _START), start=1):
-            for topic, message_type, data in serialised(frame, bag.types):
-                bag.write(topic, message_type, frame.stamp, data)
-            scenarios.add(frame.scenario)
-            agents.update(frame.agents)
-            on_frame(count)
-    return Written(count, len(scenarios), tuple(sorted(agents)), bag.counts.total())
+    written = Written()
+
+    def counted() -> Iterator[CoopFrame]:
+        for frame in itertools.chain([first], upcoming):
+            yield frame
+            written.frames += 1
+            written.names.add(frame.scenario)
+            written.agents.update(frame.agents)
+            on_frame(written.frames)
+
+    try:
+        _WRITERS[to](counted(), path)
+    except OSError as error:
+        raise BagError(f'writing {path} failed: {error}') from error
+    return written

@@ -17,7 +17,7 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import CooperativeDetector
 from diffkd_ros.runtime.encoder import FeatureEncoder
 from diffkd_ros.runtime.features import BevFeature
-from diffkd_ros.sources.dataset import readable_frames
+from diffkd_ros.sources.dataset import readable
 from diffkd_ros.sources.rosbag import RosbagDataset
 
 _IOU = 0.5
@@ -66,10 +66,11 @@ def review_bag(
     detector = CooperativeDetector(card, threads=threads)
     precision = AveragePrecision(min_points=min_points)
     source = RosbagDataset(bag)
+    frames = filter(None, (readable(source.__getitem__, index) for index in range(len(source))))
     views: list[scene.FusionView] = []
     gains: list[int] = []
     count = 0
-    for count, frame in enumerate(readable_frames(source), start=1):
+    for count, frame in enumerate(frames, start=1):
         ego = frame.agents[frame.ego]
         own = encoder.encode(ego.points)
         alone = detector.detect([own], [ego.pose]).boxes

@@ -25,7 +25,7 @@ from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.share import share_directory
-from diffkd_ros.sources.source import SimulationOptions, open_source
+from diffkd_ros.sources.source import Source
 
 # Everything the demo writes, so everything it may delete from an earlier run.
 OUTPUTS = ('logs', 'bag', 'summary.json', 'bev.png', 'animation.gif')
@@ -125,8 +125,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
 
 def _warm_up(options: DemoOptions) -> None:
     """Compile the simulator, which a first run has to do, while the nodes start."""
-    source = open_source('sim', SimulationOptions(options.seed, options.vehicles, options.rate, 1))
-    next(iter(source))
+    simulator = {'agents': options.vehicles, 'rate': options.rate, 'frames_per_scenario': 1}
+    next(Source('sim', default_seed=options.seed, simulator=simulator).frames())
 
 
 def _play_in_lockstep(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from diffkd_ros.evaluation.drives import Source
 from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.metrics.average_precision import ANY_OVERLAP
 from diffkd_ros.metrics.calibration import (
@@ -17,6 +16,7 @@ from diffkd_ros.metrics.calibration import (
     localisation_aware_calibration,
 )
 from diffkd_ros.metrics.frame_results import FrameResults
+from diffkd_ros.sources.source import Source
 
 _METHODS: dict[str, type[TemperatureScaling] | type[IsotonicScaling]] = {
     'temperature': TemperatureScaling,
@@ -77,7 +77,7 @@ def check_calibration(method: str, fitted_on: Source | None, scored_on: Source) 
         raise ExperimentError(
             f'calibration {method} needs frames of its own to be fitted to: say which, as in sim:4'
         )
-    if fitted_on.shares_drives(scored_on):
+    if fitted_on.shares_scenarios(scored_on):
         raise ExperimentError(
             f'calibration {method} would be fitted to frames it is then judged on: '
             f'{_named(fitted_on)} and {_named(scored_on)} share some'

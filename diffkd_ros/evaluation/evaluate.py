@@ -25,7 +25,6 @@ from diffkd_ros import __version__
 from diffkd_ros.evaluation import calibrators
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import INTERMEDIATE, cooperation_named
-from diffkd_ros.evaluation.drives import Source
 from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.measures import Evaluation
 from diffkd_ros.evaluation.model import Sessions
@@ -42,6 +41,7 @@ from diffkd_ros.evaluation.run import (
     usable,
 )
 from diffkd_ros.metrics.result_file import write_json
+from diffkd_ros.sources.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def _run_with_progress(plan: Plan, jobs: Sequence[Job], options: Options, consol
         console.print('every condition was run before', highlight=False)
         return
     frames = {
-        number: len(plan.positions(plan.source.drive(number))) for number in {job.number for job in jobs}
+        number: len(plan.positions(plan.source.scenario(number))) for number in {job.number for job in jobs}
     }
     total = sum(frames[job.number] * len(job.conditions) for job in jobs)
     with Progress(
@@ -241,7 +241,7 @@ def _about(plan: Plan, options: Options, left_out: Mapping[str, Any]) -> dict[st
         'cooperation': plan.cooperation,
         'answers': [str(path) for path in plan.answers],
         'source': options.source.spec,
-        'frames_per_scenario': options.source.frames,
+        'frames_per_scenario': options.source.frames_per_scenario,
         'seeds': sorted({condition.seed for condition in options.conditions}),
         'left_out': left_out,
         'written': datetime.now(timezone.utc).isoformat(timespec='seconds'),

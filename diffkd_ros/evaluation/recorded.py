@@ -43,7 +43,7 @@ def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
         if plan.kept(_CLEAN, name) is not None:
             scored = True
             continue
-        drive = plan.source.drive(number)
+        drive = plan.source.scenario(number)
         results: list[FrameResults] = []
         reasons: dict[str, str] = defaultdict(str)
         for position in plan.positions(drive):

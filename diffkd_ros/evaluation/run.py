@@ -26,8 +26,8 @@ from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import INTERMEDIATE, Cooperation, cooperation_named
-from diffkd_ros.evaluation.drives import Drive, Source, history_frames, needed_frames
 from diffkd_ros.evaluation.errors import ExperimentError
+from diffkd_ros.evaluation.history import history_frames, needed_frames
 from diffkd_ros.evaluation.model import CleanFrame, Model, Sessions
 from diffkd_ros.evaluation.pipeline import MAX_AGE, Perceiver, score
 from diffkd_ros.metrics.average_precision import EvaluationError
@@ -36,6 +36,7 @@ from diffkd_ros.metrics.frame_results import FrameResults, join
 from diffkd_ros.metrics.protocol import Protocol, protocol_named
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.runtime.card import sha256
+from diffkd_ros.sources.source import Scenario, Source
 
 SETTINGS = 'evaluation.json'
 LEFT_OUT = 'left_out.json'
@@ -79,7 +80,7 @@ class Plan:
         """
         return protocol_named(self.protocol_name)
 
-    def positions(self, drive: Drive) -> list[int]:
+    def positions(self, drive: Scenario) -> list[int]:
         """Frames of a drive that are scored."""
         return self.source.positions(drive, history_frames(MAX_AGE))
 
@@ -156,7 +157,9 @@ def settle(plan: Plan) -> None:
         'source': plan.source.spec,
         'split': plan.source.split,
         'split_file': None if plan.source.split_file is None else sha256(plan.source.split_file),
-        'frames_per_scenario': plan.source.frames,
+        'labels': None if plan.source.labels is None else str(plan.source.labels),
+        'pose': plan.source.pose,
+        'frames_per_scenario': plan.source.frames_per_scenario,
         'model': card.model_id,
         'files': card.files,
         'protocol': plan.protocol.name,
@@ -211,7 +214,7 @@ def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
 
 def _run_job(plan: Plan, job: Job, line: _Line) -> None:
     """Run a job and save its results, and what was left out and why."""
-    cooperation, drive, protocol = plan.open(), plan.source.drive(job.number), plan.protocol
+    cooperation, drive, protocol = plan.open(), plan.source.scenario(job.number), plan.protocol
     perceivers = {condition: Perceiver(cooperation, condition) for condition in job.conditions}
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
     left_out: dict[Condition, LeftOut] = defaultdict(dict)

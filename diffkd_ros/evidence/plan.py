@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import Condition, make_conditions
-from diffkd_ros.evaluation.drives import Source
+from diffkd_ros.sources.source import Source
 from diffkd_ros.training.checkpoint import CHECKPOINT
 from diffkd_ros.training.recipe import Recipe, Stage, load_recipe
 

@@ -18,7 +18,7 @@ from diffkd_ros.nodes.base import entry
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import FrameFeeder, PlayedFrame, open_played
 from diffkd_ros.nodes.playing.lockstep import LockStep
-from diffkd_ros.sources.source import SimulationOptions
+from diffkd_ros.sources.source import DEFAULT_SEED, Source
 
 # Of simulated frames in lock-step, Hz.
 _LOCKSTEP_RATE = 10.0
@@ -29,9 +29,12 @@ class PlayerParameters:
     """Parameters of `player_node`."""
 
     source: str = parameter(
-        'sim', 'What to play: sim, opv2v:DIR, dair:DIR or bag:FILE[,FILE...], which keeps its stamps.'
+        'sim',
+        'What to play: sim, sim:SEED, opv2v:DIR, dair:DIR or bag:FILE[,FILE...], which keeps its stamps.',
     )
-    seed: int = parameter(0, 'Seed of the simulator.', minimum=0)
+    seed: int = parameter(
+        DEFAULT_SEED, 'Seed of the simulator; a seed in the source, as in sim:3, takes precedence.', minimum=0
+    )
     vehicles: int = parameter(
         3, 'Connected vehicles in the simulation, including the ego.', minimum=1, maximum=5
     )
@@ -44,7 +47,7 @@ class PlayerParameters:
     frames: int = parameter(
         0, 'Number of frames to play in lock-step; 0: all (the simulator has no end).', minimum=0
     )
-    frames_per_scenario: int = parameter(20, 'Frames of a simulated scenario.', minimum=1, maximum=300)
+    frames_per_scenario: int = parameter(100, 'Frames of a simulated scenario.', minimum=1, maximum=300)
     rates: tuple[float, ...] = parameter(
         (5.0,),
         'Real time: frames per second, one rate after the other; 1 to 20 for the simulator.',
@@ -102,8 +105,9 @@ class PlayerNode(entry.RunnableNode):
 
     def _frames(self, rate: float, start: int) -> Iterable[PlayedFrame]:
         p = self._p
-        options = SimulationOptions(p.seed, p.vehicles, rate, p.frames_per_scenario)
-        return open_played(p.source, options, start, p.ego)
+        simulator = {'agents': p.vehicles, 'rate': rate, 'frames_per_scenario': p.frames_per_scenario}
+        source = Source(p.source, default_seed=p.seed, simulator=simulator)
+        return open_played(source, start, p.ego)
 
     def _play(self) -> None:
         try:

@@ -1,37 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Walks a whole data set, counts what it holds and names every broken file: `diffkd data check`."""
+"""Reads a whole data set, counts what it holds and lists every broken file: `diffkd data check`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 
 from diffkd_ros.frame import FrameError
-from diffkd_ros.sources.dair_v2x import DairV2xDataset
-from diffkd_ros.sources.dataset import DatasetError, FrameDataset, map_dataset
-from diffkd_ros.sources.opv2v import Opv2vDataset
-
-
-class UnknownFormatError(DatasetError):
-    """A folder in the layout of no known data set."""
+from diffkd_ros.sources.dataset import DatasetError, FrameDataset
+from diffkd_ros.sources.source import FORMATS, Source
 
 
 @dataclass(slots=True)
 class Report:
-    """What a data set holds.
+    """Contents of a data set.
 
     Attributes:
-        format: name of the data set.
-        scenarios: all drives or segments.
-        frames: all of them.
-        broken_frames: those that cannot be used; the counts below are of the others.
-        agents: vehicles and road-side units, each counted once a scenario.
+        format: name of the format.
+        scenarios: number of scenarios.
+        frames: number of frames.
+        broken_frames: frames that cannot be used; the counts below are of the others.
+        agents: vehicles and road-side units, each counted once per scenario.
         sweeps: LiDAR revolutions.
         points: returns in them.
-        boxes: labelled vehicles, each counted once a frame.
-        problems: a line for everything that is wrong, file and reason; the same one only once.
+        boxes: labelled vehicles, each counted once per frame.
+        problems: a line for each problem, with file and reason, without repetitions.
     """
 
     format: str
@@ -54,50 +51,28 @@ class _Examined:
     problems: tuple[str, ...] = ()
 
 
-def open_dataset(root: str | Path) -> tuple[str, FrameDataset]:
-    """Guess a folder's format by its subfolders and open it.
-
-    Agents of OPV2V are taken at any distance, so that every file is read.
-
-    Returns:
-        The format's name, and the data set.
-
-    Raises:
-        DatasetError: `UnknownFormatError` if it is none, or what the format's own reader says.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise UnknownFormatError(f'{root}: not a folder')
-    if any((root / name).is_dir() for name in ('cooperative', 'cooperative-vehicle-infrastructure')):
-        return 'DAIR-V2X-C', DairV2xDataset(root)
-    try:
-        return 'OPV2V', Opv2vDataset(root, communication_range=math.inf)
-    except DatasetError as error:
-        raise UnknownFormatError(
-            f'{root}: neither OPV2V (it {error.args[0].partition(": ")[2]}) nor DAIR-V2X-C (it has no folder '
-            f'cooperative)'
-        ) from error
-
-
 def check(
-    root: str | Path,
+    source: Source,
     on_problem: Callable[[str], object] = lambda line: None,
     on_frame: Callable[[int, int], object] = lambda done, total: None,
     workers: int = 0,
 ) -> Report:
-    """Read everything in a data set.
+    """Read everything in a data set, including agents out of communication range.
 
     Args:
-        root: of a data set whose format is guessed.
+        source: a recorded source.
         on_problem: called with the line of each problem as it is found.
-        on_frame: called after each frame with how many are done, and how many there are.
+        on_frame: called after each frame with the number of frames done and the number of all.
         workers: processes that read; 0 reads in this one.
 
     Raises:
-        DatasetError: if the folder is no data set at all; everything else is a problem in the report.
+        DatasetError: if the data set cannot be opened; everything else is a problem in the report.
     """
-    name, dataset = open_dataset(root)
-    report = Report(name, len(dataset.drives()), len(dataset))
+    known = FORMATS.get(source.kind)
+    if known and 'communication_range' in known.options:
+        source = replace(source, communication_range=math.inf)
+    dataset = source.open_dataset()
+    report = Report(known.title if known else '', len(dataset.scenarios()), len(dataset))
     agents: dict[str, set[int]] = {}
     seen: set[str] = set()
 
@@ -109,7 +84,7 @@ def check(
 
     for stray in dataset.strays():
         note(str(stray))
-    for done, examined in enumerate(map_dataset(dataset, _examine, workers), 1):
+    for done, examined in enumerate(_examined(dataset, workers), 1):
         for problem in examined.problems:
             note(problem)
         if examined.problems:
@@ -128,7 +103,7 @@ def _examine(dataset: FrameDataset, index: int) -> _Examined:
     try:
         frame = dataset[index]
     except (DatasetError, FrameError) as error:
-        # The first file that stops the frame need not be the only one.
+        # Reading stops at the first broken file; there may be more.
         return _Examined(problems=tuple(map(str, dataset.problems(index))) or (f'frame {index}: {error}',))
     return _Examined(
         frame.scenario,
@@ -136,3 +111,38 @@ def _examine(dataset: FrameDataset, index: int) -> _Examined:
         sum(len(sweep.points) for sweep in frame.agents.values()),
         0 if frame.ground_truth is None else len(frame.ground_truth),
     )
+
+
+def _examined(dataset: FrameDataset, workers: int) -> Iterator[_Examined]:
+    """Examine all frames in order; at most three results per process wait to be fetched."""
+    if workers == 0:
+        yield from (_examine(dataset, index) for index in range(len(dataset)))
+        return
+    # A forked child of a process with threads (ONNX Runtime's, rclpy's) may hang, hence `spawn`.
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context('spawn'), initializer=_keep, initargs=(dataset,)
+    ) as pool:
+        waiting: deque[Future[_Examined]] = deque()
+        try:
+            for index in range(len(dataset)):
+                waiting.append(pool.submit(_examine_kept, index))
+                if len(waiting) > 3 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+# A worker process's own copy of the data set.
+_kept: FrameDataset | None = None
+
+
+def _keep(dataset: FrameDataset) -> None:
+    global _kept
+    _kept = dataset
+
+
+def _examine_kept(index: int) -> _Examined:
+    assert _kept is not None
+    return _examine(_kept, index)

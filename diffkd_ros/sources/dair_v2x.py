@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the cooperative part of DAIR-V2X-C: one vehicle and one road-side unit, both real.
 
-The folder holds `vehicle-side`, `infrastructure-side` and `cooperative`. `cooperative/data_info.json` says
-which two clouds belong together, each side's own `data_info.json` when they were taken; poses come out of
-chains of calibration files, ground truth out of `cooperative/label_world`. All coordinates in it are
-right-handed, metres; nothing is mirrored. Images and single-side labels are not read.
+The folder holds `vehicle-side`, `infrastructure-side` and `cooperative`. `cooperative/data_info.json` lists
+pairs of clouds, and each side's own `data_info.json` the times at which they were taken. Poses are products
+of the transforms in calibration files; ground truth is read from `cooperative/label_world`. All coordinates
+are right-handed and in metres. Images and single-side labels are not read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
-from diffkd_ros.geometry.boxes import bev_corners, corners, count_points
-from diffkd_ros.geometry.poses import Matrix, transform_points
-from diffkd_ros.sources.dataset import DatasetError, raised
-from diffkd_ros.sources.pcd import PcdError, read_pcd, xyz
+from diffkd_ros.geometry.boxes import bev_corners, corners
+from diffkd_ros.geometry.poses import Matrix
+from diffkd_ros.sources.dataset import DatasetError, raised, returns_within
+from diffkd_ros.sources.pcd import read_pcd, xyz
 
 VEHICLE = 1
 INFRASTRUCTURE = -1
@@ -32,22 +32,18 @@ TYPES = ('car', 'truck', 'van', 'bus')  # all of them class 0, `vehicle`
 
 _WRAPPER = 'cooperative-vehicle-infrastructure'
 _SIDES = {VEHICLE: 'vehicle', INFRASTRUCTURE: 'infrastructure'}
-# Metres. A label is an upright box in a LiDAR's frame, so in the world it leans with the vehicle: 3 degrees
-# move a bus's corners by 0.3 m. Corners in an order that is not the format's are off by a car's width.
+# Metres. A label is an upright box in a LiDAR's frame, hence tilted with the vehicle in the map: 3 degrees
+# move the corners of a bus by 0.3 m. Corners in another order than the format's are off by a car's width.
 _CORNER_TOLERANCE = 1.0
-
-
-class DairV2xError(DatasetError):
-    """A folder or file that is not laid out as DAIR-V2X-C has it; the message names it and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A cooperative frame: which files belong to it."""
+    """The files of a cooperative frame."""
 
-    frame: str  # the vehicle's
+    frame: str  # number of the vehicle's cloud
     clouds: Mapping[int, Path]
-    calibrations: Mapping[int, tuple[Path, ...]]  # map <- ... <- LiDAR, from left to right
+    calibrations: Mapping[int, tuple[Path, ...]]  # factors of map <- LiDAR
     labels: Path
     offset: Any  # as recorded
     time: Any  # of the vehicle's cloud, as recorded
@@ -58,31 +54,32 @@ class _Pair:
 class DairV2xDataset:
     """Cooperative frames of DAIR-V2X-C, by segment (`batch_id`) and frame number.
 
-    The vehicle is agent 1 and the ego, the road-side unit agent -1. Poses are map <- LiDAR with the set's
-    `world` for a map:
+    The vehicle is agent 1 and the ego; the road-side unit is agent -1. Poses are map <- LiDAR, where the map
+    is the set's `world`:
 
     - vehicle: novatel_to_world · lidar_to_novatel,
-    - infrastructure: virtuallidar_to_world, its translation moved by the frame's `system_error_offset`
-      (an empty one counts as zero, as the set has it for frames that nobody corrected by hand).
+    - infrastructure: virtuallidar_to_world, its translation shifted by the frame's `system_error_offset`,
+      which is empty, and counts as zero, for frames that were not corrected by hand.
 
-    The two clouds were not taken at the same instant. A frame's stamp is the vehicle's; nothing makes up for
-    the difference. Rows with NaN are removed, intensity 0 to 255 becomes 0 to 1, and there are no rings: the
-    road-side cloud is not ordered by them.
+    The two clouds were taken at different instants. A frame's stamp is that of the vehicle's cloud; the
+    difference is not compensated. Rows with NaN are removed, and intensity is scaled from [0, 255] to [0, 1].
+    Sweeps have no rings, since the road-side cloud is not ordered by them.
 
-    Ground truth are the labelled cars, trucks, vans and buses, all of class 0. The set does not follow
-    vehicles over time, so track ids number the boxes of one frame only, from 2. A box over the vehicle's
-    LiDAR is the vehicle itself and gets its id, 1.
+    Ground truth are the labelled cars, trucks, vans and buses, all of class 0. The set does not track
+    vehicles, so track ids only number the boxes of one frame, from 2. A box around the vehicle's LiDAR is the
+    vehicle itself and gets its id, 1.
 
     Args:
-        root: the folder with the three sides, or the one that holds it under its published name.
+        root: folder of the three sides, or the folder that holds it under its published name.
         split_file: a JSON file with vehicle frame numbers: a list, or the set's own
-            `cooperative-split-data.json` with a list a split. All frames by default.
-        split: which list of the latter: train, val, ...
-        labels: folder with `<vehicle frame>.json` instead of `cooperative/label_world`: the set's original
-            labels or the complemented ones that come from the CoAlign project, whichever is elsewhere.
+            `cooperative-split-data.json` with a list per split. All frames by default.
+        split: name of a list of the latter: train, val, ...
+        labels: folder with `<vehicle frame>.json` used instead of `cooperative/label_world`, for example the
+            original labels or the complemented ones of the CoAlign project.
 
     Raises:
-        DairV2xError: if root is no such folder, or an index file or the split is missing or damaged.
+        DatasetError: if the folder is not a DAIR-V2X-C set, or an index file or the split is missing or
+            damaged.
     """
 
     def __init__(
@@ -100,15 +97,15 @@ class DairV2xDataset:
             if not (self.root / name).is_dir()
         ]
         if missing:
-            raise DairV2xError(f'{root}: not a folder of DAIR-V2X-C: has no {", ".join(missing)}')
+            raise DatasetError(f'{root}: not a folder of DAIR-V2X-C: has no {", ".join(missing)}')
         if labels is not None and not Path(labels).is_dir():
-            raise DairV2xError(f'{labels}: not a folder of labels')
+            raise DatasetError(f'{labels}: not a folder of labels')
         if split is not None and split_file is None:
-            raise DairV2xError(f'split {split!r} needs a split file')
+            raise DatasetError(f'split {split!r} needs a split file')
         wanted = None if split_file is None else _split(Path(split_file), split)
         self._pairs = _pairs(self.root, wanted, None if labels is None else Path(labels))
         if not self._pairs:
-            raise DairV2xError(f'{root}: holds no cooperative frame, or none of the split')
+            raise DatasetError(f'{root}: holds no cooperative frame, or none of the split')
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -118,7 +115,7 @@ class DairV2xDataset:
 
         Raises:
             IndexError: if there is no such frame.
-            DairV2xError: if one of its files is missing or damaged.
+            DatasetError: if one of its files is missing or damaged.
         """
         pair = self._pairs[index]
         agents = {agent: AgentSweep(_cloud(pair.clouds[agent]), _pose(pair, agent)) for agent in _SIDES}
@@ -127,7 +124,7 @@ class DairV2xDataset:
             agents, VEHICLE, _stamp(pair), _ground_truth(boxes, agents), pair.scenario, pair.index
         )
 
-    def drives(self) -> list[tuple[str, range]]:
+    def scenarios(self) -> list[tuple[str, range]]:
         """Name and frame numbers of each segment, in order."""
         starts = [k for k, pair in enumerate(self._pairs) if pair.index == 0]
         return [
@@ -154,7 +151,7 @@ class DairV2xDataset:
         return [error for read in reads if (error := raised(read))]
 
     def strays(self) -> Iterator[DatasetError]:
-        """None: the set's sides hold more clouds than its frames use."""
+        """Nothing, since the two sides regularly hold more clouds than the frames use."""
         return iter(())
 
 
@@ -162,8 +159,8 @@ def _json(path: Path) -> Any:
     try:
         with path.open('rb') as file:
             return json.load(file)
-    except (DiffkdError, OSError, ValueError, RecursionError) as error:
-        raise DairV2xError(f'{path}: {error}') from error
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise DatasetError(f'{path}: {error}') from error
 
 
 def _split(path: Path, split: str | None) -> frozenset[str]:
@@ -172,10 +169,10 @@ def _split(path: Path, split: str | None) -> frozenset[str]:
         splits = document.get('cooperative_split', document)
         if not isinstance(splits, dict) or split not in splits:
             known = ', '.join(splits) if isinstance(splits, dict) else 'none'
-            raise DairV2xError(f'{path}: has no split {split!r}; it has {known}')
+            raise DatasetError(f'{path}: has no split {split!r}; it has {known}')
         document = splits[split]
     if not isinstance(document, list) or not all(isinstance(frame, str) for frame in document):
-        raise DairV2xError(f'{path}: expected a list of vehicle frame numbers, got {document!r:.80}')
+        raise DatasetError(f'{path}: expected a list of vehicle frame numbers, got {document!r:.80}')
     return frozenset(document)
 
 
@@ -186,7 +183,7 @@ def _side(root: Path, side: str) -> dict[str, dict[str, Any]]:
     try:
         return {Path(entry['pointcloud_path']).stem: entry for entry in entries}
     except (TypeError, KeyError) as error:
-        raise DairV2xError(f'{path}: expected a list of entries with a pointcloud_path: {error}') from error
+        raise DatasetError(f'{path}: expected a list of entries with a pointcloud_path: {error}') from error
 
 
 def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> list[_Pair]:
@@ -203,13 +200,13 @@ def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> li
                 own = sides[VEHICLE].get(frame, {})
                 found.append((str(own.get('batch_id', 'unknown')), frame, clouds, label, entry, own))
     except (TypeError, KeyError) as error:
-        raise DairV2xError(
+        raise DatasetError(
             f'{path}: expected a list of entries with vehicle_pointcloud_path, '
             f'infrastructure_pointcloud_path and cooperative_label_path: {error}'
         ) from error
     if wanted is not None and (absent := wanted - {row[1] for row in found}):
-        raise DairV2xError(
-            f"{path}: has not {len(absent)} of the split's {len(wanted)} frames, {min(absent)} for one"
+        raise DatasetError(
+            f"{path}: lacks {len(absent)} of the split's {len(wanted)} frames, for example {min(absent)}"
         )
     pairs: list[_Pair] = []
     for batch, frame, clouds, label, entry, own in sorted(found, key=lambda row: (len(row[0]), *row[:2])):
@@ -243,7 +240,7 @@ def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> li
 def _chain(
     root: Path, side: str, entry: dict[str, Any], frame: str, links: Iterable[str]
 ) -> tuple[Path, ...]:
-    """Files of a side's calibrations; where the index does not name one, it lies where the format has it."""
+    """A side's calibration files: those named by the index, else those at the usual place of the format."""
     folder = root / f'{side}-side'
     return tuple(
         folder / str(entry.get(f'calib_{link}_path', f'calib/{link}/{frame}.json')) for link in links
@@ -261,15 +258,15 @@ def _pose(pair: _Pair, agent: int) -> Matrix:
 
 
 def _offset(pair: _Pair) -> NDArray[np.float64]:
-    """(2,) metres in the map by which the road-side unit's recorded position is off."""
+    """(2,) correction of the road-side unit's recorded position, metres in the map."""
     if pair.offset == '':
         return np.zeros(2)
     try:
         moved = np.array([float(pair.offset[name]) for name in ('delta_x', 'delta_y')])
         if not np.isfinite(moved).all():
             raise ValueError('not finite')
-    except (DiffkdError, TypeError, KeyError, ValueError) as error:
-        raise DairV2xError(
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise DatasetError(
             f'cooperative/data_info.json: vehicle frame {pair.frame}: system_error_offset: '
             f'expected delta_x and delta_y, got {pair.offset!r}'
         ) from error
@@ -277,24 +274,24 @@ def _offset(pair: _Pair) -> NDArray[np.float64]:
 
 
 def _calibration(path: Path) -> Matrix:
-    """The rigid transform in a calibration file, whose rotation is rounded and so made exact."""
+    """The transform of a calibration file; its rotation, recorded with few digits, is orthonormalised."""
     document = _json(path)
     if isinstance(document, dict):
         document = document.get('transform', document)
     try:
         rotation = np.array(document['rotation'], np.float64)
         translation = np.array(document['translation'], np.float64).reshape(-1)
-    except (DiffkdError, TypeError, KeyError, ValueError) as error:
-        raise DairV2xError(f'{path}: expected a rotation and a translation: {error}') from error
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise DatasetError(f'{path}: expected a rotation and a translation: {error}') from error
     if rotation.shape != (3, 3) or translation.shape != (3,):
-        raise DairV2xError(
+        raise DatasetError(
             f'{path}: expected a rotation (3, 3) and a translation (3,), got {rotation.shape} and '
             f'{translation.shape}'
         )
     if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
-        raise DairV2xError(f'{path}: rotation or translation hold NaN or infinity')
+        raise DatasetError(f'{path}: rotation or translation hold NaN or infinity')
     if np.linalg.det(rotation) < 0 or np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.01:
-        raise DairV2xError(f'{path}: not a rotation: {rotation.tolist()}')
+        raise DatasetError(f'{path}: not a rotation: {rotation.tolist()}')
     left, _, right = np.linalg.svd(rotation)
     pose = np.eye(4)
     pose[:3, :3] = left @ right
@@ -304,18 +301,15 @@ def _calibration(path: Path) -> Matrix:
 
 def _cloud(path: Path) -> NDArray[np.float32]:
     """(n, 4) points of a file, without the rows that hold NaN, intensity in [0, 1]."""
-    try:
-        columns = read_pcd(path)
-    except PcdError as error:
-        raise DairV2xError(str(error)) from error
+    columns = read_pcd(path)
     if 'intensity' not in columns:
-        raise DairV2xError(f'{path}: needs a field intensity, has {list(columns)}')
+        raise DatasetError(f'{path}: needs a field intensity, has {list(columns)}')
     points = xyz(columns)
     points[:, 3] = columns['intensity']
     points = points[np.isfinite(points).all(axis=1)]
     intensity = points[:, 3]
     if len(points) and not (intensity.min() >= 0 and intensity.max() <= 255):
-        raise DairV2xError(
+        raise DatasetError(
             f'{path}: intensity must lie in [0, 255], got {intensity.min():g} to {intensity.max():g}'
         )
     points[:, 3] /= np.float32(255)
@@ -326,28 +320,29 @@ def _labels(path: Path) -> NDArray[np.float64]:
     """(n, 7) boxes in the map of a label file's vehicles."""
     entries = _json(path)
     if not isinstance(entries, list):
-        raise DairV2xError(f'{path}: expected a list of objects, got {type(entries).__name__}')
+        raise DatasetError(f'{path}: expected a list of objects, got {type(entries).__name__}')
     boxes = [_box_of(entry, f'{path}: object {k}') for k, entry in enumerate(entries)]
     return np.array([box for box in boxes if box is not None]).reshape(-1, 7)
 
 
 def _box_of(entry: Any, where: str) -> NDArray[np.float64] | None:
-    """(7,) box of a label's object, None if it is no vehicle."""
+    """(7,) box of a label's object, None if it is not a vehicle."""
     try:
         if str(entry['type']).lower() not in TYPES:
             return None
         return _box(np.array(entry['world_8_points'], np.float64))
     except KeyError as error:
-        raise DairV2xError(f'{where}: has no {error}') from error
-    except (DiffkdError, TypeError, ValueError) as error:
-        raise DairV2xError(f'{where}: {error}') from error
+        raise DatasetError(f'{where}: has no {error}') from error
+    except (DiffkdError, TypeError, ValueError, OverflowError) as error:
+        raise DatasetError(f'{where}: {error}') from error
 
 
 def _box(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """(7,) upright box of eight corners (8, 3).
 
-    Four of one face, then the same four of the other; in each the front two, then the rear two, going round.
-    The original labels begin at the lower front left, complemented ones may go round the other way.
+    Four corners of the lower or upper face, then the same four of the other; in each face the front two, then
+    the rear two, in order around it. The original labels start at the lower front left; complemented labels
+    may go around in the other direction.
     """
     if points.shape != (8, 3) or not np.isfinite(points).all():
         raise ValueError(f'world_8_points must be eight finite corners, got {points.tolist()!r:.120}')
@@ -369,7 +364,7 @@ def _box(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ground_truth(boxes: NDArray[np.float64], agents: Mapping[int, AgentSweep]) -> Boxes3D:
-    """The boxes with ids and the returns in each; those of the vehicle on itself do not count."""
+    """The boxes with ids and the number of returns inside each."""
     ids = np.arange(2, 2 + len(boxes))
     origin = agents[VEHICLE].pose[:2, 3]
     for k, outline in enumerate(bev_corners(boxes)):
@@ -377,19 +372,18 @@ def _ground_truth(boxes: NDArray[np.float64], agents: Mapping[int, AgentSweep]) 
         if (edges[:, 0] * to_origin[:, 1] - edges[:, 1] * to_origin[:, 0] > 0).all():
             ids[k] = VEHICLE
             break
-    counts = np.zeros(len(boxes), np.int64)
-    for agent, sweep in agents.items():
-        seen = count_points(transform_points(sweep.pose, sweep.points), boxes)
-        counts += np.where(ids == agent, 0, seen)
-    return Boxes3D(boxes, track_ids=ids, num_points=counts)
+    return Boxes3D(boxes, track_ids=ids, num_points=returns_within(boxes, ids, agents))
 
 
 def _stamp(pair: _Pair) -> int:
-    """Nanoseconds; the set has microseconds, as text."""
+    """Nanoseconds, from microseconds recorded as text."""
     try:
-        return int(pair.time) * 1000
-    except (DiffkdError, TypeError, ValueError) as error:
-        raise DairV2xError(
+        stamp = int(pair.time) * 1000
+        if not 0 <= stamp < 2**63:
+            raise ValueError('out of range')
+        return stamp
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DatasetError(
             f'vehicle-side/data_info.json: frame {pair.frame}: pointcloud_timestamp: '
             f'expected microseconds, got {pair.time!r}'
         ) from error

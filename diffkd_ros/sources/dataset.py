@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What recorded data sets have in common: frames by number, and damage that costs a frame, never a run."""
+"""What every recorded data set offers, and how a broken frame is handled: it is logged and left out."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.frame import CoopFrame, FrameError
+from diffkd_ros.frame import AgentSweep, CoopFrame, FrameError
+from diffkd_ros.geometry.boxes import count_points
+from diffkd_ros.geometry.poses import transform_points
 
 _LOG = logging.getLogger(__name__)
-_Result = TypeVar('_Result')
 
 
 class DatasetError(DiffkdError):
-    """A folder or file of a data set that is not as its format has it; the message names it and why."""
+    """A source that cannot be opened, or a file that does not follow its format; the message names it."""
 
 
 class FrameDataset(Protocol):
-    """A data set on disk, listed once, whose files are read when a frame is asked for."""
+    """A data set on disk. Its folders are listed when it is opened; files are read with each frame."""
 
     root: Path
 
@@ -38,21 +39,21 @@ class FrameDataset(Protocol):
             DatasetError: if one of its files is missing or damaged.
         """
 
-    def drives(self) -> list[tuple[str, range]]:
+    def scenarios(self) -> list[tuple[str, range]]:
         """Name and frame numbers of each scenario, in order; reads no file."""
 
     def files(self, rows: range) -> set[Path]:
-        """The files, resolved, that tell these frames from all others; reads none."""
+        """Resolved paths of files that identify these frames; reads no file."""
 
     def problems(self, index: int) -> list[DatasetError]:
-        """What is wrong with each of a frame's files; empty if nothing is."""
+        """Everything that is wrong with a frame's files."""
 
     def strays(self) -> Iterable[DatasetError]:
-        """What lies in the set's folders and belongs to no frame though it looks as if it should."""
+        """Files and folders of the set that belong to no frame, although their names suggest it."""
 
 
 def raised(read: Callable[[], object]) -> DatasetError | None:
-    """What is wrong with what `read` reads, None if nothing is."""
+    """The error that `read` raises, or None."""
     try:
         read()
     except DatasetError as error:
@@ -60,76 +61,21 @@ def raised(read: Callable[[], object]) -> DatasetError | None:
     return None
 
 
-def log_broken_frame(index: int, error: DiffkdError) -> None:
-    """Say in a line of the log that a frame is left out, and why."""
-    _LOG.warning('frame %d left out: %s', index, error)
-
-
-def readable_frames(
-    dataset: FrameDataset,
-    on_error: Callable[[int, DiffkdError], object] = log_broken_frame,
-    workers: int = 0,
-) -> Iterator[CoopFrame]:
-    """The frames of a set in order, without the broken ones.
-
-    Args:
-        dataset: to read.
-        on_error: called with the number of each broken frame and what is wrong with it; whoever counts them
-            does it here.
-        workers: processes that read ahead; 0 reads in this one.
-    """
-    for index, frame in enumerate(map_dataset(dataset, _read_frame, workers)):
-        if isinstance(frame, DiffkdError):
-            on_error(index, frame)
-        else:
-            yield frame
-
-
-def map_dataset(
-    dataset: FrameDataset, function: Callable[[FrameDataset, int], _Result], workers: int = 0
-) -> Iterator[_Result]:
-    """`function(dataset, index)` for every frame number in order, where wanted by several processes.
-
-    Args:
-        dataset: handed to each process once.
-        function: of a module; the processes import it.
-        workers: processes; 0 does without. No more than three results a process wait to be fetched.
-    """
-    if workers == 0:
-        yield from (function(dataset, index) for index in range(len(dataset)))
-        return
-    # A forked child of a process with threads (ONNX Runtime's, rclpy's) may hang, hence `spawn`.
-    with ProcessPoolExecutor(
-        workers, multiprocessing.get_context('spawn'), initializer=_keep, initargs=(dataset,)
-    ) as pool:
-        waiting: deque[Future[_Result]] = deque()
-        try:
-            for index in range(len(dataset)):
-                waiting.append(pool.submit(_apply, function, index))
-                if len(waiting) > 3 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _read_frame(dataset: FrameDataset, index: int) -> CoopFrame | DiffkdError:
+def readable(read: Callable[[int], CoopFrame], index: int) -> CoopFrame | None:
+    """`read(index)`, or None and a line in the log if the frame is broken."""
     try:
-        return dataset[index]
+        return read(index)
     except (DatasetError, FrameError) as error:
-        return error
+        _LOG.warning('frame %d left out: %s', index, error)
+        return None
 
 
-# A worker process's own copy of the data set.
-_kept: FrameDataset | None = None
-
-
-def _keep(dataset: FrameDataset) -> None:
-    global _kept
-    _kept = dataset
-
-
-def _apply(function: Callable[[FrameDataset, int], Any], index: int) -> Any:
-    assert _kept is not None
-    return function(_kept, index)
+def returns_within(
+    boxes: NDArray[np.float64], ids: NDArray[np.int64], agents: Mapping[int, AgentSweep]
+) -> NDArray[np.int64]:
+    """(n,) returns inside boxes (n, 7) in the map, without those of each vehicle's own LiDAR."""
+    counts = np.zeros(len(boxes), np.int64)
+    for agent, sweep in agents.items():
+        seen = count_points(transform_points(sweep.pose, sweep.points), boxes)
+        counts += np.where(ids == agent, 0, seen)
+    return counts

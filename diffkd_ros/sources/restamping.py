@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One time line for several drives."""
+"""One time line for several scenarios."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from diffkd_ros.frame import CoopFrame
 
-# Stamps jump by this much (nanoseconds) between drives, so that nothing of one drive is fused in the next.
+# Nanoseconds between scenarios, so that nothing of one scenario is fused in the next.
 SCENARIO_GAP = 10_000_000_000
 
 
 def restamped(frames: Iterable[CoopFrame], start: int) -> Iterator[CoopFrame]:
-    """The same frames with stamps that increase from `start` on, also from one drive to the next."""
+    """The same frames with stamps that increase from `start`, also from one scenario to the next."""
     first, origin, last = start, 0, start - SCENARIO_GAP
     scenario: str | None = None
     for frame in frames:

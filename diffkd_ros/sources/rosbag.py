@@ -259,7 +259,7 @@ class RosbagDataset:
         steps = np.diff([row.stamp for row in self._rows])
         return float(NANOSECONDS / np.median(steps)) if len(steps) else 10.0
 
-    def drives(self) -> list[tuple[str, range]]:
+    def scenarios(self) -> list[tuple[str, range]]:
         """Name and frame numbers of each scenario: the recording is cut at gaps and every 10 s."""
         return self._drives
 

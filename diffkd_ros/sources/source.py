@@ -1,119 +1,338 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One way to name any source of frames: ``sim``, ``opv2v:DIR``, ``dair:DIR`` or ``bag:FILE``."""
+"""Names of sources of frames: ``sim``, ``sim:SEED``, ``opv2v:DIR``, ``dair:DIR``, ``bag:FILE[,FILE...]``."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from diffkd_ros.errors import DiffkdError
+import numpy as np
+
 from diffkd_ros.frame import CoopFrame
+from diffkd_ros.sources.dataset import DatasetError, FrameDataset, readable
 
+if TYPE_CHECKING:
+    from diffkd_ros.sources.simulator import Simulator
 
-class SourceError(DiffkdError):
-    """A source that does not exist or cannot be opened."""
+SIMULATOR = 'sim'
+DEFAULT_SEED = 3
+"""Seed of ``sim`` without one; the shipped model was trained on seed 1 and validated on seed 2."""
 
 
 @dataclass(frozen=True, slots=True)
-class SimulationOptions:
-    """What a simulated source needs to know; recorded ones know it already.
+class Format:
+    """A format of recorded data.
 
     Attributes:
-        seed: of the simulator; the drives are numbered from 0.
-        agents: connected vehicles, the ego included.
-        rate: frames per second of simulated time.
-        frames_per_scenario: length of a drive; the next one follows without end.
+        title: its usual name.
+        reader: its `FrameDataset` as ``module:class``, imported on use since it may need an extra.
+        protocol: evaluation protocol of published results on it.
+        options: keyword arguments of the reader that `Source` passes on.
+        marks: glob patterns, one of which matches inside a folder of this format.
+        several: whether several paths, separated by commas, are read as one.
     """
 
-    seed: int = 0
-    agents: int = 3
-    rate: float = 10.0
-    frames_per_scenario: int = 20
+    title: str
+    reader: str
+    protocol: str
+    options: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    several: bool = False
 
 
-def _simulator(place: str, options: SimulationOptions) -> Iterable[CoopFrame]:
-    from pydantic import ValidationError
-
-    from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
-
-    if place:
-        raise SourceError(f'source sim takes no folder, got {place}')
-    try:
-        config = SimulatorConfig(
-            agents=options.agents, rate=options.rate, frames_per_scenario=options.frames_per_scenario
-        )
-    except ValidationError as error:
-        problems = [f'{problem["loc"][0]} {problem["input"]}: {problem["msg"]}' for problem in error.errors()]
-        raise SourceError(f'source sim: {"; ".join(problems)}') from error
-    return Simulator(config, seed=options.seed).frames(itertools.count())
-
-
-def _opv2v(place: str, options: SimulationOptions) -> Iterable[CoopFrame]:
-    from diffkd_ros.sources.dataset import readable_frames
-    from diffkd_ros.sources.opv2v import Opv2vDataset
-
-    return readable_frames(Opv2vDataset(_existing('opv2v', place)))
-
-
-def _dair_v2x(place: str, options: SimulationOptions) -> Iterable[CoopFrame]:
-    from diffkd_ros.sources.dair_v2x import DairV2xDataset
-    from diffkd_ros.sources.dataset import readable_frames
-
-    return readable_frames(DairV2xDataset(_existing('dair', place)))
-
-
-def _rosbag(place: str, options: SimulationOptions) -> Iterable[CoopFrame]:
-    from diffkd_ros.sources.dataset import readable_frames
-    from diffkd_ros.sources.rosbag import RosbagDataset
-
-    return readable_frames(RosbagDataset(bag_paths(place)))
-
-
-def bag_paths(place: str) -> list[Path]:
-    """The bags named in ``bag:FILE[,FILE...]``: one, or several that are read as one.
-
-    Args:
-        place: what stands after the colon.
-
-    Raises:
-        SourceError: if one is missing.
-    """
-    return [_existing('bag', part) for part in place.split(',')]
-
-
-def _existing(kind: str, place: str) -> Path:
-    path = Path(place).expanduser()
-    if not place or not path.exists():
-        raise SourceError(f'source {kind}:{place} needs a folder that exists')
-    return path
-
-
-# Each room of `sources` joins by one line here.
-_SOURCES: dict[str, Callable[[str, SimulationOptions], Iterable[CoopFrame]]] = {
-    'sim': _simulator,
-    'opv2v': _opv2v,
-    'bag': _rosbag,
-    'dair': _dair_v2x,
+# A new format is one line here and one file with its reader.
+FORMATS: dict[str, Format] = {
+    'opv2v': Format(
+        'OPV2V',
+        'diffkd_ros.sources.opv2v:Opv2vDataset',
+        'opencood',
+        ('split', 'pose', 'communication_range'),
+        ('*/*/[0-9]*.yaml', '*/*/*/[0-9]*.yaml'),
+    ),
+    'dair': Format(
+        'DAIR-V2X-C',
+        'diffkd_ros.sources.dair_v2x:DairV2xDataset',
+        'heal_dair',
+        ('split', 'split_file', 'labels'),
+        ('cooperative', 'cooperative-vehicle-infrastructure'),
+    ),
+    'bag': Format(
+        'rosbag2',
+        'diffkd_ros.sources.rosbag:RosbagDataset',
+        'sim',
+        marks=('metadata.yaml', '*.mcap', '*.db3'),
+        several=True,
+    ),
 }
 
 
-def open_source(spec: str, options: SimulationOptions | None = None) -> Iterable[CoopFrame]:
-    """Open a source of frames.
+class Scenario(Protocol):
+    """Frames in sequence, which can be read in any order."""
 
-    Args:
-        spec: ``sim`` (endless), ``opv2v:DIR``, ``dair:DIR`` or ``bag:FILE[,FILE...]``, several bags being
-            read as one. A broken frame of a recorded set is left out, with a line in the log.
-        options: for the simulator.
+    @property
+    def name(self) -> str:
+        """As in `CoopFrame.scenario`."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, index: int) -> CoopFrame:
+        """The frame at this position.
+
+        Raises:
+            DatasetError: if one of its files is missing or damaged.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedScenario:
+    """A scenario of a data set.
+
+    Attributes:
+        name: of the scenario.
+        dataset: the whole set.
+        rows: numbers of its frames in the set.
+    """
+
+    name: str
+    dataset: FrameDataset
+    rows: range
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def frame(self, index: int) -> CoopFrame:
+        """The frame at this position."""
+        return self.dataset[self.rows[index]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source of frames and the part of it that is used; each process opens it for itself.
+
+    Attributes:
+        spec: ``sim`` (endless), ``sim:SEED``, ``opv2v:DIR``, ``dair:DIR`` or ``bag:FILE[,FILE...]``; several
+            bags are read as one.
+        scenarios: use only the first so many; None for all.
+        frames_per_scenario: `positions` chooses so many of each scenario; None for all.
+        split: of a data set; None for all of it.
+        split_file: file that lists the splits of a data set.
+        labels: folder of labels used instead of the data set's own.
+        pose: which of the recorded poses places the clouds.
+        communication_range: metres from the ego within which agents belong to a frame.
+        default_seed: seed of a ``sim`` without one; the seed in the spec takes precedence.
+        simulator: keyword arguments of `SimulatorConfig`; recorded sources ignore them.
 
     Raises:
-        SourceError: if there is no such source, or the simulator's options are out of range.
-        ValueError: if the folder is not of that kind.
+        DatasetError: if there is no such source, or its format does not take one of the options.
     """
-    kind, _, place = spec.partition(':')
-    if kind not in _SOURCES:
-        raise SourceError(
-            f'unknown source {spec!r}; known are {", ".join(_SOURCES)}, with :DIR where recorded'
+
+    spec: str
+    scenarios: int | None = None
+    frames_per_scenario: int | None = None
+    split: str | None = None
+    split_file: Path | None = None
+    labels: Path | None = None
+    pose: str | None = None
+    communication_range: float | None = None
+    default_seed: int = DEFAULT_SEED
+    simulator: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.kind == SIMULATOR:
+            if self.spec != SIMULATOR and not (self._place.isascii() and self._place.isdecimal()):
+                raise DatasetError(f'source sim takes a seed, as in sim:3, got {self.spec!r}')
+        elif self.kind not in FORMATS:
+            known = ', '.join((SIMULATOR, *FORMATS))
+            raise DatasetError(f'no source {self.spec!r}; known are {known}, with :DIR where recorded')
+        elif missing := [path for path in self._place_parts() if not path or not _path(path).exists()]:
+            raise DatasetError(f'source {self.spec!r} needs a path that exists, got {missing[0]!r}')
+        takes = () if self.kind == SIMULATOR else FORMATS[self.kind].options
+        if refused := [name for name in self._options() if name not in takes]:
+            raise DatasetError(f'source {self.spec} takes no {refused[0].replace("_", " ")}')
+
+    @property
+    def kind(self) -> str:
+        """``sim`` or a key of `FORMATS`."""
+        return self.spec.partition(':')[0]
+
+    @property
+    def _place(self) -> str:
+        return self.spec.partition(':')[2]
+
+    def _place_parts(self) -> list[str]:
+        return self._place.split(',') if FORMATS[self.kind].several else [self._place]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Files and folders of a recorded source."""
+        return [_path(part) for part in self._place_parts()]
+
+    @property
+    def seed(self) -> int:
+        """Seed of a simulated source."""
+        return int(self._place) if self._place else self.default_seed
+
+    @property
+    def protocol(self) -> str:
+        """Evaluation protocol of published results on this source."""
+        return 'sim' if self.kind == SIMULATOR else FORMATS[self.kind].protocol
+
+    def _options(self) -> dict[str, Any]:
+        names = ('split', 'split_file', 'labels', 'pose', 'communication_range')
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def open_dataset(self) -> FrameDataset:
+        """Open a recorded source.
+
+        Raises:
+            DatasetError: if it is simulated, or does not follow its format.
+        """
+        if self.kind == SIMULATOR:
+            raise DatasetError(f'source {self.spec} is simulated and has no files')
+        chosen = FORMATS[self.kind]
+        reader = pkgutil.resolve_name(chosen.reader)
+        return reader(self.paths if chosen.several else self.paths[0], **self._options())
+
+    def open_simulator(self) -> Simulator:
+        """Open a simulated source.
+
+        Raises:
+            DatasetError: if an option of the simulator is out of range.
+        """
+        from pydantic import ValidationError
+
+        from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
+
+        try:
+            config = SimulatorConfig(**self.simulator)
+        except ValidationError as error:
+            problems = [f'{part["loc"][0]} {part["input"]}: {part["msg"]}' for part in error.errors()]
+            raise DatasetError(f'source sim: {"; ".join(problems)}') from error
+        return Simulator(config, self.seed)
+
+    def open_scenarios(self) -> Iterator[Scenario]:
+        """Open the source; its scenarios follow one after the other, without end for an endless source.
+
+        Raises:
+            DatasetError: if it cannot be opened.
+        """
+        if self.kind != SIMULATOR:
+            return iter(_opened(self)[: self.scenarios])
+        numbers = itertools.count() if self.scenarios is None else range(self.scenarios)
+        return map(self.open_simulator().scenario, numbers)
+
+    def frames(self, first: int | None = None) -> Iterator[CoopFrame]:
+        """Frames of one scenario after the other. The source is opened at once, frames are read lazily.
+
+        A broken frame is left out, with a line in the log.
+
+        Args:
+            first: read only so many frames of each scenario.
+
+        Raises:
+            DatasetError: if the source cannot be opened.
+        """
+        scenarios = self.open_scenarios()
+        return (
+            frame
+            for scenario in scenarios
+            for index in range(len(scenario))[:first]
+            if (frame := readable(scenario.frame, index)) is not None
         )
-    return _SOURCES[kind](place, options or SimulationOptions())
+
+    def length(self, first: int | None = None) -> int | None:
+        """Number of frames that `frames` gives if none is broken; None if the source is endless.
+
+        Raises:
+            DatasetError: if it cannot be opened.
+        """
+        if self.kind != SIMULATOR:
+            return sum(len(scenario.rows[:first]) for scenario in _opened(self)[: self.scenarios])
+        each = range(self.open_simulator().config.frames_per_scenario)[:first]
+        return None if self.scenarios is None else self.scenarios * len(each)
+
+    def names(self) -> list[str]:
+        """Names of the scenarios used, by number.
+
+        Raises:
+            DatasetError: if the source is endless or cannot be opened.
+        """
+        if self.kind != SIMULATOR:
+            return [scenario.name for scenario in _opened(self)[: self.scenarios]]
+        if self.scenarios is None:
+            raise DatasetError('the simulator is endless: give the number of scenarios')
+        return [f'simulated_{self.seed}_{number}' for number in range(self.scenarios)]
+
+    def scenario(self, number: int) -> Scenario:
+        """A scenario, by number from 0; opened once in a process."""
+        return _simulated(self, number) if self.kind == SIMULATOR else _opened(self)[number]
+
+    def positions(self, scenario: Scenario, history: int = 0) -> list[int]:
+        """The frames of a scenario that are used, evenly spaced.
+
+        Args:
+            scenario: one of this source.
+            history: frames kept before the first one, if the scenario is long enough.
+        """
+        length, wanted = len(scenario), self.frames_per_scenario
+        if wanted is None or wanted > length - history:
+            return list(range(length))[:wanted]
+        return [int(i) for i in np.linspace(history, length - 1, wanted).round()]
+
+    def shares_scenarios(self, other: Source) -> bool:
+        """Whether the two sources have frames of the same scenarios, also under different names.
+
+        Raises:
+            DatasetError: if a source is endless or cannot be opened.
+        """
+        if self.kind != other.kind:
+            return False
+        mine, theirs = (
+            source.names() if source.kind == SIMULATOR else source._files() for source in (self, other)
+        )
+        return not set(mine).isdisjoint(theirs)
+
+    def _files(self) -> set[Path]:
+        return {
+            file
+            for scenario in _opened(self)[: self.scenarios]
+            for file in scenario.dataset.files(scenario.rows)
+        }
+
+
+def recognise(place: str) -> str:
+    """The spec of a source, given as a spec or as a folder whose format is recognised by the files in it.
+
+    Raises:
+        DatasetError: if the folder is missing or of no known format.
+    """
+    if place.partition(':')[0] in (SIMULATOR, *FORMATS):
+        return place
+    folder = _path(place)
+    if not folder.is_dir():
+        raise DatasetError(f'{folder}: not a folder')
+    for kind, known in FORMATS.items():
+        if any(any(folder.glob(mark)) for mark in known.marks):
+            return f'{kind}:{place}'
+    titles = ', '.join(known.title for known in FORMATS.values())
+    raise DatasetError(f'{folder}: none of the known formats ({titles})')
+
+
+def _path(place: str) -> Path:
+    return Path(place).expanduser()
+
+
+@cache
+def _opened(source: Source) -> list[RecordedScenario]:
+    dataset = source.open_dataset()
+    return [RecordedScenario(name, dataset, rows) for name, rows in dataset.scenarios()]
+
+
+@cache
+def _simulated(source: Source, number: int) -> Scenario:
+    return source.open_simulator().scenario(number)

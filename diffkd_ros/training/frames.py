@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cooperative frames to train and validate on: simulated, recorded, or a mixture."""
+"""Frames to train and validate on, of any source or a mixture of sources."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Protocol
 
 import numpy as np
 
-from diffkd_ros.frame import CoopFrame, FrameError
-from diffkd_ros.sources.dataset import DatasetError, FrameDataset, log_broken_frame
-from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
+from diffkd_ros.frame import CoopFrame
+from diffkd_ros.sources.dataset import DatasetError, readable
+from diffkd_ros.sources.source import SIMULATOR, Source
 from diffkd_ros.training.recipe import Data, FrameSource, RecipeError
 
-_SCENARIOS = 1_000_000  # of the simulator, any of which may be drawn
-_ATTEMPTS = 50  # broken frames in a row before a data set is given up
+_SCENARIOS = 1_000_000  # of the simulator, from which one is drawn
+_ATTEMPTS = 50  # consecutive broken frames after which a data set is given up
 
 
 def expand(path: str) -> Path:
-    """A path with ~ and environment variables put in.
+    """A path with ~ and environment variables expanded.
 
     Raises:
         RecipeError: if a variable is not set.
@@ -32,18 +32,32 @@ def expand(path: str) -> Path:
     return Path(expanded).expanduser()
 
 
+def _source(
+    section: FrameSource, data: Data, seed: int, scenarios: int | None = None, frames: int | None = None
+) -> Source:
+    """The source that a recipe's section describes; `seed` is the simulator's."""
+    return Source(
+        section.kind if section.kind == SIMULATOR else f'{section.kind}:{expand(section.folder)}',
+        scenarios,
+        frames,
+        section.split,
+        None if section.split_file is None else expand(section.split_file),
+        default_seed=seed,
+        simulator=data.simulator.model_dump(),
+    )
+
+
 class Frames(Protocol):
     """Frames that can be drawn at random."""
 
     def draw(self, rng: np.random.Generator, drive: np.random.Generator) -> CoopFrame:
-        """Any one of them; see `Mixture.draw`."""
+        """A random frame; see `Mixture.draw`."""
 
 
 class _Simulated:
-    def __init__(self, config: SimulatorConfig, seed: int) -> None:
-        self._simulator = Simulator(config, seed)
-        # Drawing a drive takes longer than simulating a frame of it.
-        self._scenario = lru_cache(maxsize=1)(self._simulator.scenario)
+    def __init__(self, source: Source) -> None:
+        # Drawing a scenario takes longer than simulating a frame of it.
+        self._scenario = lru_cache(maxsize=1)(source.open_simulator().scenario)
 
     def draw(self, rng: np.random.Generator, drive: np.random.Generator) -> CoopFrame:
         scenario = self._scenario(int(drive.integers(_SCENARIOS)))
@@ -51,28 +65,19 @@ class _Simulated:
 
 
 class _Recorded:
-    def __init__(self, recording: FrameDataset) -> None:
-        self._recording = recording
+    def __init__(self, source: Source) -> None:
+        self._dataset = source.open_dataset()
 
     def draw(self, rng: np.random.Generator, drive: np.random.Generator) -> CoopFrame:
         for _ in range(_ATTEMPTS):
-            frame = _readable(self._recording, int(rng.integers(len(self._recording))))
+            frame = readable(self._dataset.__getitem__, int(rng.integers(len(self._dataset))))
             if frame is not None:
                 return frame
-        raise DatasetError(f'{self._recording.root}: {_ATTEMPTS} broken frames in a row')
-
-
-def _readable(recording: FrameDataset, index: int) -> CoopFrame | None:
-    """A frame, or None and a line in the log if it is broken."""
-    try:
-        return recording[index]
-    except (DatasetError, FrameError) as error:
-        log_broken_frame(index, error)
-        return None
+        raise DatasetError(f'{self._dataset.root}: {_ATTEMPTS} consecutive broken frames')
 
 
 class Mixture:
-    """Frames of several sources, each drawn as often as its share says.
+    """Frames of several sources, drawn with the frequencies given by their shares.
 
     Args:
         data: the recipe's data section.
@@ -83,65 +88,43 @@ class Mixture:
     """
 
     def __init__(self, data: Data) -> None:
+        sources = [_source(section, data, data.train_seed) for section in data.sources]
         self._sources: list[Frames] = [
-            _Simulated(data.simulator, data.train_seed)
-            if source.kind == 'sim'
-            else _Recorded(open_recording(source))
-            for source in data.sources
+            _Simulated(source) if source.kind == SIMULATOR else _Recorded(source) for source in sources
         ]
-        shares = np.array([source.share for source in data.sources])
+        shares = np.array([section.share for section in data.sources])
         self._shares = shares / shares.sum()
 
     def draw(self, rng: np.random.Generator, drive: np.random.Generator | None = None) -> CoopFrame:
-        """Any frame of any source.
+        """A random frame of a random source.
 
         Args:
             rng: chooses source and frame.
-            drive: chooses a simulated frame's drive, so that several frames can be of the same; `rng` by
-                default.
+            drive: chooses the scenario of a simulated frame, so that several frames can be drawn from the
+                same one; `rng` by default.
         """
         source = self._sources[int(rng.choice(len(self._sources), p=self._shares))]
         return source.draw(rng, rng if drive is None else drive)
-
-
-def open_recording(source: FrameSource) -> FrameDataset:
-    """The data set of a source that is none of the simulator.
-
-    Raises:
-        RecipeError: if an environment variable is not set.
-        DatasetError: if it cannot be opened.
-    """
-    folder = expand(source.folder)
-    if source.kind == 'opv2v':
-        from diffkd_ros.sources.opv2v import Opv2vDataset
-
-        return Opv2vDataset(folder, split=source.split)
-    from diffkd_ros.sources.dair_v2x import DairV2xDataset
-
-    split_file = None if source.split_file is None else expand(source.split_file)
-    return DairV2xDataset(folder, split_file, source.split)
 
 
 def held_out_frames(data: Data) -> list[CoopFrame]:
     """`validation_frames` evenly spaced frames of each of the first `validation_scenarios` scenarios.
 
     Broken frames of a data set are left out, with a line in the log.
+
+    Raises:
+        RecipeError: if an environment variable is not set.
+        DatasetError: if the data set cannot be opened, or none of these frames can be read.
     """
-
-    def spread(length: int) -> list[int]:
-        return [int(i) for i in np.linspace(0, length - 1, min(data.validation_frames, length)).round()]
-
-    if data.validation.kind == 'sim':
-        simulator = Simulator(data.simulator, data.validation_seed)
-        scenarios = [simulator.scenario(number) for number in range(data.validation_scenarios)]
-        return [scenario.frame(i) for scenario in scenarios for i in spread(len(scenario))]
-    recording = open_recording(data.validation)
-    chosen = [
-        _readable(recording, rows[i])
-        for _, rows in recording.drives()[: data.validation_scenarios]
-        for i in spread(len(rows))
+    source = _source(
+        data.validation, data, data.validation_seed, data.validation_scenarios, data.validation_frames
+    )
+    frames = [
+        frame
+        for scenario in source.open_scenarios()
+        for position in source.positions(scenario)
+        if (frame := readable(scenario.frame, position)) is not None
     ]
-    frames = [frame for frame in chosen if frame is not None]
     if not frames:
-        raise DatasetError(f'{recording.root}: no readable frame to validate on')
+        raise DatasetError(f'{source.spec}: no readable frame to validate on')
     return frames

@@ -15,6 +15,7 @@ from diffkd_ros.errors import DiffkdError
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.decoding import Decoding
 from diffkd_ros.sources.simulator import SimulatorConfig
+from diffkd_ros.sources.source import FORMATS, SIMULATOR
 
 
 class RecipeError(DiffkdError):
@@ -28,7 +29,7 @@ class _Section(BaseModel):
 class FrameSource(_Section):
     """Where frames come from."""
 
-    kind: Literal['sim', 'opv2v', 'dair'] = Field('sim', description='Simulator or data set.')
+    kind: str = Field(SIMULATOR, description='sim, or the format of a data set: opv2v, dair, bag.')
     folder: str = Field('', description='Root of a data set; $NAME stands for an environment variable.')
     split: str | None = Field(None, description='Split of a data set.')
     split_file: str | None = Field(None, description='File that lists the splits of DAIR-V2X.')
@@ -36,7 +37,9 @@ class FrameSource(_Section):
 
     @model_validator(mode='after')
     def _recorded_ones_lie_somewhere(self) -> FrameSource:
-        if (self.kind == 'sim') != (not self.folder):
+        if self.kind not in (known := (SIMULATOR, *FORMATS)):
+            raise ValueError(f'kind {self.kind!r}: known are {", ".join(known)}')
+        if (self.kind == SIMULATOR) != (not self.folder):
             raise ValueError('a data set needs a folder and the simulator takes none')
         return self
 

@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+from recorded_sets import dair_label, write_dair, write_json
 from rosbags.highlevel import AnyReader
 from typer.testing import CliRunner
 
-from diffkd_ros.bags.convert import write_bag
+from diffkd_ros.bags.convert import convert, write_bag
 from diffkd_ros.bags.writer import BagError
 from diffkd_ros.cli import app
-from diffkd_ros.evaluation.drives import Source
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.geometry.boxes import ground_truth_in
-from diffkd_ros.sources.opv2v import write_opv2v
+from diffkd_ros.sources.dataset import DatasetError
+from diffkd_ros.sources.opv2v import Opv2vDataset, write_opv2v
 from diffkd_ros.sources.restamping import SCENARIO_GAP
 from diffkd_ros.sources.rosbag import RosbagDataset
 from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
+from diffkd_ros.sources.source import Source
 
 CONFIG = SimulatorConfig(agents=2, frames_per_scenario=3, lidar=LidarConfig(columns=128))
 
@@ -37,7 +41,7 @@ def bag(frames, tmp_path_factory):
 def test_what_was_written_comes_back(frames, bag):
     dataset = RosbagDataset(bag)
     assert (dataset.agents, dataset.ego, dataset.incomplete) == ([1, 2], 1, 0)
-    assert [(name, len(rows)) for name, rows in dataset.drives()] == [('bag_000', 3), ('bag_001', 3)]
+    assert [(name, len(rows)) for name, rows in dataset.scenarios()] == [('bag_000', 3), ('bag_001', 3)]
     assert dataset[3].stamp - dataset[2].stamp == SCENARIO_GAP
     for back, frame in zip(dataset, frames, strict=True):
         for agent, sweep in frame.agents.items():
@@ -72,51 +76,95 @@ def test_a_bag_is_never_overwritten_and_never_empty(frames, tmp_path):
     with pytest.raises(BagError, match='cannot write a bag'):
         write_bag(frames, tmp_path / 'there')
     with pytest.raises(BagError, match='no frames'):
-        write_bag([], tmp_path / 'empty')
+        convert([], tmp_path / 'empty')
     assert not (tmp_path / 'empty').exists()
 
 
 def test_a_drive_of_a_bag_can_be_evaluated_in_any_order(frames, bag):
     source = Source(f'bag:{bag}', None, 2)
     assert source.names() == ['bag_000', 'bag_001']
-    drive = source.drive(1)
+    drive = source.scenario(1)
     assert source.positions(drive, 0) == [0, 2]
     for position in (2, 0):
         frame = drive.frame(position)
         assert (frame.scenario, frame.index) == ('bag_001', position)
         np.testing.assert_array_equal(frame.agents[1].points, frames[3 + position].agents[1].points)
-    with pytest.raises(ExperimentError, match='splits'):
-        Source(f'bag:{bag}', None, None, split='test').names()
+    with pytest.raises(DatasetError, match='takes no split'):
+        Source(f'bag:{bag}', split='test')
 
 
 @pytest.fixture
-def diffkd():
+def bag_convert():
     runner = CliRunner()
 
     def run(*arguments):
-        return runner.invoke(app, ['bag', *map(str, arguments)])
+        return runner.invoke(app, ['bag', 'convert', *map(str, arguments)])
 
     return run
 
 
-def test_from_opv2v(diffkd, frames, tmp_path):
+def test_from_opv2v(bag_convert, frames, tmp_path):
     write_opv2v(frames, tmp_path / 'set')
-    done = diffkd('from-opv2v', tmp_path / 'set', tmp_path / 'bag')
+    done = bag_convert(f'opv2v:{tmp_path / "set"}', tmp_path / 'bag')
     assert done.exit_code == 0, done.output
-    assert '6 of 6 frames, 2 drives, 2 agents' in done.output
+    assert '6 of 6 frames, 2 scenarios, 2 agents' in done.output
     for back, frame in zip(RosbagDataset(tmp_path / 'bag'), frames, strict=True):
         np.testing.assert_allclose(back.agents[2].points, frame.agents[2].points, atol=1e-4)
-    done = diffkd('from-opv2v', tmp_path, tmp_path / 'other')
+    (tmp_path / 'notes').mkdir()
+    done = bag_convert(f'opv2v:{tmp_path / "notes"}', tmp_path / 'other')
     assert done.exit_code == 1
-    assert 'diffkd bag from-opv2v:' in done.output
+    assert done.stderr.startswith('diffkd bag convert: ')
+    assert 'holds no' in done.stderr
     assert not (tmp_path / 'other').exists()
 
 
-def test_from_sim(diffkd, tmp_path):
-    options = ('--drives', 1, '--frames-per-drive', 2, '--vehicles', 2, '--seed', 8)
-    done = diffkd('from-sim', tmp_path / 'bag', *options)
+def test_only_the_first_frames_and_scenarios(bag_convert, frames, tmp_path):
+    write_opv2v(frames, tmp_path / 'set')
+    chosen = ('--scenarios', 1, '--frames-per-scenario', 2)
+    done = bag_convert(f'opv2v:{tmp_path / "set"}', tmp_path / 'bag', *chosen)
+    assert '2 of 2 frames, 1 scenarios' in done.output, done.output
+    first, second = RosbagDataset(tmp_path / 'bag')
+    assert second.stamp - first.stamp == frames[1].stamp - frames[0].stamp
+
+
+def test_from_the_simulator(bag_convert, tmp_path):
+    options = ('--scenarios', 1, '--length', 2, '--vehicles', 2)
+    done = bag_convert('sim:8', tmp_path / 'bag', *options)
     assert done.exit_code == 0, done.output
-    assert len(RosbagDataset(tmp_path / 'bag')) == 2
-    done = diffkd('from-sim', tmp_path / 'bag', *options)
+    expected = Simulator(SimulatorConfig(agents=2, frames_per_scenario=2), 8).frames(range(1))
+    for back, frame in zip(RosbagDataset(tmp_path / 'bag'), expected, strict=True):
+        np.testing.assert_array_equal(back.agents[2].points, frame.agents[2].points)
+    done = bag_convert('sim:8', tmp_path / 'bag', *options)
     assert done.exit_code == 1
     assert 'exists already' in done.output
+
+
+def test_to_opv2v(bag_convert, tmp_path):
+    out = tmp_path / 'set'
+    done = bag_convert('sim:8', out, '--to', 'opv2v', '--scenarios', 1, '--length', 2, '--vehicles', 2)
+    assert done.exit_code == 0, done.output
+    expected = Simulator(SimulatorConfig(agents=2, frames_per_scenario=2), 8).frames(range(1))
+    for back, frame in zip(Opv2vDataset(out), expected, strict=True):
+        np.testing.assert_array_equal(back.agents[2].points, frame.agents[2].points)
+    done = bag_convert('sim:8', out, '--to', 'opv2v')
+    assert done.exit_code == 1
+    assert 'exists already' in done.output
+
+
+def test_labels_and_poses_are_chosen(bag_convert, tmp_path):
+    """Complemented labels have one more vehicle than the set's own."""
+    root = write_dair(tmp_path / 'dair')
+    labels = tmp_path / 'labels'
+    shutil.copytree(root / 'cooperative' / 'label_world', labels)
+    for path in labels.iterdir():
+        write_json(path, [*json.loads(path.read_text()), dair_label()])
+    counts = []
+    for name, options in (('own', ()), ('complemented', ('--labels', labels))):
+        done = bag_convert(f'dair:{root}', tmp_path / name, *options)
+        assert done.exit_code == 0, done.output
+        counts.append([len(frame.ground_truth) for frame in RosbagDataset(tmp_path / name)])
+    assert counts[1] == [count + 1 for count in counts[0]]
+    done = bag_convert(f'dair:{root}', tmp_path / 'bag', '--pose', 'predicted_ego_pos')
+    assert done.stderr == f'diffkd bag convert: source dair:{root} takes no pose\n'
+    done = bag_convert(f'dair:{root}', tmp_path / 'bag', '--vehicles', 2)
+    assert '--vehicles and --length are options of sim' in done.stderr

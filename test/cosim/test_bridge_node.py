@@ -31,7 +31,7 @@ from diffkd_ros.messages.clouds import read_cloud
 from diffkd_ros.messages.poses import pose_of
 from diffkd_ros.messages.reading import boxes_of, stamp_of
 from diffkd_ros.nodes.base.entry import SetupError
-from diffkd_ros.sources.source import SimulationOptions, open_source
+from diffkd_ros.sources.source import Source
 
 AGENTS = ['cav_1', 'cav_2', 'cav_3']
 FRAMES = 30
@@ -41,8 +41,8 @@ SEED = 2
 
 @pytest.fixture(scope='module')
 def drive():
-    options = SimulationOptions(seed=SEED, agents=3, frames_per_scenario=PLAYED)
-    return list(itertools.islice(open_source('sim', options), PLAYED))
+    simulator = {'agents': 3, 'frames_per_scenario': PLAYED}
+    return list(itertools.islice(Source(f'sim:{SEED}', simulator=simulator).frames(), PLAYED))
 
 
 @pytest.fixture(scope='module')

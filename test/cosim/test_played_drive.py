@@ -18,7 +18,7 @@ from diffkd_ros.cosim.testing.process import StandInProcess
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.sources.opv2v import Opv2vDataset, write_opv2v
-from diffkd_ros.sources.source import SimulationOptions, open_source
+from diffkd_ros.sources.source import Source
 
 FRAMES = 6
 SEED = 5
@@ -26,8 +26,8 @@ SEED = 5
 
 @pytest.fixture(scope='module')
 def simulated() -> list[CoopFrame]:
-    options = SimulationOptions(seed=SEED, agents=2, frames_per_scenario=FRAMES)
-    return list(itertools.islice(open_source('sim', options), FRAMES))
+    simulator = {'agents': 2, 'frames_per_scenario': FRAMES}
+    return list(itertools.islice(Source(f'sim:{SEED}', simulator=simulator).frames(), FRAMES))
 
 
 def played(server: StandInProcess, count: int) -> list[CoopFrame]:

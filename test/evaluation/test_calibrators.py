@@ -10,13 +10,13 @@ from rich.console import Console
 
 from diffkd_ros.evaluation.calibrators import check_calibration
 from diffkd_ros.evaluation.conditions import make_conditions
-from diffkd_ros.evaluation.drives import Source
 from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.evaluate import Options, evaluate
 from diffkd_ros.metrics.calibration import TemperatureScaling, localisation_aware_calibration
 from diffkd_ros.metrics.frame_results import FrameResults, join
 from diffkd_ros.sources.opv2v import write_opv2v
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
+from diffkd_ros.sources.source import Source
 
 
 @pytest.fixture(scope='module')

@@ -19,17 +19,19 @@ from rich.console import Console
 from diffkd_ros.evaluation import run
 from diffkd_ros.evaluation.conditions import CLEAN, Condition, make_conditions
 from diffkd_ros.evaluation.cooperation import IntermediateCooperation
-from diffkd_ros.evaluation.drives import Source, needed_frames
 from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.evaluate import Options, evaluate
+from diffkd_ros.evaluation.history import needed_frames
 from diffkd_ros.evaluation.measures import Evaluation
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.evaluation.pipeline import Perceiver
 from diffkd_ros.metrics.average_precision import AveragePrecision
 from diffkd_ros.metrics.frame_results import FrameResults
+from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.opv2v import write_opv2v
+from diffkd_ros.sources.source import Source
 
-SOURCE = Source('sim', scenarios=2, frames=2)
+SOURCE = Source('sim', scenarios=2, frames_per_scenario=2)
 
 
 def options(out, model_folder):
@@ -67,7 +69,7 @@ def test_clean_precision_is_that_of_the_detector(summary, model_folder):
     precision = AveragePrecision()
     plan = run.Plan(model_folder, SOURCE, model_folder, 'sim')
     for number in range(2):
-        drive = SOURCE.drive(number)
+        drive = SOURCE.scenario(number)
         for position in plan.positions(drive):
             clean = CleanFrame(drive.frame(position))
             perception = Perceiver(cooperation, Condition(CLEAN)).perceive(clean, clean.frame)
@@ -249,7 +251,7 @@ def test_results_of_another_version_or_split_are_not_gone_on_with(finished, mode
 def test_written_as_opv2v_a_frame_scores_the_same(finished, model_folder, summary, tmp_path):
     frames = [
         drive.frame(position)
-        for drive in map(SOURCE.drive, range(2))
+        for drive in map(SOURCE.scenario, range(2))
         for position in run.Plan(tmp_path, SOURCE, model_folder, 'sim').positions(drive)
     ]
     write_opv2v(frames, tmp_path / 'set')
@@ -284,5 +286,5 @@ def test_frames_before_the_scored_ones_are_run_through_once():
     ],
 )
 def test_sources_that_cannot_be_are_refused(spec, scenarios, told):
-    with pytest.raises(ExperimentError, match=told):
-        Source(spec, scenarios, 2)
+    with pytest.raises(DatasetError, match=told):
+        Source(spec, scenarios, 2).names()

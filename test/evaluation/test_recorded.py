@@ -11,7 +11,6 @@ import pytest
 from diffkd_ros.bags.convert import write_bag
 from diffkd_ros.bags.writer import BagWriter
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.drives import Source
 from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.recorded import score_answers
 from diffkd_ros.evaluation.run import Plan, make_jobs, settle
@@ -19,6 +18,7 @@ from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.messages.building import boxes_message, header_message, make_from
 from diffkd_ros.sources.rosbag import RosbagDataset
 from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
+from diffkd_ros.sources.source import Source
 
 
 @pytest.fixture(scope='module')

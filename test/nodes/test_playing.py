@@ -28,7 +28,7 @@ from diffkd_ros.metrics.protocol import protocol_named
 from diffkd_ros.nodes.playing.feeder import played as frame_as_messages
 from diffkd_ros.sources.restamping import restamped
 from diffkd_ros.sources.rosbag import RosbagDataset, recorded_stamp
-from diffkd_ros.sources.source import SimulationOptions, open_source
+from diffkd_ros.sources.source import Source
 
 FRAMES = 6
 DRIVE = 4
@@ -68,8 +68,8 @@ def run(group, model, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def played():
-    options = SimulationOptions(seed=SEED, agents=2, frames_per_scenario=DRIVE)
-    return list(itertools.islice(open_source('sim', options), FRAMES))
+    simulator = {'agents': 2, 'frames_per_scenario': DRIVE}
+    return list(itertools.islice(Source(f'sim:{SEED}', simulator=simulator).frames(), FRAMES))
 
 
 def test_in_lockstep_every_frame_is_fused_and_answered(run):

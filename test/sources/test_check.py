@@ -6,8 +6,9 @@ from recorded_sets import write_opv2v_cloud, write_opv2v_frame
 from typer.testing import CliRunner
 
 from diffkd_ros.cli import app
-from diffkd_ros.sources.check import UnknownFormatError, check
+from diffkd_ros.sources.check import check
 from diffkd_ros.sources.dataset import DatasetError
+from diffkd_ros.sources.source import Source, recognise
 
 PAIR = """[{{
   "vehicle_pointcloud_path": "vehicle-side/velodyne/000001.pcd",
@@ -31,7 +32,7 @@ def opv2v(tmp_path):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_counts(opv2v, workers):
     steps = []
-    report = check(opv2v, on_frame=lambda *step: steps.append(step), workers=workers)
+    report = check(Source(f'opv2v:{opv2v}'), on_frame=lambda *step: steps.append(step), workers=workers)
     assert report.format == 'OPV2V'
     assert (report.scenarios, report.frames, report.agents, report.sweeps) == (2, 5, 4, 9)
     assert report.points == 2 * (3 + 4 + 5) + 3 * 7
@@ -61,13 +62,13 @@ def damaged(opv2v):
         second / '5' / '000001.pcd': '000001.yaml is missing',
         first / '11' / '000072.yaml': 'agent 10, has no 000072.yaml',
         second / '5' / '000002.yaml': 'while parsing',
-        opv2v / 'test' / 'notes': 'not a drive',
+        opv2v / 'test' / 'notes': 'not a scenario',
     }
 
 
 def test_all_damage_is_reported(opv2v, damaged):
     told = []
-    report = check(opv2v, on_problem=told.append)
+    report = check(Source(f'opv2v:{opv2v}'), on_problem=told.append)
     assert told == report.problems
     assert len(report.problems) == len(damaged)
     for path, reason in damaged.items():
@@ -101,7 +102,7 @@ def test_dair_v2x(tmp_path):
     (tmp_path / 'cooperative').mkdir()
     (tmp_path / 'cooperative' / 'data_info.json').write_text(PAIR.format())
     write_opv2v_cloud(tmp_path / 'infrastructure-side' / 'velodyne' / '000002.pcd', 2)
-    report = check(tmp_path)
+    report = check(Source(recognise(str(tmp_path))))
     assert report.format == 'DAIR-V2X-C'
     assert report.broken_frames == 1
     assert [line.removeprefix(f'{tmp_path}/').partition(': ')[0] for line in report.problems] == [
@@ -114,13 +115,15 @@ def test_dair_v2x(tmp_path):
 
 
 def test_what_is_no_data_set(tmp_path):
-    with pytest.raises(UnknownFormatError, match='not a folder'):
-        check(tmp_path / 'absent')
-    with pytest.raises(UnknownFormatError, match=r'neither OPV2V .* nor DAIR-V2X-C'):
-        check(tmp_path)
+    with pytest.raises(DatasetError, match='not a folder'):
+        recognise(str(tmp_path / 'absent'))
+    with pytest.raises(DatasetError, match=r'none of the known formats \(OPV2V, DAIR-V2X-C, rosbag2\)'):
+        recognise(str(tmp_path))
+    with pytest.raises(DatasetError, match='simulated and has no files'):
+        check(Source('sim'))
     (tmp_path / 'cooperative').mkdir()
     with pytest.raises(DatasetError, match='has no vehicle-side, infrastructure-side'):
-        check(tmp_path)
+        check(Source(recognise(str(tmp_path))))
     done = CliRunner().invoke(app, ['data', 'check', str(tmp_path)])
     assert done.exit_code == 1
     assert 'has no vehicle-side' in done.output

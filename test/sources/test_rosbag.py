@@ -20,8 +20,9 @@ from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.messages.names import BOXES3D_TYPE
 from diffkd_ros.sources.bag_files import BOXES3D_DEFINITION
-from diffkd_ros.sources.dataset import DatasetError, readable_frames
+from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.rosbag import RosbagDataset
+from diffkd_ros.sources.source import Source
 
 TYPES = message_types()
 STEP = 100_000_000
@@ -164,7 +165,7 @@ def test_what_was_lost_is_missing_and_counted(tmp_path):
     assert dataset.incomplete == 4
 
 
-def test_a_damaged_message_costs_its_frame(tmp_path, everything):
+def test_a_damaged_message_costs_its_frame(tmp_path, everything, caplog):
     broken = []
     for stamp, message in everything:
         if (stamp, message.topic) == (2 * STEP, '/cav_2/points'):
@@ -172,12 +173,12 @@ def test_a_damaged_message_costs_its_frame(tmp_path, everything):
         if (stamp, message.topic) == (3 * STEP, '/cav_2/odometry'):
             message = message._replace(data=bytes(message.data).replace(b'cav_2/lidar', b'cav_2/wheel'))
         broken.append((stamp, message))
-    errors = []
-    dataset = RosbagDataset(write(tmp_path / 'bag', broken))
-    back = list(readable_frames(dataset, lambda index, error: errors.append((index, str(error)))))
-    assert [frame.stamp for frame in back] == [STEP]
-    assert [index for index, _ in errors] == [1, 2]
-    assert "pose of 'cav_2/wheel', but the cloud is in 'cav_2/lidar'" in errors[1][1]
+    write(tmp_path / 'bag', broken)
+    assert [frame.stamp for frame in Source(f'bag:{tmp_path / "bag"}').frames()] == [STEP]
+    first, second = caplog.messages
+    assert first.startswith('frame 1 left out: ')
+    assert second.startswith('frame 2 left out: ')
+    assert "pose of 'cav_2/wheel', but the cloud is in 'cav_2/lidar'" in second
 
 
 def test_a_long_recording_is_cut_into_scenarios(tmp_path):
@@ -186,7 +187,7 @@ def test_a_long_recording_is_cut_into_scenarios(tmp_path):
     (frame,) = frames(1)
     items = [item for stamp in stamps for item in messages_of(replace(frame, stamp=stamp))]
     dataset = RosbagDataset(write(tmp_path / 'run', items))
-    assert [(name, len(rows)) for name, rows in dataset.drives()] == [
+    assert [(name, len(rows)) for name, rows in dataset.scenarios()] == [
         ('run_000', 10), ('run_001', 10), ('run_002', 5), ('run_003', 3),
     ]  # fmt: skip
     assert (dataset[10].scenario, dataset[10].index) == ('run_001', 0)

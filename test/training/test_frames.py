@@ -30,7 +30,7 @@ def test_sources_are_drawn_as_often_as_their_shares_say(opv2v: Path) -> None:
     sources = [{'kind': 'sim', 'share': 1}, {'kind': 'opv2v', 'folder': str(opv2v), 'share': 3}]
     mixture = Mixture(data(sources=sources))
     rng = np.random.default_rng(0)
-    recorded = {name for name, _ in Opv2vDataset(opv2v).drives()}
+    recorded = {name for name, _ in Opv2vDataset(opv2v).scenarios()}
     drawn = [mixture.draw(rng).scenario in recorded for _ in range(120)]
     # Four standard deviations are 0.16.
     assert np.mean(drawn) == pytest.approx(0.75, abs=0.16)

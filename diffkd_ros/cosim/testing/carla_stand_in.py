@@ -22,7 +22,7 @@ from diffkd_ros.cosim.testing.rpc import DONE, CallError, Method, RpcServer, Str
 from diffkd_ros.cosim.testing.scene import PlayedDrive
 from diffkd_ros.cosim.testing.world import Actor, World
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.sources.source import SimulationOptions, open_source
+from diffkd_ros.sources.source import DEFAULT_SEED, Source
 
 VERSION = '0.9.16'
 _OBSERVER_STREAM = 1
@@ -303,15 +303,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--host', default='127.0.0.1')
     parser.add_argument('--port', type=int, default=2000, help='RPC port; 0: any free one, which is printed')
     parser.add_argument('--version', default=VERSION, help='version to report')
-    parser.add_argument('--source', default='', help='drive to play: sim, opv2v:DIR, ...; empty: no vehicles')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the simulator')
+    parser.add_argument(
+        '--source', default='', help='what to play: sim, sim:SEED, opv2v:DIR, ...; empty: nothing'
+    )
+    parser.add_argument('--seed', type=int, default=DEFAULT_SEED, help='seed of source sim without one')
     parser.add_argument('--vehicles', type=int, default=3, help='connected vehicles in the simulator')
     parser.add_argument('--frames', type=int, default=100, help='frames of the drive, which is then repeated')
     given = parser.parse_args(arguments)
 
     def open_world(world: World) -> PlayedDrive:
-        options = SimulationOptions(given.seed, given.vehicles, 10.0, min(given.frames, 300))
-        return PlayedDrive(world, itertools.islice(open_source(given.source, options), given.frames))
+        simulator = {'agents': given.vehicles, 'frames_per_scenario': min(given.frames, 300)}
+        source = Source(given.source, default_seed=given.seed, simulator=simulator)
+        return PlayedDrive(world, itertools.islice(source.frames(), given.frames))
 
     try:
         server = CarlaStandIn(given.host, given.port, given.version, open_world if given.source else None)

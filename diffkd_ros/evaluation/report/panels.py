@@ -9,7 +9,7 @@ from io import BytesIO
 from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
 from diffkd_ros.evaluation.cooperation import Cooperation, cooperation_named
-from diffkd_ros.evaluation.drives import history_frames, needed_frames
+from diffkd_ros.evaluation.history import history_frames, needed_frames
 from diffkd_ros.evaluation.measures import Evaluation
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.evaluation.pipeline import MAX_AGE, Perceiver, Perception
@@ -44,7 +44,7 @@ def draw_panels(
     A condition that cannot work on that frame is left out.
     """
     name, position = telling_frame(evaluation)
-    drive = plan.source.drive(plan.source.names().index(name))
+    drive = plan.source.scenario(plan.source.names().index(name))
     cooperation = cooperation_named(plan.cooperation)(Model(plan.model, sessions=plan.sessions))
     frames = [CleanFrame(drive.frame(p)) for p, _ in needed_frames([position], history_frames(MAX_AGE))]
     alone = _perceive(cooperation, Condition(EGO_ALONE), frames).detection.boxes

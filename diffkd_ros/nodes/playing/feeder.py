@@ -20,7 +20,7 @@ from diffkd_ros.messages.building import frame_messages
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.msg import Boxes3D
 from diffkd_ros.sources.restamping import restamped
-from diffkd_ros.sources.source import SimulationOptions, bag_paths, open_source
+from diffkd_ros.sources.source import Source
 
 if TYPE_CHECKING:
     from diffkd_ros.sources.rosbag import RecordedFrame
@@ -78,27 +78,24 @@ def replayed(frame: RecordedFrame) -> PlayedFrame:
     )
 
 
-def open_played(source: str, options: SimulationOptions, start: int, ego: int) -> Iterator[PlayedFrame]:
+def open_played(source: Source, start: int, ego: int) -> Iterator[PlayedFrame]:
     """A source's frames as messages.
 
     Args:
-        source: what `open_source` takes.
-        options: for the simulator.
+        source: to play.
         start: stamp of the first frame, nanoseconds; what is from a bag keeps its stamps.
         ego: agent that fuses; 0: as the source says.
 
     Raises:
-        SourceError: if there is no such source.
-        ValueError: if it cannot be opened.
+        DatasetError: if it cannot be opened.
     """
-    kind, _, place = source.partition(':')
-    if kind == 'bag':
+    if source.kind == 'bag':
         # Bags are read by what other sources can do without.
         from diffkd_ros.sources.rosbag import RosbagDataset
 
-        dataset = RosbagDataset(bag_paths(place), ego or None)
+        dataset = RosbagDataset(source.paths, ego or None)
         return (replayed(dataset.recorded(index)) for index in range(len(dataset)))
-    frames = restamped(open_source(source, options), start)
+    frames = restamped(source.frames(), start)
     return (played(replace(frame, ego=ego) if ego else frame) for frame in frames)
 
 

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `diffkd`. Each verb reads its options and imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from diffkd_ros import __version__
+from diffkd_ros.cli import measuring, recordings, running
+from diffkd_ros.cli.verbs import group
+
+app = group('Cooperative LiDAR perception over ROS 2.', name='diffkd')
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f'diffkd {__version__}')
+        raise typer.Exit
+
+
+@app.callback()
+def _diffkd(
+    version: Annotated[
+        bool, typer.Option('--version', callback=_version, is_eager=True, help='Show the version and exit.')
+    ] = False,
+) -> None:
+    """Cooperative LiDAR perception over ROS 2."""
+
+
+app.command()(running.demo)
+app.command('demo-carla')(running.demo_carla)
+app.command()(measuring.train)
+app.command()(running.bench)
+app.command()(measuring.evaluate)
+app.command()(measuring.evidence)
+app.add_typer(recordings.data, name='data')
+app.add_typer(recordings.bag, name='bag')
+
+
+def main() -> None:
+    """Entry point."""
+    app(prog_name='diffkd')

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs that train and measure models: train, evaluate, evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from diffkd_ros.cli.recordings import Labels, Pose, Split, SplitFile
+from diffkd_ros.cli.verbs import all_cores, interruptible
+from diffkd_ros.errors import require
+
+if TYPE_CHECKING:
+    from diffkd_ros.evaluation.model import Sessions
+
+Workers = Annotated[int, typer.Option(min=0, help='Processes; 0: one per core.')]
+
+_RESUMES = 'the same command continues from here'
+
+
+def train(
+    recipe: Annotated[
+        Path | None, typer.Argument(help='Recipe file; the shipped sim_edge by default.')
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help='Folder for the run; runs/<recipe> by default.')] = None,
+    threads: Annotated[int, typer.Option(min=0, help='CPU threads per process; 0: one per core.')] = 0,
+    accelerator: Annotated[str, typer.Option(help='auto, cpu or gpu.')] = 'auto',
+    devices: Annotated[int, typer.Option(min=1, help='Devices of this node.')] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help='Nodes; start the command on each by torchrun.')] = 1,
+) -> None:
+    """Train a model by a recipe, score it on held-out frames and export its folder.
+
+    A run that was stopped continues where it was.
+    """
+    from diffkd_ros.export.model_folder import write_model_folder
+    from diffkd_ros.share import share_directory
+    from diffkd_ros.training.loop import Machine
+    from diffkd_ros.training.loop import train as run_training
+    from diffkd_ros.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe or share_directory() / 'config' / 'train' / 'sim_edge.yaml')
+    run = out or Path('runs') / loaded.name
+    trained = run_training(loaded, run, Machine(accelerator, devices, nodes, all_cores(threads)))
+    if trained is None:
+        return  # the first process writes the folder
+    folder = run / loaded.name
+    write_model_folder(
+        trained.student, folder, loaded.description, loaded.decoding, trained.training, trained.results
+    )
+    typer.echo(f'model folder: {folder}')
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option(help='Folder for the results; an earlier run there is continued.')],
+    source: Annotated[str, typer.Option(help='sim, sim:SEED, opv2v:DIR, dair:DIR or bag:FILE.')] = 'sim',
+    model: Annotated[
+        str,
+        typer.Option(help='Model folder, name of a shipped model, or checkpoint.safetensors of a training.'),
+    ] = 'sim_edge',
+    corruptions: Annotated[
+        str, typer.Option(help='all, none, paper, held_out, lidar, pose, link, or names: fog,delay.')
+    ] = 'all',
+    severity: Annotated[str, typer.Option(help='all, or a list such as 1,3.')] = 'all',
+    agents: Annotated[
+        str, typer.Option(help='Agents corrupted: ego, neighbours, all, a list of these, or default.')
+    ] = 'default',
+    seeds: Annotated[str, typer.Option(help='Realisations of each corruption: 0,1,2.')] = '0',
+    profile: Annotated[str, typer.Option(help='Table of severity levels: graded or lab.')] = 'graded',
+    scenarios: Annotated[
+        int | None, typer.Option(min=1, help='The first so many; by default 25 of sim, all of a recording.')
+    ] = None,
+    frames_per_scenario: Annotated[
+        int | None, typer.Option(min=1, help='Evenly spaced; by default 2 of sim, all of a recording.')
+    ] = None,
+    split: Split = None,
+    split_file: SplitFile = None,
+    labels: Labels = None,
+    pose: Pose = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Preset of what is scored; the source's own by default.")
+    ] = None,
+    cooperation: Annotated[
+        str, typer.Option(help='What is sent: intermediate (features), late (boxes), early (points), none.')
+    ] = 'intermediate',
+    calibration: Annotated[
+        str,
+        typer.Option(help='Scaling of the scores, reported alongside: none, temperature or isotonic.'),
+    ] = 'none',
+    calibrate_on: Annotated[
+        str | None,
+        typer.Option(help='Source whose clean frames the scaling is fitted to, e.g. sim:4; not --source.'),
+    ] = None,
+    calibrate_split: Annotated[
+        str | None, typer.Option(help='Split of that source; not --split if it is the same set.')
+    ] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help='Bag of a live run on this source: its detections are scored as the clean ones.'),
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help='Results of another model, for mCE.')] = None,
+    workers: Workers = 0,
+) -> None:
+    """Measure a model under corruption of sensors, poses and link; writes a table, a summary and a report."""
+    require('matplotlib')
+    from diffkd_ros.evaluation.conditions import make_conditions
+    from diffkd_ros.evaluation.evaluate import Options
+    from diffkd_ros.evaluation.evaluate import evaluate as run_evaluation
+    from diffkd_ros.runtime.model_folder import model_folder
+    from diffkd_ros.sources.source import SIMULATOR, Source
+
+    with interruptible(_RESUMES):
+        conditions = make_conditions(corruptions, severity, agents, seeds, profile)
+        if source.partition(':')[0] == SIMULATOR:
+            scenarios, frames_per_scenario = scenarios or 25, frames_per_scenario or 2
+        chosen = Source(source, scenarios, frames_per_scenario, split, split_file, labels, pose)
+        fitted_on = None
+        if calibrate_on is not None:
+            # The file lists the splits of this set too.
+            file = split_file if calibrate_split else None
+            fitted_on = Source(calibrate_on, scenarios, frames_per_scenario, calibrate_split, file)
+        folder = (
+            _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model)
+        )
+        options = Options(
+            out,
+            chosen,
+            folder,
+            conditions,
+            protocol,
+            all_cores(workers),
+            baseline,
+            cooperation,
+            calibration,
+            fitted_on,
+            tuple(answers or ()),
+            _sessions(folder),
+        )
+        run_evaluation(options, Console())
+
+
+def evidence(
+    plan: Annotated[Path | None, typer.Argument(help='Plan file; the shipped one by default.')] = None,
+    out: Annotated[
+        Path, typer.Option(help='Folder for the experiment; an earlier run there is continued.')
+    ] = Path('runs/evidence'),
+    workers: Workers = 0,
+) -> None:
+    """Train every variant of a plan, measure all of them alike and write one table."""
+    require('torch', 'matplotlib')
+    from diffkd_ros.evidence.run import run_experiment
+    from diffkd_ros.share import share_directory
+
+    with interruptible(_RESUMES):
+        path = plan or share_directory() / 'config' / 'evidence.yaml'
+        run_experiment(path, out, all_cores(workers), Console())
+
+
+def _checkpoint_folder(checkpoint: Path, out: Path) -> Path:
+    """Model folder below `out` with the exported checkpoint; exported once."""
+    from diffkd_ros.export.model_folder import holds_export, write_model_folder
+    from diffkd_ros.runtime.card import sha256
+    from diffkd_ros.training.checkpoint import load_student
+
+    recipe, student = load_student(checkpoint)
+    folder, origin = out / 'model' / recipe.name, {'checkpoint_sha256': sha256(checkpoint)}
+    if not holds_export(folder, origin):
+        write_model_folder(student, folder, recipe.description, recipe.decoding, origin, {})
+    return folder
+
+
+def _sessions(folder: Path) -> Sessions | None:
+    """Runs a model without ONNX graphs; None for a model with graphs."""
+    from diffkd_ros.runtime.card import ModelCard
+
+    if ModelCard.load(folder).runtime == 'onnx':
+        return None
+    from diffkd_ros.export.torch_sessions import torch_sessions
+
+    return torch_sessions

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs that run a model on this machine: demo, demo-carla, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from diffkd_ros.cli.verbs import interruptible
+from diffkd_ros.errors import require
+
+Model = Annotated[str, typer.Option(help='Model folder, or the name of a shipped model.')]
+Vehicles = Annotated[int, typer.Option(min=2, max=5, help='Connected vehicles, including the ego.')]
+Seed = Annotated[int, typer.Option(min=0, help='Seed of the simulated traffic.')]
+
+_ENDED = 'all processes have ended'
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(help='Folder for the results; the bag, logs and pictures in it are replaced.')
+    ] = Path('demo'),
+    model: Model = 'sim_edge',
+    frames: Annotated[int, typer.Option(min=1, help='Frames played in lock-step.')] = 100,
+    vehicles: Vehicles = 3,
+    seed: Seed = 2_000_000,
+    realtime_seconds: Annotated[
+        float, typer.Option(min=0, help='Seconds played in real time; 0 leaves this part out.')
+    ] = 20.0,
+    rate: Annotated[float, typer.Option(min=1, max=10, help='Frames per second in real time.')] = 5.0,
+) -> None:
+    """Run connected vehicles, each a process, over ROS 2; prints a table, writes pictures and a rosbag2."""
+    require('rclpy', 'rosbags', 'matplotlib', 'PIL')
+    from diffkd_ros.demo import DemoOptions, run_demo
+
+    with interruptible(_ENDED):
+        run_demo(DemoOptions(out, model, frames, vehicles, seed, realtime_seconds, rate), Console())
+
+
+def demo_carla(
+    out: Annotated[Path, typer.Option(help='Folder for the results; the logs in it are replaced.')] = Path(
+        'demo-carla'
+    ),
+    model: Model = 'sim_edge',
+    frames: Annotated[int, typer.Option(min=1, help='Steps of the simulated world.')] = 60,
+    vehicles: Vehicles = 3,
+    seed: Seed = 2_000_000,
+) -> None:
+    """Run the co-simulation with CARLA against a stand-in for its server; prints a table, writes logs."""
+    require('rclpy', 'carla', 'msgpack')
+    from diffkd_ros.demo.carla import CarlaDemoOptions, run_carla_demo
+
+    with interruptible(_ENDED):
+        run_carla_demo(CarlaDemoOptions(out, model, frames, vehicles, seed), Console())
+
+
+def bench(
+    model: Model = 'sim_edge',
+    threads: Annotated[int, typer.Option(min=1, help='CPU threads used by inference.')] = 1,
+    device: Annotated[str, typer.Option(help='cpu, cuda or tensorrt.')] = 'cpu',
+    repetitions: Annotated[int, typer.Option(min=1, help='Runs whose median is reported.')] = 30,
+    out: Annotated[Path | None, typer.Option(help='Also write the times to this JSON file.')] = None,
+) -> None:
+    """Time each stage of the model on this machine."""
+    from diffkd_ros.benchmark import run
+    from diffkd_ros.runtime.model_folder import model_folder
+
+    run(model_folder(model), threads, device, repetitions, out)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording as one HTML page that needs no other file and no network: for where there is no viewer.
+"""Writes a recording as one HTML page that needs no other file, no network and no viewer.
 
-Everything is seen from above in the ego's LiDAR frame. Points become occupied cells of `CELL` metres, without
-what lies on the ground, at most `MAX_CELLS` an agent and frame; so a page of 600 frames of 3 agents is a few
-megabytes. What is drawn how stands in `page.html`, which holds no data.
+The scene is drawn from above in the ego's LiDAR frame. Points are reduced to occupied cells of `CELL` metres
+above the ground, at most `MAX_CELLS` per agent and frame, so that 600 frames of 3 agents take a few
+megabytes. The drawing code is in `page.html`, the template without data.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.bags.answers import Answer, Status, read_answers, read_area
-from diffkd_ros.bags.writer import message_types
+from diffkd_ros.bags.writer import BagError, message_types
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import inverse, transform_points
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.metrics.average_precision import match
-from diffkd_ros.sources.dataset import DatasetError
+from diffkd_ros.sources.dataset import DatasetError, readable
 from diffkd_ros.sources.rosbag import RosbagDataset
 
 MAX_FRAMES = 600
@@ -37,11 +37,11 @@ CELL = 0.2
 EXTENT = (-60.0, -36.0, 60.0, 36.0)
 _COLUMNS = round((EXTENT[2] - EXTENT[0]) / CELL)
 _ROWS = round((EXTENT[3] - EXTENT[1]) / CELL)
-# The lowest return in a square of this size, metres, stands for the ground; what is less than `_GROUND` above
-# it is not drawn.
+# The lowest return in a square of this size, metres, is taken for the ground; returns less than `_GROUND`
+# above it are not drawn.
 _GROUND_CELL = 4.0
 _GROUND = 0.3
-# As in the pictures of an evaluation: weaker boxes count in the average precision, but clutter a picture.
+# As in the pictures of an evaluation: boxes of lower scores count in the average precision only.
 _SHOWN_SCORE = 0.3
 _IOU = 0.5
 _MIN_POINTS = 5
@@ -49,11 +49,11 @@ _MIN_POINTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What was written.
+    """A written page.
 
     Attributes:
-        frames: shown.
-        answered: those of them with recorded detections.
+        frames: frames shown.
+        answered: frames shown with recorded detections.
         megabytes: size of the file.
     """
 
@@ -71,13 +71,15 @@ def write_page(
     """Write the page of a recording.
 
     Args:
-        paths: bags, read as one: clouds, poses and where recorded ground truth, detections, fusion status.
+        paths: bags, read as one, with clouds and poses and, if recorded, ground truth, detections and fusion
+            status.
         out: the HTML file.
-        frames: at most so many, evenly spaced. A broken one is left out.
-        on_frame: called with how many frames are done, and of how many.
+        frames: at most so many, evenly spaced; broken ones are left out.
+        on_frame: called with the number of frames done and the number of all.
 
     Raises:
-        DatasetError: if a bag is none or holds no frame that can be read.
+        DatasetError: if a bag cannot be read, or holds no frame that can be read.
+        BagError: if the file cannot be written.
     """
     dataset = RosbagDataset(paths)
     types = message_types()
@@ -85,9 +87,8 @@ def write_page(
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).round().astype(int))
     shown: list[dict[str, Any]] = []
     for done, index in enumerate(chosen.tolist(), start=1):
-        try:
-            frame = dataset[index]
-        except DatasetError:
+        frame = readable(dataset.__getitem__, index)
+        if frame is None:
             continue
         shown.append(_shown(frame, answers.get(frame.stamp), area or EXTENT))
         on_frame(done, len(chosen))
@@ -105,11 +106,14 @@ def write_page(
         'iou': _IOU,
         'frames': shown,
     }
-    # Neither an end tag nor a comment may begin in what others have said.
+    # Recorded text must not close the script element or open a comment.
     data = json.dumps(content, separators=(',', ':'), allow_nan=False).replace('<', r'\u003c')
     template = files('diffkd_ros.bags').joinpath('page.html').read_text(encoding='utf-8')
     text = template.replace('@TITLE@', escape(title)).replace('@DATA@', data)
-    out.write_text(text, encoding='utf-8')
+    try:
+        out.write_text(text, encoding='utf-8')
+    except OSError as error:
+        raise BagError(f'cannot write {out}: {error.strerror}') from error
     answered = sum(entry['answered'] for entry in shown)
     return Page(len(shown), answered, out.stat().st_size / 1e6)
 
@@ -117,12 +121,12 @@ def write_page(
 def _shown(
     frame: CoopFrame, answer: Answer | None, area: tuple[float, float, float, float]
 ) -> dict[str, Any]:
-    """A frame as the page wants it; boxes are x, y, length, width, yaw, and what became of them.
+    """A frame for the template; boxes are x, y, length, width, yaw and a state.
 
     Args:
         frame: the frame.
-        answer: what the ego made of it, if recorded.
-        area: x_min, y_min, x_max, y_max in which a vehicle can be found.
+        answer: recorded detections and fusion status of the ego, or None.
+        area: x_min, y_min, x_max, y_max in which a vehicle can be detected.
     """
     to_ego = inverse(frame.agents[frame.ego].pose)
     cells, places = {}, {}
@@ -150,23 +154,23 @@ def _boxes(found: Boxes3D, truth: Boxes3D | None, area: tuple[float, float, floa
     met: set[int] = set()
     if truth is not None:
         matching = match(found, truth, _IOU, _MIN_POINTS)
-        # 1 found, 0 false alarm, -1 neither: on a truth that is ignored.
+        # 1 hit, 0 false alarm, -1 on an ignored ground truth.
         hit = np.where(matching.dropped, -1, matching.truth_index >= 0)
         met = set(matching.truth_index.tolist())
     scores = np.zeros(len(found)) if found.scores is None else found.scores
-    told: list[list[Any]] = []
+    truths: list[list[Any]] = []
     if truth is not None:
         points = np.full(len(truth), _MIN_POINTS) if truth.num_points is None else truth.num_points
         for row, (box, count) in enumerate(zip(truth.boxes, points, strict=True)):
             inside = area[0] <= box[0] < area[2] and area[1] <= box[1] < area[3]
-            # 1 found, 0 missed, -1 neither: out of reach, or with too few returns.
-            told.append([*_flat(box), 1 if row in met else 0 if inside and count >= _MIN_POINTS else -1])
+            # 1 found, 0 missed, -1 out of reach or with too few returns.
+            truths.append([*_flat(box), 1 if row in met else 0 if inside and count >= _MIN_POINTS else -1])
     return {
         'detections': [
             [*_flat(box), int(state), round(float(score), 2)]
             for box, state, score in zip(found.boxes, hit, scores, strict=True)
         ],
-        'truth': told if truth is not None else None,
+        'truth': truths if truth is not None else None,
     }
 
 
@@ -198,9 +202,7 @@ def _is_finite(status: Status) -> bool:
 
 
 def _cells(points: NDArray[np.float32]) -> str:
-    """Occupied cells: the steps between their sorted numbers, seven bits a byte, low ones first, as base64.
-
-    All but the last byte of a step have the top bit set.
+    """Occupied cells as base64 of the differences of their sorted numbers, as little-endian base-128 varints.
 
     Args:
         points: (n, 3 or more) x, y, z in the ego's LiDAR frame.

@@ -104,7 +104,7 @@ def evaluate(
     workers: Workers = 0,
 ) -> None:
     """Measure a model under corruption of sensors, poses and link; writes a table, a summary and a report."""
-    require('matplotlib')
+    require('matplotlib', *(['scipy'] if calibration != 'none' else []))
     from diffkd_ros.evaluation.conditions import make_conditions
     from diffkd_ros.evaluation.evaluate import Options
     from diffkd_ros.evaluation.evaluate import evaluate as run_evaluation

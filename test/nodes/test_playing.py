@@ -42,7 +42,14 @@ def run(group, model, tmp_path_factory):
     common = {'model': str(model)}
     for spec in graph.vehicle_specs([1, 2], 1, common):
         group.start(spec)
-    play = {'vehicles': 2, 'seed': SEED, 'frames_per_scenario': DRIVE, 'timeout': 60.0}
+    # The seed in the source takes precedence over the parameter.
+    play = {
+        'source': f'sim:{SEED}',
+        'seed': SEED + 1,
+        'vehicles': 2,
+        'frames_per_scenario': DRIVE,
+        'timeout': 60.0,
+    }
     lockstep = {**play, 'mode': 'lockstep', 'frames': FRAMES, 'out': str(out / 'lockstep.json')}
     replay = {'source': f'bag:{out / "bag"}', 'mode': 'lockstep', 'timeout': 60.0}
     for name, playing in (('', lockstep), ('replayed_', replay)):

@@ -179,6 +179,15 @@ def test_converted_frames_are_those_that_are_evaluated(to, tmp_path):
             np.testing.assert_array_equal(back.agents[agent].points, sweep.points)
 
 
+def test_by_default_the_player_plays_the_same_scenarios():
+    pytest.importorskip('rclpy', reason='the player needs ROS 2')
+    from diffkd_ros.nodes.player_node import PlayerParameters
+
+    player, simulator = PlayerParameters(), SimulatorConfig()
+    assert (player.source, player.seed) == ('sim', Source('sim').seed)
+    assert (player.vehicles, player.frames_per_scenario) == (simulator.agents, simulator.frames_per_scenario)
+
+
 def test_shared_scenarios(tmp_path):
     frames = list(itertools.islice(Source('sim', simulator=SMALL).frames(), 2))
     write_opv2v(frames, tmp_path / 'test')

@@ -15,14 +15,18 @@ from diffkd_ros.sources.source import DEFAULT_SEED
 
 SHARE = get_package_share_directory('diffkd_ros')
 ARGUMENTS = [
-    DeclareLaunchArgument('vehicles', default_value='1,2,3', description='Connected vehicles, by number.'),
-    DeclareLaunchArgument('ego', default_value='1', description='The one that fuses.'),
-    DeclareLaunchArgument('model', default_value='sim_edge', description='Model folder, or a shipped name.'),
+    DeclareLaunchArgument(
+        'vehicles', default_value='1,2,3', description='Numbers of the connected vehicles.'
+    ),
+    DeclareLaunchArgument('ego', default_value='1', description='Number of the vehicle that fuses.'),
+    DeclareLaunchArgument(
+        'model', default_value='sim_edge', description='Model folder, or the name of a shipped model.'
+    ),
     DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
     DeclareLaunchArgument(
         'params_file',
         default_value=os.path.join(SHARE, 'config', 'coop.yaml'),
-        description='Parameters of all nodes; the other arguments here override them.',
+        description='Parameters of all nodes; the other arguments override them.',
     ),
     DeclareLaunchArgument(
         'source',
@@ -36,23 +40,25 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'mode',
         default_value='realtime',
-        description='realtime; or lockstep: each frame waits for its answer.',
+        description='realtime, or lockstep: the next frame is sent once this one is answered.',
     ),
     DeclareLaunchArgument('rate', default_value='5.0', description='Frames per second in real time.'),
-    DeclareLaunchArgument('frames', default_value='0', description='Frames in lock-step; 0: all there are.'),
+    DeclareLaunchArgument('frames', default_value='0', description='Frames in lock-step; 0: all.'),
     DeclareLaunchArgument('record', default_value='', description='Folder of a bag to record; empty: none.'),
     DeclareLaunchArgument(
         'use_sim_time',
         default_value='false',
-        description='Take the time from /clock, which the player or a simulator publishes.',
+        description='Take the time from /clock, published by the player or a simulator.',
         choices=['true', 'false'],
     ),
-    DeclareLaunchArgument('rviz', default_value='false', description='Show it.', choices=['true', 'false']),
+    DeclareLaunchArgument(
+        'rviz', default_value='false', description='Start RViz.', choices=['true', 'false']
+    ),
 ]
 
 
 def start(context):
-    """Resolve the arguments and turn the graph into actions."""
+    """Actions for the given arguments."""
     given = actions.given(ARGUMENTS, context)
     vehicles = [int(number) for number in given['vehicles'].split(',')]
     ego = int(given['ego'])
@@ -82,7 +88,7 @@ def start(context):
         actions.node(
             replace(spec, parameters={**spec.parameters, **clock}),
             given['params_file'],
-            # When there is nothing left to play the set-up ends.
+            # Everything ends with the player.
             on_exit=[Shutdown()] if spec.executable == 'player_node' else None,
         )
         for spec in specs
@@ -91,5 +97,5 @@ def start(context):
 
 
 def generate_launch_description():
-    """What `ros2 launch` asks for."""
+    """Entry point of `ros2 launch`."""
     return actions.description(SHARE, ARGUMENTS, start)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connected vehicles in a CARLA world: bridge, one node a vehicle, scoring, recording, RViz.
+"""Starts connected vehicles in a CARLA world: bridge, one node per vehicle, scoring, recording and RViz.
 
 ros2 launch diffkd_ros cosim_carla.launch.py vehicles:=1,2,3 ego:=1
 ros2 launch diffkd_ros cosim_carla.launch.py tick:=follow spawn:=false vehicles:=1,2 roles:=hero,friend ego:=1
@@ -20,59 +20,67 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'source',
         default_value='python',
-        description="Who publishes clouds and poses: python, our bridge; native, the server's --ros2 and our "
-        'bridge for what it lacks; ros_bridge, carla_ros_bridge, which you start.',
+        description="Publisher of clouds and poses: python, the bridge of this package; native, the server's "
+        '--ros2 and this bridge for the rest; ros_bridge, a carla_ros_bridge that you start.',
         choices=list(cosim_graph.SOURCES),
     ),
-    DeclareLaunchArgument('host', default_value='127.0.0.1', description='Where the CARLA server runs.'),
-    DeclareLaunchArgument('port', default_value='2000', description="The server's port."),
+    DeclareLaunchArgument('host', default_value='127.0.0.1', description='Host of the CARLA server.'),
+    DeclareLaunchArgument('port', default_value='2000', description='Port of the CARLA server.'),
     DeclareLaunchArgument(
         'tick',
         default_value='own',
-        description='own: the bridge ticks the world, as the ego answers; follow: another client does.',
+        description='own: the bridge ticks the world; follow: another client does.',
         choices=['own', 'follow'],
     ),
-    DeclareLaunchArgument('step', default_value='0.1', description='With tick own: s of the world a tick.'),
-    DeclareLaunchArgument('vehicles', default_value='1,2,3', description='Connected vehicles, by number.'),
+    DeclareLaunchArgument(
+        'step', default_value='0.1', description='With tick own: simulated seconds per tick.'
+    ),
+    DeclareLaunchArgument(
+        'vehicles', default_value='1,2,3', description='Numbers of the connected vehicles.'
+    ),
     DeclareLaunchArgument(
         'roles',
         default_value='',
-        description="The vehicles' role names in CARLA, in the same order; empty: cav_1, cav_2, ...",
+        description='Role names of the vehicles in CARLA, in the same order; empty: cav_1, cav_2, ...',
     ),
-    DeclareLaunchArgument('ego', default_value='1', description='The one that fuses, by number.'),
+    DeclareLaunchArgument('ego', default_value='1', description='Number of the vehicle that fuses.'),
     DeclareLaunchArgument(
-        'spawn', default_value='true', description='Spawn vehicles that are not there.', choices=BOOLEAN
+        'spawn', default_value='true', description='Spawn missing vehicles.', choices=BOOLEAN
     ),
     DeclareLaunchArgument(
         'wait_for_ego',
         default_value='true',
-        description='With tick own: tick on when the ego has answered.',
+        description='With tick own: wait for the answer of the ego before the next tick.',
         choices=BOOLEAN,
     ),
-    DeclareLaunchArgument('model', default_value='sim_edge', description='Model folder, or a shipped name.'),
+    DeclareLaunchArgument(
+        'model', default_value='sim_edge', description='Model folder, or the name of a shipped model.'
+    ),
     DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
     DeclareLaunchArgument(
         'params_file',
         default_value=os.path.join(SHARE, 'config', 'cosim', 'carla.yaml'),
-        description="Parameters over those of config/coop.yaml and the source's; the other arguments here "
-        'override them.',
+        description='Parameters, which override those of config/coop.yaml and of the source; the other '
+        'arguments override them.',
     ),
     DeclareLaunchArgument(
         'stub',
         default_value='false',
-        description='No CARLA server is at hand: start the stand-in, which plays a drive.',
+        description='Start a stand-in for the CARLA server, which plays a source.',
         choices=BOOLEAN,
     ),
     DeclareLaunchArgument(
-        'stub_source', default_value='sim', description='What the stand-in plays: sim, opv2v:DIR, ...'
+        'stub_source',
+        default_value='sim',
+        description='What the stand-in plays: sim, sim:SEED, opv2v:DIR, dair:DIR or bag:FILE.',
     ),
     DeclareLaunchArgument('record', default_value='', description='Folder of a bag to record; empty: none.'),
-    DeclareLaunchArgument('rviz', default_value='false', description='Show it.', choices=BOOLEAN),
+    DeclareLaunchArgument('rviz', default_value='false', description='Start RViz.', choices=BOOLEAN),
 ]
 
 
 def start(context):
-    """Resolve the arguments and turn the graph into actions."""
+    """Actions for the given arguments."""
     given = actions.given(ARGUMENTS, context)
     vehicles = [int(number) for number in given['vehicles'].split(',')]
     ego, source, stub = int(given['ego']), given['source'], given['stub'] == 'true'
@@ -104,7 +112,7 @@ def start(context):
         specs.append(graph.evaluator_spec(ego, {**model, 'use_sim_time': True}))
     if given['record']:
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
-    # It outlives the server by itself; this is for a crash of CARLA's client library.
+    # The bridge reconnects to a restarted server; respawning covers a crash of CARLA's client library.
     respawned = {'respawn': True, 'respawn_delay': 5.0}
     started = [
         actions.node(spec, *files, **(respawned if spec.executable == 'bridge_node' else {}))
@@ -112,12 +120,12 @@ def start(context):
     ]
     if stub:
         options = ['--host', given['host'], '--port', given['port'], '--source', given['stub_source']]
-        # In the Python of the nodes' scripts: `ros2` itself runs in the system's, whatever is activated.
+        # The Python of the nodes' scripts; `ros2` runs in the system's, even with an activated environment.
         command = ['python3', '-m', 'diffkd_ros.cosim.testing.carla_stand_in', *options]
         started.append(ExecuteProcess(cmd=[*command, '--vehicles', str(len(vehicles))], output='screen'))
     return started + actions.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():
-    """What `ros2 launch` asks for."""
+    """Entry point of `ros2 launch`."""
     return actions.description(SHARE, ARGUMENTS, start)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connected vehicles of an OpenCDA scenario: gateway and one node a vehicle. OpenCDA itself runs beside it.
+"""Starts the gateway and one node per connected vehicle of an OpenCDA scenario, but not OpenCDA itself.
 
 ros2 launch diffkd_ros cosim_opencda.launch.py vehicles:=1,2 ego:=1
 python -m diffkd_opencda opencda.py -t my_scenario -v 0.9.12
@@ -20,23 +20,29 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'vehicles',
         default_value='1,2,3',
-        description='Connected vehicles 1, 2, ... as OpenCDA makes them; road-side units -1, -2, ...',
+        description='Connected vehicles 1, 2, ... in the order of OpenCDA; road-side units -1, -2, ...',
     ),
-    DeclareLaunchArgument('ego', default_value='1', description='The one that gets the detections.'),
-    DeclareLaunchArgument('model', default_value='sim_edge', description='Model folder, or a shipped name.'),
+    DeclareLaunchArgument(
+        'ego', default_value='1', description='Number of the vehicle that receives the detections.'
+    ),
+    DeclareLaunchArgument(
+        'model', default_value='sim_edge', description='Model folder, or the name of a shipped model.'
+    ),
     DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
     DeclareLaunchArgument(
         'params_file',
         default_value=os.path.join(SHARE, 'config', 'cosim', 'opencda.yaml'),
-        description='Parameters over those of config/coop.yaml; the other arguments here override them.',
+        description='Parameters over those of config/coop.yaml; the other arguments override both.',
     ),
     DeclareLaunchArgument('record', default_value='', description='Folder of a bag to record; empty: none.'),
-    DeclareLaunchArgument('rviz', default_value='false', description='Show it.', choices=['true', 'false']),
+    DeclareLaunchArgument(
+        'rviz', default_value='false', description='Start RViz.', choices=['true', 'false']
+    ),
 ]
 
 
 def start(context):
-    """Resolve the arguments and turn the graph into actions."""
+    """Actions for the given arguments."""
     given = actions.given(ARGUMENTS, context)
     vehicles = [int(number) for number in given['vehicles'].split(',')]
     ego = int(given['ego'])
@@ -54,5 +60,5 @@ def start(context):
 
 
 def generate_launch_description():
-    """What `ros2 launch` asks for."""
+    """Entry point of `ros2 launch`."""
     return actions.description(SHARE, ARGUMENTS, start)

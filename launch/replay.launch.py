@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays a recorded bag to the vehicles' nodes, scores the ego while it runs, and writes a report at the end.
+"""Plays a bag to the nodes of the vehicles, scores the ego during the run and writes a report at the end.
 
 ros2 launch diffkd_ros replay.launch.py bag:=drive ground_truth:=labels out:=replay
 
-The report in `out` is the one of `diffkd evaluate`, written by that command: its clean figures are of what
-the ego answered here. `out/answers` is a bag of these answers, `out/online.json` the evaluator node's result.
+The report in `out` is written by `diffkd evaluate`; its clean figures are those of this run's detections.
+`out/answers` is a bag of these detections, `out/online.json` the result of the evaluator node.
 """
 
 import importlib.util
@@ -26,33 +26,41 @@ from diffkd_ros.launching import actions, graph
 from diffkd_ros.sources.rosbag import RosbagDataset
 
 SHARE = get_package_share_directory('diffkd_ros')
-# So long, seconds, may the last answers be under way to those who watch.
+# Seconds within which the last detections arrive at recorder and evaluator.
 LAST_ANSWERS = 2.0
 ARGUMENTS = [
-    DeclareLaunchArgument('bag', description='Folder or .mcap file; several, a,b, are read as one.'),
+    DeclareLaunchArgument(
+        'bag', description='Folder or .mcap file, or several as a,b, which are read as one.'
+    ),
     DeclareLaunchArgument(
         'ground_truth',
         default_value='',
-        description='Another bag, with /ground_truth at the stamps of the ego; empty: it is in the first.',
+        description='Another bag with /ground_truth at the stamps of the ego; empty: same bag.',
     ),
-    DeclareLaunchArgument('ego', default_value='', description='The one that fuses; empty: as the bag says.'),
-    DeclareLaunchArgument('model', default_value='sim_edge', description='Model folder, or a shipped name.'),
+    DeclareLaunchArgument(
+        'ego', default_value='', description='Number of the vehicle that fuses; empty: from the bag.'
+    ),
+    DeclareLaunchArgument(
+        'model', default_value='sim_edge', description='Model folder, or the name of a shipped model.'
+    ),
     DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
     DeclareLaunchArgument(
         'params_file',
         default_value=os.path.join(SHARE, 'config', 'coop.yaml'),
-        description='Parameters of all nodes; the other arguments here override them.',
+        description='Parameters of all nodes; the other arguments override them.',
     ),
     DeclareLaunchArgument(
         'mode',
         default_value='lockstep',
-        description='lockstep: each frame waits for its answer, so that the result repeats bit for bit; '
-        'realtime: as recorded, by `ros2 bag play` where that is installed.',
+        description='lockstep: the next frame is sent once this one is answered, so that results repeat bit '
+        'for bit; realtime: at the recorded rate, by `ros2 bag play` if it is installed.',
         choices=['lockstep', 'realtime'],
     ),
-    DeclareLaunchArgument('speed', default_value='1.0', description='In real time: how many times faster.'),
+    DeclareLaunchArgument('speed', default_value='1.0', description='Speed-up in real time.'),
     DeclareLaunchArgument('out', default_value='replay', description='Folder for the results.'),
-    DeclareLaunchArgument('rviz', default_value='false', description='Show it.', choices=['true', 'false']),
+    DeclareLaunchArgument(
+        'rviz', default_value='false', description='Start RViz.', choices=['true', 'false']
+    ),
 ]
 
 
@@ -64,7 +72,7 @@ def player(given, paths, dataset, on_exit):
         for vehicle in dataset.agents:
             topics += graph.sensor_topics(vehicle)
         command = ['ros2', 'bag', 'play', paths[0], '--clock', '--rate', str(speed)]
-        # Time for the nodes to load their model and to find each other.
+        # Until the nodes have loaded their model and found each other.
         command += ['--delay', '15', '--disable-keyboard-controls', '--topics', *topics]
         return ExecuteProcess(cmd=command, output='screen', on_exit=on_exit)
     parameters = {'source': 'bag:' + ','.join(paths), 'ego': dataset.ego, 'mode': given['mode']}
@@ -75,7 +83,7 @@ def player(given, paths, dataset, on_exit):
 
 
 def start(context):
-    """Resolve the arguments and look into the bag, and turn the graph into actions."""
+    """Actions for the given arguments and the agents in the bag."""
     given = actions.given(ARGUMENTS, context)
     paths = [*given['bag'].split(','), *filter(None, [given['ground_truth']])]
     chosen = int(given['ego']) if given['ego'] else None
@@ -84,7 +92,7 @@ def start(context):
     out = os.path.abspath(given['out'])
     answers = os.path.join(out, 'answers')
     if os.path.exists(answers):
-        raise DiffkdError(f'{out} holds the answers of an earlier replay; choose another folder with out:=')
+        raise DiffkdError(f'{out} holds the results of an earlier replay; choose another folder with out:=')
     os.makedirs(out, exist_ok=True)
     model = {'model': given['model']}
     evaluate = [
@@ -97,21 +105,21 @@ def start(context):
         'none',
     ]
     evaluate += ['--model', given['model'], '--out', out]
-    # In the Python of the nodes' scripts: `ros2` itself runs in the system's, whatever is activated.
+    # The Python of the nodes' scripts; `ros2` runs in the system's, even with an activated environment.
     report = ExecuteProcess(
         cmd=['python3', '-m', 'diffkd_ros.cli', *evaluate], output='screen', on_exit=[Shutdown()]
     )
     evaluator = actions.node(
         graph.evaluator_spec(ego, {**model, 'out': os.path.join(out, 'online.json')}), given['params_file']
     )
-    # Once the bag of answers is whole, it is read.
+    # The report reads the bag of detections once the recorder has closed it.
     recorder = actions.node(graph.answer_recorder_spec(ego, answers), given['params_file'], on_exit=[report])
     finish = [
         EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action)))
         for action in (evaluator, recorder)
     ]
     at_end = [TimerAction(period=LAST_ANSWERS, actions=finish)]
-    # The recording's time is the player's /clock.
+    # The player publishes the recorded time on /clock.
     parameters = {**model, 'device': given['device'], 'use_sim_time': True}
     specs = graph.vehicle_specs(dataset.agents, ego, parameters)
     started = [
@@ -124,5 +132,5 @@ def start(context):
 
 
 def generate_launch_description():
-    """What `ros2 launch` asks for."""
+    """Entry point of `ros2 launch`."""
     return actions.description(SHARE, ARGUMENTS, start)

@@ -20,6 +20,11 @@ from diffkd_ros.cli import app
 from diffkd_ros.errors import EXTRA_OF, MissingExtra
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 # Runs `diffkd` as if a package were not installed.
 BLOCKED = """
 import sys

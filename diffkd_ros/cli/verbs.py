@@ -28,13 +28,13 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except DiffkdError as error:
-            told: Exception = error
+            shown: DiffkdError = error
         except ModuleNotFoundError as error:
             missing = missing_extra(error)
             if missing is None:
                 raise
-            told = missing
-        typer.echo(f'{ctx.command_path} {ctx.invoked_subcommand}: {told}', err=True)
+            shown = missing
+        typer.echo(f'{ctx.command_path} {ctx.invoked_subcommand}: {shown}', err=True)
         raise typer.Exit(1)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

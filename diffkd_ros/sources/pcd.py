@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from pypcd4 import Encoding, PointCloud
 
 from diffkd_ros.sources.dataset import DatasetError
+
+# pypcd4 builds a column per value of a point before it compares anything with the size of the file.
+_MAX_COUNT = 1000
+_COUNT = re.compile(rb'^COUNT (.*)$', re.MULTILINE)
 
 
 def read_pcd(path: Path) -> dict[str, NDArray]:
@@ -22,6 +27,9 @@ def read_pcd(path: Path) -> dict[str, NDArray]:
             missing.
     """
     try:
+        text = _header(path)
+        if any(int(count) > _MAX_COUNT for line in _COUNT.findall(text) for count in line.split()):
+            raise ValueError(f'a COUNT above {_MAX_COUNT}')
         cloud = PointCloud.from_path(path)
     except Exception as error:  # pypcd4 lets through whatever its parsers raise
         raise DatasetError(f'{path}: not a readable point cloud: {error}') from error
@@ -38,7 +46,7 @@ def read_pcd(path: Path) -> dict[str, NDArray]:
         )
     if len(data) != header.points:
         raise DatasetError(f'{path}: cut short: the header gives {header.points} points, found {len(data)}')
-    if header.data is Encoding.BINARY and _bytes_after_header(path) >= data.nbytes + data.itemsize:
+    if header.data is Encoding.BINARY and path.stat().st_size - len(text) >= data.nbytes + data.itemsize:
         raise DatasetError(f'{path}: holds more data than the header gives; a field may be missing there')
     columns = {name: data[name] for name in data.dtype.names or () if data[name].ndim == 1}
     if missing := [name for name in ('x', 'y', 'z') if name not in columns]:
@@ -46,12 +54,15 @@ def read_pcd(path: Path) -> dict[str, NDArray]:
     return columns
 
 
-def _bytes_after_header(path: Path) -> int:
+def _header(path: Path) -> bytes:
+    """The lines up to DATA, inclusive."""
+    lines = []
     with path.open('rb') as file:
         for line in file:
+            lines.append(line)
             if line.startswith(b'DATA'):
                 break
-        return path.stat().st_size - file.tell()
+    return b''.join(lines)
 
 
 def xyz(columns: dict[str, NDArray]) -> NDArray[np.float32]:

@@ -308,6 +308,7 @@ PCD_HEADER = (
         # One field forgotten in all of the header: each row would be read from a wrong place.
         ({'fields': 'x y z', 'size': '4 4 4', 'type': 'F F F', 'count': '1 1 1'}, bytes(48), 'more data'),
         ({'fields': 'x y q intensity'}, bytes(48), r"not \['z'\]"),
+        ({'count': f'1 1 1 {10**9}'}, bytes(48), 'COUNT above'),
         ({'points': 4}, bytes(48), 'cut short: .* 4 points, found 3'),
         ({'data': 'binary_compressed'}, struct.pack('<II', 20, 48) + bytes(range(20)), 'point cloud'),
         ({'data': 'ascii'}, b'1 2 3 0.5\n1 2 3\n1 2 3 0.5\n', 'point cloud'),

@@ -27,27 +27,15 @@ class MissingExtra(DiffkdError):  # noqa: N818
 
 
 _EXTRAS = {
-    'carla': ('carla', 'msgpack'),
-    'data': ('pypcd4', 'rosbags'),
-    'report': ('PIL', 'matplotlib', 'scipy'),
-    'ros': (
-        'ament_index_python',
-        'builtin_interfaces',
-        'diagnostic_msgs',
-        'geometry_msgs',
-        'lifecycle_msgs',
-        'nav_msgs',
-        'rcl_interfaces',
-        'rclpy',
-        'rosgraph_msgs',
-        'sensor_msgs',
-        'std_msgs',
-        'visualization_msgs',
-    ),
-    'sparse': ('spconv',),
-    'train': ('lightning', 'onnx', 'onnxscript', 'safetensors', 'tensorboard', 'torch'),
+    'carla': 'carla msgpack',
+    'data': 'pypcd4 rosbags',
+    'report': 'PIL matplotlib scipy',
+    'ros': 'ament_index_python builtin_interfaces diagnostic_msgs geometry_msgs lifecycle_msgs nav_msgs '
+    'rcl_interfaces rclpy rosgraph_msgs sensor_msgs std_msgs visualization_msgs',
+    'sparse': 'spconv',
+    'train': 'lightning onnx onnxscript safetensors tensorboard torch',
 }
-EXTRA_OF = {module: extra for extra, modules in _EXTRAS.items() for module in modules}
+EXTRA_OF = {module: extra for extra, modules in _EXTRAS.items() for module in modules.split()}
 """The extra in `pyproject.toml` that installs a top-level module."""
 
 

@@ -32,11 +32,6 @@ class Target(str, Enum):
     opv2v = 'opv2v'
 
 
-@data.callback()
-def _data() -> None:
-    """Data sets on disk."""
-
-
 @data.command('check')
 def data_check(
     source: Annotated[str, typer.Argument(help='Folder of a data set, or opv2v:DIR, dair:DIR or bag:FILE.')],
@@ -54,11 +49,6 @@ def data_check(
     )
     if report.problems:
         raise DiffkdError(f'{len(report.problems)} problems; {report.broken_frames} frames cannot be used')
-
-
-@bag.callback()
-def _bag() -> None:
-    """Recordings (rosbag2), without ROS."""
 
 
 @bag.command('convert')

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from diffkd_ros.frame import FrameError
@@ -114,24 +113,14 @@ def _examine(dataset: FrameDataset, index: int) -> _Examined:
 
 
 def _examined(dataset: FrameDataset, workers: int) -> Iterator[_Examined]:
-    """Examine all frames in order; at most three results per process wait to be fetched."""
+    """Examine all frames in order."""
     if workers == 0:
         yield from (_examine(dataset, index) for index in range(len(dataset)))
         return
     # A forked child of a process with threads (ONNX Runtime's, rclpy's) may hang, hence `spawn`.
-    with ProcessPoolExecutor(
-        workers, multiprocessing.get_context('spawn'), initializer=_keep, initargs=(dataset,)
-    ) as pool:
-        waiting: deque[Future[_Examined]] = deque()
-        try:
-            for index in range(len(dataset)):
-                waiting.append(pool.submit(_examine_kept, index))
-                if len(waiting) > 3 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    spawn = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(workers, spawn, initializer=_keep, initargs=(dataset,)) as pool:
+        yield from pool.map(_examine_kept, range(len(dataset)))
 
 
 # A worker process's own copy of the data set.

@@ -149,8 +149,8 @@ class Source:
         elif self.kind not in FORMATS:
             known = ', '.join((SIMULATOR, *FORMATS))
             raise DatasetError(f'no source {self.spec!r}; known are {known}, with :DIR where recorded')
-        elif missing := [path for path in self._place_parts() if not path or not _path(path).exists()]:
-            raise DatasetError(f'source {self.spec!r} needs a path that exists, got {missing[0]!r}')
+        elif not self._place or not all(path.exists() for path in self.paths):
+            raise DatasetError(f'source {self.spec!r} needs a path that exists')
         takes = () if self.kind == SIMULATOR else FORMATS[self.kind].options
         if refused := [name for name in self._options() if name not in takes]:
             raise DatasetError(f'source {self.spec} takes no {refused[0].replace("_", " ")}')
@@ -164,13 +164,11 @@ class Source:
     def _place(self) -> str:
         return self.spec.partition(':')[2]
 
-    def _place_parts(self) -> list[str]:
-        return self._place.split(',') if FORMATS[self.kind].several else [self._place]
-
     @property
     def paths(self) -> list[Path]:
         """Files and folders of a recorded source."""
-        return [_path(part) for part in self._place_parts()]
+        places = self._place.split(',') if FORMATS[self.kind].several else [self._place]
+        return [Path(place).expanduser() for place in places]
 
     @property
     def seed(self) -> int:
@@ -222,7 +220,7 @@ class Source:
             DatasetError: if it cannot be opened.
         """
         if self.kind != SIMULATOR:
-            return iter(_opened(self)[: self.scenarios])
+            return iter(_opened(self))
         numbers = itertools.count() if self.scenarios is None else range(self.scenarios)
         return map(self.open_simulator().scenario, numbers)
 
@@ -252,7 +250,7 @@ class Source:
             DatasetError: if it cannot be opened.
         """
         if self.kind != SIMULATOR:
-            return sum(len(scenario.rows[:first]) for scenario in _opened(self)[: self.scenarios])
+            return sum(len(scenario.rows[:first]) for scenario in _opened(self))
         each = range(self.open_simulator().config.frames_per_scenario)[:first]
         return None if self.scenarios is None else self.scenarios * len(each)
 
@@ -263,7 +261,7 @@ class Source:
             DatasetError: if the source is endless or cannot be opened.
         """
         if self.kind != SIMULATOR:
-            return [scenario.name for scenario in _opened(self)[: self.scenarios]]
+            return [scenario.name for scenario in _opened(self)]
         if self.scenarios is None:
             raise DatasetError('the simulator is endless: give the number of scenarios')
         return [f'simulated_{self.seed}_{number}' for number in range(self.scenarios)]
@@ -298,11 +296,7 @@ class Source:
         return not set(mine).isdisjoint(theirs)
 
     def _files(self) -> set[Path]:
-        return {
-            file
-            for scenario in _opened(self)[: self.scenarios]
-            for file in scenario.dataset.files(scenario.rows)
-        }
+        return {file for scenario in _opened(self) for file in scenario.dataset.files(scenario.rows)}
 
 
 def recognise(place: str) -> str:
@@ -313,7 +307,7 @@ def recognise(place: str) -> str:
     """
     if place.partition(':')[0] in (SIMULATOR, *FORMATS):
         return place
-    folder = _path(place)
+    folder = Path(place).expanduser()
     if not folder.is_dir():
         raise DatasetError(f'{folder}: not a folder')
     for kind, known in FORMATS.items():
@@ -323,14 +317,10 @@ def recognise(place: str) -> str:
     raise DatasetError(f'{folder}: none of the known formats ({titles})')
 
 
-def _path(place: str) -> Path:
-    return Path(place).expanduser()
-
-
 @cache
 def _opened(source: Source) -> list[RecordedScenario]:
     dataset = source.open_dataset()
-    return [RecordedScenario(name, dataset, rows) for name, rows in dataset.scenarios()]
+    return [RecordedScenario(name, dataset, rows) for name, rows in dataset.scenarios()[: source.scenarios]]
 
 
 @cache

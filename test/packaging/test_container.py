@@ -35,7 +35,7 @@ def test_what_is_copied_is_there_and_not_ignored():
         for line in (PROJECT / '.dockerignore').read_text().splitlines()
         if line and not line.startswith('#')
     ]
-    needed = ['package.xml', 'CMakeLists.txt', 'diffkd_ros/cli.py']
+    needed = ['package.xml', 'CMakeLists.txt', 'diffkd_ros/cli/__init__.py']
     needed += [
         str(path.relative_to(PROJECT))
         for folder in ('config', 'launch', 'models', 'msg', 'scripts')

@@ -54,9 +54,9 @@ def test_only_the_first_scenarios_and_frames():
     ('spec', 'message'),
     [
         ('carla', 'known are sim, opv2v, dair, bag'),
-        ('opv2v', "needs a path that exists, got ''"),
+        ('opv2v', 'needs a path that exists'),
         ('bag:/nowhere', 'needs a path that exists'),
-        ('bag:/,/nowhere', "needs a path that exists, got '/nowhere'"),
+        ('bag:/,/nowhere', "'bag:/,/nowhere' needs a path that exists"),
         ('sim:here', 'takes a seed'),
         ('sim:', 'takes a seed'),
         ('sim:-1', 'takes a seed'),

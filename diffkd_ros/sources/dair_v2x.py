@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import bev_corners, corners
 from diffkd_ros.geometry.poses import Matrix
-from diffkd_ros.sources.dataset import DatasetError, raised, returns_within
+from diffkd_ros.sources.dataset import DatasetError, located, raised, returns_within
 from diffkd_ros.sources.pcd import read_pcd, xyz
 
 VEHICLE = 1
@@ -156,11 +155,8 @@ class DairV2xDataset:
 
 
 def _json(path: Path) -> Any:
-    try:
-        with path.open('rb') as file:
-            return json.load(file)
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise DatasetError(f'{path}: {error}') from error
+    with located(path), path.open('rb') as file:
+        return json.load(file)
 
 
 def _split(path: Path, split: str | None) -> frozenset[str]:
@@ -180,10 +176,8 @@ def _side(root: Path, side: str) -> dict[str, dict[str, Any]]:
     """A side's index by frame number."""
     path = root / f'{side}-side' / 'data_info.json'
     entries = _json(path)
-    try:
+    with located(f'{path}: expected a list of entries with a pointcloud_path'):
         return {Path(entry['pointcloud_path']).stem: entry for entry in entries}
-    except (TypeError, KeyError) as error:
-        raise DatasetError(f'{path}: expected a list of entries with a pointcloud_path: {error}') from error
 
 
 def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> list[_Pair]:
@@ -191,7 +185,10 @@ def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> li
     sides = {agent: _side(root, name) for agent, name in _SIDES.items()}
     entries = _json(path)
     found = []
-    try:
+    with located(
+        f'{path}: expected a list of entries with vehicle_pointcloud_path, infrastructure_pointcloud_path '
+        'and cooperative_label_path'
+    ):
         for entry in entries:
             clouds = {agent: root / entry[f'{name}_pointcloud_path'] for agent, name in _SIDES.items()}
             frame = clouds[VEHICLE].stem
@@ -199,11 +196,6 @@ def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> li
                 label = root / entry['cooperative_label_path']
                 own = sides[VEHICLE].get(frame, {})
                 found.append((str(own.get('batch_id', 'unknown')), frame, clouds, label, entry, own))
-    except (TypeError, KeyError) as error:
-        raise DatasetError(
-            f'{path}: expected a list of entries with vehicle_pointcloud_path, '
-            f'infrastructure_pointcloud_path and cooperative_label_path: {error}'
-        ) from error
     if wanted is not None and (absent := wanted - {row[1] for row in found}):
         raise DatasetError(
             f"{path}: lacks {len(absent)} of the split's {len(wanted)} frames, for example {min(absent)}"
@@ -261,15 +253,13 @@ def _offset(pair: _Pair) -> NDArray[np.float64]:
     """(2,) correction of the road-side unit's recorded position, metres in the map."""
     if pair.offset == '':
         return np.zeros(2)
-    try:
+    with located(
+        f'cooperative/data_info.json: vehicle frame {pair.frame}: system_error_offset: '
+        f'expected delta_x and delta_y, got {pair.offset!r}'
+    ):
         moved = np.array([float(pair.offset[name]) for name in ('delta_x', 'delta_y')])
         if not np.isfinite(moved).all():
             raise ValueError('not finite')
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise DatasetError(
-            f'cooperative/data_info.json: vehicle frame {pair.frame}: system_error_offset: '
-            f'expected delta_x and delta_y, got {pair.offset!r}'
-        ) from error
     return moved
 
 
@@ -278,11 +268,9 @@ def _calibration(path: Path) -> Matrix:
     document = _json(path)
     if isinstance(document, dict):
         document = document.get('transform', document)
-    try:
+    with located(f'{path}: expected a rotation and a translation'):
         rotation = np.array(document['rotation'], np.float64)
         translation = np.array(document['translation'], np.float64).reshape(-1)
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise DatasetError(f'{path}: expected a rotation and a translation: {error}') from error
     if rotation.shape != (3, 3) or translation.shape != (3,):
         raise DatasetError(
             f'{path}: expected a rotation (3, 3) and a translation (3,), got {rotation.shape} and '
@@ -327,14 +315,10 @@ def _labels(path: Path) -> NDArray[np.float64]:
 
 def _box_of(entry: Any, where: str) -> NDArray[np.float64] | None:
     """(7,) box of a label's object, None if it is not a vehicle."""
-    try:
+    with located(where):
         if str(entry['type']).lower() not in TYPES:
             return None
         return _box(np.array(entry['world_8_points'], np.float64))
-    except KeyError as error:
-        raise DatasetError(f'{where}: has no {error}') from error
-    except (DiffkdError, TypeError, ValueError, OverflowError) as error:
-        raise DatasetError(f'{where}: {error}') from error
 
 
 def _box(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -377,13 +361,11 @@ def _ground_truth(boxes: NDArray[np.float64], agents: Mapping[int, AgentSweep]) 
 
 def _stamp(pair: _Pair) -> int:
     """Nanoseconds, from microseconds recorded as text."""
-    try:
+    with located(
+        f'vehicle-side/data_info.json: frame {pair.frame}: pointcloud_timestamp: '
+        f'expected microseconds, got {pair.time!r}'
+    ):
         stamp = int(pair.time) * 1000
         if not 0 <= stamp < 2**63:
             raise ValueError('out of range')
         return stamp
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DatasetError(
-            f'vehicle-side/data_info.json: frame {pair.frame}: pointcloud_timestamp: '
-            f'expected microseconds, got {pair.time!r}'
-        ) from error

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -50,6 +51,19 @@ class FrameDataset(Protocol):
 
     def strays(self) -> Iterable[DatasetError]:
         """Files and folders of the set that belong to no frame, although their names suggest it."""
+
+
+@contextmanager
+def located(where: object) -> Iterator[None]:
+    """Raise any error, whatever the bytes of a file lead to, as a `DatasetError` that starts with `where`."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except KeyError as error:
+        raise DatasetError(f'{where}: has no {error}') from error
+    except Exception as error:
+        raise DatasetError(f'{where}: {error}') from error
 
 
 def raised(read: Callable[[], object]) -> DatasetError | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pypcd4 import Encoding, PointCloud
 
-from diffkd_ros.sources.dataset import DatasetError
+from diffkd_ros.sources.dataset import DatasetError, located
 
 # pypcd4 builds a column per value of a point before it compares anything with the size of the file.
 _MAX_COUNT = 1000
@@ -26,13 +26,11 @@ def read_pcd(path: Path) -> dict[str, NDArray]:
         DatasetError: if the file is missing, its header contradicts itself or its contents, or x, y or z is
             missing.
     """
-    try:
+    with located(f'{path}: not a readable point cloud'):
         text = _header(path)
         if any(int(count) > _MAX_COUNT for line in _COUNT.findall(text) for count in line.split()):
             raise ValueError(f'a COUNT above {_MAX_COUNT}')
         cloud = PointCloud.from_path(path)
-    except Exception as error:  # pypcd4 lets through whatever its parsers raise
-        raise DatasetError(f'{path}: not a readable point cloud: {error}') from error
     header, data = cloud.metadata, np.atleast_1d(cloud.pc_data)
     counts = {len(header.fields), len(header.size), len(header.type), len(header.count)}
     if len(counts) > 1:

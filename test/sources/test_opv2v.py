@@ -271,6 +271,8 @@ def cut(data):
         ),
         ('yaml', lambda data: re.sub(rb'ego_speed: .*', b'ego_speed: .inf', data), 'ego_speed'),
         ('yaml', lambda data: b'd: 2021-13-45\n' + data, 'month'),
+        ('yaml', lambda data: b'd: !!bool maybe\n' + data, 'maybe'),
+        ('yaml', lambda data: re.sub(rb'ego_speed: .*', b'ego_speed: 1' + b'0' * 400, data), 'ego_speed'),
         ('pcd', cut, 'cut short|point cloud'),
         ('pcd', lambda data: data[: data.index(b'DATA binary\n') + 12 + 26 * 5], 'cut short'),
         ('pcd', lambda data: b'', 'point cloud'),

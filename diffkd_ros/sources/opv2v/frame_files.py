@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D
 from diffkd_ros.geometry.carla import box_from_carla, flip_points, pose_from_carla
 from diffkd_ros.geometry.poses import Matrix, yaw_of
-from diffkd_ros.sources.dataset import DatasetError, returns_within
+from diffkd_ros.sources.dataset import DatasetError, located, returns_within
 from diffkd_ros.sources.pcd import read_pcd, xyz
 
 _MAX_ID = 2**63 - 1
@@ -30,12 +29,10 @@ def read_pose(document: dict[str, Any], name: str, path: Path) -> Matrix:
         DatasetError: if it is missing or not a pose.
     """
     values = document.get(name)
-    try:
+    with located(f'{path}: {name}'):
         if not isinstance(values, list) or len(values) != 6:
             raise ValueError(f'expected x, y, z, roll, yaw, pitch, got {values!r}')
         return pose_from_carla(*(float(value) for value in values))
-    except (DiffkdError, TypeError, ValueError, OverflowError) as error:
-        raise DatasetError(f'{path}: {name}: {error}') from error
 
 
 def read_sweep(path: Path, agent: int, pose: Matrix, velocity: NDArray[np.float64] | None) -> AgentSweep:
@@ -107,9 +104,9 @@ def read_vehicles(document: dict[str, Any], path: Path) -> dict[int, NDArray[np.
     vehicles = document.get('vehicles') or {}
     if not isinstance(vehicles, dict):
         raise DatasetError(f'{path}: vehicles: expected a mapping, got {type(vehicles).__name__}')
-    boxes, track = {}, None
-    try:
-        for track, entry in vehicles.items():
+    boxes = {}
+    for track, entry in vehicles.items():
+        with located(f'{path}: vehicle {track!r}'):
             fields = [[float(v) for v in entry[name]] for name in ('location', 'center', 'angle', 'extent')]
             box = box_from_carla(*fields)
             if not (box[3:6] > 0).all():
@@ -117,10 +114,6 @@ def read_vehicles(document: dict[str, Any], path: Path) -> dict[int, NDArray[np.
             if not (np.isfinite(box).all() and abs(int(track)) <= _MAX_ID):
                 raise ValueError('expected an id of 64 bits and finite numbers')
             boxes[int(track)] = box
-    except KeyError as error:
-        raise DatasetError(f'{path}: vehicle {track!r}: has no {error}') from error
-    except (DiffkdError, TypeError, ValueError, OverflowError) as error:
-        raise DatasetError(f'{path}: vehicle {track!r}: {error}') from error
     return boxes
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from diffkd_ros.sources.dataset import DatasetError
+from diffkd_ros.sources.dataset import DatasetError, located
 
 SPLITS = ('train', 'validate', 'test', 'test_culvercity')
 FRAME_INTERVAL = 0.1
@@ -65,11 +65,8 @@ def subfolders(folder: Path) -> list[Path]:
     Raises:
         DatasetError: if it cannot be listed.
     """
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry) for entry in entries if entry.is_dir())
-    except OSError as error:
-        raise DatasetError(f'{folder}: {error.strerror}') from error
+    with located(folder), os.scandir(folder) as entries:
+        return sorted(Path(entry) for entry in entries if entry.is_dir())
 
 
 def list_scenario(folder: Path) -> ScenarioFiles | None:
@@ -83,10 +80,8 @@ def list_scenario(folder: Path) -> ScenarioFiles | None:
         if not _AGENT.fullmatch(path.name):
             continue
         numbers: dict[str, set[int]] = {'yaml': set(), 'pcd': set()}
-        try:
+        with located(path):
             names = os.listdir(path)
-        except OSError as error:
-            raise DatasetError(f'{path}: {error.strerror}') from error
         for match in filter(None, map(_FILE.fullmatch, names)):
             numbers[match[2]].add(int(match[1]))
         agent = int(path.name)
@@ -116,11 +111,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         DatasetError: if the file is missing, not YAML, or not a mapping.
     """
-    try:
-        with path.open('rb') as file:
-            document = yaml.load(file, _LOADER)
-    except Exception as error:  # PyYAML lets through what its converters of malformed values raise
-        raise DatasetError(f'{path}: {error}') from error
+    with located(path), path.open('rb') as file:
+        document = yaml.load(file, _LOADER)
     if not isinstance(document, dict):
         raise DatasetError(f'{path}: expected a mapping, got {type(document).__name__}')
     return document

@@ -10,7 +10,7 @@ are right-handed and in metres. Images and single-side labels are not read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ TYPES = ('car', 'truck', 'van', 'bus')  # all of them class 0, `vehicle`
 
 _WRAPPER = 'cooperative-vehicle-infrastructure'
 _SIDES = {VEHICLE: 'vehicle', INFRASTRUCTURE: 'infrastructure'}
+# Calibrations whose product is map <- LiDAR.
+_LINKS = {VEHICLE: ('novatel_to_world', 'lidar_to_novatel'), INFRASTRUCTURE: ('virtuallidar_to_world',)}
 # Metres. A label is an upright box in a LiDAR's frame, hence tilted with the vehicle in the map: 3 degrees
 # move the corners of a bus by 0.3 m. Corners in another order than the format's are off by a car's width.
 _CORNER_TOLERANCE = 1.0
@@ -47,7 +49,6 @@ class _Pair:
     offset: Any  # as recorded
     time: Any  # of the vehicle's cloud, as recorded
     scenario: str
-    index: int
 
 
 class DairV2xDataset:
@@ -105,6 +106,8 @@ class DairV2xDataset:
         self._pairs = _pairs(self.root, wanted, None if labels is None else Path(labels))
         if not self._pairs:
             raise DatasetError(f'{root}: holds no cooperative frame, or none of the split')
+        names = [pair.scenario for pair in self._pairs]
+        self._starts = {name: names.index(name) for name in dict.fromkeys(names)}
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -118,17 +121,15 @@ class DairV2xDataset:
         """
         pair = self._pairs[index]
         agents = {agent: AgentSweep(_cloud(pair.clouds[agent]), _pose(pair, agent)) for agent in _SIDES}
-        boxes = _labels(pair.labels)
-        return CoopFrame(
-            agents, VEHICLE, _stamp(pair), _ground_truth(boxes, agents), pair.scenario, pair.index
-        )
+        truth = _ground_truth(_labels(pair.labels), agents)
+        position = index % len(self) - self._starts[pair.scenario]
+        return CoopFrame(agents, VEHICLE, _stamp(pair), truth, pair.scenario, position)
 
     def scenarios(self) -> list[tuple[str, range]]:
         """Name and frame numbers of each segment, in order."""
-        starts = [k for k, pair in enumerate(self._pairs) if pair.index == 0]
+        ends = [*self._starts.values(), len(self)][1:]
         return [
-            (self._pairs[start].scenario, range(start, end))
-            for start, end in zip(starts, [*starts[1:], len(self)], strict=True)
+            (name, range(start, end)) for (name, start), end in zip(self._starts.items(), ends, strict=True)
         ]
 
     def files(self, rows: range) -> set[Path]:
@@ -183,8 +184,8 @@ def _side(root: Path, side: str) -> dict[str, dict[str, Any]]:
 def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> list[_Pair]:
     path = root / 'cooperative' / 'data_info.json'
     sides = {agent: _side(root, name) for agent, name in _SIDES.items()}
+    pairs = []
     entries = _json(path)
-    found = []
     with located(
         f'{path}: expected a list of entries with vehicle_pointcloud_path, infrastructure_pointcloud_path '
         'and cooperative_label_path'
@@ -192,50 +193,32 @@ def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> li
         for entry in entries:
             clouds = {agent: root / entry[f'{name}_pointcloud_path'] for agent, name in _SIDES.items()}
             frame = clouds[VEHICLE].stem
-            if wanted is None or frame in wanted:
-                label = root / entry['cooperative_label_path']
-                own = sides[VEHICLE].get(frame, {})
-                found.append((str(own.get('batch_id', 'unknown')), frame, clouds, label, entry, own))
-    if wanted is not None and (absent := wanted - {row[1] for row in found}):
+            if wanted is not None and frame not in wanted:
+                continue
+            label = root / entry['cooperative_label_path']
+            own = {agent: sides[agent].get(cloud.stem, {}) for agent, cloud in clouds.items()}
+            pair = _Pair(
+                frame,
+                clouds,
+                {agent: _chain(root, agent, own[agent], cloud.stem) for agent, cloud in clouds.items()},
+                label if labels is None else labels / label.name,
+                entry.get('system_error_offset', ''),
+                own[VEHICLE].get('pointcloud_timestamp'),
+                f'batch_{own[VEHICLE].get("batch_id", "unknown")}',
+            )
+            pairs.append(pair)
+    if wanted is not None and (absent := wanted - {pair.frame for pair in pairs}):
         raise DatasetError(
             f"{path}: lacks {len(absent)} of the split's {len(wanted)} frames, for example {min(absent)}"
         )
-    pairs: list[_Pair] = []
-    for batch, frame, clouds, label, entry, own in sorted(found, key=lambda row: (len(row[0]), *row[:2])):
-        scenario = f'batch_{batch}'
-        chains = {
-            VEHICLE: _chain(root, 'vehicle', own, frame, ('novatel_to_world', 'lidar_to_novatel')),
-            INFRASTRUCTURE: _chain(
-                root,
-                'infrastructure',
-                sides[INFRASTRUCTURE].get(clouds[INFRASTRUCTURE].stem, {}),
-                clouds[INFRASTRUCTURE].stem,
-                ('virtuallidar_to_world',),
-            ),
-        }
-        index = pairs[-1].index + 1 if pairs and pairs[-1].scenario == scenario else 0
-        pairs.append(
-            _Pair(
-                frame,
-                clouds,
-                chains,
-                label if labels is None else labels / label.name,
-                entry.get('system_error_offset', ''),
-                own.get('pointcloud_timestamp'),
-                scenario,
-                index,
-            )
-        )
-    return pairs
+    return sorted(pairs, key=lambda pair: (len(pair.scenario), pair.scenario, pair.frame))
 
 
-def _chain(
-    root: Path, side: str, entry: dict[str, Any], frame: str, links: Iterable[str]
-) -> tuple[Path, ...]:
-    """A side's calibration files: those named by the index, else those at the usual place of the format."""
-    folder = root / f'{side}-side'
+def _chain(root: Path, agent: int, entry: dict[str, Any], frame: str) -> tuple[Path, ...]:
+    """An agent's calibration files: those named by the index, else those at the usual place of the format."""
+    folder = root / f'{_SIDES[agent]}-side'
     return tuple(
-        folder / str(entry.get(f'calib_{link}_path', f'calib/{link}/{frame}.json')) for link in links
+        folder / str(entry.get(f'calib_{link}_path', f'calib/{link}/{frame}.json')) for link in _LINKS[agent]
     )
 
 

@@ -80,7 +80,7 @@ def bag(tmp_path_factory):
             header = header_message(frame.stamp, 'cav_1/lidar', make)
             boxes = Boxes3D(FOUND, scores=np.array([0.9, 0.8, 0.7, 0.2], np.float32))
             found = boxes_message(header, boxes, ['vehicle'], make)
-            told = types.types['diffkd_ros/msg/NeighbourStatus'](
+            neighbour = types.types['diffkd_ros/msg/NeighbourStatus'](
                 agent_id='cav_2',
                 accepted=index < 2,
                 reason='' if index < 2 else 'from the <!--<script></script> future',
@@ -92,7 +92,7 @@ def bag(tmp_path_factory):
             status = types.types['diffkd_ros/msg/FusionStatus'](
                 header=header,
                 model_id='m',
-                neighbours=[told],
+                neighbours=[neighbour],
                 ego_reliability=0.5,
                 stages=['encode', 'fuse', 'total'],
                 latency_ms=np.array([30, 80, 115.04], np.float32),

@@ -67,9 +67,9 @@ def damaged(opv2v):
 
 
 def test_all_damage_is_reported(opv2v, damaged):
-    told = []
-    report = check(Source(f'opv2v:{opv2v}'), on_problem=told.append)
-    assert told == report.problems
+    lines = []
+    report = check(Source(f'opv2v:{opv2v}'), on_problem=lines.append)
+    assert lines == report.problems
     assert len(report.problems) == len(damaged)
     for path, reason in damaged.items():
         [problem] = [line for line in report.problems if line.startswith(f'{path}: ')]

@@ -136,7 +136,7 @@ def test_complemented_labels(root, tmp_path):
         DairV2xDataset(root, labels=tmp_path / 'absent')
 
 
-def test_offset_of_a_frame_that_nobody_corrected(root):
+def test_offset_of_a_frame_that_was_not_corrected(root):
     edit(root / 'cooperative/data_info.json', lambda pairs: pairs[1].update(system_error_offset=''))
     np.testing.assert_allclose(DairV2xDataset(root)[0].agents[-1].pose[:3, 3], [110, 210, 6])
 

@@ -329,7 +329,7 @@ def test_clouds_that_contradict_their_header(tmp_path, header, body, reason):
 
 @pytest.mark.parametrize('encoding', list(Encoding)[:3])
 def test_field_types(tmp_path, encoding):
-    """Coordinates of 8 bytes, intensity in bytes, fields that nobody asked for, ring and time."""
+    """Coordinates of 8 bytes, intensity in bytes, unused fields, ring and time."""
     folder = write_agent(tmp_path, 1, '0, 0, 2, 0, 0, 0', [], [])
     columns = {
         'label': np.array([1, 2], np.int32), 'x': np.array([5.0, 6.0]), 'y': np.array([1.0, 2.0]),

@@ -194,7 +194,8 @@ def test_script_starts_what_the_console_entry_point_starts(name):
 @pytest.mark.parametrize('name', ['diffkd', *NODES])
 def test_entry_point_exists(name):
     module, function = PYPROJECT['project']['scripts'][name].split(':')
-    path = PROJECT / Path(*module.split('.')).with_suffix('.py')
+    place = PROJECT / Path(*module.split('.'))
+    path = place / '__init__.py' if place.is_dir() else place.with_suffix('.py')
     tree = ast.parse(path.read_text())
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert function in defined

@@ -87,7 +87,7 @@ def test_a_data_set_of_broken_frames_is_given_up(opv2v: Path) -> None:
     for cloud in opv2v.rglob('*.pcd'):
         cloud.write_bytes(b'no cloud')
     source = {'kind': 'opv2v', 'folder': str(opv2v)}
-    with pytest.raises(DatasetError, match='broken frames in a row'):
+    with pytest.raises(DatasetError, match='consecutive broken frames'):
         Mixture(data(sources=[source])).draw(np.random.default_rng(0))
     with pytest.raises(DatasetError, match='no readable frame'):
         held_out_frames(data(validation=source))

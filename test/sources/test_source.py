@@ -15,6 +15,8 @@ from small_recipe import DATA
 from typer.testing import CliRunner
 
 from diffkd_ros.cli import app
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.evaluation.run import Plan, settle
 from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.opv2v import write_opv2v
 from diffkd_ros.sources.rosbag import RosbagDataset
@@ -195,3 +197,11 @@ def test_shared_scenarios(tmp_path):
     assert whole.shares_scenarios(part)
     assert not part.shares_scenarios(Source('sim', scenarios=1))
     assert not Source('sim', scenarios=1).shares_scenarios(Source('sim:4', scenarios=1))
+
+
+def test_an_evaluation_is_not_continued_with_another_pose(tmp_path, model):
+    write_opv2v(itertools.islice(Source('sim', simulator=SMALL).frames(), 1), tmp_path / 'set')
+    plan = Plan(tmp_path / 'out', Source(f'opv2v:{tmp_path / "set"}'), model, 'sim')
+    settle(plan)
+    with pytest.raises(DiffkdError, match="pose None, now 'predicted_ego_pos'"):
+        settle(replace(plan, source=replace(plan.source, pose='predicted_ego_pos')))

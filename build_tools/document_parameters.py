@@ -24,7 +24,7 @@ from diffkd_ros.nodes.player_node import PlayerParameters
 from diffkd_ros.nodes.recorder_node import RecorderParameters
 
 DOCS = Path(__file__).resolve().parent.parent / 'docs'
-PAGES = tuple(DOCS / name for name in ('nodes.md', 'carla.md', 'opencda.md'))
+PAGES = tuple(DOCS / name for name in ('parameters.md', 'carla.md', 'opencda.md'))
 TABLES: Mapping[str, type] = {
     'vehicle_node': EncodingParameters,
     'ego_node': EgoParameters,

@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-# `make demo` and `make test` set themselves up in .venv, then run. Nothing needs to be activated or installed before.
+# Each target sets itself up in .venv, then runs. Nothing needs to be activated or installed before.
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# The environment is ROS 2 from wheels, complete in itself. A sourced ROS installation must not leak into it, nor the
-# guard and library path that these wheels leave in the processes they start.
+# The environment is complete: ROS 2 from wheels. Hide a sourced ROS installation from it, and the guard and library path
+# that these wheels set in the processes they start.
 unexport AMENT_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help demo demo-carla test lint train bench clean
+.PHONY: help demo demo-carla test lint docs train bench clean
 # Two installations into one environment must not run at once.
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo    three vehicles perceive together over ROS 2: table, pictures and rosbag in demo/'
-	@echo 'make demo-carla   the same in co-simulation with CARLA, on a stand-in for its server; results in demo-carla/'
-	@echo 'make test    style, types and all tests'
-	@echo 'make lint    style and types only'
-	@echo 'make train   train the shipped model anew (long)'
-	@echo 'make bench   time the parts'
-	@echo 'make clean   remove everything that was made here, .venv included'
+	@echo 'make demo         three vehicles perceive together over ROS 2: table, pictures and rosbag in demo/'
+	@echo 'make demo-carla   the same in co-simulation with CARLA, with a stand-in for its server; results in demo-carla/'
+	@echo 'make test         style, types and all tests'
+	@echo 'make lint         style and types only'
+	@echo 'make docs         documentation site with API reference, in site/'
+	@echo 'make train        train the shipped model again (about an hour)'
+	@echo 'make bench        time the parts'
+	@echo 'make clean        remove everything that make created, .venv included'
 
 demo: $(VENV)/demo-ready
 	@$(BIN)/diffkd demo --out demo
@@ -36,6 +37,9 @@ lint: $(VENV)/test-ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(VENV)/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 train: $(VENV)/test-ready
 	@$(BIN)/diffkd train config/train/sim_edge.yaml --out runs/sim_edge
 
@@ -43,18 +47,18 @@ bench: $(VENV)/demo-ready
 	@$(BIN)/diffkd bench
 
 clean:
-	rm -rf $(VENV) build demo demo-carla install log
+	rm -rf $(VENV) build demo demo-carla install log site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Set-up, in three steps, each redone only when what it depends on is newer than its stamp. The package is installed
-# editable, so changed code needs no step at all.
+# Set-up in steps; each is repeated only when a prerequisite is newer than its stamp. The package is installed editable,
+# so changed code needs no step.
 
 $(BIN)/python:
 	@python=$$(build_tools/check_prerequisites.sh) && \
 	echo "setting up $(VENV) with $$python (first time only, some minutes with the downloads)" && \
 	"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# Training and development tools (PyTorch, some hundred megabytes) are left out here.
+# Without training and development tools (PyTorch is several hundred megabytes).
 $(VENV)/demo-installed: pyproject.toml setup.py constraints.txt | $(BIN)/python
 	@echo 'installing ROS 2 wheels and what the demo needs'
 	@$(PIP_INSTALL) --editable '.[ros,data,report]'
@@ -65,7 +69,12 @@ $(VENV)/test-installed: $(VENV)/demo-installed
 	@$(PIP_INSTALL) --editable '.[ros,data,report,train,sparse,dev,carla]'
 	@touch $@
 
-# The messages are compiled against the NumPy and ROS that were installed, hence also after each installation.
+$(VENV)/docs-installed: pyproject.toml setup.py constraints.txt | $(BIN)/python
+	@echo 'installing the documentation tools'
+	@$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
+# The messages are compiled against the installed NumPy and ROS, so again after each installation.
 $(VENV)/demo-ready: $(wildcard msg/*.msg) $(wildcard build_tools/*.py) $(VENV)/demo-installed
 	@echo 'compiling diffkd_ros.msg'
 	@mkdir -p build

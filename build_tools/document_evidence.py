@@ -4,7 +4,7 @@
     diffkd evidence config/evidence.yaml --out runs/evidence
     python build_tools/document_evidence.py runs/evidence
 
-The tables of docs/method.md stand between `<!-- evidence -->` and `<!-- end -->`.
+The tables of docs/results.md stand between `<!-- evidence -->` and `<!-- end -->`.
 """
 
 import json
@@ -20,7 +20,7 @@ from diffkd_ros.evidence.run import EVIDENCE
 from diffkd_ros.evidence.table import markdown
 
 DOCS = Path(__file__).resolve().parent.parent / 'docs'
-PAGE = DOCS / 'method.md'
+PAGE = DOCS / 'results.md'
 _BLOCK = re.compile(r'(<!-- evidence -->\n).*?(<!-- end -->)', re.DOTALL)
 
 

@@ -91,7 +91,8 @@ def _resolved(page: str, link: str) -> str:
 def _site_path(path: str) -> str:
     if path.startswith('docs/'):
         return path.removeprefix('docs/')
-    return PAGES.get(path, f'files/{path}.md')
+    # MkDocs excludes names that start with a dot.
+    return PAGES.get(path, f'files/{path.lstrip(".")}.md')
 
 
 def _shown(path: str) -> str:

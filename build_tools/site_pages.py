@@ -3,8 +3,7 @@
 
 - README.md is its home page; CONTRIBUTING.md and CHANGELOG.md are pages, too.
 - The API reference has one page per package, with every public module on it.
-- A link from a page to a file elsewhere in the repository leads to a page that shows the file, so the same link works
-  on the site and in the repository.
+- A link to a file outside docs/ leads to a page that shows the file, so it works on the site and in the repository.
 
 Everything is generated in memory; nothing is written to docs/.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documentation tells a user to type exists: files, commands, options, launch arguments, examples."""
+"""Links, commands, options, launch arguments and examples in the documentation are valid."""
 
 import ast
 import os

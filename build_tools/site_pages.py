@@ -3,7 +3,7 @@
 
 - README.md is its home page; CONTRIBUTING.md and CHANGELOG.md are pages, too.
 - The API reference has one page per package, with every public module on it.
-- A link to a file outside docs/ leads to a page that shows the file, so it works on the site and in the repository.
+- A link to a file outside docs/ leads to a page that shows the file, so it works both here and on the site.
 
 Everything is generated in memory; nothing is written to docs/.
 """

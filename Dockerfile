@@ -11,7 +11,7 @@ FROM ros:${ROS_DISTRO}-ros-base AS dependencies
 
 SHELL ["/bin/bash", "-o", "errexit", "-o", "pipefail", "-c"]
 
-# Players of recordings, and a bridge to look in from outside: there is no screen in here.
+# Rosbag players, and Foxglove's bridge, because the image has no display.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
@@ -23,9 +23,9 @@ RUN apt-get update \
       "ros-${ROS_DISTRO}-rosbag2-storage-mcap" \
  && rm -rf /var/lib/apt/lists/*
 
-# The Python packages of Ubuntu are too old for us in part, and pip may not touch them. So they are in an environment
-# of their own that sees ROS's as well, and the entry point shows it to the system's Python. ROS's messages are compiled
-# for NumPy 1.
+# Some Python packages of Ubuntu are too old, and pip may not replace them. So the package's requirements are installed in
+# a virtual environment that also sees ROS's packages; the entry point adds it to the path of the system's Python. ROS's
+# messages are compiled for NumPy 1.
 ENV PATH=/opt/venv/bin:${PATH}
 ARG DEVICE=cpu
 # hadolint ignore=DL3013
@@ -38,6 +38,7 @@ RUN python3 -m venv --system-site-packages /opt/venv \
  && pip install --no-cache-dir \
       'numpy>=1.26,<2' \
       "${runtime}" \
+      'jinja2>=3.1' \
       'matplotlib>=3.8' \
       'numba>=0.59' \
       'pillow>=10' \

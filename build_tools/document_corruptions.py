@@ -41,7 +41,7 @@ _MESSAGES = 40
 
 @dataclass(frozen=True, slots=True)
 class MapPayload:
-    """A feature map on its way through a link, as the links want it."""
+    """A feature map as the links take it."""
 
     feature: NDArray[np.float32]
     density: NDArray[np.float32]
@@ -105,11 +105,11 @@ def _title(axis: Axes, name: str, note: str) -> None:
 def _legend(figure: Figure, size: tuple[float, float]) -> None:
     x = 0.014
     for colour, text, width in (
-        (_KEPT, 'return as it was', 1.7),
+        (_KEPT, 'unchanged return', 1.7),
         (_LOST, 'lost', 0.75),
         (_MOVED, 'displaced, or a return of fog or snow', 3.3),
         (_EGO, 'ego', 0.7),
-        (_NEIGHBOUR, 'neighbour as it believes to stand', 2.9),
+        (_NEIGHBOUR, 'neighbour at its estimated pose', 2.9),
         (_TRUTH, 'truth', 0.9),
     ):
         y = 1 - 0.24 / size[1]
@@ -146,7 +146,7 @@ def _clean(frame: CoopFrame) -> Callable[[Axes], None]:
 
 def _sensor(frame: CoopFrame, seed: int, name: str, severity: int, **settings: Any) -> Callable[[Axes], None]:
     before = frame.agents[frame.ego]
-    # Whatever a corruption does, times stay with their returns; numbered, they tell which is which.
+    # Corruptions keep the time of each return, so numbering the times identifies the returns.
     numbered = replace(before, time=np.arange(len(before.points), dtype=np.float32))
     marked = replace(frame, agents={**frame.agents, frame.ego: numbered})
     after = corrupt_frame(marked, name, severity, seed, who='ego', **settings).agents[frame.ego]
@@ -157,7 +157,7 @@ def _sensor(frame: CoopFrame, seed: int, name: str, severity: int, **settings: A
         lost = np.ones(len(before.points), np.bool_)
         lost[origin] = False
         layers = [(after.points[~moved], _KEPT, 0.8), (before.points[lost], _LOST, 0.6)]
-        # The fewer on top, so that neither hides the other.
+        # The smaller layer on top, so that neither hides the other.
         for points, colour, dot in sorted(layers, key=lambda layer: -len(layer[0])):
             _dots(axis, points, colour, dot)
         _dots(axis, after.points[moved], _MOVED, 3.0 if moved.mean() < 0.05 else 0.8)
@@ -204,7 +204,9 @@ def _pose(frame: CoopFrame, seed: int, name: str) -> Callable[[Axes], None]:
 
 
 def _seen_by_both(frame: CoopFrame) -> tuple[int, NDArray[np.float64]]:
-    """The neighbour and the place (x, y in the ego's frame) of the vehicle best seen by it and by the ego."""
+    """The neighbour and the position (x, y in the ego's frame) of the vehicle best seen by it and by the
+    ego.
+    """
     truth = ground_truth_in(frame, frame.ego).boxes
     by_ego = count_points(frame.agents[frame.ego].points, truth)
     from_map = inverse(frame.agents[frame.ego].pose)
@@ -218,7 +220,7 @@ def _seen_by_both(frame: CoopFrame) -> tuple[int, NDArray[np.float64]]:
 
 
 def _heights_map(points: NDArray[np.float32]) -> MapPayload:
-    """A feature map without a network: how many returns each cell has at each height, logarithmically."""
+    """A feature map without a network: logarithm of the returns per cell and height."""
     x = np.arange(_EXTENT[0], _EXTENT[1] + _CELL / 2, _CELL)
     y = np.arange(_EXTENT[2], _EXTENT[3] + _CELL / 2, _CELL)
     counts = np.histogramdd(points[:, [2, 1, 0]], [_HEIGHT_BINS, y, x])[0].astype(np.float32)

@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the figures and pictures of an experiment into docs/.
+"""Copies the figures and pictures of an experiment into docs/.
 
     diffkd evidence config/evidence.yaml --out runs/evidence
     python build_tools/document_evidence.py runs/evidence
 
-The tables of docs/results.md stand between `<!-- evidence -->` and `<!-- end -->`.
+The tables of docs/results.md are written between `<!-- evidence -->` and `<!-- end -->`.
 """
 
-import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from diffkd_ros.evidence.plots import RELIABILITY, STEPS
-from diffkd_ros.evidence.run import EVIDENCE
+from diffkd_ros.evidence.results import EVIDENCE, Evidence
 from diffkd_ros.evidence.table import markdown
 
 DOCS = Path(__file__).resolve().parent.parent / 'docs'
@@ -24,8 +21,8 @@ PAGE = DOCS / 'results.md'
 _BLOCK = re.compile(r'(<!-- evidence -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
-def documented(page: str, evidence: Mapping[str, Any]) -> str:
-    """The page with the tables as the figures have them."""
+def documented(page: str, evidence: Evidence) -> str:
+    """The page with the tables of these figures."""
     return _BLOCK.sub(lambda match: f'{match[1]}{markdown(evidence)}{match[2]}', page)
 
 
@@ -33,4 +30,4 @@ if __name__ == '__main__':
     run = Path(sys.argv[1])
     for name in (EVIDENCE, RELIABILITY, STEPS):
         shutil.copy(run / name, DOCS / name)
-    PAGE.write_text(documented(PAGE.read_text(), json.loads((DOCS / EVIDENCE).read_text())))
+    PAGE.write_text(documented(PAGE.read_text(), Evidence.read(DOCS)))

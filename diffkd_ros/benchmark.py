@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffkd bench`: what each part costs on this machine, median milliseconds in one process.
+"""`diffkd bench`: duration of each part on this machine, median milliseconds in one process.
 
-Machines differ and are shared: compare rows of one run, not runs.
+Compare rows of one run rather than runs, because other processes may use the machine.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def _suppression() -> Callable[[], object]:
 
 
 def _drawing() -> Callable[[], object]:
-    """A drive never drawn before, and one frame of it, at the settings that recipes train with by default."""
+    """A new scenario and one frame of it, with the default settings of the recipes."""
     simulator, numbers = Simulator(SimulatorConfig(agents=TRAINED_AGENTS), SEED), itertools.count(1)
     return lambda: simulator.scenario(next(numbers)).frame(50)
 
 
 def run(model: Path, threads: int, device: str, repetitions: int, out: Path | None) -> dict[str, float]:
-    """Time every part, print a table and, if asked, write it as JSON.
+    """Time every part, print a table and optionally write it as JSON.
 
     Args:
         model: model folder.
@@ -113,12 +113,12 @@ def run(model: Path, threads: int, device: str, repetitions: int, out: Path | No
     jobs: dict[str, Callable[[], object]] = {
         'cast 64 x 1800 rays, 100 boxes': _ray_casting(),
         f'simulate a frame of {AGENTS} agents': lambda: scenario.frame(1),
-        # What a training sample takes of the simulator: every one is of another drive.
-        f'draw a drive of {TRAINED_AGENTS} agents and simulate a frame': _drawing(),
+        # Every training sample is from another scenario.
+        f'create a scenario of {TRAINED_AGENTS} agents and simulate a frame': _drawing(),
         'suppress 1,000 boxes': _suppression(),
         f'encode a sweep of {len(sweeps[0].points)} points': lambda: encoder.encode(sweeps[0].points),
-        'pack a feature for the link': lambda: codec.encode(features[1]),
-        'unpack it': lambda: codec.decode(encoded, *shape),
+        'encode a feature for the link': lambda: codec.encode(features[1]),
+        'decode it': lambda: codec.decode(encoded, *shape),
     }
     for count in range(1, AGENTS + 1):
         jobs[f'restore, fuse, detect: {count} agent{"s" if count > 1 else ""}'] = partial(
@@ -132,7 +132,7 @@ def run(model: Path, threads: int, device: str, repetitions: int, out: Path | No
         table.add_row(name, f'{duration:.2f}')
     Console().print(table)
     results['payload kB'] = len(encoded.data) / 1e3
-    print(f'a feature of {shape} travels as {results["payload kB"]:.0f} kB')
+    print(f'a feature of {shape} is sent as {results["payload kB"]:.0f} kB')
     if out is not None:
         write_json(out, results)
     return results

@@ -101,9 +101,9 @@ def results(
     )
 
 
-def random_results(
+def random_frames(
     rng: np.random.Generator, scenarios: Sequence[str], frames: int = 3, each: int = 6
-) -> FrameResults:
+) -> list[FrameResults]:
     """Frames of random quality, some of them without detections or truths."""
     parts = []
     for scenario in scenarios:
@@ -112,4 +112,24 @@ def random_results(
             iou = np.where(rng.random(count) < 0.6, rng.random(count), 0.0)
             truths = int((iou > 0).sum() + rng.integers(0, 3))
             parts.append(results(rng.random(count).tolist(), iou.tolist(), truths, scenario, index))
-    return join(parts)
+    return parts
+
+
+def random_results(
+    rng: np.random.Generator, scenarios: Sequence[str], frames: int = 3, each: int = 6
+) -> FrameResults:
+    """The same as one table."""
+    return join(random_frames(rng, scenarios, frames, each))
+
+
+def drawn(parts: Sequence[FrameResults], scenarios: Sequence[str], times: Sequence[int]) -> FrameResults:
+    """Frames of each scenario as often as it was drawn, joined frame by frame."""
+    return join(
+        [
+            part
+            for name, count in zip(scenarios, times, strict=True)
+            for _ in range(count)
+            for part in parts
+            if part.scenarios == [name]
+        ]
+    )

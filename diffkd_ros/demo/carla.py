@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The co-simulation with CARLA, end to end on the stand-in for its server."""
+"""`diffkd demo-carla`: the co-simulation with CARLA on the stand-in for its server."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from diffkd_ros.cosim import graph as cosim_graph
 from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
 from diffkd_ros.demo.set_up import DemoError, node_environment, prepared_folder, read_result
+from diffkd_ros.errors import MissingExtra
 from diffkd_ros.launching import graph
 from diffkd_ros.launching.processes import NodeGroup
 from diffkd_ros.metrics.result_file import write_json
@@ -26,20 +27,20 @@ OUTPUTS = ('logs', 'summary.json')
 
 _EGO = 1
 _START_TIMEOUT = 120.0
-# The drive starts over after so many frames.
+# Frames of the simulated scenario, which is then repeated.
 _DRIVE = 50
 
 
 @dataclass(frozen=True)
 class CarlaDemoOptions:
-    """What to run.
+    """Settings of the demo.
 
     Attributes:
-        out: folder for the results; those of an earlier run there are replaced.
+        out: folder for the results; replaces those of an earlier run.
         model: folder or shipped name.
         frames: steps of the world.
-        vehicles: connected ones, the ego included.
-        seed: of the simulated traffic that the stand-in plays.
+        vehicles: number of connected vehicles, including the ego.
+        seed: of the simulated traffic.
     """
 
     out: Path
@@ -55,11 +56,13 @@ def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any
     Raises:
         ModelError: if the model folder is missing or does not match its card.
         DiffkdError: if a process fails.
-        DemoError: if CARLA's client is not installed, or the run gave nothing to report on.
+        MissingExtra: if CARLA's client or msgpack is not installed.
+        DemoError: if no frame was scored.
         KeyboardInterrupt: after all processes have been ended.
     """
-    if importlib.util.find_spec('carla') is None or importlib.util.find_spec('msgpack') is None:
-        raise DemoError("CARLA's client or msgpack is not installed: pip install '.[carla]'")
+    for name in ('carla', 'msgpack'):
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtra(name, 'carla')
     from diffkd_ros.cosim.testing.process import StandInProcess
 
     out = prepared_folder(options.out, OUTPUTS)
@@ -97,7 +100,7 @@ def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any
                 group.check()
                 progress.update(frame_number(bridge.latest))
             group.check()
-        # The last messages are still on their way to those who watch.
+        # The last messages are still in transit to the evaluator.
         time.sleep(1.2)
         group.stop([evaluator], patience=30.0)
         report = server.report()
@@ -137,9 +140,9 @@ def _summary(
 
 def _print(console: Console, summary: Mapping[str, Any]) -> None:
     frames, carla, latency = summary['frames'], summary['carla'], summary['latency_ms']
-    left = 'as it was found'
+    left = 'unchanged'
     if carla['sensors_left_behind'] or carla['left_synchronous']:
-        left = f'{carla["sensors_left_behind"]} sensors left, synchronous {carla["left_synchronous"]}'
+        left = f'{carla["sensors_left_behind"]} sensors left behind, synchronous {carla["left_synchronous"]}'
     precision = ', '.join(
         f'{float(value):.3f} at {threshold}' for threshold, value in summary['average_precision'].items()
     )
@@ -151,9 +154,9 @@ def _print(console: Console, summary: Mapping[str, Any]) -> None:
         ('features missing', str(frames['features_missing'])),
         ('average precision', precision),
         ('ego sweep to detections', f'{latency["p50"]:.0f} ms (p50), {latency["p95"]:.0f} ms (p95)'),
-        ('calls for the size of a vehicle', sizes),
-        ('calls the stand-in does not know', str(sum(carla['unknown_calls'].values()))),
-        ('the world was left', left),
+        ('bounding box requests', sizes),
+        ('unknown calls', str(sum(carla['unknown_calls'].values()))),
+        ('state of the world at the end', left),
     ):
         table.add_row(*row)
     console.print(table)

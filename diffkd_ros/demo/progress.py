@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo says while it runs: a bar in a terminal, a line now and then in a log."""
+"""Progress of the demo: a bar in a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-# In a log file nobody watches a bar move.
-_LINE_PERIOD = 10.0
+_LINE_PERIOD = 10.0  # seconds between lines in a log
 _FRAME = re.compile(r'frame (\d+)')
 
 
@@ -20,9 +19,9 @@ class PhaseProgress:
     """One phase's progress.
 
     Args:
-        console: where to.
+        console: for the output.
         title: of the phase.
-        total: steps it has.
+        total: number of steps.
     """
 
     def __init__(self, console: Console, title: str, total: int) -> None:
@@ -30,7 +29,7 @@ class PhaseProgress:
         self._title = title
         self._total = total
         self._done = 0
-        self._told = time.monotonic()
+        self._printed = time.monotonic()
         self._bar = Progress(
             TextColumn('{task.description:<26}'),
             BarColumn(bar_width=24),
@@ -43,12 +42,12 @@ class PhaseProgress:
         self._task = self._bar.add_task(title, total=total, note='')
 
     def update(self, done: int, note: str = '') -> None:
-        """Show how far the phase is; `note` is what is known so far."""
-        # A line that speaks of no frame does not set the bar back.
+        """Show the number of steps done and a note."""
+        # A log line without a frame number must not reset the bar.
         self._done = min(max(done, self._done), self._total)
         self._bar.update(self._task, completed=self._done, note=note)
-        if not self._console.is_terminal and time.monotonic() - self._told > _LINE_PERIOD:
-            self._told = time.monotonic()
+        if not self._console.is_terminal and time.monotonic() - self._printed > _LINE_PERIOD:
+            self._printed = time.monotonic()
             self._console.print(
                 f'{self._title}: {self._done}/{self._total}  {note}', highlight=False, soft_wrap=True
             )
@@ -66,7 +65,7 @@ class PhaseProgress:
 
 @contextmanager
 def waiting(console: Console, text: str) -> Iterator[None]:
-    """Say what is being waited for."""
+    """Show a text while waiting."""
     if console.is_terminal:
         with console.status(text):
             yield
@@ -76,6 +75,6 @@ def waiting(console: Console, text: str) -> Iterator[None]:
 
 
 def frame_number(line: str) -> int:
-    """The frame a player's log line speaks of, 0 if none."""
+    """The frame number in a player's log line, 0 if there is none."""
     match = _FRAME.match(line)
     return int(match[1]) if match else 0

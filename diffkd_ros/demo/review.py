@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at a recorded run again, without ROS: what the ego would have found alone, and pictures."""
+"""Evaluates a recorded run offline: average precision of the ego alone, and pictures."""
 
 from __future__ import annotations
 
@@ -7,127 +7,77 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffkd_ros.evaluation.report import scene
-from diffkd_ros.frame import Boxes3D, CoopFrame
-from diffkd_ros.geometry.boxes import ground_truth_in, within
+from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
+from diffkd_ros.evaluation.cooperation import IntermediateCooperation
+from diffkd_ros.evaluation.model import CleanFrame, Model
+from diffkd_ros.evaluation.pipeline import Perceiver, Perception, score
+from diffkd_ros.evaluation.report.panels import SHOWN_SCORE, fusion_view, shown_hits
+from diffkd_ros.evaluation.report.view import FusionView
 from diffkd_ros.messages.names import agent_name
-from diffkd_ros.metrics.average_precision import AveragePrecision, match
-from diffkd_ros.runtime import codec
+from diffkd_ros.metrics.frame_results import join
+from diffkd_ros.metrics.protocol import Protocol, protocol_named
 from diffkd_ros.runtime.card import ModelCard
-from diffkd_ros.runtime.detector import CooperativeDetector
-from diffkd_ros.runtime.encoder import FeatureEncoder
-from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.sources.dataset import readable
 from diffkd_ros.sources.rosbag import RosbagDataset
-
-_IOU = 0.5
-# Weaker boxes count in the average precision, but would clutter a picture.
-_DRAWN_SCORE = 0.3
 
 
 @dataclass(frozen=True)
 class Review:
-    """What came of it.
+    """Results of the offline evaluation.
 
     Attributes:
-        frames: read from the bag.
-        incomplete: frames that lack something.
+        frames: number of frames in the recording.
+        incomplete: number of frames without all of their messages, which are left out.
         ego_only: average precision of the ego alone, by IoU threshold.
         views: of the frames to be animated.
-        best: index of the view in which cooperation gained most.
+        best: index of the view in which cooperation finds most additional vehicles.
     """
 
     frames: int
     incomplete: int
     ego_only: dict[float, float]
-    views: list[scene.FusionView]
+    views: list[FusionView]
     best: int
 
 
-def review_bag(
-    bag: Path,
-    card: ModelCard,
-    animated: range,
-    min_points: int,
-    threads: int,
-    progress: Callable[[int], None],
-) -> Review:
-    """Run the model on a bag's sweeps, on every frame with the ego alone, on some with its neighbours.
+def demo_protocol(card: ModelCard) -> Protocol:
+    """The simulator's protocol on the model's grid, which is where the evaluator node scores too."""
+    grid, protocol = card.grid, protocol_named('sim')
+    low, high = protocol.evaluation_range[2], protocol.evaluation_range[5]
+    return replace(protocol, evaluation_range=(grid.x_min, grid.y_min, low, grid.x_max, grid.y_max, high))
+
+
+def review_bag(bag: Path, model: Model, animated: range, progress: Callable[[int], None]) -> Review:
+    """Run the model on a recording, with the ego alone on every frame, and on some with its neighbours.
 
     Args:
         bag: recorded by the demo.
-        card: of the model the run used.
-        animated: indices of the frames to fuse again for pictures.
-        min_points: truths with fewer returns are ignored.
-        threads: CPU threads.
+        model: that the run used.
+        animated: indices of the frames to draw.
         progress: called with the number of frames done.
     """
-    encoder = FeatureEncoder(card, threads=threads)
-    detector = CooperativeDetector(card, threads=threads)
-    precision = AveragePrecision(min_points=min_points)
+    cooperation, protocol = IntermediateCooperation(model), demo_protocol(model.card)
+    ego_alone, together = (Perceiver(cooperation, Condition(name)) for name in (EGO_ALONE, CLEAN))
     source = RosbagDataset(bag)
     frames = filter(None, (readable(source.__getitem__, index) for index in range(len(source))))
-    views: list[scene.FusionView] = []
-    gains: list[int] = []
-    count = 0
+    results, views, gains = [], [], []
     for count, frame in enumerate(frames, start=1):
-        ego = frame.agents[frame.ego]
-        own = encoder.encode(ego.points)
-        alone = detector.detect([own], [ego.pose]).boxes
-        truth = _truth(frame, card)
-        precision.add(alone, truth)
+        clean = CleanFrame(frame)
+        alone = ego_alone.perceive(clean, frame)
+        results.append(score(frame, alone, protocol))
         if count - 1 in animated:
-            view = _view(frame, card, encoder, detector, own, alone)
-            views.append(view)
-            gains.append(
-                _found(view.detections, truth, min_points) - _found(_drawn(alone), truth, min_points)
-            )
+            seen = together.perceive(clean, frame)
+            gains.append(shown_hits(score(frame, seen, protocol)) - shown_hits(results[-1]))
+            title, boxes = f'frame {frame.index}', alone.detection.boxes
+            views.append(fusion_view(frame, seen, boxes, protocol, model.card.grid, title, _note(seen)))
         progress(count)
     best = max(range(len(gains)), key=gains.__getitem__, default=0)
-    return Review(count, source.incomplete, precision.compute(), views, best)
+    whole = join(results)
+    ego_only = {iou: whole.average_precision(iou, protocol.order) for iou in protocol.iou_thresholds}
+    return Review(len(results), source.incomplete, ego_only, views, best)
 
 
-def _truth(frame: CoopFrame, card: ModelCard) -> Boxes3D:
-    grid = card.grid
-    return within(ground_truth_in(frame, frame.ego), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
-
-
-def _drawn(boxes: Boxes3D) -> Boxes3D:
-    return boxes[boxes.scores >= _DRAWN_SCORE] if boxes.scores is not None else boxes
-
-
-def _found(detections: Boxes3D, truth: Boxes3D, min_points: int) -> int:
-    return int(match(detections, truth, _IOU, min_points).hit.sum())
-
-
-def _view(
-    frame: CoopFrame,
-    card: ModelCard,
-    encoder: FeatureEncoder,
-    detector: CooperativeDetector,
-    own: BevFeature,
-    alone: Boxes3D,
-) -> scene.FusionView:
-    features = [own]
-    for agent in frame.neighbours:
-        # Through the codec, as over the air.
-        encoded = codec.encode(encoder.encode(frame.agents[agent].points))
-        features.append(codec.decode(encoded, card.channels, card.grid.height, card.grid.width))
-    fused = (frame.ego, *frame.neighbours)
-    detection = detector.detect(features, [frame.agents[agent].pose for agent in fused])
-    shares = ', '.join(
-        f'{agent_name(agent)} {weight:.0%}'
-        for agent, weight in zip(fused, detection.gate_weights, strict=True)
-    )
-    grid = card.grid
-    return scene.FusionView.of_frame(
-        replace(frame, scenario=''),
-        (grid.x_min, grid.y_min, grid.x_max, grid.y_max),
-        fused,
-        _drawn(detection.boxes),
-        _drawn(alone),
-        detection.energy_map,
-        detection.gate_map,
-        detection.reliability_map,
-        note=f'drawn: score ≥ {_DRAWN_SCORE}   gate shares: {shares}',
-    )
+def _note(seen: Perception) -> str:
+    weights = zip(seen.fused, seen.detection.gate_weights, strict=True)
+    shares = ', '.join(f'{agent_name(agent)} {weight:.0%}' for agent, weight in weights)
+    return f'drawn: score ≥ {SHOWN_SCORE}   gate shares: {shares}'

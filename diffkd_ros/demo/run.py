@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the demo: starts the processes, plays the phases, reads the recording back, writes the results."""
+"""Runs the demo: starts the processes, plays the phases, evaluates the recording, writes the results."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
 from diffkd_ros.demo.review import review_bag
 from diffkd_ros.demo.set_up import DemoError, node_environment, prepared_folder, read_result
 from diffkd_ros.demo.summary import HELD, print_tables, summarise
-from diffkd_ros.evaluation.report import scene
+from diffkd_ros.evaluation.model import Model
+from diffkd_ros.evaluation.report.animation import save_animation
+from diffkd_ros.evaluation.report.scene import save_png
 from diffkd_ros.launching import graph
 from diffkd_ros.launching.processes import NodeGroup, NodeProcess
 from diffkd_ros.metrics.result_file import write_json
-from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.share import share_directory
 from diffkd_ros.sources.source import Source
 
-# Everything the demo writes, so everything it may delete from an earlier run.
+# All that the demo writes, and deletes from an earlier run.
 OUTPUTS = ('logs', 'bag', 'summary.json', 'bev.png', 'animation.gif')
 
 _EGO = 1
 _START_TIMEOUT = 120.0
 _MIN_POINTS = 5
 _FRAMES_PER_DRIVE = 20
-# Two drives, every second frame.
+# Two scenarios, every second frame.
 _ANIMATED = range(0, 2 * _FRAMES_PER_DRIVE, 2)
 _FASTER = (1.2, 1.6, 2.0)
 _SLOWER = (0.8, 0.6, 0.4)
@@ -43,15 +44,15 @@ _FASTER_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What to run.
+    """Settings of the demo.
 
     Attributes:
-        out: folder for the results; those of an earlier run there are replaced.
+        out: folder for the results; replaces those of an earlier run.
         model: folder or shipped name.
-        frames: in lock-step.
-        vehicles: connected ones, the ego included.
+        frames: number of frames in lock-step.
+        vehicles: number of connected vehicles, including the ego.
         seed: of the simulated traffic.
-        realtime_seconds: how long the first rate is held in real time; 0: no real time.
+        realtime_seconds: duration of the first rate in real time; 0 to skip this phase.
         rate: the first rate in real time, Hz.
     """
 
@@ -75,14 +76,15 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     Raises:
         ModelError: if the model folder is missing or does not match its card.
         DiffkdError: if a process fails.
-        DemoError: if the run gave nothing to report on.
+        DemoError: if no frame was scored.
         KeyboardInterrupt: after all processes have been ended.
     """
     started = time.monotonic()
-    card = ModelCard.load(model_folder(options.model))
+    model = Model(model_folder(options.model), threads=os.cpu_count() or 1)
+    model_id = model.card.model_id
     out = prepared_folder(options.out, OUTPUTS)
     console.print(
-        f'{options.vehicles} vehicles, each a process of its own, over DDS; model {card.model_id}',
+        f'{options.vehicles} vehicles, each in its own process, over DDS; model {model_id}',
         highlight=False,
     )
     realtime: list[Mapping[str, Any]] = []
@@ -95,17 +97,17 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     if not evaluation['frames_scored']:
         raise DemoError(f'no frame was answered and scored; see {out / "logs"}')
     with PhaseProgress(console, 'ego alone, same frames', options.frames) as progress:
-        review = review_bag(out / 'bag', card, _ANIMATED, _MIN_POINTS, os.cpu_count() or 1, progress.update)
+        review = review_bag(out / 'bag', model, _ANIMATED, progress.update)
     with waiting(console, 'drawing'):
-        scene.save_png(review.views[review.best], out / 'bev.png')
-        scene.save_animation(review.views, out / 'animation.gif')
+        save_png(review.views[review.best], out / 'bev.png')
+        save_animation(review.views, out / 'animation.gif')
     summary = summarise(
         lockstep,
         evaluation,
         realtime,
         review,
         {
-            'model': card.model_id,
+            'model': model_id,
             'seed': options.seed,
             'vehicles': options.vehicles,
             'frames_per_drive': _FRAMES_PER_DRIVE,
@@ -124,7 +126,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
 
 
 def _warm_up(options: DemoOptions) -> None:
-    """Compile the simulator, which a first run has to do, while the nodes start."""
+    """Compile the simulator while the nodes start."""
     simulator = {'agents': options.vehicles, 'rate': options.rate, 'frames_per_scenario': 1}
     next(Source('sim', default_seed=options.seed, simulator=simulator).frames())
 
@@ -132,7 +134,7 @@ def _warm_up(options: DemoOptions) -> None:
 def _play_in_lockstep(
     group: NodeGroup, options: DemoOptions, out: Path, console: Console
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Every frame waits for its answer; all is recorded and scored: the player's and evaluator's results."""
+    """Play in lock-step, recorded and scored. Returns the results of the player and the evaluator."""
     model = {'model': str(model_folder(options.model))}
     warm_up = threading.Thread(target=_warm_up, args=(options,), daemon=True)
     warm_up.start()
@@ -168,7 +170,7 @@ def _play_in_lockstep(
     )
     with PhaseProgress(console, 'lock-step, recorded', options.frames) as progress:
         _follow(group, player, lambda: progress.update(frame_number(player.latest), evaluator.latest))
-    # The last messages are still on their way to those who watch.
+    # The last messages are still in transit to the recorder and the evaluator.
     time.sleep(1.2)
     group.stop([evaluator, recorder], patience=60.0)
     return read_result(result), read_result(out / 'logs' / 'evaluator.json')
@@ -177,7 +179,7 @@ def _play_in_lockstep(
 def _play_in_real_time(
     group: NodeGroup, options: DemoOptions, out: Path, console: Console
 ) -> list[Mapping[str, Any]]:
-    """The wanted rate, then higher ones until one is not held; if the first is not held, lower ones."""
+    """Play at the given rate, then at higher ones until one is not held; or at lower ones."""
     higher = [round(options.rate * factor, 2) for factor in _FASTER]
     runs = _real_time_run(
         group, options, out, console, [options.rate, *higher], options.realtime_seconds, 'real time'
@@ -202,7 +204,7 @@ def _real_time_run(
     title: str,
 ) -> list[Mapping[str, Any]]:
     result = out / 'logs' / f'realtime_{rates[0]:g}.json'
-    # The further rates are held for a short while only, and no longer than the first.
+    # The other rates are played for a short time only, and not longer than the first.
     more = max(1.0, min(_FASTER_SECONDS, seconds))
     player = group.start(
         graph.player_spec(
@@ -214,7 +216,7 @@ def _real_time_run(
                 'stop_below': HELD,
                 'frames_per_scenario': 100,
                 'vehicles': options.vehicles,
-                # Other traffic than in lock-step.
+                # Different traffic from lock-step.
                 'seed': options.seed + 1,
                 'out': str(result),
             }
@@ -238,7 +240,7 @@ def _real_time_run(
 
 
 def _follow(group: NodeGroup, player: NodeProcess, show: Callable[[], None]) -> None:
-    """Watch a player to its end."""
+    """Follow a player until it ends."""
     while not player.wait(0.1):
         group.check()
         show()

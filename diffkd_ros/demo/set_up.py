@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demos share: a folder for the results, an environment for the nodes, the nodes' results."""
+"""Shared by the demos: folder for the results, environment of the nodes, results of the nodes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from diffkd_ros.share import share_directory
 
 
 class DemoError(DiffkdError):
-    """The demo could not be run to its end."""
+    """The demo could not be completed."""
 
 
 def prepared_folder(out: Path, outputs: Iterable[str]) -> Path:
-    """The folder with an empty `logs/`, without what an earlier run left there; other files stay.
+    """Create the folder with an empty `logs/`, and delete the results of an earlier run; other files stay.
 
     Args:
         out: the folder.
-        outputs: names of the files and folders that a run writes there.
+        outputs: names of the files and folders that a run writes.
     """
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def prepared_folder(out: Path, outputs: Iterable[str]) -> Path:
 
 
 def node_environment(logs: Path) -> dict[str, str]:
-    """For the nodes: a DDS domain of their own on this machine, and one thread a library."""
+    """Environment variables of the nodes: a free DDS domain on this machine, one thread per library."""
     return {
         **fast_dds_environment(share_directory()),
         'ROS_DOMAIN_ID': str(free_domain()),
@@ -50,12 +50,12 @@ def node_environment(logs: Path) -> dict[str, str]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What a node has written at its end.
+    """Read the result of a node.
 
     Raises:
-        DemoError: if it has not.
+        DemoError: if the node has not written it.
     """
     try:
         return json.loads(path.read_text())
     except (DiffkdError, OSError, ValueError) as error:
-        raise DemoError(f'a node has left no result in {path}: {error}') from error
+        raise DemoError(f'no result of a node in {path}: {error}') from error

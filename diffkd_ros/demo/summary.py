@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's figures: `summary.json` and the tables in the terminal."""
+"""Figures of the demo: `summary.json` and the tables in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 import diffkd_ros
 from diffkd_ros.demo.review import Review
 
-# A rate counts as held if at least this share of the ego's sweeps is answered.
+# A rate is held if at least this share of the ego's sweeps is answered.
 HELD = 0.95
 THRESHOLDS = (0.3, 0.5, 0.7)
 
@@ -28,14 +28,14 @@ def summarise(
     review: Review,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Put the results of all phases together.
+    """Combine the results of all phases.
 
     Args:
         lockstep: the player's result of the lock-step phase.
         evaluation: the evaluator's result of the same phase.
         realtime: the player's runs in real time, by rate.
-        review: what the recorded run says of the ego alone.
-        facts: of the run itself (model, seed, ...).
+        review: offline evaluation of the recording.
+        facts: about the run (model, seed, ...).
     """
     run = lockstep['runs'][0]
     cooperative = {float(k): v for k, v in evaluation['average_precision'].items()}
@@ -85,7 +85,7 @@ def summarise(
 
 
 def versions() -> dict[str, str]:
-    """Of Python and what matters in it."""
+    """Versions of Python and the main packages."""
     found = {'python': platform.python_version(), 'diffkd_ros': diffkd_ros.__version__}
     for name in ('numpy', 'numba', 'onnxruntime', 'ros-rclpy', 'ros-rmw-fastrtps-cpp', 'rosbags'):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -111,7 +111,7 @@ def _table(
 
 
 def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
-    """Show the figures; lock-step first, then real time."""
+    """Print the tables, lock-step first."""
     _table(
         console,
         f'Average precision on the same {summary["frames_recorded"]} frames',

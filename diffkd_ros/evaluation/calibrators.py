@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores scaled after training: fitted to clean frames that are not evaluated, judged on those that are."""
+"""Scaling of the scores after training, fitted to clean frames that are not evaluated."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ NONE = 'none'
 
 @dataclass(frozen=True, slots=True)
 class Calibrator:
-    """A scaling for each of the two errors, each fitted to what that error compares scores with.
+    """A scaling for each of the two calibration errors, fitted to its target.
 
     Attributes:
         method: `temperature` or `isotonic`.
         source: of the frames it was fitted to.
-        iou: overlap at which precision was taken.
-        overlap: fitted to the overlap with what was found, for LaECE0.
+        iou: threshold of the precision.
+        overlap: fitted to the overlap with the truth found, for LaECE0.
         precision: fitted to the precision, for D-ECE.
     """
 
@@ -53,16 +53,17 @@ class Calibrator:
 
     @property
     def temperatures(self) -> dict[str, float]:
-        """The fitted parameters, if it is but one for each error."""
+        """The fitted temperature for each error; empty for other methods."""
         parts = {'laece0': self.overlap, 'd_ece': self.precision}
         return {name: s.temperature for name, s in parts.items() if isinstance(s, TemperatureScaling)}
 
 
 def check_calibration(method: str, fitted_on: Source | None, scored_on: Source) -> None:
-    """Refuse a calibrator that is unknown or would be fitted to the frames it is judged on.
+    """Check the settings of a calibration.
 
     Raises:
-        ExperimentError: in those cases, or if it is not said where to fit it.
+        ExperimentError: if the method is unknown, or the frames to fit it to are missing or overlap with
+            those it is evaluated on.
         DatasetError: if a recorded source cannot be opened.
     """
     known = (NONE, *_METHODS)
@@ -71,15 +72,15 @@ def check_calibration(method: str, fitted_on: Source | None, scored_on: Source) 
         raise ExperimentError(f'no calibration {method!r}; the nearest is {nearest!r} of {", ".join(known)}')
     if method == NONE:
         if fitted_on is not None:
-            raise ExperimentError('frames to calibrate on are of use with a calibration only')
+            raise ExperimentError('frames to calibrate on need a calibration method')
         return
     if fitted_on is None:
         raise ExperimentError(
-            f'calibration {method} needs frames of its own to be fitted to: say which, as in sim:4'
+            f'calibration {method} needs frames of its own to be fitted to, for example sim:4'
         )
     if fitted_on.shares_scenarios(scored_on):
         raise ExperimentError(
-            f'calibration {method} would be fitted to frames it is then judged on: '
+            f'calibration {method} would be fitted to frames that it is evaluated on: '
             f'{_named(fitted_on)} and {_named(scored_on)} share some'
         )
 
@@ -94,12 +95,12 @@ def fit(method: str, source: Source, validation: FrameResults, iou: float) -> Ca
     Args:
         method: `temperature` or `isotonic`.
         source: of the frames.
-        validation: their clean results, with all detections down to the score from which calibration counts.
-        iou: overlap at which precision is taken.
+        validation: their clean results, with detections down to `MIN_SCORE`.
+        iou: threshold of the precision.
 
     Raises:
         EvaluationError: if there are no detections to fit to.
-        CalibrationUnavailableError: if SciPy, which fits, is not installed.
+        MissingExtra: if SciPy is not installed.
     """
     scaling = _METHODS[method]
     return Calibrator(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: clean frames, the ego alone, and corruptions by severity, seed and who is hit.
+"""The conditions of an evaluation: clean frames, ego alone, and corruptions by severity, seed and agents.
 
-The grid comes from what a user types: lists separated by commas, or a word for many.
+They are given as comma-separated lists or as a word that stands for several.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PROFILES: tuple[Profile, ...] = ('graded', 'lab')
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One way in which the same frames are perceived.
+    """A condition under which the frames are perceived.
 
     Attributes:
-        corruption: its name, or `CLEAN`, or `EGO_ALONE` for clean frames without any neighbour.
-        severity: from 1; 0 for the two that corrupt nothing.
-        seed: of the realisation; 0 likewise.
-        who: which agents are hit; for a link, those who send over it.
-        profile: which table of levels the severity is from.
+        corruption: its name, or `CLEAN`, or `EGO_ALONE` for clean frames without neighbours.
+        severity: from 1; 0 for the two references, which corrupt nothing.
+        seed: of the realisation; 0 for the references.
+        who: which agents are corrupted; for a link, its senders.
+        profile: table of levels that the severity refers to.
     """
 
     corruption: str
@@ -40,45 +40,45 @@ class Condition:
 
     @property
     def reference(self) -> bool:
-        """Whether nothing is corrupted."""
+        """Returns whether nothing is corrupted."""
         return self.severity == 0
 
     @property
     def over_links(self) -> bool:
-        """Whether it is what travels that suffers."""
+        """Returns whether the link is corrupted."""
         return not self.reference and lookup(self.corruption).family == 'link'
 
     @property
     def link(self) -> LinkConditions:
-        """How bad the links are; perfect unless it is they that suffer."""
+        """Conditions of the links; ideal unless the link is corrupted."""
         if not self.over_links:
             return LinkConditions()
         return LinkConditions(**lookup(self.corruption).parameters(self.severity, self.profile))
 
     @property
     def needs_history(self) -> bool:
-        """Whether messages may be lost or late, so that what came before a frame matters to it."""
+        """Returns whether messages may be lost or late, so that earlier frames matter."""
         link = self.link
         return max(link.message_loss, link.burst_loss, link.delay, link.jitter) > 0
 
     @property
     def random(self) -> bool:
-        """Whether seeds give different realisations; few bits and few bytes are the same for each."""
+        """Returns whether the result depends on the seed, as it does not for quantisation and bandwidth."""
         return not self.reference and (not self.over_links or self.link.random)
 
     @property
     def of_feature_maps(self) -> bool:
-        """Whether it is a thing of feature maps, and of no other message: lost tiles, bits of a value."""
+        """Returns whether it applies to feature maps only: lost tiles and quantisation."""
         return self.link.tile_loss > 0 or self.link.bits is not None
 
     @property
     def level(self) -> Condition:
-        """The same for the first of all seeds: what seeds are realisations of."""
+        """The same condition with seed 0, which represents all seeds."""
         return Condition(self.corruption, self.severity, 0, self.who, self.profile)
 
     @property
     def name(self) -> str:
-        """Names files and folders."""
+        """Name of files and folders."""
         if self.reference:
             return self.corruption
         return f'{self.corruption}-{self.profile}-{self.severity}-{self.who}-seed{self.seed}'
@@ -94,18 +94,18 @@ def make_conditions(
     seeds: str = '0',
     profile: str = 'graded',
 ) -> list[Condition]:
-    """Every condition asked for, the two references first.
+    """The conditions requested, after the two references.
 
     Args:
         corruptions: names, or `all`, `none`, `lidar`, `pose`, `link`, `paper`, `held_out`.
-        severities: numbers from 1, or `all`. A corruption is measured at those of them that it has.
-        who: of `ego`, `neighbours` and `all`, or `default`: all sensors, the neighbours' poses. Links are the
-            neighbours' always.
-        seeds: numbers from 0. What is not random is measured once, as seed 0, whatever they are.
-        profile: `graded` or `lab`; names for many stand for the corruptions that have it.
+        severities: numbers from 1, or `all`. Severities that a corruption lacks are skipped.
+        who: of `ego`, `neighbours` and `all`, or `default`: the sensors of all, the poses of the neighbours.
+            Link corruptions always apply to the neighbours.
+        seeds: numbers from 0. Conditions that are not random are measured once, with seed 0.
+        profile: `graded` or `lab`; words for several corruptions stand for those with this profile.
 
     Raises:
-        ExperimentError: if something is unknown (the nearest known is named), given twice, or has no level.
+        ExperimentError: if a value is unknown (names the nearest known one), repeated, or has no level.
         CorruptionError: if a corruption is unknown.
     """
     chosen_profile = PROFILES[_place(profile, PROFILES, 'profile')]
@@ -161,7 +161,7 @@ def _corruptions(text: str, profile: Profile) -> list[str]:
 def _parts(text: str, what: str) -> list[str]:
     parts = [part.strip() for part in text.split(',')]
     if not all(parts) or len(set(parts)) < len(parts):
-        raise ExperimentError(f'{what}: expected a list like a,b with each once, got {text!r}')
+        raise ExperimentError(f'{what}: expected a list such as a,b without repetitions, got {text!r}')
     return parts
 
 
@@ -169,7 +169,7 @@ def _numbers(text: str, what: str, least: int) -> list[int]:
     numbers = []
     for part in _parts(text, what):
         if not part.isdecimal() or int(part) < least:
-            raise ExperimentError(f'{what}: expected whole numbers from {least} as in 1,2; got {text!r}')
+            raise ExperimentError(f'{what}: expected whole numbers from {least}, such as 1,2; got {text!r}')
         numbers.append(int(part))
     return numbers
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to cooperate: what a neighbour sends, and what the ego makes of its sweep and the messages.
+"""The ways to cooperate: what a neighbour sends, and how the ego detects with its sweep and the messages.
 
-Intermediate cooperation is what the vehicles' nodes do. The others run the same two graphs of the same model,
-so that what differs is the cooperation.
+Intermediate cooperation is what the vehicles' nodes do. The others use the same model, so that only the
+cooperation differs.
 """
 
 from __future__ import annotations
@@ -39,20 +39,15 @@ _INTENSITIES = 65535.0
 
 
 class Message(Protocol):
-    """What a neighbour sends.
-
-    Attributes:
-        pose: (4, 4) map <- LiDAR where the sender believed to be at the message's stamp.
-        size: bytes of the content; header and pose, which every message has, are not counted.
-    """
+    """What a neighbour sends."""
 
     @property
     def pose(self) -> NDArray[np.float64]:
-        """See above."""
+        """(4, 4) map <- LiDAR, the sender's own estimate at the message's stamp."""
 
     @property
     def size(self) -> int:
-        """See above."""
+        """Bytes of the content, without header and pose, which every message has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +56,8 @@ class SharedFeature:
 
     Attributes:
         feature: (channels, height, width) float32, after the codec.
-        density: (height, width) float32, likewise.
-        pose: see `Message`.
-        size: see `Message`.
+        density: (height, width) float32, after the codec.
+        pose, size: see `Message`.
     """
 
     feature: NDArray[np.float32]
@@ -92,13 +86,13 @@ class SharedPoints:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the ego made of its sweep and the messages.
+    """Result of the ego.
 
     Attributes:
         detection: boxes, and maps of the ego and of `fused` neighbours.
-        fused: how many neighbours' features were fused: all that sent, or none where no features are sent.
+        fused: number of neighbours whose features were fused; 0 where no features are sent.
         encode_ms: milliseconds from points to the ego's feature map.
-        fuse_ms: milliseconds from there to boxes.
+        fuse_ms: milliseconds from feature maps to boxes.
     """
 
     detection: Detection
@@ -107,7 +101,7 @@ class Outcome:
     fuse_ms: float
 
     def inference(self, sizes: Sequence[int]) -> Inference:
-        """The same as a row of results, given the sizes of the messages sent."""
+        """Figures of the inference, given the sizes of the messages sent."""
         gates = self.detection.gate_weights
         return Inference.of_frame(
             reliability=self.detection.reliability,
@@ -127,8 +121,8 @@ class Cooperation(ABC):
         model: encoder and detector of every agent.
 
     Attributes:
-        name: as the user types it.
-        map_conditions: whether it is measured under what can befall only feature maps.
+        name: on the command line.
+        map_conditions: whether corruptions of feature maps apply.
     """
 
     name: ClassVar[str]
@@ -139,13 +133,13 @@ class Cooperation(ABC):
 
     @abstractmethod
     def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> Any:
-        """What a neighbour sends, a `Message`; None if it has nothing to tell.
+        """The message of a neighbour, see `Message`; None if it has nothing to send.
 
         Args:
             clean: the frame.
             agent: the neighbour.
-            sweep: as it sensed it.
-            link: limits what may be sent.
+            sweep: as sensed.
+            link: limits of the message.
         """
 
     @abstractmethod
@@ -154,12 +148,12 @@ class Cooperation(ABC):
 
         Args:
             clean: the frame.
-            sweep: the ego's, as it sensed it.
-            messages: what was received, of the kind that `message` gives.
+            sweep: the ego's, as sensed.
+            messages: received, as returned by `message`.
         """
 
     def _alone(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Outcome:
-        """What an agent detects without any other."""
+        """Detections of one agent alone."""
         return clean.of_points(agent, sweep, self._of_points)
 
     def _of_points(self, points: NDArray[np.float32]) -> Outcome:
@@ -169,7 +163,7 @@ class Cooperation(ABC):
 
 
 class IntermediateCooperation(Cooperation):
-    """Neighbours send feature maps, through the codec as over the air; the ego fuses them."""
+    """Neighbours send feature maps, encoded by the codec; the ego fuses them."""
 
     name = 'intermediate'
 
@@ -209,7 +203,7 @@ def _size_of_map(feature: NDArray[np.float32], density: NDArray[np.float32]) -> 
 
 
 class LateCooperation(Cooperation):
-    """Every agent detects alone; boxes and scores travel and are merged by non-maximum suppression."""
+    """Every agent detects alone and sends boxes, which are merged by non-maximum suppression."""
 
     name = 'late'
     map_conditions = False
@@ -217,7 +211,7 @@ class LateCooperation(Cooperation):
     def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> SharedBoxes:
         """An agent's own detections, by descending score.
 
-        Those below the model's own threshold, which are kept for calibration only, are not counted as sent.
+        Detections below the model's threshold, kept for calibration only, do not count as sent.
         """
         boxes = self._alone(clean, agent, sweep).detection.boxes
         if link.budget is not None:
@@ -227,7 +221,7 @@ class LateCooperation(Cooperation):
         )
 
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[SharedBoxes]) -> Outcome:
-        """Merge the ego's detections with those received, but for those of the ego: the boxes around it."""
+        """Merge the ego's detections with those received, except for boxes around the ego."""
         alone = self._alone(clean, clean.frame.ego, sweep)
         started = time.perf_counter()
         parts = [alone.detection.boxes]
@@ -251,12 +245,12 @@ def _scores(boxes: Boxes3D) -> NDArray[np.float32]:
 
 
 def _around_origin(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which boxes hold the origin, seen from above."""
+    """Mask of the boxes that contain the origin, seen from above."""
     return count_points(np.zeros((1, 3)), flattened(boxes)) > 0
 
 
 class EarlyCooperation(Cooperation):
-    """Points travel; the ego puts all into its own frame and detects in them as in a single sweep."""
+    """Neighbours send points; the ego detects in all of them, in its own frame, as in a single sweep."""
 
     name = 'early'
     map_conditions = False
@@ -264,7 +258,7 @@ class EarlyCooperation(Cooperation):
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
     ) -> SharedPoints | None:
-        """A sweep in 16-bit steps, None if it is empty; evenly spaced points if the link is too slow."""
+        """A sweep in 16-bit steps, None if empty; a regular subset of its points if the link is too slow."""
         points = clean.of_points(agent, sweep, _in_steps)
         if link.budget is not None and len(points) * POINT_BYTES > link.budget:
             fitting = int(link.budget // POINT_BYTES)
@@ -281,7 +275,7 @@ class EarlyCooperation(Cooperation):
 
 
 def _in_steps(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Points as they arrive, see `POINT_BYTES`; those that are not finite do not."""
+    """Finite points, quantised as described at `POINT_BYTES`."""
     points = points[np.isfinite(points).all(axis=1)]
     result = np.empty_like(points)
     result[:, :3] = np.rint(np.clip(points[:, :3], -_FARTHEST, _FARTHEST) * _CENTIMETRES) / _CENTIMETRES
@@ -290,7 +284,7 @@ def _in_steps(points: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class NoCooperation(Cooperation):
-    """Nothing travels: the ego alone, whatever happens."""
+    """Nothing is sent: the ego detects alone."""
 
     name = 'none'
 
@@ -313,10 +307,10 @@ INTERMEDIATE = IntermediateCooperation.name
 
 
 def cooperation_named(name: str) -> type[Cooperation]:
-    """A way to cooperate.
+    """Look up a way to cooperate.
 
     Raises:
-        ExperimentError: if there is none of that name; names the nearest.
+        ExperimentError: if there is no such way; names the nearest.
     """
     if name not in COOPERATIONS:
         nearest = difflib.get_close_matches(name, COOPERATIONS, 1, 0.0)[0]

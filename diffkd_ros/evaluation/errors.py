@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception of this room."""
+"""The error of an evaluation."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from diffkd_ros.errors import DiffkdError
 
 
 class ExperimentError(DiffkdError):
-    """An evaluation that cannot be run as asked, or a folder that holds another one's results."""
+    """The evaluation cannot be run as requested, or the folder holds results of another one."""

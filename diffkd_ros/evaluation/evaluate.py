@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole benchmark: runs what is missing, then writes table, summary and report."""
+"""`diffkd evaluate`: runs the missing conditions, then writes table, summary and report."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -26,7 +25,7 @@ from diffkd_ros.evaluation import calibrators
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import INTERMEDIATE, cooperation_named
 from diffkd_ros.evaluation.errors import ExperimentError
-from diffkd_ros.evaluation.measures import Evaluation
+from diffkd_ros.evaluation.measures import IOU, Evaluation
 from diffkd_ros.evaluation.model import Sessions
 from diffkd_ros.evaluation.report import page, tables
 from diffkd_ros.evaluation.run import (
@@ -40,6 +39,8 @@ from diffkd_ros.evaluation.run import (
     settle,
     usable,
 )
+from diffkd_ros.evaluation.summarise import summarise
+from diffkd_ros.evaluation.summary import SUMMARY, LeftOut, LevelMeans, Run, Summary
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.sources.source import Source
 
@@ -49,18 +50,18 @@ class Options:
     """What to evaluate.
 
     Attributes:
-        out: folder for the results; an earlier run of the same source, model and protocol goes on there.
+        out: folder for the results; an earlier run there of the same source, model and protocol is continued.
         source: of the frames.
         model: model folder.
         conditions: from `make_conditions`.
-        protocol: name of a preset; None for the source's own.
+        protocol: name of a preset; None for the source's default.
         workers: processes.
         baseline: folder of another model's run to compare with, or None.
-        cooperation: name of the way in which agents cooperate.
+        cooperation: name of the way to cooperate.
         calibration: how scores are scaled, `none`, `temperature` or `isotonic`.
-        calibrate_on: the frames a calibration is fitted to; none of `source`.
-        answers: bags of a live run on this source, whose detections are the clean condition.
-        sessions: opens what runs a model without graphs.
+        calibrate_on: frames that the calibration is fitted to; they must not overlap with `source`.
+        answers: bags of a live run on this source, whose detections are used as the clean condition.
+        sessions: opens the sessions of a model without ONNX graphs.
         draw: whether to draw the report.
     """
 
@@ -81,31 +82,30 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a benchmark found.
+    """Results of an evaluation.
 
     Attributes:
-        summary: as it was written.
-        evaluation: what it was made from.
+        summary: as written.
+        evaluation: the scored frames that it was computed from.
     """
 
-    summary: dict[str, Any]
+    summary: Summary
     evaluation: Evaluation
 
 
 def evaluate(options: Options, console: Console) -> Outcome:
-    """Run the benchmark, write what it found and return it.
+    """Run the evaluation, write the results and return them.
 
     Raises:
         ExperimentError: if the folder holds another evaluation, a worker dies, nothing was scored, or a
-            calibration would be fitted to what it is judged on.
+            calibration would be fitted to frames that it is evaluated on.
         EvaluationError: if there is no such protocol, or frames carry no ground truth.
         ModelError: if the model does not load.
-        DrawingUnavailableError: if Matplotlib, which draws the report, is not installed.
-        CalibrationUnavailableError: if SciPy, which fits a calibration, is not installed.
-        KeyboardInterrupt: after all processes have ended; what is done is kept.
+        MissingExtra: if Matplotlib or Jinja2 (for the report) or SciPy (for a calibration) is not installed.
+        KeyboardInterrupt: after all processes have ended; finished results are kept.
     """
     if options.draw:
-        # Before the work rather than after it.
+        # Fail before the work rather than after it.
         page.require_drawing()
     plan = Plan(
         options.out,
@@ -119,7 +119,7 @@ def evaluate(options: Options, console: Console) -> Outcome:
     calibrators.check_calibration(options.calibration, options.calibrate_on, options.source)
     settle(plan)
     if plan.answers:
-        # Bags are read by what a simulated source can do without.
+        # Reads bags, which needs an extra.
         from diffkd_ros.evaluation.recorded import score_answers
 
         console.print('scoring the recorded detections', highlight=False)
@@ -139,21 +139,20 @@ def evaluate(options: Options, console: Console) -> Outcome:
     _run_with_progress(plan, jobs, options, console)
     kept = usable(plan, drives)
     results = load_results(plan, conditions, kept)
-    left_out = {
-        'frames': read_left_out(plan, conditions, drives),
-        'scenarios': [drive for drive in drives if drive not in kept],
-        'conditions': [condition.name for condition in conditions if condition not in results],
-        'not_of_this_cooperation': [condition.name for condition in pointless],
-    }
-    _tell_left_out(left_out, options.out / LEFT_OUT, console)
+    left_out = LeftOut(
+        frames=read_left_out(plan, conditions, drives),
+        scenarios=[drive for drive in drives if drive not in kept],
+        conditions=[condition.name for condition in conditions if condition not in results],
+        not_of_this_cooperation=[condition.name for condition in pointless],
+    )
+    _report_left_out(left_out, options.out / LEFT_OUT, console)
     evaluation = Evaluation(results, plan.protocol, card.min_score, calibrator=calibrator)
-    summary = tables.summarise(evaluation, _about(plan, options, left_out))
+    summary = summarise(evaluation, _about(plan, options, left_out))
     if options.baseline is not None:
-        summary['mce'] = tables.mean_corruption_error(summary, options.baseline)
-        summary['mce_baseline'] = str(options.baseline)
+        summary = summary.against(options.baseline)
     tables.write_table(evaluation, options.out / tables.TABLE)
-    write_json(options.out / tables.SUMMARY, summary)
-    written = [tables.TABLE, tables.SUMMARY]
+    summary.write(options.out)
+    written = [tables.TABLE, SUMMARY]
     if options.draw:
         console.print('drawing the report', highlight=False)
         page.write(options.out / page.REPORT, evaluation, summary, plan)
@@ -168,7 +167,7 @@ def evaluate(options: Options, console: Console) -> Outcome:
 
 
 def _fit(plan: Plan, options: Options, console: Console) -> calibrators.Calibrator | None:
-    """Fit the calibration wanted, if any, to clean frames of its own, run if they were not before."""
+    """Fit the calibration, if any, to clean frames of its own source."""
     source = options.calibrate_on
     if source is None:
         return None
@@ -181,12 +180,12 @@ def _fit(plan: Plan, options: Options, console: Console) -> calibrators.Calibrat
     results = load_results(own, [clean], usable(own, drives))
     if clean not in results:
         raise ExperimentError(f'no frame of {source.spec} could be read, so there is nothing to calibrate on')
-    return calibrators.fit(options.calibration, source, results[clean], tables.IOU)
+    return calibrators.fit(options.calibration, source, results[clean], IOU)
 
 
 def _run_with_progress(plan: Plan, jobs: Sequence[Job], options: Options, console: Console) -> None:
     if not jobs:
-        console.print('every condition was run before', highlight=False)
+        console.print('all conditions were run before', highlight=False)
         return
     frames = {
         number: len(plan.positions(plan.source.scenario(number))) for number in {job.number for job in jobs}
@@ -206,77 +205,60 @@ def _run_with_progress(plan: Plan, jobs: Sequence[Job], options: Options, consol
 
 
 def _conditions(plan: Plan, options: Options) -> tuple[list[Condition], list[Condition]]:
-    """The conditions that are run, and those that cannot befall what travels in this cooperation."""
+    """The conditions that are run, and those that do not apply to the messages of this cooperation."""
     maps = cooperation_named(plan.cooperation).map_conditions
     possible = [c for c in options.conditions if maps or not c.of_feature_maps]
     return possible, [c for c in options.conditions if c not in possible]
 
 
-def _tell_left_out(left_out: Mapping[str, Any], path: Path, console: Console) -> None:
-    """Say what has no figure, and why; the reasons of all frames go to a file."""
+def _report_left_out(left_out: LeftOut, path: Path, console: Console) -> None:
+    """Print what was not measured; the reasons of all frames are written to a file."""
     path.unlink(missing_ok=True)
-    if left_out['frames']:
-        write_json(path, left_out['frames'])
-        key, why = next(iter(left_out['frames'].items()))
-        console.print(
-            f'{len(left_out["frames"])} times a frame was left out of a condition; the first: {key}: {why}',
-            soft_wrap=True,
-        )
-    for name in left_out['scenarios']:
-        console.print(f'{name}: none of its frames can be used, so the scenario is left out', soft_wrap=True)
-    for name in left_out['conditions']:
-        console.print(f'{name}: a scenario has no frame left, so the condition is not told', soft_wrap=True)
-    if left_out['not_of_this_cooperation']:
-        console.print(
-            f'{", ".join(left_out["not_of_this_cooperation"])}: left out, as no feature maps travel',
-            soft_wrap=True,
-        )
+    if left_out.frames:
+        write_json(path, left_out.frames)
+    for line in left_out.sentences():
+        console.print(line, soft_wrap=True)
 
 
-def _about(plan: Plan, options: Options, left_out: Mapping[str, Any]) -> dict[str, Any]:
+def _about(plan: Plan, options: Options, left_out: LeftOut) -> Run:
     card = plan.open().model.card
-    return {
-        'model': card.model_id,
-        'model_description': card.description,
-        'cooperation': plan.cooperation,
-        'answers': [str(path) for path in plan.answers],
-        'source': options.source.spec,
-        'frames_per_scenario': options.source.frames_per_scenario,
-        'seeds': sorted({condition.seed for condition in options.conditions}),
-        'left_out': left_out,
-        'written': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        'version': __version__,
-    }
+    return Run(
+        model=card.model_id,
+        model_description=card.description,
+        cooperation=plan.cooperation,
+        answers=[str(path) for path in plan.answers],
+        source=options.source.spec,
+        frames_per_scenario=options.source.frames_per_scenario,
+        seeds=sorted({condition.seed for condition in options.conditions}),
+        left_out=left_out,
+        written=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        version=__version__,
+    )
 
 
-def _print(summary: Mapping[str, Any], console: Console) -> None:
-    table = Table(title=f'{summary["frames"]} frames, {summary["truths"]} vehicles, AP in percent')
+def _print(summary: Summary, console: Console) -> None:
+    table = Table(title=f'{summary.frames} frames, {summary.truths} vehicles, AP in percent')
     for column in ('', 'AP@0.5', 'AP@0.7', 'RCE@0.5', 'RCE@0.7'):
         table.add_column(column, justify='right' if column else 'left')
 
-    def line(name: str, figures: Mapping[str, Any]) -> None:
-        values = [100 * figures['ap50'], 100 * figures['ap70']]
-        values += [figures[key] for key in ('rce_ap50', 'rce_ap70') if key in figures]
+    def line(name: str, figures: LevelMeans, errors: Sequence[float] = ()) -> None:
+        values = [100 * figures.ap50, 100 * figures.ap70, *errors]
         table.add_row(name, *(f'{value:.1f}' for value in values))
 
-    line('clean', summary['clean'])
-    line('ego alone', summary['ego_alone'])
-    for name, figures in summary['corruptions'].items():
-        line(name, figures)
+    line('clean', summary.clean)
+    line('ego alone', summary.ego_alone)
+    for name, figures in summary.corruptions.items():
+        line(name, figures, (figures.rce_ap50, figures.rce_ap70))
     console.print(table)
-    quality = summary['calibration']
-    figures_told = [
-        f'{summary["link_mbit_s"]:.2f} Mbit/s for each vehicle that sends',
-        f'LaECE0 clean {quality["laece0"]:.3f}',
-    ]
-    if 'scaled' in quality:
-        figures_told.append(f'after {quality["scaled"]["method"]} scaling {quality["scaled"]["laece0"]:.3f}')
-    console.print(', '.join(figures_told), highlight=False, soft_wrap=True)
-    if summary['mrce'] is not None:
-        low, high = summary['mrce_interval']
-        console.print(
-            f'mRCE {summary["mrce"]:.2f} % (95 %: {low:.2f} to {high:.2f}), at IoU 0.5 '
-            f'{summary["mrce_ap50"]:.2f} %, at 0.7 {summary["mrce_ap70"]:.2f} %',
-            highlight=False,
-            soft_wrap=True,
+    quality = summary.calibration
+    lines = [f'{summary.link_mbit_s:.2f} Mbit/s per sending vehicle, LaECE0 clean {quality.laece0:.3f}']
+    if quality.scaled is not None:
+        lines[0] += f', after {quality.scaled.method} scaling {quality.scaled.laece0:.3f}'
+    if summary.mrce_interval is not None:
+        low, high = summary.mrce_interval
+        lines.append(
+            f'mRCE {summary.mrce:.2f} % (95 %: {low:.2f} to {high:.2f}), at IoU 0.5 '
+            f'{summary.mrce_ap50:.2f} %, at 0.7 {summary.mrce_ap70:.2f} %'
         )
+    for text in lines:
+        console.print(text, highlight=False, soft_wrap=True)

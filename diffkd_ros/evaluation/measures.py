@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All figures of an evaluation, from the scored frames: what tables, summary and report are made of."""
+"""All figures of an evaluation, computed from the scored frames."""
 
 from __future__ import annotations
 
@@ -24,23 +24,21 @@ from diffkd_ros.metrics.calibration import (
 )
 from diffkd_ros.metrics.frame_results import Detections, FrameResults, join
 from diffkd_ros.metrics.protocol import Protocol
-from diffkd_ros.metrics.robustness import (
-    NOT_IN_SIX,
-    Figure,
-    Robustness,
-    relative_corruption_error,
-)
+from diffkd_ros.metrics.robustness import Figure, Robustness, relative_corruption_error
+
+IOU = 0.5
+"""IoU threshold of all figures but AP."""
 
 Levels = Mapping[Condition, Sequence[FrameResults]]
 PrecisionOf = Callable[[Condition, float], Figure]
-"""AP of a level at an IoU threshold: of all scenarios, or of every resample."""
+"""AP of a level at an IoU threshold: of all scenarios, or of each resample."""
 
 
 def confident(results: FrameResults, min_score: float) -> FrameResults:
-    """The results as they would be had the detector dropped what scores below.
+    """The results without detections below a score.
 
-    Detections are matched, and suppress each other, in the order of descending score, so dropping the last of
-    them changes nothing for the others.
+    Detections are matched, and suppress each other, by descending score, so this equals the results of a
+    detector with that score threshold.
     """
     keep = results.detections.score >= min_score
     columns = {field.name: getattr(results.detections, field.name)[..., keep] for field in fields(Detections)}
@@ -53,9 +51,9 @@ class Group:
 
     Attributes:
         name: `paper` for its seven types, `held_out`, `pose` or `link`.
-        who: which agents are hit.
+        who: which agents are corrupted.
         profile: of the levels.
-        conditions: its levels, those of the seed that stands for all.
+        conditions: its levels, with the seed that represents all.
     """
 
     name: str
@@ -65,25 +63,25 @@ class Group:
 
 
 def group_of(condition: Condition) -> str:
-    """Name of the group a corruption belongs to."""
+    """Name of the group that a corruption belongs to."""
     corruption = lookup(condition.corruption)
     return corruption.role if corruption.family == 'lidar' else corruption.family
 
 
 class Evaluation:
-    """The scored frames of all conditions, and what follows from them.
+    """The scored frames of all conditions, and the figures computed from them.
 
     A level (corruption, severity, who) may have several seeds. Its AP is the mean over them; calibration and
-    breakdowns are of all their detections together. Resamples draw whole scenarios, the same ones for every
+    breakdowns use all their detections together. Resamples draw whole scenarios, the same for every
     condition.
 
     Args:
-        results: by condition, the clean one among them, all of the same scenarios.
+        results: by condition, including the clean one, all of the same scenarios.
         protocol: by which they were scored.
-        min_score: the model's own; AP, breakdowns and counts are of detections from this score on.
+        min_score: the model's threshold; AP, breakdowns and counts use detections of at least this score.
         resamples: number of draws for the confidence intervals.
-        calibrator: scales scores; told is what it does to calibration, beside the scores as they are. AP and
-            counts are of the latter.
+        calibrator: scales scores; calibration after scaling is reported alongside. AP and counts use the
+            original scores.
 
     Raises:
         ExperimentError: if there are no clean results.
@@ -115,12 +113,12 @@ class Evaluation:
 
     @property
     def levels(self) -> list[Condition]:
-        """Every level that was measured, the references among them."""
+        """Every level that was measured, including the references."""
         return list(self._all)
 
     @property
     def corrupted(self) -> list[Condition]:
-        """Every level at which something is corrupted."""
+        """Every corrupted level."""
         return [level for level in self._all if not level.reference]
 
     @property
@@ -129,15 +127,15 @@ class Evaluation:
         return self._scenarios
 
     def seeds(self, level: Condition) -> int:
-        """How many realisations a level has."""
+        """Number of realisations of a level."""
         return len(self._all[level])
 
     def results(self, level: Condition) -> FrameResults:
-        """All detections from the model's own score on, of all seeds."""
+        """Results with detections of at least the model's threshold, of all seeds."""
         return join(self._kept[level])
 
     def every_result(self, level: Condition) -> FrameResults:
-        """All detections down to the score from which calibration counts, of all seeds."""
+        """Results with detections down to the score threshold of calibration, of all seeds."""
         return join(self._all[level])
 
     def average_precision(
@@ -146,7 +144,7 @@ class Evaluation:
         """AP, the mean over seeds, with its interval.
 
         Args:
-            level: which.
+            level: corruption, severity and who is corrupted.
             iou: threshold.
             order: of the detections; the protocol's by default.
         """
@@ -167,7 +165,7 @@ class Evaluation:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The corruptions measured, by group and by who is hit."""
+        """The corruptions measured, by group and by who is corrupted."""
         parts: dict[tuple[str, Who, str], list[Condition]] = {}
         for level in self.corrupted:
             parts.setdefault((group_of(level), level.who, level.profile), []).append(level)
@@ -175,7 +173,7 @@ class Evaluation:
 
     @property
     def headline(self) -> Group | None:
-        """The paper's seven types, or those of them that were measured; None if none was."""
+        """Those of the paper's seven types that were measured; None if none was."""
         return next((group for group in self.groups if group.name == 'paper'), None)
 
     def group_interval(
@@ -184,18 +182,18 @@ class Evaluation:
         figure: Callable[[Robustness], Figure],
         order: DetectionOrder | None = None,
     ) -> Interval:
-        """A figure of a group, mRCE say, with its interval."""
+        """A figure of a group, for example mRCE, with its interval."""
         return interval(*self.sampled(lambda ap: figure(self.robustness(group, ap)), order))
 
     def sampled(
         self, figure: Callable[[PrecisionOf], Figure], order: DetectionOrder | None = None
     ) -> tuple[float, NDArray[np.float64]]:
-        """Any figure that follows from AP: of all scenarios, and of every resample.
+        """Any figure computed from AP: of all scenarios, and of each resample.
 
-        Two evaluations of the same scenarios draw the same ones, so their samples are paired.
+        Two evaluations of the same scenarios use the same draws, so their samples are paired.
 
         Args:
-            figure: computes it, from numbers or arrays alike.
+            figure: computes it from numbers or arrays.
             order: of the detections; the protocol's by default.
         """
         order = order or self.protocol.order
@@ -204,11 +202,11 @@ class Evaluation:
         return float(estimate), np.asarray(samples)
 
     def robustness(self, group: Group, ap: PrecisionOf | None = None) -> Robustness:
-        """AP of a group, from which more follows.
+        """AP of a group on clean and on corrupted frames.
 
         Args:
-            group: which.
-            ap: as `sampled` hands it out; by default that of all scenarios in the protocol's order.
+            group: of corruptions.
+            ap: as passed by `sampled`; by default AP of all scenarios in the protocol's order.
         """
 
         def by_iou(level: Condition) -> dict[float, Figure]:
@@ -225,22 +223,31 @@ class Evaluation:
         return localisation_aware_calibration(self.every_result(level))
 
     def scaled_calibration(self, level: Condition) -> Reliability:
-        """LaECE0 of a level after the calibrator.
+        """LaECE0 of a level after scaling.
 
         Raises:
-            ExperimentError: if there is none.
+            ExperimentError: if no calibrator was fitted.
+        """
+        return self.fitted_calibrator.localisation_aware(self.every_result(level))
+
+    @property
+    def fitted_calibrator(self) -> Calibrator:
+        """The calibrator.
+
+        Raises:
+            ExperimentError: if no calibrator was fitted.
         """
         if self.calibrator is None:
             raise ExperimentError('no calibrator was fitted')
-        return self.calibrator.localisation_aware(self.every_result(level))
+        return self.calibrator
 
     def calibration_change(
         self, group: Group, of: Callable[[Condition], Reliability] | None = None
     ) -> CalibrationRobustness:
-        """What a group does to LaECE0, or to another error.
+        """Change of LaECE0, or of another error, under a group of corruptions.
 
         Args:
-            group: which.
+            group: of corruptions.
             of: the error of a level; `calibration` by default.
         """
         of = of or self.calibration
@@ -263,20 +270,3 @@ class Evaluation:
 def mean_error(robustness: Robustness) -> Figure:
     """MRCE over IoU 0.5 and 0.7."""
     return robustness.mrce()
-
-
-def mean_error_50(robustness: Robustness) -> Figure:
-    """MRCE at IoU 0.5."""
-    return robustness.mrce([0.5])
-
-
-def mean_error_70(robustness: Robustness) -> Figure:
-    """MRCE at IoU 0.7."""
-    return robustness.mrce([0.7])
-
-
-def mean_error_of_six(robustness: Robustness) -> Figure:
-    """MRCE without crosstalk; NaN if nothing else was measured."""
-    if set(robustness.corruptions) <= set(NOT_IN_SIX):
-        return float('nan')
-    return robustness.mrce(without=NOT_IN_SIX)

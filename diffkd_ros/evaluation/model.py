@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model under test, and frames with what it computed from their clean sweeps."""
+"""The evaluated model, and frames with cached results of their clean sweeps."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from diffkd_ros.runtime.session import Session
 
 Result = TypeVar('Result')
 Sessions = Callable[[ModelCard], tuple[Session, Session]]
-"""Opens a model's encoder and ego's side; a function of a module, since processes hand it on."""
+"""Opens the sessions of a model's encoder and ego; a module-level function, so that it can be pickled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the encoder made of points.
+    """Result of the encoder.
 
     Attributes:
         feature: None if no point lies in the grid.
-        milliseconds: it took.
+        milliseconds: duration.
     """
 
     feature: BevFeature | None
@@ -42,21 +42,26 @@ class Model:
 
     Args:
         folder: of the model.
-        min_score: detections from this score on are kept, instead of the card's.
-        sessions: opens what runs a model without graphs.
+        min_score: score threshold of the detections, in place of the card's.
+        sessions: opens the sessions of a model without ONNX graphs.
+        threads: CPU threads.
 
     Raises:
         ModelError: if the model does not load.
     """
 
     def __init__(
-        self, folder: Path, min_score: float | None = None, sessions: Sessions | None = None
+        self,
+        folder: Path,
+        min_score: float | None = None,
+        sessions: Sessions | None = None,
+        threads: int = 1,
     ) -> None:
         self.card = ModelCard.load(folder)
         card = self.card if min_score is None else self.card.model_copy(update={'min_score': min_score})
         encoder, ego = (None, None) if sessions is None else sessions(card)
-        self._encoder = FeatureEncoder(card, session=encoder)
-        self._detector = CooperativeDetector(card, session=ego)
+        self._encoder = FeatureEncoder(card, threads, session=encoder)
+        self._detector = CooperativeDetector(card, threads, session=ego)
 
     def encode(self, points: NDArray[np.float32]) -> Encoded:
         """Encode (n, 4) points in the LiDAR frame."""
@@ -68,17 +73,17 @@ class Model:
         return Encoded(feature, (time.perf_counter() - started) * 1e3)
 
     def nothing(self) -> BevFeature:
-        """What an agent knows that has sensed nothing."""
+        """The feature map of an agent without points."""
         grid = self.card.grid
         return BevFeature.empty(self.card.channels, grid.height, grid.width)
 
     def detect(self, features: Sequence[BevFeature], poses: Sequence[NDArray[np.float64]]) -> Detection:
-        """Fuse and detect; the ego first."""
+        """Fuse feature maps, the ego's first, and detect."""
         return self._detector.detect(features, poses)
 
 
 class CleanFrame:
-    """A frame, and what was computed from its clean sweeps: each thing once and only if asked for.
+    """A frame with a cache of what is computed from its clean sweeps.
 
     Args:
         frame: the frame.
@@ -89,19 +94,19 @@ class CleanFrame:
         self._kept: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
-        """The result of the first call with this key."""
+        """The result for a key, computed at the first call."""
         if key not in self._kept:
             self._kept[key] = compute()
         return cast(Result, self._kept[key])
 
     def known(self, key: Hashable) -> Any:
-        """What `once` has computed for this key, None if nothing yet."""
+        """The cached result for a key, None if there is none."""
         return self._kept.get(key)
 
     def of_points(
         self, agent: int, sweep: AgentSweep, compute: Callable[[NDArray[np.float32]], Result]
     ) -> Result:
-        """What follows from an agent's points and nothing else, kept if they are the clean ones."""
+        """The result for an agent's points, cached if they are the clean ones."""
         if sweep.points is not self.frame.agents[agent].points:
             return compute(sweep.points)
         return self.once((compute, agent), lambda: compute(sweep.points))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One frame through: sense, corrupt, send, receive, detect, score, as the vehicles' nodes do it.
+"""Runs one frame: sense, corrupt, send, receive, detect, score, as the vehicles' nodes do.
 
-A `Perceiver` stands for one condition in one drive and takes its frames in order, so that late messages and
-bursts happen in time.
+A `Perceiver` runs one scenario under one condition. It takes the frames in order, because messages may be
+late or lost in bursts.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from diffkd_ros.evaluation.conditions import EGO_ALONE, Condition
 from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
 from diffkd_ros.evaluation.model import CleanFrame
 from diffkd_ros.frame import AgentSweep, CoopFrame
-from diffkd_ros.metrics.frame_results import FrameResults, Inference, score_frame
+from diffkd_ros.metrics.frame_results import FrameResults, Inference
 from diffkd_ros.metrics.protocol import Protocol
+from diffkd_ros.metrics.scoring import score_frame
 from diffkd_ros.runtime.detector import Detection
 from diffkd_ros.runtime.neighbours import choose_neighbours
 
 MAX_AGE = 0.5
-"""Seconds; older messages of neighbours are not used, as with the nodes' default parameter."""
+"""Maximum age of a neighbour's message in seconds, the default of the nodes' parameter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Perception:
-    """What the ego made of a frame.
+    """Result of the ego for one frame.
 
     Attributes:
         detection: boxes and maps.
         fused: agents whose features were fused, the ego first: the order of the maps.
-        observed: the frame as it was sensed, without the agents of which nothing was used.
-        inference: figures of it, one row.
+        observed: the frame as sensed, without the agents whose messages were not used.
+        inference: figures of the inference, one row.
     """
 
     detection: Detection
@@ -42,11 +43,11 @@ class Perception:
 
 
 class Perceiver:
-    """The ego of one drive under one condition.
+    """The ego of one scenario under one condition.
 
     Args:
-        cooperation: how it perceives, and what its neighbours send.
-        condition: what goes wrong.
+        cooperation: the way to cooperate.
+        condition: the corruption.
     """
 
     def __init__(self, cooperation: Cooperation, condition: Condition) -> None:
@@ -57,13 +58,13 @@ class Perceiver:
         self._sent: list[int] = []
 
     def take(self, clean: CleanFrame) -> CoopFrame:
-        """Sense a frame and, over links, send what neighbours share; frames must come in order.
+        """Sense a frame and, over links, send the neighbours' messages; frames must come in order.
 
         Returns:
-            The frame as it was sensed.
+            The frame as sensed.
 
         Raises:
-            CorruptionError: if the corruption cannot work on this frame.
+            CorruptionError: if the corruption cannot be applied to this frame.
         """
         condition, frame = self._condition, clean.frame
         if condition.over_links:
@@ -81,7 +82,7 @@ class Perceiver:
         )
 
     def perceive(self, clean: CleanFrame, sensed: CoopFrame) -> Perception:
-        """Use what the ego has of a frame that was taken, and detect."""
+        """Detect with what the ego has received of a frame that was taken."""
         messages = {} if self._condition.corruption == EGO_ALONE else self._received(clean, sensed)
         sent = self._sent if self._condition.over_links else [m.size for m in messages.values()]
         ego = sensed.agents[sensed.ego]
@@ -130,7 +131,7 @@ class Perceiver:
         def compute() -> Outcome:
             return self._cooperation.outcome(clean, ego, list(messages.values()))
 
-        # Whatever the condition, it has spared this frame: so say others.
+        # Nothing in this frame was corrupted, so the result equals that of other conditions.
         untouched = ego is clean.frame.agents[clean.frame.ego] and all(
             message is clean.known(('message', agent)) for agent, message in messages.items()
         )
@@ -145,5 +146,5 @@ class Perceiver:
 
 
 def score(clean: CoopFrame, perception: Perception, protocol: Protocol) -> FrameResults:
-    """Score against the truth of the clean frame; returns are counted as the agents used sensed them."""
+    """Score against the truth of the clean frame; returns are counted in the sweeps that were used."""
     return score_frame(clean, perception.detection.boxes, protocol, perception.observed, perception.inference)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores what a live ego answered, as the clean condition of an evaluation: then the report is of it."""
+"""Scores the recorded detections of a live ego as the clean condition of an evaluation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.messages.names import agent_name
-from diffkd_ros.metrics.frame_results import FrameResults, Inference, join, score_frame
+from diffkd_ros.metrics.frame_results import FrameResults, Inference, join
 from diffkd_ros.metrics.protocol import Protocol
 from diffkd_ros.metrics.result_file import write_json
+from diffkd_ros.metrics.scoring import score_frame
 
 _CLEAN = Condition(CLEAN)
 _ENCODING = ('cloud', 'encode')
@@ -25,17 +26,17 @@ _FUSING = ('neighbours', 'fuse', 'decode')
 
 
 def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
-    """Score recorded detections and keep them as the plan's clean results, where there are none yet.
+    """Score recorded detections and save them as clean results, unless these exist.
 
-    A frame of the source that was never answered is left out, with that reason.
+    Frames of the source without recorded detections are left out.
 
     Args:
-        plan: settled; its source's stamps are those of the answers.
-        paths: bags with the answers, read as one.
+        plan: checked by `settle`; its source has the stamps of the detections.
+        paths: bags with the detections, read as one.
 
     Raises:
-        ExperimentError: if no frame of the source was answered.
-        DatasetError: if one is not a bag, or is damaged.
+        ExperimentError: if no frame of the source has recorded detections.
+        DatasetError: if a bag is missing or damaged.
     """
     answers: Mapping[int, Answer] | None = None
     scored = False
@@ -57,7 +58,7 @@ def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
             if frame.stamp in answers:
                 results.append(score_answer(frame, answers[frame.stamp], plan.protocol))
             else:
-                reasons[f'{_CLEAN.name}/{name}/{position}'] = 'the ego did not answer it'
+                reasons[f'{_CLEAN.name}/{name}/{position}'] = 'no recorded detections at its stamp'
         plan.file(_CLEAN, name).parent.mkdir(parents=True, exist_ok=True)
         if reasons:
             write_json(plan.left_out(_CLEAN, name), reasons)
@@ -71,12 +72,12 @@ def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
 
 
 def score_answer(frame: CoopFrame, answer: Answer, protocol: Protocol) -> FrameResults:
-    """Score one recorded answer.
+    """Score the recorded detections of one frame.
 
     Args:
-        frame: with ground truth, at the answer's stamp.
-        answer: if its status is known, returns are counted of the ego and those it fused, else of all.
-        protocol: what is scored.
+        frame: with ground truth, at the same stamp.
+        answer: if it has a status, returns are counted for the ego and the agents it fused, else for all.
+        protocol: of the evaluation.
 
     Raises:
         EvaluationError: if the frame has no ground truth, or the detections have no scores.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs every condition on every drive, in several processes, and keeps what each gave in a file.
+"""Runs all conditions on all scenarios in several processes and keeps the results in files.
 
-A job is one drive under some of the conditions: its frames are sensed and encoded once and corrupted copies
-follow from them. Each (condition, drive) has one file, `frames/<condition>/<drive>.npz`; those that are there
-and whole are not run again, so a run that was ended goes on where it was, and a larger one builds on it.
+A job is one scenario under some of the conditions: its frames are sensed and encoded once for all of them.
+Each (condition, scenario) has one file, `frames/<condition>/<scenario>.npz`. Existing results are not
+computed again, so an interrupted run can be continued, and a later one may add conditions.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from diffkd_ros.sources.source import Scenario, Source
 SETTINGS = 'evaluation.json'
 LEFT_OUT = 'left_out.json'
 _FORMAT = 3
-"""Of the results; raised whenever a model's detections, or how they are scored, change."""
+"""Version of the results; increased whenever detections or their scoring change."""
 _CONDITIONS_PER_JOB = 16
-_POLL = 0.2  # seconds between looks at the progress
+_POLL = 0.2  # seconds between progress updates
 
 LeftOut = dict[str, str]
 """Reasons by `condition/drive/position`."""
@@ -51,16 +51,16 @@ LeftOut = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is evaluated, for every condition alike.
+    """What is evaluated under every condition.
 
     Attributes:
         out: folder for the results.
         source: of the frames.
         model: model folder.
         protocol_name: of a preset.
-        cooperation: name of the way in which agents cooperate.
-        answers: bags whose recorded detections are the clean condition, instead of the model's.
-        sessions: opens what runs a model without graphs.
+        cooperation: name of the way to cooperate.
+        answers: bags whose recorded detections are used as the clean condition.
+        sessions: opens the sessions of a model without ONNX graphs.
     """
 
     out: Path
@@ -73,7 +73,7 @@ class Plan:
 
     @property
     def protocol(self) -> Protocol:
-        """What is scored.
+        """The protocol.
 
         Raises:
             EvaluationError: if there is no such preset.
@@ -81,28 +81,28 @@ class Plan:
         return protocol_named(self.protocol_name)
 
     def positions(self, drive: Scenario) -> list[int]:
-        """Frames of a drive that are scored."""
+        """Positions of the frames that are scored."""
         return self.source.positions(drive, history_frames(MAX_AGE))
 
     def file(self, condition: Condition, drive: str) -> Path:
-        """Where the results of a drive under a condition are kept."""
+        """File with the results of a scenario under a condition."""
         return self.out / 'frames' / condition.name / f'{drive}.npz'
 
     def left_out(self, condition: Condition, drive: str) -> Path:
-        """Where it is kept which frames of a drive could not be run under a condition, if any."""
+        """File with the frames of a scenario that could not be run under a condition, if any."""
         return self.file(condition, drive).with_suffix('.left_out.json')
 
     def open(self) -> Cooperation:
-        """Agents with the model, whose detections are kept from `MIN_SCORE` on, as calibration needs them.
+        """Load the model, with `MIN_SCORE` as its score threshold, as calibration needs it.
 
         Raises:
             ModelError: if the model does not load.
-            ExperimentError: if there is no such cooperation.
+            ExperimentError: if there is no such way to cooperate.
         """
         return _open(self.model, self.cooperation, self.sessions)
 
     def kept(self, condition: Condition, drive: str) -> FrameResults | None:
-        """What an earlier run has left, None if nothing whole of this protocol."""
+        """Results of an earlier run, None if there are no valid ones of this protocol."""
         path = self.file(condition, drive)
         if not path.is_file():
             return None
@@ -115,11 +115,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Some conditions on one drive.
+    """Some conditions on one scenario.
 
     Attributes:
-        number: of the drive.
-        conditions: those still to be run.
+        number: of the scenario.
+        conditions: to be run.
     """
 
     number: int
@@ -128,14 +128,14 @@ class Job:
 
 @dataclass(slots=True)
 class _Line:
-    """A worker's line to the process that started it."""
+    """A worker's connection to the process that started it."""
 
     count: Callable[[], None]
     stopped: Callable[[], bool]
 
 
 class _StoppedError(DiffkdError):
-    """The run was ended; the job leaves nothing."""
+    """The run was interrupted; the job writes nothing."""
 
 
 @cache
@@ -144,11 +144,11 @@ def _open(folder: Path, cooperation: str, sessions: Sessions | None) -> Cooperat
 
 
 def settle(plan: Plan) -> None:
-    """Make the folder this evaluation's own.
+    """Create the folder, or check that its results are of this evaluation.
 
     Raises:
         ExperimentError: if it holds results of another source, model, protocol or cooperation, or of a
-            version of the package that detected or scored otherwise.
+            version of the package with different results.
         ModelError: if the model does not load.
     """
     card = plan.open().model.card
@@ -171,8 +171,8 @@ def settle(plan: Plan) -> None:
         earlier = _read(path)
         differing = [key for key in settings if earlier.get(key) != settings[key]]
         if differing:
-            told = ', '.join(f'{key} {earlier.get(key)!r}, now {settings[key]!r}' for key in differing)
-            raise ExperimentError(f'{plan.out} holds another evaluation: {told}; choose another folder')
+            changes = ', '.join(f'{key} {earlier.get(key)!r}, now {settings[key]!r}' for key in differing)
+            raise ExperimentError(f'{plan.out} holds another evaluation: {changes}; choose another folder')
     plan.out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
@@ -188,7 +188,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def read_left_out(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]) -> LeftOut:
-    """Frames that could not be run, and why."""
+    """The frames that could not be run, with reasons."""
     left_out: LeftOut = {}
     for condition in conditions:
         for drive in drives:
@@ -199,9 +199,9 @@ def read_left_out(plan: Plan, conditions: Sequence[Condition], drives: Sequence[
 
 
 def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]) -> list[Job]:
-    """What is still to be run, drive after drive."""
+    """The jobs still to be run, scenario after scenario."""
     jobs = []
-    # Those that need history together: each job with one of them senses more frames.
+    # Conditions that need history last, in as few jobs as possible: those jobs sense more frames.
     ordered = sorted(conditions, key=lambda condition: condition.needs_history)
     for number, drive in enumerate(drives):
         missing = [condition for condition in ordered if plan.kept(condition, drive) is None]
@@ -213,7 +213,7 @@ def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
 
 
 def _run_job(plan: Plan, job: Job, line: _Line) -> None:
-    """Run a job and save its results, and what was left out and why."""
+    """Run a job and save its results and the reasons for frames that were left out."""
     cooperation, drive, protocol = plan.open(), plan.source.scenario(job.number), plan.protocol
     perceivers = {condition: Perceiver(cooperation, condition) for condition in job.conditions}
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
@@ -245,7 +245,7 @@ def _run_job(plan: Plan, job: Job, line: _Line) -> None:
     for condition in job.conditions:
         path = plan.file(condition, drive.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The reasons first: results that are there count as complete.
+        # The reasons first: existing results count as complete.
         if left_out[condition]:
             write_json(plan.left_out(condition, drive.name), left_out[condition])
         else:
@@ -255,13 +255,13 @@ def _run_job(plan: Plan, job: Job, line: _Line) -> None:
 
 
 class _Worker:
-    """What a worker process knows; set once, when it starts."""
+    """State of a worker process, set when it starts."""
 
     line: _Line
 
     @classmethod
     def start(cls, counter: Any, stop: Any) -> None:
-        # The process that started this one is told by the terminal too, and ends the jobs in order.
+        # The terminal interrupts the parent process too, which ends the jobs in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -284,17 +284,17 @@ def _run_in_worker(plan: Plan, job: Job) -> None:
 
 
 def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int], None]) -> None:
-    """Run jobs; each leaves its files when it is done.
+    """Run jobs; each writes its files when it is done.
 
     Args:
-        plan: settled before.
+        plan: checked by `settle`.
         jobs: from `make_jobs`.
         workers: processes; with one, the jobs run in this process.
-        progress: told now and then how many frames were scored.
+        progress: called repeatedly with the number of frames scored.
 
     Raises:
         ExperimentError: if a worker process dies.
-        KeyboardInterrupt: after all workers have ended; finished jobs have left their files.
+        KeyboardInterrupt: after all workers have ended; finished jobs have written their files.
     """
     if workers == 1:
         _run_here(plan, jobs, progress)
@@ -311,8 +311,8 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
                 progress(counter.value)
         except BrokenProcessPool as error:
             raise ExperimentError(
-                f'a worker process died, perhaps for want of memory; run again with fewer workers '
-                f'than {workers}: what is done is kept'
+                f'a worker process died, possibly out of memory; run again with fewer workers '
+                f'than {workers}: finished results are kept'
             ) from error
         except BaseException:
             stop.set()
@@ -335,7 +335,7 @@ def _run_here(plan: Plan, jobs: Iterable[Job], progress: Callable[[int], None]) 
 def load_results(
     plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
 ) -> Mapping[Condition, FrameResults]:
-    """The results of every condition that has them for all these drives, drives in this order."""
+    """The results of each condition that has them for all these scenarios, in this order."""
     loaded = {}
     for condition in conditions:
         parts = [plan.kept(condition, drive) for drive in drives]
@@ -346,5 +346,5 @@ def load_results(
 
 
 def usable(plan: Plan, drives: Sequence[str]) -> list[str]:
-    """The drives of which at least one frame could be read, so that there are clean results."""
+    """The scenarios with clean results, of which at least one frame could be read."""
     return [drive for drive in drives if plan.kept(Condition(CLEAN), drive) is not None]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the rows of an experiment lie from its subject, drawn on the same scenarios.
+"""Differences of the rows of an experiment from its subject, with paired intervals.
 
-Rows share most of what makes a scenario easy or hard, so the interval of a difference is narrower than the
-intervals of the two rows let expect.
+All rows are measured on the same scenarios, whose difficulty largely cancels out: the interval of a
+difference is narrower than the intervals of the two rows suggest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Differences = dict[str, Interval]
 
 
 def compare_rows(rows: Mapping[str, Evaluation], subject: str) -> dict[str, Differences]:
-    """Each row less the subject, for all rows but the subject itself.
+    """Differences of all other rows from the subject.
 
     Raises:
         EvidenceError: if rows were measured on different scenarios.
@@ -29,18 +29,18 @@ def compare_rows(rows: Mapping[str, Evaluation], subject: str) -> dict[str, Diff
 
 
 def differences(own: Evaluation, other: Evaluation) -> Differences:
-    """One evaluation less another, with 95 % intervals over scenarios drawn for both at once.
+    """One evaluation minus another, with 95 % intervals over scenarios drawn for both together.
 
     Raises:
-        EvidenceError: if they are of different scenarios.
+        EvidenceError: if they were measured on different scenarios.
     """
     if own.scenarios != other.scenarios:
         raise EvidenceError('rows were measured on different scenarios')
-    told: Differences = {}
+    result: Differences = {}
     for name, figure in _figures(own).items():
         (estimate, samples), (reference, drawn) = own.sampled(figure), other.sampled(figure)
-        told[name] = interval(estimate - reference, samples - drawn)
-    return told
+        result[name] = interval(estimate - reference, samples - drawn)
+    return result
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Callable[[PrecisionOf], Figure]]:
@@ -51,13 +51,9 @@ def _figures(evaluation: Evaluation) -> dict[str, Callable[[PrecisionOf], Figure
     group = evaluation.headline
     if group is None:
         return figures
-
-    def corrupted(iou: float) -> Callable[[PrecisionOf], Figure]:
-        return lambda ap: sum(ap(level, iou) for level in group.conditions) / len(group.conditions)
-
     return {
         **figures,
-        'corrupted_ap50': corrupted(0.5),
-        'corrupted_ap70': corrupted(0.7),
+        'corrupted_ap50': lambda ap: evaluation.robustness(group, ap).mean_precision(0.5),
+        'corrupted_ap70': lambda ap: evaluation.robustness(group, ap).mean_precision(0.7),
         'mrce': lambda ap: mean_error(evaluation.robustness(group, ap)),
     }

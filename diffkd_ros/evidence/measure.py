@@ -5,22 +5,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from diffkd_ros.evaluation.evaluate import Options, Outcome, evaluate
+from diffkd_ros.evaluation.summary import Summary
 from diffkd_ros.evidence.plan import Conditions, Experiment, checkpoint_of
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.card import sha256
 from diffkd_ros.training.checkpoint import load_student, with_model
 
-Summary = dict[str, Any]
-
 
 def measure_rows(experiment: Experiment, out: Path, workers: int, console: Console) -> dict[str, Outcome]:
-    """What `diffkd evaluate` finds for each row.
+    """Run `diffkd evaluate` for each row.
 
     Raises:
         ExperimentError: if a measurement fails.
@@ -36,7 +34,7 @@ def measure_rows(experiment: Experiment, out: Path, workers: int, console: Conso
 
 
 def measure_reliability(experiment: Experiment, out: Path, workers: int, console: Console) -> Summary | None:
-    """The summary of the row whose ego is hit, None if the plan does not ask."""
+    """Measure the row whose ego is corrupted; None if the plan has no such section."""
     wanted = experiment.plan.reliability
     if wanted is None:
         return None
@@ -47,7 +45,7 @@ def measure_reliability(experiment: Experiment, out: Path, workers: int, console
 def measure_steps(
     experiment: Experiment, out: Path, workers: int, console: Console
 ) -> dict[tuple[str, int], Summary]:
-    """Summaries by start and number of steps; without steps the start does not matter."""
+    """Measure the sampler's settings, by start and number of steps; without steps there is one start."""
     wanted = experiment.plan.steps
     if wanted is None:
         return {}
@@ -76,17 +74,17 @@ def _measure(options: Options, console: Console) -> Outcome:
 
 
 def model_of(training: str, out: Path) -> Path:
-    """The model folder that a training has left."""
+    """The model folder that a training has written."""
     return checkpoint_of(training, out).parent / training
 
 
 def export_with(training: str, out: Path, config: StudentConfig) -> Path:
-    """A training's student with other settings as a model folder, exported unless that was done before.
+    """Export a training's student with other settings as a model folder, unless it exists.
 
     Args:
         training: its name.
         out: the experiment's folder.
-        config: the student's settings in place of its own.
+        config: settings in place of the student's own.
 
     Returns:
         The folder.

@@ -19,7 +19,7 @@ from diffkd_ros.training.recipe import Recipe, Stage, load_recipe
 
 
 class EvidenceError(DiffkdError):
-    """A plan that is not valid, or a part of it that failed."""
+    """A plan is not valid, or a part of it failed."""
 
 
 class _Section(BaseModel):
@@ -32,7 +32,7 @@ class Training(_Section):
     after: str | None = Field(None, description='Training whose checkpoint it starts from.')
     stages: list[str] = Field(min_length=1, description="Names of the base recipe's stages.")
     change: dict[str, Any] = Field(
-        default_factory=dict, description="What differs from the base recipe: sections as in a recipe's file."
+        default_factory=dict, description="Differences from the base recipe: sections as in a recipe's file."
     )
 
 
@@ -40,12 +40,12 @@ class Row(_Section):
     """One line of the table."""
 
     training: str
-    label: str = Field(description='As the table calls it.')
+    label: str = Field(description='Name in the table.')
     cooperation: Literal['intermediate', 'late', 'early', 'none'] = 'intermediate'
 
 
 class Conditions(_Section):
-    """What is measured; the words of `diffkd evaluate`."""
+    """What is measured, in terms of the options of `diffkd evaluate`."""
 
     source: str = 'sim'
     scenarios: int = Field(25, ge=1)
@@ -57,7 +57,7 @@ class Conditions(_Section):
 
     @model_validator(mode='after')
     def _can_be_measured(self) -> Conditions:
-        # Known before the trainings rather than after them.
+        # Fail before the trainings rather than after them.
         try:
             self.frames()
             self.levels()
@@ -66,25 +66,25 @@ class Conditions(_Section):
         return self
 
     def frames(self) -> Source:
-        """The frames measured on.
+        """The frames to evaluate.
 
         Raises:
-            ExperimentError: if there are none such.
+            ExperimentError: if there is no such source.
         """
         return Source(self.source, self.scenarios, self.frames_per_scenario)
 
     def levels(self) -> list[Condition]:
-        """What is done to them, the references first.
+        """The conditions, the references first.
 
         Raises:
-            ExperimentError: if something is unknown or has no such level.
+            ExperimentError: if a value is unknown or has no such level.
             CorruptionError: if a corruption is unknown.
         """
         return make_conditions(self.corruptions, self.severity, self.agents, self.seeds)
 
 
 class Steps(Conditions):
-    """The sampler's settings, tried on one training without training anew."""
+    """Settings of the sampler, measured on one training without retraining."""
 
     training: str
     starts: list[Literal['truncated', 'pure', 'matched']] = Field(min_length=1)
@@ -92,7 +92,7 @@ class Steps(Conditions):
 
 
 class Reliability(Conditions):
-    """Whom the ego trusts when it is hit."""
+    """Fusion weights of one row when the ego is corrupted."""
 
     row: str
 
@@ -100,12 +100,12 @@ class Reliability(Conditions):
 class Plan(_Section):
     """The whole experiment."""
 
-    base: str = Field(description="Recipe that trainings change; a path from the plan's folder.")
+    base: str = Field(description="Recipe that trainings change; a path relative to the plan's folder.")
     trainings: dict[str, Training] = Field(min_length=1)
     rows: dict[str, Row] = Field(min_length=1)
     conditions: Conditions = Field(default_factory=Conditions)
-    reference: str = Field(description='Row that mRCE is compared with.')
-    subject: str = Field(description='Row of the method itself.')
+    reference: str = Field(description='Row that the mRCE of the others is compared with.')
+    subject: str = Field(description='Row of the method.')
     steps: Steps | None = None
     reliability: Reliability | None = None
 
@@ -142,7 +142,7 @@ def load_experiment(path: Path, out: Path) -> Experiment:
 
     Args:
         path: of the plan.
-        out: folder in which each training has its own; checkpoints are looked for there.
+        out: folder of the trainings and their checkpoints.
 
     Raises:
         EvidenceError: if the plan is missing, not YAML, or not valid.
@@ -158,7 +158,7 @@ def load_experiment(path: Path, out: Path) -> Experiment:
 
 
 def checkpoint_of(training: str, out: Path) -> Path:
-    """Where a training leaves its networks."""
+    """The checkpoint file of a training."""
     return out / 'trainings' / training / CHECKPOINT
 
 
@@ -189,7 +189,7 @@ def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any
 
 
 def _in_order(plan: Plan) -> list[str]:
-    """Names of the trainings as the plan has them, but each behind the one that it starts from."""
+    """Names of the trainings in the order of the plan, but each after the one that it starts from."""
     ordered: list[str] = []
 
     def add(name: str, waiting: tuple[str, ...]) -> None:

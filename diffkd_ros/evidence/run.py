@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole experiment: train, measure, tell."""
+"""Runs an experiment: trains, measures, writes the results."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -13,34 +12,33 @@ from diffkd_ros.evidence import plots
 from diffkd_ros.evidence.compare import compare_rows
 from diffkd_ros.evidence.measure import measure_reliability, measure_rows, measure_steps
 from diffkd_ros.evidence.plan import load_experiment
-from diffkd_ros.evidence.table import gather, markdown
+from diffkd_ros.evidence.results import EVIDENCE, gather
+from diffkd_ros.evidence.table import markdown
 from diffkd_ros.evidence.train import train_all
-from diffkd_ros.metrics.result_file import write_json
 
-EVIDENCE = 'evidence.json'
 TABLES = 'evidence.md'
 
 
 def run_experiment(path: Path, out: Path, workers: int, console: Console) -> None:
     """Run a plan and write `evidence.json`, the same as Markdown, and pictures.
 
-    Everything is kept: run again, it goes on where it was.
+    All intermediate results are kept: a later run in the same folder continues.
 
     Args:
         path: of the plan.
-        out: folder for everything.
+        out: folder for all results.
         workers: processes.
-        console: told how it goes.
+        console: for progress messages.
 
     Raises:
         EvidenceError: if the plan is not valid or a training fails.
         RecipeError: if the base recipe is not valid.
         ExperimentError: if a measurement fails.
-        DrawingUnavailableError: if Matplotlib is not installed.
+        MissingExtra: if Matplotlib or Jinja2 is not installed.
     """
-    # Before the work rather than after it.
+    # Fail before the work rather than after it.
     require_drawing()
-    # Recipes hold the place of the checkpoint they start from, which should not depend on how it is spelt.
+    # Recipes contain the path of the checkpoint they start from, which must not depend on its spelling.
     out = out.resolve()
     experiment = load_experiment(path, out)
     train_all(experiment, out, workers, console)
@@ -52,9 +50,7 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
         measure_reliability(experiment, out, workers, console),
         measure_steps(experiment, out, workers, console),
     )
-    write_json(out / EVIDENCE, evidence)
-    # As it was written: the tables in the documentation are made from the file alone.
-    evidence = json.loads((out / EVIDENCE).read_text())
+    evidence.write(out)
     (out / TABLES).write_text(markdown(evidence))
     plots.draw(evidence, out)
     console.print(f'in {out}: {EVIDENCE}, {TABLES}', highlight=False)

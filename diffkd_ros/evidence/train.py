@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the trainings of an experiment, several at a time, each a `diffkd train` of its own."""
+"""Runs the trainings of an experiment, each as a `diffkd train` process, several at a time."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _TAIL = 2000  # characters of a failed training's log
 
 
 def train_all(experiment: Experiment, out: Path, workers: int, console: Console) -> None:
-    """Run what has not been run; a training that was stopped goes on where it was.
+    """Run the unfinished trainings; an interrupted training continues.
 
     Args:
         experiment: what to train.
         out: folder for the runs and their logs.
         workers: trainings at a time, one CPU thread each.
-        console: told what starts and ends.
+        console: for progress messages.
 
     Raises:
-        EvidenceError: if a training fails; the others are ended and can be gone on with.
+        EvidenceError: if a training fails; the others are ended and can be continued.
     """
     waiting = [name for name in experiment.recipes if not _done(experiment, name, out)]
     running: dict[str, subprocess.Popen[bytes]] = {}

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Average precision of 3D boxes by the protocol of OPV2V and its kin.
+"""Average precision of 3D boxes as OPV2V and related benchmarks compute it.
 
-Overlap is the IoU of rotated rectangles seen from above. Within a frame, detections choose in the order of
+Overlap is the IoU of rotated rectangles seen from above. Within a frame, detections are matched by
 descending score; over the frames, they are put in one of the two published orders (`DetectionOrder`), and AP
 is the area under the precision envelope at all recall points (PASCAL VOC 2010 and later).
 
-Truths with fewer than `min_points` LiDAR returns are **ignored**: missing them costs nothing and finding them
-earns nothing. Classes are not told apart: every box counts as a vehicle.
+Truths with fewer than `min_points` LiDAR returns are **ignored**: neither finding nor missing
+them counts. Classes are not distinguished: every box counts as a vehicle.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.overlap import bev_iou
 
-# The threshold that any overlap at all reaches; boxes that only touch may seem to share this much.
 ANY_OVERLAP = 0.0
-_ROUNDING = 1e-9
+"""The IoU threshold that any overlap reaches."""
+_ROUNDING = 1e-9  # IoU of boxes that only touch
 
 
 class EvaluationError(DiffkdError):
@@ -34,14 +34,14 @@ class EvaluationError(DiffkdError):
 class DetectionOrder(str, Enum):
     """The order in which the detections of all frames build the precision-recall curve.
 
-    Published figures use both, so a figure means little without its order.
+    Published figures use both, so report the order with a figure.
     """
 
     GLOBAL = 'global'
-    """All detections by descending score, as HEAL and CoAlign do: average precision proper."""
+    """All detections by descending score, as HEAL and CoAlign do: the usual definition."""
     PER_FRAME = 'per_frame'
     """Frame after frame, by descending score only within each, as OpenCOOD, DSRC and CoopDiff do by default.
-    The curve then depends on the order of the frames and hardly on the scores."""
+    The curve then depends on the order of the frames and little on the scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Matching:
     Attributes:
         truth_index: (n_detections,) int64; the truth a detection found, or -1.
         iou: (n_detections,) float64; overlap of a detection with the truth it found, or 0.
-        dropped: (n_detections,) bool; the detection lies on an ignored truth: neither hit nor miss.
+        dropped: (n_detections,) bool; the detection overlaps an ignored truth: neither hit nor false alarm.
         counted: (n_truths,) bool; False for ignored truths.
     """
 
@@ -79,7 +79,7 @@ class Matching:
 
 
 def counted_truths(truth: Boxes3D, min_points: int) -> NDArray[np.bool_]:
-    """Which truths count, (n,) bool: all if the number of returns is unknown."""
+    """Mask (n,) of the truths that count: all if the number of returns is unknown."""
     if truth.num_points is None:
         return np.ones(len(truth), np.bool_)
     return truth.num_points >= min_points
@@ -117,12 +117,12 @@ def _match(
 
 
 def match(detections: Boxes3D, truth: Boxes3D, iou_threshold: float, min_points: int = 5) -> Matching:
-    """Match one frame's detections to its truth; both in the same frame of coordinates.
+    """Match one frame's detections to its truths; both in the same coordinate frame.
 
-    By descending score (of equal scores the lower index first) each detection takes, of the counted truths
-    not yet taken, the one it overlaps most, if the IoU reaches the threshold. Failing that, it is dropped if
-    it overlaps an ignored truth that much (an ignored truth may absorb several), else it is a false alarm: so
-    a second detection of one vehicle is a false alarm.
+    By descending score (of equal scores the lower index first) each detection takes the counted, untaken
+    truth that it overlaps most, if the IoU reaches the threshold. Otherwise it is dropped if its IoU with an
+    ignored truth reaches the threshold (several may be dropped on one), else it is a false alarm. A second
+    detection of one vehicle is therefore a false alarm.
 
     Args:
         detections: with scores.
@@ -140,7 +140,7 @@ def match(detections: Boxes3D, truth: Boxes3D, iou_threshold: float, min_points:
 def match_each(
     detections: Boxes3D, truth: Boxes3D, iou_thresholds: Sequence[float], min_points: int
 ) -> list[Matching]:
-    """Match one frame at several thresholds, `ANY_OVERLAP` among them or not; see `match`.
+    """Match one frame at several thresholds, which may include `ANY_OVERLAP`; see `match`.
 
     Raises:
         EvaluationError: if scores are missing or not finite.
@@ -157,10 +157,10 @@ def _check_threshold(threshold: float) -> None:
 
 
 def check_thresholds(thresholds: Sequence[float]) -> None:
-    """Refuse IoU thresholds that are none, out of (0, 1] or given twice.
+    """Check IoU thresholds.
 
     Raises:
-        EvaluationError: naming what came.
+        EvaluationError: if there are none, one is outside (0, 1], or one is given twice.
     """
     for threshold in thresholds:
         _check_threshold(threshold)
@@ -172,7 +172,7 @@ def area_under_precision(hits: NDArray[np.bool_], truths: int) -> float:
     """VOC 2010 all-point average precision.
 
     Args:
-        hits: (n,) bool; whether each detection is a true positive, in the order that builds the curve.
+        hits: (n,) bool; whether each detection is a true positive, in the order of the curve.
         truths: number of objects that could have been found.
 
     Returns:
@@ -199,10 +199,10 @@ def average_precision(
         scores: (n,) frame after frame, by descending score within each.
         hits: (n,) bool, in the same order.
         truths: number of objects that could have been found.
-        order: how the frames are put together. Equal scores keep the order given.
+        order: of the detections. Equal scores keep the order given.
 
     Returns:
-        AP in [0, 1]: 0 without detections, NaN if there was nothing to find, whatever was detected.
+        AP in [0, 1]: 0 without detections, NaN without truths.
     """
     if order is DetectionOrder.GLOBAL:
         hits = hits[np.argsort(-scores, kind='stable')]
@@ -215,7 +215,7 @@ class AveragePrecision:
     Args:
         iou_thresholds: each in (0, 1], no two equal.
         min_points: truths with fewer LiDAR returns are ignored.
-        order: how the frames' detections are put together.
+        order: of the detections.
 
     Raises:
         EvaluationError: if a threshold is out of range or given twice.
@@ -246,7 +246,7 @@ class AveragePrecision:
         return self._truths
 
     def add(self, detections: Boxes3D, truth: Boxes3D) -> None:
-        """Score one frame; detections (with scores) and truth in the same frame of coordinates.
+        """Score one frame; detections (with scores) and truths in the same coordinate frame.
 
         Raises:
             EvaluationError: if scores are missing or not finite; the frame is then not counted.
@@ -264,7 +264,7 @@ class AveragePrecision:
     def compute(self) -> dict[float, float]:
         """AP in [0, 1] for each IoU threshold; see `average_precision`.
 
-        Frames stand in the order in which they were added.
+        Frames are in the order in which they were added.
         """
         return {
             threshold: average_precision(

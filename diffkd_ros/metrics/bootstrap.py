@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Confidence intervals by resampling whole scenarios.
 
-The frames of one drive resemble each other, so they are drawn together: a resample is as many scenarios as
-there are, drawn with replacement. Detections are sorted once; a resample only changes how often each counts.
+The frames of one scenario are correlated, so they are drawn together: a resample of n scenarios is n draws
+with replacement. Detections are sorted once; a resample only changes how often each counts.
 
-One `ScenarioBootstrap` draws the same scenarios for everything it is asked about, so its samples are paired:
-what is computed from them sample by sample (mRCE, the difference of two detectors) has an interval, too.
+A `ScenarioBootstrap` uses the same draws for all results, so its samples are paired: figures computed from
+them sample by sample (mRCE, the difference of two detectors) have intervals too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -23,18 +23,16 @@ from diffkd_ros.metrics.frame_results import DROPPED, FrameResults
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and its confidence interval.
+    """A figure and its confidence interval, of 95 % unless stated otherwise.
 
     Attributes:
         estimate: of all scenarios.
-        low, high: ends of the interval; NaN where it cannot be told.
-        level: the confidence, 0.95 for 95 %.
+        low, high: ends of the interval; NaN if unknown.
     """
 
     estimate: float
     low: float
     high: float
-    level: float
 
 
 @numba.njit(cache=True, nogil=True)
@@ -47,10 +45,10 @@ def _area(
     rows: tuple[int, int],
     best: float,
 ) -> tuple[float, int, int, float]:
-    """Walk down the precision-recall curve from its end over rows[0]:rows[1], each detection counting often.
+    """Integrate the precision-recall curve backwards over rows[0]:rows[1], with repeated detections.
 
     Returns the area times the number of truths, and judged, found and best precision at rows[0]. Copies of a
-    detection stand together: of a hit's copies the last has the best precision.
+    detection are adjacent: of a hit's copies the last has the best precision.
     """
     area = 0.0
     for i in range(rows[1] - 1, rows[0] - 1, -1):
@@ -72,7 +70,7 @@ def _sorted_areas(
     found: NDArray[np.int64],
     areas: NDArray[np.float64],
 ) -> None:
-    """Area under the curve of every resample, the detections being sorted by score."""
+    """Area under the curve of every resample, with the detections sorted by score."""
     for b in range(len(times)):
         areas[b] = _area(hits, scenario, times[b], judged[b], found[b], (0, len(hits)), 0.0)[0]
 
@@ -87,7 +85,7 @@ def _concatenated_areas(
     edges: NDArray[np.int64],
     areas: NDArray[np.float64],
 ) -> None:
-    """Likewise, scenario after scenario; those drawn often are run through as often."""
+    """Area under the curve of every resample, scenario after scenario, repeated as often as drawn."""
     once = np.ones(times.shape[1], np.int64)
     for b in range(len(times)):
         remaining, hit, best = judged[b], found[b], 0.0
@@ -102,21 +100,21 @@ def _concatenated_areas(
 class ScenarioBootstrap:
     """Draws scenarios with replacement.
 
-    Intervals from few scenarios are too narrow: mistrust them below about twenty.
+    Intervals from fewer than about twenty scenarios are too narrow.
 
     Args:
-        scenarios: names, each once.
+        scenarios: unique names.
         resamples: number of draws.
         seed: the same seed and scenarios give the same draws.
 
     Raises:
-        EvaluationError: if there are no scenarios, a name comes twice, or there are no resamples.
+        EvaluationError: if there are no scenarios, a name is repeated, or `resamples` is below 1.
     """
 
     def __init__(self, scenarios: Sequence[str], resamples: int = 1000, seed: int = 0) -> None:
         self._row = {name: row for row, name in enumerate(scenarios)}
         if not scenarios or len(self._row) < len(scenarios):
-            raise EvaluationError(f'scenarios must be named, each once; got {list(scenarios)}')
+            raise EvaluationError(f'scenario names must be unique, at least one; got {list(scenarios)}')
         if resamples < 1:
             raise EvaluationError(f'at least one resample is needed, got {resamples}')
         count = len(scenarios)
@@ -126,9 +124,9 @@ class ScenarioBootstrap:
     def average_precision(
         self, results: FrameResults, iou_threshold: float, order: DetectionOrder = DetectionOrder.GLOBAL
     ) -> NDArray[np.float64]:
-        """AP of every resample, (resamples,); NaN where it has no truth that counts.
+        """AP of every resample, (resamples,); NaN where no truth counts.
 
-        With `DetectionOrder.PER_FRAME` the drawn scenarios stand in the order in which they were named.
+        With `DetectionOrder.PER_FRAME` the drawn scenarios keep the order of the names.
 
         Raises:
             EvaluationError: if the results are of other scenarios or were not scored at the threshold.
@@ -158,19 +156,6 @@ class ScenarioBootstrap:
         with np.errstate(invalid='ignore'):
             return np.where(totals[2] > 0, areas / totals[2], np.nan)
 
-    def statistic(
-        self, results: FrameResults, figure: Callable[[FrameResults], float]
-    ) -> NDArray[np.float64]:
-        """Any figure of every resample, (resamples,): it is computed anew for each, so mind the time.
-
-        Raises:
-            EvaluationError: if the results are of other scenarios.
-        """
-        frame_scenario = self._scenario_of_frames(results)
-        order = np.argsort(frame_scenario, kind='stable')
-        draws = (np.repeat(order, times[frame_scenario[order]]) for times in self._times)
-        return np.array([figure(results.take(frames)) for frames in draws])
-
     def _scenario_of_frames(self, results: FrameResults) -> NDArray[np.int64]:
         """Row of each frame's scenario."""
         names = results.scenarios
@@ -185,11 +170,11 @@ def interval(estimate: float, samples: ArrayLike, level: float = 0.95) -> Interv
 
     Args:
         estimate: the figure of all scenarios.
-        samples: (resamples,) the figure of each resample; those that are NaN do not count.
+        samples: (resamples,) the figure of each resample; NaN samples are ignored.
         level: in (0, 1).
 
     Returns:
-        With NaN ends if fewer than two samples count, or all are one (as with a single scenario).
+        With NaN ends if fewer than two samples are finite, or all are equal (as with a single scenario).
 
     Raises:
         EvaluationError: if the level is out of range.
@@ -199,6 +184,6 @@ def interval(estimate: float, samples: ArrayLike, level: float = 0.95) -> Interv
     values = np.asarray(samples, np.float64)
     values = values[np.isfinite(values)]
     if len(values) < 2 or np.ptp(values) == 0.0:
-        return Interval(estimate, float('nan'), float('nan'), level)
+        return Interval(estimate, float('nan'), float('nan'))
     low, high = np.quantile(values, [0.5 - 0.5 * level, 0.5 + 0.5 * level])
-    return Interval(estimate, float(low), float(high), level)
+    return Interval(estimate, float(low), float(high))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a detector finds and where it errs: by distance, by who saw the vehicle, and where nobody looked.
+"""Scores by distance and by visibility, and false alarms on ground that no agent observed.
 
-A part of the frames' boxes has an average precision of its own. It counts the truths of the part, the
-detections that found them, and the false alarms that belong to the part themselves, truths and false alarms
-being sorted into parts by the same rule; what found a truth of another part is left out.
+A part of the boxes has its own average precision. It counts the truths of the part, the detections that found
+them, and the false alarms of the part, truths and false alarms being assigned to parts by the same rule.
+Detections that found a truth of another part are left out.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError, average_precision
+from diffkd_ros.metrics.average_precision import EvaluationError, average_precision
 from diffkd_ros.metrics.frame_results import FALSE_ALARM, Detections, FrameResults, Truths
+
+# The ego, or the other agents together, see a box with at least this many returns in it.
+_MIN_RETURNS = 5
 
 
 class Visibility(str, Enum):
-    """Who saw a box, by the returns within it in the sweeps that the detector got."""
+    """Which agents saw a box, by the returns within it in the sweeps that the detector got."""
 
     EGO = 'ego'
-    """The ego, whoever else did."""
+    """The ego, with or without others."""
     OTHERS = 'others'
     """The other agents together, but not the ego."""
     NONE = 'none'
@@ -33,13 +36,13 @@ class Visibility(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class PartScore:
-    """How the detector did on one part of the boxes, at one IoU threshold.
+    """Score of one part of the boxes at one IoU threshold.
 
     Attributes:
-        average_precision: in [0, 1]; NaN if the part has no truth that counts.
+        average_precision: in [0, 1]; NaN if no truth of the part counts.
         recall: share of those truths found by any detection; NaN likewise.
-        truths: that count.
-        false_alarms: that belong to the part.
+        truths: number of truths that count.
+        false_alarms: number of false alarms in the part.
     """
 
     average_precision: float
@@ -51,7 +54,6 @@ class PartScore:
 def _score_part(
     results: FrameResults,
     iou_threshold: float,
-    order: DetectionOrder,
     truths: NDArray[np.bool_],
     detections: NDArray[np.bool_],
 ) -> PartScore:
@@ -63,7 +65,7 @@ def _score_part(
     judged = hit | false_alarm
     count = int((truths & results.truths.counted).sum())
     return PartScore(
-        average_precision(results.detections.score[judged], hit[judged], count, order),
+        average_precision(results.detections.score[judged], hit[judged], count),
         float(hit.sum() / count) if count else float('nan'),
         count,
         int(false_alarm.sum()),
@@ -71,21 +73,17 @@ def _score_part(
 
 
 def by_distance(
-    results: FrameResults,
-    iou_threshold: float,
-    edges: Sequence[float] = (0.0, 30.0, 50.0, 100.0),
-    order: DetectionOrder = DetectionOrder.GLOBAL,
+    results: FrameResults, iou_threshold: float, edges: Sequence[float] = (0.0, 30.0, 50.0, 100.0)
 ) -> dict[tuple[float, float], PartScore]:
-    """Score by distance from the ego's LiDAR to the centre, seen from above.
+    """Score by distance from the ego's LiDAR to the box centre, seen from above.
 
     Args:
         results: scored frames.
         iou_threshold: one they were scored at.
-        edges: ascending, metres; a bin holds its lower edge and not its upper one.
-        order: how the frames' detections are put together.
+        edges: ascending, metres; a bin includes its lower edge and excludes its upper one.
 
     Returns:
-        By (lower, upper) edge.
+        Scores by (lower, upper) edge.
 
     Raises:
         EvaluationError: if there are fewer than two edges or they do not ascend.
@@ -98,66 +96,33 @@ def by_distance(
             (columns.distance >= low) & (columns.distance < high)
             for columns in (results.truths, results.detections)
         )
-        parts[low, high] = _score_part(results, iou_threshold, order, truths, detections)
+        parts[low, high] = _score_part(results, iou_threshold, truths, detections)
     return parts
 
 
-def _seen(columns: Detections | Truths, min_returns: int) -> dict[Visibility, NDArray[np.bool_]]:
-    ego, others = columns.returns_ego >= min_returns, columns.returns_others >= min_returns
+def _seen(columns: Detections | Truths) -> dict[Visibility, NDArray[np.bool_]]:
+    ego, others = columns.returns_ego >= _MIN_RETURNS, columns.returns_others >= _MIN_RETURNS
     return {Visibility.EGO: ego, Visibility.OTHERS: ~ego & others, Visibility.NONE: ~(ego | others)}
 
 
-def by_visibility(
-    results: FrameResults,
-    iou_threshold: float,
-    min_returns: int = 5,
-    order: DetectionOrder = DetectionOrder.GLOBAL,
-) -> dict[Visibility, PartScore]:
-    """Score by who saw the vehicle after corruption.
+def by_visibility(results: FrameResults, iou_threshold: float) -> dict[Visibility, PartScore]:
+    """Score by which agents saw the vehicle, with five returns or more, in the sweeps after corruption.
 
     Args:
         results: scored frames.
         iou_threshold: one they were scored at.
-        min_returns: the ego, or the other agents together, saw a box with at least this many returns in it.
-        order: how the frames' detections are put together.
     """
-    truths, detections = _seen(results.truths, min_returns), _seen(results.detections, min_returns)
-    return {
-        seen: _score_part(results, iou_threshold, order, truths[seen], detections[seen])
-        for seen in Visibility
-    }
+    truths, detections = _seen(results.truths), _seen(results.detections)
+    return {seen: _score_part(results, iou_threshold, truths[seen], detections[seen]) for seen in Visibility}
 
 
-@dataclass(frozen=True, slots=True)
-class UnobservedFalseAlarms:
-    """False alarms where no agent had a return on the ground they claim: made up, not mistaken.
-
-    Attributes:
-        frames: number of frames.
-        false_alarms: all of them.
-        unobserved: those without a return on or near them (see `Detections.returns_near`).
-    """
-
-    frames: int
-    false_alarms: int
-    unobserved: int
-
-    @property
-    def per_frame(self) -> float:
-        """Unobserved false alarms a frame, NaN without frames."""
-        return self.unobserved / self.frames if self.frames else float('nan')
-
-
-def unobserved_false_alarms(
-    results: FrameResults, iou_threshold: float, min_score: float = 0.0
-) -> UnobservedFalseAlarms:
-    """Count the false alarms outside everything that any agent observed.
+def unobserved_false_alarms(results: FrameResults, iou_threshold: float) -> float:
+    """False alarms per frame without a return of any agent on or near them; NaN without frames.
 
     Args:
         results: scored frames.
         iou_threshold: one they were scored at.
-        min_score: detections below it do not count.
     """
-    false_alarm = (results.found(iou_threshold) == FALSE_ALARM) & (results.detections.score >= min_score)
-    unobserved = false_alarm & (results.detections.returns_near == 0)
-    return UnobservedFalseAlarms(len(results), int(false_alarm.sum()), int(unobserved.sum()))
+    false_alarm = results.found(iou_threshold) == FALSE_ALARM
+    unobserved = int((false_alarm & (results.detections.returns_near == 0)).sum())
+    return unobserved / len(results) if len(results) else float('nan')

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a score means what it says: D-ECE, LaECE, LRP, reliability diagrams, and scaling after training.
+"""Calibration of detection scores: D-ECE, LaECE, LRP, reliability diagrams, and scaling after training.
 
-A detector is calibrated if, of the detections with score p, a share p is right (D-ECE, at an IoU threshold),
-or if their overlap with what they found is p on average (LaECE, Oksuz et al., CVPR 2023; without a threshold
-LaECE0, Kuzucu et al., ECCV 2024). Both are one sum over bins of the scores with different targets. Detections
-on ignored truths have no target and are left out.
+A detector is calibrated if a share p of its detections with score p is correct (D-ECE, at an IoU threshold),
+or if the mean overlap of those detections with what they found is p (LaECE, Oksuz et al., CVPR 2023; without
+a threshold LaECE0, Kuzucu et al., ECCV 2024). Both are the same sum over bins of the scores, with different
+targets. Detections on ignored truths have no target and are left out.
 
-Errors are in [0, 1]. Calibration says nothing about accuracy, so print it beside LRP or AP.
+Errors are in [0, 1]. They do not measure accuracy, so report LRP or AP alongside.
 """
 
 from __future__ import annotations
@@ -14,37 +14,26 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.errors import DiffkdError
+from diffkd_ros.errors import MissingExtra
 from diffkd_ros.metrics.average_precision import ANY_OVERLAP, EvaluationError
 from diffkd_ros.metrics.frame_results import DROPPED, FrameResults
 from diffkd_ros.metrics.robustness import Condition
 
-# Well below the score at which detections are used, or the lower tail would be cut off.
+# Well below the score at which detections are used, so that the lower tail is included.
 MIN_SCORE = 0.05
 BINS = 25
+# With fewer detections than this, a calibration error is mostly noise.
 MIN_DETECTIONS = 500
+# The least clean error that a relative change is divided by.
+_ERROR_FLOOR = 0.01
 
 Scaling = Callable[[NDArray[np.floating]], NDArray[np.float64]]
-"""Maps scores to calibrated scores in [0, 1], never a higher score to a lower one."""
-
-
-class CalibrationUnavailableError(DiffkdError):
-    """The library that fits calibrators is not installed."""
-
-
-class Binning(str, Enum):
-    """How the scores are cut into bins."""
-
-    EQUAL_MASS = 'equal_mass'
-    """As many detections in each bin, but for equal scores, which stay together."""
-    EQUAL_WIDTH = 'equal_width'
-    """Bins of [0, 1] of one width, as the published definitions have them; empty ones are left out."""
+"""Maps scores to calibrated scores in [0, 1], monotonically."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +43,7 @@ class Reliability:
     Attributes:
         count: (bins,) int64 detections.
         score: (bins,) mean score.
-        target: (bins,) what the score should have been: precision for D-ECE, mean overlap for LaECE.
+        target: (bins,) mean target: precision for D-ECE, overlap for LaECE.
     """
 
     count: NDArray[np.int64]
@@ -73,29 +62,23 @@ class Reliability:
 
     @property
     def overconfidence(self) -> float:
-        """Mean score less mean target: above 0 if scores promise too much; NaN if empty."""
+        """Mean score minus mean target, above 0 if scores are too high; NaN if empty."""
         return self._mean(self.score - self.target)
 
     def _mean(self, values: NDArray[np.float64]) -> float:
         return float(np.average(values, weights=self.count)) if self.detections else float('nan')
 
 
-def reliability(
-    scores: NDArray[np.floating],
-    targets: NDArray[np.floating],
-    bins: int = BINS,
-    binning: Binning = Binning.EQUAL_MASS,
-) -> Reliability:
-    """Compare scores with their targets, bin by bin.
+def reliability(scores: NDArray[np.floating], targets: NDArray[np.floating], bins: int = BINS) -> Reliability:
+    """Compare scores with their targets in bins of equal mass; equal scores share a bin.
 
     Args:
         scores: (n,) in [0, 1].
         targets: (n,) in [0, 1].
-        bins: most bins there may be.
-        binning: how they are cut.
+        bins: maximum number of bins.
 
     Raises:
-        EvaluationError: if scores or targets lie outside [0, 1] or there is not at least one bin.
+        EvaluationError: if scores or targets lie outside [0, 1] or `bins` is below 1.
     """
     if bins < 1:
         raise EvaluationError(f'at least one bin is needed, got {bins}')
@@ -106,13 +89,9 @@ def reliability(
     ordered = scores[order].astype(np.float64)
     if len(ordered) == 0:
         return Reliability(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    if binning is Binning.EQUAL_MASS:
-        lowest = ordered[np.arange(bins) * len(ordered) // bins]
-    else:
-        lowest = np.arange(bins) / bins
-    # Equal scores fall on one side of every cut: scaled scores often are equal.
+    lowest = ordered[np.arange(bins) * len(ordered) // bins]
+    # Scaled scores are often equal, so a cut never separates equal scores.
     cuts = np.unique(np.searchsorted(ordered, lowest, side='left'))
-    cuts = cuts[cuts < len(ordered)]
     count = np.diff([*cuts, len(ordered)])
     return Reliability(
         count,
@@ -122,7 +101,7 @@ def reliability(
 
 
 def _judged(
-    results: FrameResults, iou_threshold: float, min_score: float
+    results: FrameResults, iou_threshold: float, min_score: float = MIN_SCORE
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
     """Score, hit and overlap of the detections that have a target."""
     found = results.found(iou_threshold)
@@ -132,47 +111,35 @@ def _judged(
 
 
 def detection_calibration(
-    results: FrameResults,
-    iou_threshold: float,
-    scaling: Scaling | None = None,
-    min_score: float = MIN_SCORE,
-    bins: int = BINS,
-    binning: Binning = Binning.EQUAL_MASS,
+    results: FrameResults, iou_threshold: float, scaling: Scaling | None = None
 ) -> Reliability:
-    """D-ECE at an IoU threshold: scores against precision.
+    """D-ECE at an IoU threshold: scores against precision, of detections with score `MIN_SCORE` or more.
 
     Args:
         results: scored frames.
         iou_threshold: one they were scored at.
-        scaling: applied to the scores first.
-        min_score: detections below it, before scaling, are left out.
-        bins: most bins there may be.
-        binning: how they are cut.
+        scaling: applied to the scores after the selection by score.
     """
-    scores, hits, _ = _judged(results, iou_threshold, min_score)
-    return reliability(scaling(scores) if scaling else scores, hits.astype(np.float64), bins, binning)
+    scores, hits, _ = _judged(results, iou_threshold)
+    return reliability(scaling(scores) if scaling else scores, hits.astype(np.float64))
 
 
-def localisation_aware_calibration(
-    results: FrameResults,
-    iou_threshold: float = ANY_OVERLAP,
-    scaling: Scaling | None = None,
-    min_score: float = MIN_SCORE,
-    bins: int = BINS,
-    binning: Binning = Binning.EQUAL_MASS,
-) -> Reliability:
-    """LaECE, by default LaECE0: scores against overlap, which is 0 for a false alarm.
+def localisation_aware_calibration(results: FrameResults, scaling: Scaling | None = None) -> Reliability:
+    """LaECE0: scores against overlap, which is 0 for a false alarm; of the same detections.
 
-    A bin's precision times the mean overlap of its hits is the mean overlap of all its detections. Arguments
-    as for `detection_calibration`.
+    A bin's precision times the mean overlap of its hits is the mean overlap of all its detections.
+
+    Args:
+        results: scored frames.
+        scaling: applied to the scores after the selection by score.
     """
-    scores, _, iou = _judged(results, iou_threshold, min_score)
-    return reliability(scaling(scores) if scaling else scores, iou, bins, binning)
+    scores, _, iou = _judged(results, ANY_OVERLAP)
+    return reliability(scaling(scores) if scaling else scores, iou)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalisationRecallPrecision:
-    """LRP error (Oksuz et al., ECCV 2018) at an operating point, in [0, 1], and its three parts.
+    """LRP error (Oksuz et al., ECCV 2018) at a score threshold, in [0, 1], and its three components.
 
     Attributes:
         error: (false alarms + missed + sum over hits of (1 - IoU) / (1 - threshold)) / (all three counts);
@@ -180,14 +147,12 @@ class LocalisationRecallPrecision:
         localisation: mean 1 - IoU of the hits, NaN without hits.
         false_alarms: share of the detections that hit nothing, NaN without detections.
         missed: share of the truths not found, NaN without truths.
-        min_score: the operating point: detections below it were left out.
     """
 
     error: float
     localisation: float
     false_alarms: float
     missed: float
-    min_score: float
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -207,40 +172,19 @@ def localisation_recall_precision(
         _ratio(distance, found),
         _ratio(false_alarms, len(hits)),
         _ratio(missed, results.counted_truths),
-        min_score,
     )
-
-
-def best_operating_point(validation: FrameResults, iou_threshold: float) -> LocalisationRecallPrecision:
-    """The `min_score` with the least LRP (oLRP): to be chosen on validation frames and kept for all others.
-
-    Raises:
-        EvaluationError: if there are no detections to choose among.
-    """
-    scores, hits, iou = _judged(validation, iou_threshold, 0.0)
-    if len(scores) == 0:
-        raise EvaluationError('an operating point needs detections')
-    order = np.argsort(-scores, kind='stable')
-    found, kept = np.cumsum(hits[order]), np.arange(1, len(scores) + 1)
-    distance = np.cumsum(np.where(hits, 1.0 - iou.astype(np.float64), 0.0)[order])
-    outside = kept - found + validation.counted_truths - found
-    error = (outside + distance / (1.0 - iou_threshold)) / (outside + found)
-    # Detections of one score are kept or left out together.
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    best = float(scores[order][last[np.argmin(error[last])]])
-    return localisation_recall_precision(validation, iou_threshold, best)
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRobustness:
-    """What corruption does to calibration.
+    """Change of the calibration error under corruption.
 
     Attributes:
-        change: error less the clean error by (corruption, severity), in [-1, 1]: ΔLaECE0, say.
+        change: error minus the clean error by (corruption, severity), in [-1, 1]; ΔLaECE0 for example.
         mean_change: the mean over the severities of each corruption, then over the corruptions.
-        mrce: likewise of the change relative to the clean error, percent. The clean error is near 0, so the
-            ratio is unstable: it is floored, and `mean_change` is the figure to quote.
-        skipped: conditions left out for too few detections.
+        mrce: the same relative to the clean error, percent. The clean error is near 0 and is floored, so this
+            ratio is unstable; prefer `mean_change`.
+        skipped: conditions with fewer than `MIN_DETECTIONS` detections, which are left out.
     """
 
     change: dict[Condition, float]
@@ -250,53 +194,44 @@ class CalibrationRobustness:
 
 
 def calibration_robustness(
-    clean: Reliability,
-    corrupted: Mapping[Condition, Reliability],
-    floor: float = 0.01,
-    min_detections: int = MIN_DETECTIONS,
+    clean: Reliability, corrupted: Mapping[Condition, Reliability]
 ) -> CalibrationRobustness:
     """Compare calibration under corruption with calibration on clean frames.
 
     Args:
         clean: of clean frames.
-        corrupted: of the same frames by (corruption, severity).
-        floor: least clean error to divide by.
-        min_detections: conditions with fewer detections are skipped; the means are NaN if all are.
+        corrupted: of the same frames by (corruption, severity); the means are NaN if all are skipped.
     """
-    kept = {key: part for key, part in corrupted.items() if part.detections >= min_detections}
+    kept = {key: part for key, part in corrupted.items() if part.detections >= MIN_DETECTIONS}
     change = {key: part.error - clean.error for key, part in kept.items()}
     names = dict.fromkeys(name for name, _ in change)
     by_name = [np.mean([change[key] for key in change if key[0] == name]) for name in names]
     mean = float(np.mean(by_name)) if by_name else float('nan')
-    return CalibrationRobustness(
-        change, mean, 100.0 * mean / max(clean.error, floor), [key for key in corrupted if key not in kept]
-    )
+    relative = 100.0 * mean / max(clean.error, _ERROR_FLOOR)
+    return CalibrationRobustness(change, mean, relative, [key for key in corrupted if key not in kept])
 
 
 def _scipy_optimize() -> Any:
-    """SciPy's optimisers: the only place that needs SciPy, so loaded only here."""
+    """Import SciPy's optimisers, which only fitting needs."""
     try:
         return importlib.import_module('scipy.optimize')
     except ModuleNotFoundError as error:
-        raise CalibrationUnavailableError(
-            f'a calibrator is fitted by {error.name}, which is not installed: '
-            'pip install "diffkd_ros[report]"'
-        ) from error
+        raise MissingExtra(error.name or 'scipy', 'report') from error
 
 
 def _fitting_pairs(
-    validation: FrameResults, iou_threshold: float, min_score: float
+    validation: FrameResults, iou_threshold: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    scores, hits, iou = _judged(validation, iou_threshold, min_score)
+    scores, hits, iou = _judged(validation, iou_threshold)
     if len(scores) == 0:
-        raise EvaluationError(f'a calibrator needs detections of score {min_score} or more to be fitted to')
+        raise EvaluationError(f'a calibrator needs detections of score {MIN_SCORE} or more to be fitted to')
     targets = iou if iou_threshold == ANY_OVERLAP else hits
     return scores.astype(np.float64), targets.astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class TemperatureScaling:
-    """Divides the logit of the score by a temperature: above 1 it makes scores more modest.
+    """Divides the logit of the score by a temperature; a temperature above 1 moves scores towards 0.5.
 
     Attributes:
         temperature: above 0.
@@ -305,22 +240,19 @@ class TemperatureScaling:
     temperature: float
 
     @classmethod
-    def fit(
-        cls, validation: FrameResults, iou_threshold: float = ANY_OVERLAP, min_score: float = MIN_SCORE
-    ) -> TemperatureScaling:
+    def fit(cls, validation: FrameResults, iou_threshold: float = ANY_OVERLAP) -> TemperatureScaling:
         """Minimise the cross-entropy of the scaled scores with their targets.
 
         Args:
             validation: **clean** frames that are not evaluated afterwards.
-            iou_threshold: the target is precision at this threshold (as D-ECE has it), or with `ANY_OVERLAP`
-                the overlap (as LaECE0).
-            min_score: detections below it are left out.
+            iou_threshold: the target is precision at this threshold (for D-ECE), or with `ANY_OVERLAP` the
+                overlap (for LaECE0).
 
         Raises:
             EvaluationError: if there are no detections to fit to.
-            CalibrationUnavailableError: if SciPy is not installed.
+            MissingExtra: if SciPy is not installed.
         """
-        scores, targets = _fitting_pairs(validation, iou_threshold, min_score)
+        scores, targets = _fitting_pairs(validation, iou_threshold)
         logits = _logit(scores)
 
         def cross_entropy(log_temperature: float) -> float:
@@ -347,25 +279,23 @@ def _logit(scores: NDArray[np.floating]) -> NDArray[np.float64]:
 class IsotonicScaling:
     """Maps scores by the non-decreasing function nearest to the targets, linear between the fitted scores.
 
-    It makes many scores equal, so rank detections (for AP) by their own scores and not by these.
+    Many scaled scores are equal, so rank detections (for AP) by their original scores.
 
     Attributes:
         score: (k,) ascending.
-        value: (k,) what they are mapped to, not descending; constant beyond both ends.
+        value: (k,) mapped scores, non-decreasing; constant beyond both ends.
     """
 
     score: NDArray[np.float64]
     value: NDArray[np.float64]
 
     @classmethod
-    def fit(
-        cls, validation: FrameResults, iou_threshold: float = ANY_OVERLAP, min_score: float = MIN_SCORE
-    ) -> IsotonicScaling:
+    def fit(cls, validation: FrameResults, iou_threshold: float = ANY_OVERLAP) -> IsotonicScaling:
         """Minimise the squared distance of the scaled scores from their targets.
 
         Arguments and errors as for `TemperatureScaling.fit`.
         """
-        scores, targets = _fitting_pairs(validation, iou_threshold, min_score)
+        scores, targets = _fitting_pairs(validation, iou_threshold)
         unique, where, count = np.unique(scores, return_inverse=True, return_counts=True)
         mean = np.bincount(where, weights=targets) / count
         fitted = _scipy_optimize().isotonic_regression(mean, weights=count)

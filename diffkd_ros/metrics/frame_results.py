@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scoring frames gave, kept so that every figure follows from it without matching again.
+"""Results of scored frames as tables, from which every figure is computed without matching again.
 
-`score_frame` does the work, once a frame: it matches, and counts the returns in and around each box. Its
-result is a table of one frame. Tables are joined, saved and loaded; average precision, breakdowns,
-calibration and confidence intervals are sums over their columns.
+`scoring.score_frame` makes the table of one frame. Tables are joined, saved and loaded; average precision,
+breakdowns, calibration and confidence intervals are sums over their columns.
 """
 
 from __future__ import annotations
@@ -20,26 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.frame import Boxes3D, CoopFrame
-from diffkd_ros.geometry.boxes import count_points
-from diffkd_ros.geometry.poses import inverse, transform_points
-from diffkd_ros.metrics.average_precision import (
-    ANY_OVERLAP,
-    DetectionOrder,
-    EvaluationError,
-    average_precision,
-    match_each,
-)
-from diffkd_ros.metrics.protocol import Protocol
+from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError, average_precision
 
-# In `Detections.found`, where a detection found no truth.
+# Values in `Detections.found` of a detection that found no truth.
 FALSE_ALARM = -1
 DROPPED = -2
 
-# A box stands on observed ground if a return lies within this distance of its outline seen from above, in
-# metres: half of the 0.8 m cell in which the shipped model pools its returns.
+# A box is on observed ground if a return lies within this distance of its outline seen from above, in metres:
+# half of the 0.8 m cell in which the shipped model pools its returns.
 OBSERVED_MARGIN = 0.4
-_ANY_HEIGHT = 1e6
 
 _FORMAT = 2
 
@@ -91,16 +79,16 @@ class Truths:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Columns over the frames: how the detections came about. NaN where it is not known or there is no such.
+    """Columns over the frames: figures of the inference, NaN where unknown or not applicable.
 
     Attributes:
         reliability: (frames,) float32 mean reliability of the ego over the cells that any agent observed.
         gate_ego: (frames,) float32 mean weight of the ego in the fusion, over the cells it covers.
         gate_neighbours: (frames,) float32 likewise of the neighbours fused, the mean over them.
         messages: (frames,) int32 messages that neighbours sent, arrived or not.
-        sent_bytes: (frames,) int64 what those messages weighed together.
+        sent_bytes: (frames,) int64 total size of those messages.
         encode_ms: (frames,) float32 milliseconds from the ego's points to its feature map.
-        fuse_ms: (frames,) float32 milliseconds from there, and from what was received, to boxes.
+        fuse_ms: (frames,) float32 milliseconds from the feature maps to boxes.
     """
 
     reliability: NDArray[np.float32]
@@ -122,7 +110,7 @@ class Inference:
         encode_ms: float = float('nan'),
         fuse_ms: float = float('nan'),
     ) -> Inference:
-        """Of a single frame; by default nothing is known."""
+        """The row of a single frame; all unknown by default."""
 
         def column(value: float) -> NDArray[np.float32]:
             return np.array([value], np.float32)
@@ -136,6 +124,9 @@ class Inference:
             column(encode_ms),
             column(fuse_ms),
         )
+
+
+_TABLES: dict[str, Any] = {'detections': Detections, 'truths': Truths, 'inference': Inference}
 
 
 def _columns(table: Detections | Truths | Inference) -> dict[str, NDArray]:
@@ -182,10 +173,10 @@ class FrameResults:
                 raise EvaluationError(f'results: {name} must be {shape}, got {column.shape}')
         for name, frame in (('detections', detections), ('truths', truths)):
             if len(frame) and (frame[0] < 0 or frame[-1] >= frames or (np.diff(frame) < 0).any()):
-                raise EvaluationError(f'results: {name} do not stand in the order of the {frames} frames')
+                raise EvaluationError(f'results: {name} are not in the order of the {frames} frames')
         found = self.detections.found
         if found.size and (found.min() < DROPPED or found.max() >= len(truths)):
-            raise EvaluationError(f'results: a detection found a truth that is none of the {len(truths)}')
+            raise EvaluationError(f'results: `found` refers to a truth beyond the {len(truths)} truths')
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -193,7 +184,7 @@ class FrameResults:
 
     @property
     def scenarios(self) -> list[str]:
-        """The scenarios, in the order in which they come first."""
+        """The scenarios, in the order of their first frames."""
         return list(dict.fromkeys(self.scenario.tolist()))
 
     @property
@@ -212,7 +203,7 @@ class FrameResults:
         return self.thresholds.index(iou_threshold)
 
     def found(self, iou_threshold: float) -> NDArray[np.int32]:
-        """(n,) what each detection found at a threshold; see `Detections.found`."""
+        """(n,) row of the truth that each detection found at a threshold; see `Detections.found`."""
         return self.detections.found[self.row(iou_threshold)]
 
     def average_precision(self, iou_threshold: float, order: DetectionOrder = DetectionOrder.GLOBAL) -> float:
@@ -222,60 +213,23 @@ class FrameResults:
         hits = found[judged] >= 0
         return average_precision(self.detections.score[judged], hits, self.counted_truths, order)
 
-    def take(self, frames: NDArray[np.integer]) -> FrameResults:
-        """The frames of these rows, in this order, as often as they are named."""
-        detection_rows, detection_frame = _rows_of(self.detections.frame, frames, len(self))
-        truth_rows, truth_frame = _rows_of(self.truths.frame, frames, len(self))
-        detections = {name: column[..., detection_rows] for name, column in _columns(self.detections).items()}
-        truths = {name: column[truth_rows] for name, column in _columns(self.truths).items()}
-        # A truth's row moves with its frame.
-        old_start = np.searchsorted(self.truths.frame, detections['frame'])
-        new_start = np.searchsorted(truth_frame, detection_frame)
-        moved = detections['found'] + (new_start - old_start).astype(np.int32)
-        detections['found'] = np.where(detections['found'] >= 0, moved, detections['found'])
-        return FrameResults(
-            self.protocol,
-            self.thresholds,
-            self.scenario[frames],
-            self.index[frames],
-            Detections(**{**detections, 'frame': detection_frame}),
-            Truths(**{**truths, 'frame': truth_frame}),
-            Inference(**{name: column[frames] for name, column in _columns(self.inference).items()}),
-        )
-
-    def table(self) -> list[dict[str, Any]]:
-        """One row a frame, for a CSV file, say.
-
-        Columns: scenario, index, detections, truths that count, and at each threshold but `ANY_OVERLAP` hits
-        and false alarms (`hits_50` and `false_50`, in hundredths of IoU).
-        """
-
-        def count(frame: NDArray[np.int32]) -> list[int]:
-            return np.bincount(frame, minlength=len(self)).tolist()
-
-        columns: dict[str, list] = {
-            'scenario': self.scenario.tolist(),
-            'index': self.index.tolist(),
-            'detections': count(self.detections.frame),
-            'truths': count(self.truths.frame[self.truths.counted]),
-        }
-        for threshold in self.thresholds[1:]:
-            found, name = self.found(threshold), round(100 * threshold)
-            columns[f'hits_{name}'] = count(self.detections.frame[found >= 0])
-            columns[f'false_{name}'] = count(self.detections.frame[found == FALSE_ALARM])
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    def hits_by_frame(self, iou_threshold: float) -> NDArray[np.int64]:
+        """(frames,) number of truths found in each frame."""
+        return np.bincount(self.detections.frame[self.found(iou_threshold) >= 0], minlength=len(self))
 
     def save(self, path: Path) -> None:
-        """Write a compressed `.npz` file: a file of that name is whole or, after a kill, not there."""
+        """Write a compressed `.npz` file atomically."""
         columns: dict[str, Any] = {
             'format': np.array(_FORMAT),
             'protocol': np.array(self.protocol),
             'thresholds': np.array(self.thresholds),
             'scenario': self.scenario,
             'index': self.index,
-            **{f'detections.{name}': column for name, column in _columns(self.detections).items()},
-            **{f'truths.{name}': column for name, column in _columns(self.truths).items()},
-            **{f'inference.{name}': column for name, column in _columns(self.inference).items()},
+            **{
+                f'{table}.{name}': column
+                for table in _TABLES
+                for name, column in _columns(getattr(self, table)).items()
+            },
         }
         unfinished = path.with_name(f'{path.name}.{os.getpid()}.part')
         with unfinished.open('wb') as file:
@@ -298,11 +252,10 @@ class FrameResults:
                 tuple(columns['thresholds'].tolist()),
                 columns['scenario'],
                 columns['index'],
-                Detections(
-                    **{field.name: columns[f'detections.{field.name}'] for field in fields(Detections)}
+                *(
+                    table(**{field.name: columns[f'{name}.{field.name}'] for field in fields(table)})
+                    for name, table in _TABLES.items()
                 ),
-                Truths(**{field.name: columns[f'truths.{field.name}'] for field in fields(Truths)}),
-                Inference(**{field.name: columns[f'inference.{field.name}'] for field in fields(Inference)}),
             )
         except (KeyError, EvaluationError) as error:
             raise EvaluationError(f'{path}: damaged: {error}') from error
@@ -317,22 +270,11 @@ def _read(path: Path) -> dict[str, NDArray]:
         raise EvaluationError(f'{path}: not a file of results: {error}') from error
 
 
-def _rows_of(
-    frame: NDArray[np.int32], wanted: NDArray[np.integer], frames: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Rows of a column table that belong to the wanted frames, and the new frame number of each."""
-    edges = np.searchsorted(frame, np.arange(frames + 1))
-    start, length = edges[wanted], edges[np.asarray(wanted) + 1] - edges[wanted]
-    new_frame = np.repeat(np.arange(len(wanted), dtype=np.int32), length)
-    within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    return np.repeat(start, length) + within, new_frame
-
-
 def join(results: Sequence[FrameResults]) -> FrameResults:
-    """All frames of several results, in this order.
+    """Concatenate the frames of several results.
 
     Raises:
-        EvaluationError: if there are none, or they were scored by different protocols.
+        EvaluationError: if `results` is empty, or they were scored by different protocols.
     """
     if not results:
         raise EvaluationError('there are no results to join')
@@ -364,84 +306,3 @@ def join(results: Sequence[FrameResults]) -> FrameResults:
         Truths(**{k: np.concatenate([t[k] for t in truths]) for k in truths[0]}),
         Inference(**{k: np.concatenate([i[k] for i in inference]) for k in inference[0]}),
     )
-
-
-def score_frame(
-    frame: CoopFrame,
-    detections: Boxes3D,
-    protocol: Protocol,
-    observed: CoopFrame | None = None,
-    inference: Inference | None = None,
-) -> FrameResults:
-    """Score one frame's detections.
-
-    Args:
-        frame: with ground truth and the true poses.
-        detections: with scores, in the LiDAR frame of the frame's ego.
-        protocol: what is scored.
-        observed: the sweeps as the detector got them, corrupted or missing; its points are put in place by
-            the true poses of `frame`. Default: those of `frame`.
-        inference: how the detections came about, if known.
-
-    Raises:
-        EvaluationError: if the frame has no ground truth, scores are missing or not finite, or `observed` has
-            an agent that `frame` has not.
-    """
-    detections = protocol.detections(detections)
-    thresholds = (ANY_OVERLAP, *protocol.iou_thresholds)
-    truth = protocol.truth(frame)
-    if detections.scores is not None:
-        detections = detections[np.argsort(-detections.scores, kind='stable')]
-    matchings = match_each(detections, truth, thresholds, protocol.min_points)
-    outcomes = [np.where(m.dropped, DROPPED, m.truth_index) for m in matchings]
-    prisms = detections.boxes + np.array([0, 0, 0, 2 * OBSERVED_MARGIN, 2 * OBSERVED_MARGIN, 0, 0])
-    prisms[:, 5] = _ANY_HEIGHT
-    ego, others = _count_returns(frame, observed or frame, [truth.boxes, detections.boxes, prisms])
-
-    def distance(boxes: Boxes3D) -> NDArray[np.float32]:
-        return np.hypot(boxes.boxes[:, 0], boxes.boxes[:, 1]).astype(np.float32)
-
-    return FrameResults(
-        protocol.name,
-        thresholds,
-        np.array([frame.scenario]),
-        np.array([frame.index], np.int64),
-        Detections(
-            np.zeros(len(detections), np.int32),
-            np.zeros(0, np.float32) if detections.scores is None else detections.scores,
-            distance(detections),
-            ego[1],
-            others[1],
-            ego[2] + others[2],
-            np.array(outcomes, np.int32),
-            np.array([m.iou for m in matchings], np.float32),
-        ),
-        Truths(
-            np.zeros(len(truth), np.int32),
-            matchings[0].counted,
-            distance(truth),
-            ego[0],
-            others[0],
-        ),
-        inference or Inference.of_frame(),
-    )
-
-
-def _count_returns(
-    frame: CoopFrame, observed: CoopFrame, boxes: Sequence[NDArray[np.float64]]
-) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
-    """Returns of the ego, and of the other agents, in each of several sets of boxes in the ego's frame."""
-    strangers = sorted(set(observed.agents) - set(frame.agents))
-    if strangers:
-        raise EvaluationError(
-            f'frame {frame.index} of scenario {frame.scenario!r} has no agents {strangers}, yet they observed'
-        )
-    everything = np.concatenate(boxes)
-    counts = np.zeros((2, len(everything)), np.int32)
-    to_ego = inverse(frame.agents[frame.ego].pose)
-    for agent, sweep in observed.agents.items():
-        points = transform_points(to_ego @ frame.agents[agent].pose, sweep.points)
-        counts[int(agent != frame.ego)] += count_points(points, everything).astype(np.int32)
-    edges = np.cumsum([len(part) for part in boxes])[:-1]
-    ego, others = (np.split(row, edges) for row in counts)
-    return ego, others

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is scored: evaluation ranges and filters, the published ones by name.
+"""Evaluation protocols: ranges and filters of truths and detections, with presets of published ones.
 
-The presets follow the code with which figures were published: OpenCOOD (31ba160; DSRC and CoopDiff share its
-rules), HEAL (827e485) and CoAlign (31f970e). In all of them a truth counts if its eight corners lie in the
-range, whether or not a return fell on it, and the ego's own vehicle is a truth wherever ground truth lists
-it. Detections face the same range and two filters more: none that spans over 6 m along x or y of the ego's
-frame, so that a long vehicle's heading decides whether it can be found, and none that reaches below -3 m or
-above 1 m.
+The presets follow the code behind published figures: OpenCOOD (31ba160; DSRC and CoopDiff share its rules),
+HEAL (827e485) and CoAlign (31f970e). In all of them a truth counts if its eight corners lie in the range,
+with or without returns on it, and the ego's own vehicle is a truth if the ground truth lists it. Detections
+must lie in the same range and pass two more filters: no extent over 6 m along x or y of the ego's frame (so
+whether a long vehicle can be found depends on its heading), and nothing below -3 m or above 1 m.
 
-There these two filters stand before non-maximum suppression, and here after it, which matters only where a
-box so dropped had suppressed one that stays.
+That code applies these two filters before non-maximum suppression. Here they come after it, which only
+matters if a box they drop had suppressed one that they keep.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ class Containment(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """Which truths and which detections of a frame are scored, and how.
+    """Selects the truths and detections of a frame that are scored.
 
     Attributes:
-        name: in tables and files.
+        name: as written in tables and files.
         evaluation_range: x_min, y_min, z_min, x_max, y_max, z_max in metres in the ego's LiDAR frame; the z
             limits may be infinite.
         containment: when a truth or a detection is in that range.
         min_points: truths with fewer returns are ignored: neither hit nor miss.
-        own_vehicle: whether the ego's own box is a truth where ground truth holds it.
-        max_extent: detections spanning more than this along x or y are dropped, metres; None: none are.
-        height_limits: detections that reach below or above are dropped, metres in z; None: none are.
-        order: how published figures put the frames together.
-        iou_thresholds: at which overlaps AP is computed.
+        own_vehicle: whether the ego's own box is a truth if the ground truth lists it.
+        max_extent: detections that span more than this along x or y are dropped, metres; None for no limit.
+        height_limits: detections that reach below or above are dropped, metres in z; None for no limit.
+        order: of the detections, as in the published figures.
+        iou_thresholds: IoU at which AP is computed.
 
     Raises:
         EvaluationError: if the range is empty or a threshold is out of (0, 1] or given twice.
@@ -81,7 +80,7 @@ class Protocol:
         return self.evaluation_range[3:]
 
     def truth(self, frame: CoopFrame) -> Boxes3D:
-        """The frame's truths in the range, in the ego's LiDAR frame; those with few returns are among them.
+        """The frame's truths in the range, including those with few returns, in the ego's LiDAR frame.
 
         Raises:
             EvaluationError: if the frame carries no ground truth.
@@ -96,7 +95,7 @@ class Protocol:
         return self._in_range(truth)
 
     def detections(self, detections: Boxes3D) -> Boxes3D:
-        """The detections, in the ego's LiDAR frame, that are scored."""
+        """The detections that are scored, in the ego's LiDAR frame."""
         kept = self._in_range(detections)
         box = corners(kept.boxes)
         low, high = box.min(axis=1), box.max(axis=1)
@@ -137,15 +136,15 @@ PROTOCOLS = {
     )
 }
 """The presets by name: `sim`, this project's own for the simulator (102.4 x 51.2 m); `opencood` for OPV2V;
-`heal` for OPV2V and `heal_dair` for DAIR-V2X as HEAL has them; `coalign_dair` for DAIR-V2X as CoAlign has."""
+HEAL's `heal` for OPV2V and `heal_dair` for DAIR-V2X; CoAlign's `coalign_dair` for DAIR-V2X."""
 
 
 def protocol_named(name: str) -> Protocol:
-    """A preset.
+    """Look up a preset.
 
     Raises:
-        EvaluationError: if there is none of that name; the message lists those there are.
+        EvaluationError: if there is no such preset; lists the known ones.
     """
     if name not in PROTOCOLS:
-        raise EvaluationError(f'no protocol {name!r}; there are {", ".join(PROTOCOLS)}')
+        raise EvaluationError(f'no protocol {name!r}; known are {", ".join(PROTOCOLS)}')
     return PROTOCOLS[name]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much average precision corruption costs: RCE, mRCE, mRR and mCE.
+"""Loss of average precision under corruption: RCE, mRCE, mRR and mCE.
 
 The relative corruption error (RCE) of Dong et al. (CVPR 2023) and RCP-Bench is the share of its clean AP that
-a detector loses; mRCE is its mean, mRR what is left. mCE is Robo3D's, which compares the errors 1 - AP with a
-baseline's. All are in percent, and AP in [0, 1].
+a detector loses; mRCE is its mean, mRR is 100 - mRCE. mCE is Robo3D's, which compares the errors 1 - AP with
+those of a baseline. All are in percent, AP is in [0, 1].
 
-Every figure may be a number or an array, so that the samples of a bootstrap pass through unchanged.
+Every figure may be a number or an array of bootstrap samples.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Condition = tuple[str, int]
 
 IOU_THRESHOLDS = (0.5, 0.7)
 
-# CoopDiff's mRCE is over the seven types but this one.
+# CoopDiff's mRCE leaves this one of the seven types out.
 NOT_IN_SIX = ('crosstalk',)
 
 
 def relative_corruption_error(clean: Figure, corrupted: Figure) -> Figure:
     """Percent of the clean AP that is lost; negative if corruption helped, NaN if the clean AP is 0.
 
-    .9053 clean and .6871 corrupted give 24.10.
+    For example 24.10 for a clean AP of .9053 and a corrupted one of .6871.
     """
     with np.errstate(divide='ignore', invalid='ignore'):
         lost = np.subtract(clean, corrupted) / np.asarray(clean, np.float64)
@@ -47,10 +47,10 @@ def _mean(figures: Sequence[Figure]) -> Figure:
 
 @dataclass(frozen=True)
 class Robustness:
-    """One detector's AP on clean and on corrupted frames, and what follows from it.
+    """One detector's AP on clean and on corrupted frames.
 
-    A mean over corruptions takes each corruption for one, however many severities it was measured at: first
-    the mean over a corruption's severities, then over the corruptions, then over the IoU thresholds.
+    Means give each corruption the same weight, however many severities were measured: first the mean over a
+    corruption's severities, then over the corruptions, then over the IoU thresholds.
 
     Attributes:
         clean: AP by IoU threshold.
@@ -89,7 +89,7 @@ class Robustness:
         """RCE of each corruption, the mean over its severities and the IoU thresholds, percent.
 
         Raises:
-            EvaluationError: if AP is not known at a threshold.
+            EvaluationError: if AP is unknown at a threshold.
         """
         self._check(iou_thresholds)
         rce = self.rce()
@@ -103,39 +103,45 @@ class Robustness:
         """Mean relative corruption error, percent.
 
         Args:
-            iou_thresholds: the mean is over these too.
-            without: corruptions left out: `NOT_IN_SIX` for the six-type basis.
+            iou_thresholds: to average over.
+            without: corruptions to leave out, `NOT_IN_SIX` for example.
 
         Raises:
-            EvaluationError: if AP is not known at a threshold or no corruption is left.
+            EvaluationError: if AP is unknown at a threshold or no corruption remains.
         """
         return _mean(list(self._kept(self.rce_by_corruption(iou_thresholds), without).values()))
 
-    def mce(
-        self,
-        baseline: Robustness,
-        iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
-        without: Collection[str] = (),
-    ) -> Figure:
-        """Mean corruption error against a baseline, percent: 100 is as good as the baseline, less is better.
-
-        Of each corruption, the sum of 1 - AP over its severities by the baseline's; then the mean over the
-        corruptions and the IoU thresholds. NaN where the baseline makes no error.
+    def mean_precision(self, iou_threshold: float) -> Figure:
+        """AP under corruption in [0, 1], the mean over the severities of each corruption, then over these.
 
         Raises:
-            EvaluationError: if the two were not measured under the same conditions, AP is not known at a
-                threshold, or no corruption is left.
+            EvaluationError: if AP is unknown at the threshold.
         """
-        self._check(iou_thresholds)
-        baseline._check(iou_thresholds)
+        self._check([iou_threshold])
+        return _mean(
+            [
+                _mean([self.corrupted[name, s][iou_threshold] for s in self._severities(name)])
+                for name in self.corruptions
+            ]
+        )
+
+    def mce(self, baseline: Robustness) -> Figure:
+        """Mean corruption error against a baseline, percent: 100 equals the baseline, less is better.
+
+        Of each corruption, the sum of 1 - AP over its severities divided by the baseline's; then the mean
+        over IoU 0.5 and 0.7 and over the corruptions. NaN where the baseline makes no error.
+
+        Raises:
+            EvaluationError: if the two were not measured under the same conditions or at these thresholds.
+        """
+        for it in (self, baseline):
+            it._check(IOU_THRESHOLDS)
         if set(baseline.corrupted) != set(self.corrupted):
             odd = sorted(set(baseline.corrupted) ^ set(self.corrupted))
             raise EvaluationError(f'mCE needs the same conditions of both; only one has {odd}')
-        ratios = {
-            name: _mean([self._error(name, iou, baseline) for iou in iou_thresholds])
-            for name in self.corruptions
-        }
-        return _mean(list(self._kept(ratios, without).values()))
+        return _mean(
+            [_mean([self._error(name, iou, baseline) for iou in IOU_THRESHOLDS]) for name in self.corruptions]
+        )
 
     def _error(self, corruption: str, iou: float, baseline: Robustness) -> Figure:
         own, other = (

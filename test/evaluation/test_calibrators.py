@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A calibrator is fitted to frames of its own, and told beside the scores as they are."""
+"""A calibrator is fitted to frames of its own and reported alongside the original scores."""
 
 import json
 from io import StringIO
@@ -38,36 +38,36 @@ def test_it_is_fitted_to_other_frames_and_judged_on_these(calibrated):
     validation, evaluated = scored(out / 'calibration' / 'sim_4'), scored(out)
     assert set(validation.scenarios).isdisjoint(evaluated.scenarios)
     scaling = TemperatureScaling.fit(validation)
-    told = summary['calibration']['scaled']
-    assert told['fitted_on'] == 'sim:4'
-    assert told['temperatures']['laece0'] == pytest.approx(scaling.temperature)
-    assert told['laece0'] == pytest.approx(localisation_aware_calibration(evaluated, scaling=scaling).error)
+    scaled = summary.calibration.scaled
+    assert scaled.fitted_on == 'sim:4'
+    assert scaled.temperatures['laece0'] == pytest.approx(scaling.temperature)
+    assert scaled.laece0 == pytest.approx(localisation_aware_calibration(evaluated, scaling=scaling).error)
     assert json.loads((out / 'summary.json').read_text())['calibration']['scaled']['method'] == 'temperature'
     assert 'LaECE₀ clean, temperature scaling' in (out / 'report.html').read_text()
 
 
-def test_the_scores_as_they_are_stay_told(calibrated):
+def test_calibration_of_the_original_scores_is_reported_too(calibrated):
     out, summary = calibrated
-    as_they_are = localisation_aware_calibration(scored(out)).error
-    assert summary['calibration']['laece0'] == pytest.approx(as_they_are)
-    assert summary['calibration']['scaled']['laece0'] != pytest.approx(as_they_are)
+    original = localisation_aware_calibration(scored(out)).error
+    assert summary.calibration.laece0 == pytest.approx(original)
+    assert summary.calibration.scaled.laece0 != pytest.approx(original)
 
 
 SIM = Source('sim', 25, 2)
 
 
 @pytest.mark.parametrize(
-    ('method', 'fitted_on', 'told'),
+    ('method', 'fitted_on', 'message'),
     [
         ('isotonc', Source('sim:4', 1, 1), "'isotonic'"),
         ('isotonic', None, 'frames of its own'),
         ('isotonic', SIM, 'share some'),
         ('isotonic', Source('sim:3', 1, 1), 'share some'),
-        ('none', Source('sim:4', 1, 1), 'of use'),
+        ('none', Source('sim:4', 1, 1), 'need a calibration'),
     ],
 )
-def test_frames_are_never_both_fitted_to_and_scored(method, fitted_on, told):
-    with pytest.raises(ExperimentError, match=told):
+def test_frames_are_never_both_fitted_to_and_scored(method, fitted_on, message):
+    with pytest.raises(ExperimentError, match=message):
         check_calibration(method, fitted_on, SIM)
 
 

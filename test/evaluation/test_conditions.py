@@ -37,7 +37,7 @@ def test_a_corruption_is_measured_at_the_severities_it_has():
     ]
 
 
-def test_who_is_hit_is_asked_of_sensors_but_not_of_links():
+def test_agents_apply_to_sensors_but_not_to_links():
     corrupted = make_conditions('crosstalk,tile_loss', '1', 'ego,neighbours')[2:]
     assert [(c.corruption, c.who) for c in corrupted] == [
         ('crosstalk', 'ego'),
@@ -46,13 +46,13 @@ def test_who_is_hit_is_asked_of_sensors_but_not_of_links():
     ]
 
 
-def test_only_losses_and_delays_need_what_came_before():
+def test_only_losses_and_delays_need_history():
     needing = {c.corruption for c in make_conditions('all', '1') if c.needs_history}
     assert needing == {'message_loss', 'burst_loss', 'delay'}
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'told'),
+    ('arguments', 'expected'),
     [
         ({'corruptions': 'foq'}, "'fog'"),
         ({'who': 'neighbors'}, "'neighbours'"),
@@ -62,12 +62,12 @@ def test_only_losses_and_delays_need_what_came_before():
         ({'severities': '9', 'corruptions': 'fog'}, r'\[1, 2, 3\]'),
         ({'corruptions': 'fog,pose_laplace', 'severities': '1,9'}, r'\[9\]'),
         ({'corruptions': 'snow', 'profile': 'lab'}, 'graded'),
-        ({'seeds': '1,1'}, 'once'),
+        ({'seeds': '1,1'}, 'without repetitions'),
         ({'seeds': ''}, 'list'),
     ],
 )
-def test_what_is_unknown_is_refused_with_the_nearest_known(arguments, told):
-    with pytest.raises((ExperimentError, CorruptionError), match=told):
+def test_unknown_values_are_refused_with_the_nearest_known(arguments, expected):
+    with pytest.raises((ExperimentError, CorruptionError), match=expected):
         make_conditions(**arguments)
 
 
@@ -77,7 +77,7 @@ def test_seeds_of_one_level_share_it():
     assert first.name != second.name
 
 
-def test_what_is_not_random_is_measured_once():
+def test_conditions_without_randomness_are_measured_once():
     seeds = {}
     for condition in make_conditions('all', '1', seeds='3,5'):
         seeds.setdefault(condition.corruption, []).append(condition.seed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels in each way to cooperate, what the ego makes of it, and what it weighs."""
+"""Each way to cooperate: messages, their size, and the detections of the ego."""
 
 from dataclasses import replace
 
@@ -70,8 +70,8 @@ def test_late_merges_what_each_finds_alone(model, late, drive):
     assert set(perception.observed.agents) == {1, 2}
 
 
-def test_late_does_not_take_itself_for_another_vehicle(model, late, drive):
-    """The neighbour finds the ego; the ego knows better."""
+def test_late_drops_boxes_around_the_ego(model, late, drive):
+    """The neighbour detects the ego, which drops that box."""
     frame = drive.frame(20)
     theirs = found_alone(model, frame.agents[2].points)
     body = np.array([[0.0, 0.0, -1.0]])  # a metre below the LiDAR
@@ -119,7 +119,7 @@ def test_late_messages_are_used_at_the_pose_where_they_were_sensed(model, drive,
     assert sum(rows(fresh(age)) == rows(delayed) for age in range(1, 5)) == 1
 
 
-def test_without_cooperation_only_what_hits_the_ego_counts(model, drive):
+def test_without_cooperation_only_the_egos_corruption_matters(model, drive):
     frame, alone = drive.frame(20), NoCooperation(model)
     clean = perceive(alone, Condition(CLEAN), frame)
     for condition in (
@@ -137,7 +137,7 @@ def test_without_cooperation_only_what_hits_the_ego_counts(model, drive):
     assert set(clean.observed.agents) == {1}
 
 
-def test_an_ego_without_neighbours_sees_the_same_however_it_cooperates(model, drive):
+def test_an_ego_without_neighbours_detects_the_same_in_every_way(model, drive):
     frame = drive.frame(20)
     boxes = [
         perceive(kind(model), Condition(EGO_ALONE), frame).detection.boxes for kind in COOPERATIONS.values()
@@ -147,7 +147,7 @@ def test_an_ego_without_neighbours_sees_the_same_however_it_cooperates(model, dr
         np.testing.assert_allclose(other.scores, boxes[0].scores, atol=1e-5)
 
 
-def test_features_weigh_what_the_codec_makes_of_them(model, intermediate, drive):
+def test_size_of_features_is_that_of_the_codec(model, intermediate, drive):
     frame = drive.frame(20)
     perception = perceive(intermediate, Condition(CLEAN), frame)
     payload = codec.encode(model.encode(frame.agents[2].points).feature)
@@ -174,7 +174,7 @@ def test_lost_messages_were_sent(intermediate, drive):
     assert len({perception.fused for perception in perceptions}) == 1
 
 
-def test_what_befalls_feature_maps_only_is_no_condition_of_other_messages():
+def test_conditions_of_feature_maps_do_not_apply_to_other_messages():
     of_maps = {c.corruption for c in make_conditions('all') if c.of_feature_maps}
     assert of_maps == {'tile_loss', 'quantisation'}
     assert {name for name, kind in COOPERATIONS.items() if not kind.map_conditions} == {'late', 'early'}

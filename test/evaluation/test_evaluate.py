@@ -125,7 +125,7 @@ def test_report_needs_no_other_file(finished):
     assert '<script' not in text
 
 
-def test_run_goes_on_where_it_was_in_several_processes(finished, model_folder):
+def test_a_run_is_continued_in_several_processes(finished, model_folder):
     before = {name: FrameResults.load(path) for name, path in files(finished).items()}
     lost, *_kept = sorted(name for name in before if 'message_loss' in name.parent.name)
     damaged = next(name for name in before if 'fog' in name.parent.name)
@@ -135,10 +135,10 @@ def test_run_goes_on_where_it_was_in_several_processes(finished, model_folder):
     wanted = options(finished, model_folder)
     plan = run.Plan(finished, SOURCE, model_folder, 'sim')
     jobs = run.make_jobs(plan, wanted.conditions, SOURCE.names())
-    told = []
-    run.run(plan, jobs, 2, told.append)
+    counts = []
+    run.run(plan, jobs, 2, counts.append)
     assert sum(len(job.conditions) for job in jobs) == 2
-    assert max(told) == 4
+    assert max(counts) == 4
     for name, path in files(finished).items():
         if name not in (lost, damaged):
             assert path.stat().st_mtime_ns == written[name]
@@ -161,19 +161,19 @@ def command(out, workers):
 
 
 def children(process):
-    told = Path(f'/proc/{process}/task/{process}/children').read_text()
-    return [int(child) for child in told.split()]
+    listed = Path(f'/proc/{process}/task/{process}/children').read_text()
+    return [int(child) for child in listed.split()]
 
 
 def wait_until(condition, what):
     deadline = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f'waited in vain for {what}'
+        assert time.monotonic() < deadline, f'timeout waiting for {what}'
         time.sleep(0.002)
 
 
 def running(process):
-    """Whether there is such a process, other than as an entry that nobody has collected yet."""
+    """Returns whether the process runs, and is not a zombie."""
     try:
         return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
     except (FileNotFoundError, ProcessLookupError):
@@ -181,7 +181,7 @@ def running(process):
 
 
 def killed_once(process, condition, what):
-    """Kill a process as soon as something is so; ids of the processes that it had started."""
+    """Kill a process as soon as a condition holds. Returns the ids of its child processes."""
     try:
         wait_until(lambda: condition() or process.poll() is not None, what)
         assert process.poll() is None
@@ -196,7 +196,7 @@ def start(out, workers):
     return subprocess.Popen(command(out, workers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def test_killed_without_warning_it_goes_on_and_ends_the_same(tmp_path, model_folder, finished):
+def test_a_killed_run_is_continued_with_the_same_result(tmp_path, model_folder, finished):
     out = tmp_path / 'killed'
     process = start(out, 2)
     workers = killed_once(process, lambda: len(children(process.pid)) > 2, 'its processes')
@@ -218,7 +218,7 @@ def test_killed_without_warning_it_goes_on_and_ends_the_same(tmp_path, model_fol
 
 
 def figures(out):
-    """All figures but those that are of the clock."""
+    """All figures except durations and dates."""
     content = json.loads((out / 'summary.json').read_text())
     del content['latency_ms'], content['run']['written']
     return content
@@ -230,7 +230,7 @@ def test_another_evaluation_is_not_mixed_in(finished, model_folder):
         evaluate(other, Console(file=StringIO()))
 
 
-def test_results_of_another_version_or_split_are_not_gone_on_with(finished, model_folder, tmp_path):
+def test_results_of_another_version_or_split_are_not_continued(finished, model_folder, tmp_path):
     out = tmp_path / 'out'
     lists = {'val': ['000009'], 'test': ['000010']}
     write_json(tmp_path / 'split.json', lists)
@@ -276,7 +276,7 @@ def test_frames_before_the_scored_ones_are_run_through_once():
 
 
 @pytest.mark.parametrize(
-    ('spec', 'scenarios', 'told'),
+    ('spec', 'scenarios', 'message'),
     [
         ('carla:here', 1, 'no source'),
         ('bag:/nowhere', None, 'exists'),
@@ -285,6 +285,6 @@ def test_frames_before_the_scored_ones_are_run_through_once():
         ('opv2v:/nowhere', 1, 'exists'),
     ],
 )
-def test_sources_that_cannot_be_are_refused(spec, scenarios, told):
-    with pytest.raises(DatasetError, match=told):
+def test_invalid_sources_are_refused(spec, scenarios, message):
+    with pytest.raises(DatasetError, match=message):
         Source(spec, scenarios, 2).names()

@@ -67,7 +67,7 @@ def test_delayed_feature_is_fused_at_the_pose_where_it_was_sensed(model, interme
     assert len(same) == 1
 
 
-def test_long_silence_ends_in_the_ego_alone(intermediate, drive):
+def test_old_messages_are_not_fused(intermediate, drive):
     frames = [drive.frame(k) for k in (0, 30)]
     perceiver = Perceiver(intermediate, Condition('delay', 3, who='neighbours'))
     for frame in frames:
@@ -77,7 +77,7 @@ def test_long_silence_ends_in_the_ego_alone(intermediate, drive):
     assert perception.fused == (1,)
 
 
-def test_agents_that_are_not_hit_keep_their_features(intermediate, drive):
+def test_agents_that_are_not_corrupted_keep_their_features(intermediate, drive):
     clean = CleanFrame(drive.frame(20))
     perceiver = Perceiver(intermediate, Condition('beam_missing', 3, who='ego'))
     sensed = perceiver.take(clean)
@@ -89,7 +89,7 @@ def test_agents_that_are_not_hit_keep_their_features(intermediate, drive):
     )
 
 
-def test_an_ego_that_senses_nothing_still_hears(intermediate, drive):
+def test_an_ego_without_points_still_fuses(intermediate, drive):
     frame = drive.frame(20)
     blind = replace(frame.agents[1], points=np.zeros((0, 4), np.float32), ring=None, time=None)
     perception = perceive(intermediate, Condition(CLEAN), replace(frame, agents={**frame.agents, 1: blind}))
@@ -97,7 +97,7 @@ def test_an_ego_that_senses_nothing_still_hears(intermediate, drive):
 
 
 @pytest.mark.parametrize('corruption', ['quantisation', 'tile_loss', 'bandwidth'])
-def test_content_of_messages_suffers_on_the_way(model, intermediate, drive, corruption):
+def test_link_corruptions_change_the_detections(model, intermediate, drive, corruption):
     frame = drive.frame(20)
     boxes = perceive(intermediate, Condition(corruption, 3, who='neighbours'), frame).detection.boxes.boxes
     by_hand = detected_by_hand(model, frame, frame).boxes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a live ego answered, scored: right answers, none, and those to something else."""
+"""Scoring of recorded detections: correct ones, missing ones, and those of another recording."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plan(bag, model_folder, tmp_path):
 
 
 def answered(path, frames, delay=0):
-    """A bag in which the ego has found exactly the truth, with scores that fall."""
+    """A bag in which the ego has detected exactly the truth, with descending scores."""
     with BagWriter(path) as writer:
         make = make_from(writer.types.types)
         for frame in frames:
@@ -50,7 +50,7 @@ def answered(path, frames, delay=0):
     return path
 
 
-def test_what_was_answered_is_scored_and_what_was_not_is_told(bag, plan, tmp_path):
+def test_answered_frames_are_scored_and_others_are_listed(bag, plan, tmp_path):
     frames = list(RosbagDataset(bag))
     score_answers(plan, [answered(tmp_path / 'answers', [frames[0], frames[2]])])
     clean = Condition(CLEAN)
@@ -59,12 +59,12 @@ def test_what_was_answered_is_scored_and_what_was_not_is_told(bag, plan, tmp_pat
     assert results.counted_truths > 0
     assert results.average_precision(0.7) == 1.0
     reasons = json.loads(plan.left_out(clean, 'bag_000').read_text())
-    assert reasons == {'clean/bag_000/1': 'the ego did not answer it'}
+    assert reasons == {'clean/bag_000/1': 'no recorded detections at its stamp'}
     # Nothing of it is run again.
     assert make_jobs(plan, [clean], ['bag_000']) == []
 
 
-def test_answers_to_another_recording_are_none(bag, plan, tmp_path):
+def test_detections_of_another_recording_are_refused(bag, plan, tmp_path):
     other = answered(tmp_path / 'answers', RosbagDataset(bag), delay=7)
     with pytest.raises(ExperimentError, match='no detections with the stamps of bag:'):
         score_answers(plan, [other])

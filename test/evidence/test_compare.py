@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scored_frames import random_results
+from scored_frames import drawn, random_frames, random_results
 
 pytest.importorskip('lightning', reason='trainings need the train extra')
 
@@ -35,13 +35,11 @@ def test_both_rows_are_drawn_on_the_same_scenarios() -> None:
     # The draws of a bootstrap with the default seed, read off the frames that it takes.
     times = np.random.default_rng(0).multinomial(4, np.full(4, 0.25), size=RESAMPLES)
 
-    def drawn(part: FrameResults, count: np.ndarray) -> float:
-        rows = [
-            np.tile(np.flatnonzero(part.scenario == name), n) for name, n in zip(NAMES, count, strict=True)
-        ]
-        return part.take(np.concatenate(rows)).average_precision(0.5)
+    def precision(seed: int, count: np.ndarray) -> float:
+        parts = random_frames(np.random.default_rng(seed), NAMES, frames=3, each=8)
+        return drawn(parts, NAMES, count).average_precision(0.5)
 
-    expected = [drawn(own, count) - drawn(other, count) for count in times]
+    expected = [precision(1, count) - precision(2, count) for count in times]
     found = differences(evaluation(own), evaluation(other))['clean_ap50']
     assert found.estimate == pytest.approx(own.average_precision(0.5) - other.average_precision(0.5))
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(expected, [0.025, 0.975])))
@@ -65,7 +63,7 @@ def test_figures_under_corruption_are_those_of_the_rows() -> None:
     assert found['mrce'].low < found['mrce'].estimate < found['mrce'].high
 
 
-def test_what_nothing_corrupted_says_nothing_of_corruption_and_others_are_not_compared() -> None:
+def test_rows_without_corruptions_or_of_other_scenarios() -> None:
     assert differences(evaluation(frames(1)), evaluation(frames(2))).keys() == {'clean_ap50', 'clean_ap70'}
     with pytest.raises(EvidenceError, match='different scenarios'):
         differences(evaluation(frames(1)), evaluation(frames(2, ['a', 'b', 'c', 'e'])))

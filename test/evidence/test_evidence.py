@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An experiment in small, with real trainings and measurements; and its tables from hand-made figures."""
+"""A small experiment with real trainings and measurements, and tables of hand-made figures."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -16,7 +15,9 @@ pytest.importorskip('lightning', reason='trainings need the train extra')
 from small_recipe import small_recipe
 
 from diffkd_ros.cli import app
+from diffkd_ros.evaluation.summary import Summary
 from diffkd_ros.evidence.plan import EvidenceError, load_experiment
+from diffkd_ros.evidence.results import Evidence
 from diffkd_ros.evidence.table import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,17 +48,19 @@ def write(folder: Path, plan: dict) -> Path:
     return path
 
 
-def test_one_command_trains_measures_and_tells_and_does_nothing_twice(tmp_path: Path) -> None:
+def test_one_command_trains_measures_and_reports_and_repeats_nothing(tmp_path: Path) -> None:
     plan, out = write(tmp_path, PLAN), tmp_path / 'out'
     command = ['evidence', str(plan), '--out', str(out), '--workers', '1']
     outcome = CliRunner().invoke(app, command)
     assert outcome.exit_code == 0, outcome.output
-    evidence = json.loads((out / 'evidence.json').read_text())
-    assert list(evidence['rows']) == ['early', 'method']
-    assert evidence['rows']['method']['model'].startswith('method@')
-    assert [(s['start'], s['steps']) for s in evidence['steps']] == [('pure', 1)]
-    assert evidence['reliability'].keys() == {'clean', *evidence['rows']['method']['corruptions']}
-    assert 0 < evidence['reliability']['fog']['2']['ego_reliability'] < 1
+    evidence = Evidence.read(out)
+    assert list(evidence.rows) == ['early', 'method']
+    method = evidence.rows['method'].summary
+    assert method.run.model.startswith('method@')
+    assert method == Summary.read(out / 'rows' / 'method')
+    assert [(s.start, s.steps) for s in evidence.steps] == [('pure', 1)]
+    assert evidence.reliability.corruptions.keys() == method.corruptions.keys()
+    assert 0 < evidence.reliability.corruptions['fog'].severities[2].ego_reliability < 1
     assert (out / 'evidence.md').read_text() == markdown(evidence)
     assert (out / 'reliability.png').stat().st_size > 1000
     assert (out / 'steps.png').stat().st_size > 1000
@@ -75,7 +78,7 @@ def test_one_command_trains_measures_and_tells_and_does_nothing_twice(tmp_path: 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'subject': 'nobody'}, 'no row nobody'),
+        ({'subject': 'absent'}, 'no row absent'),
         ({'rows': {'early': {'training': 'nothing', 'label': 'x'}}, 'subject': 'early'}, 'no training'),
         (
             {'trainings': {'teacher': {'stages': ['pupil']}, 'method': {'stages': ['teacher']}}},
@@ -133,20 +136,24 @@ def test_the_shipped_plan_trains_every_row_from_one_teacher_by_one_recipe(tmp_pa
     assert all(recipe.model == recipes['teacher'].model for recipe in chain)
 
 
-def test_tables_tell_figures_in_percent_and_leave_unknown_ones_empty() -> None:
-    row = {
-        'label': 'A', 'clean_ap50': 0.8, 'clean_ap50_interval': [0.75, 0.85], 'clean_ap70': 0.5,
-        'clean_ap70_interval': [0.45, 0.55], 'corrupted_ap50': 0.7, 'corrupted_ap70': None,
-        'mrce': 20.0, 'mrce_interval': [18.0, 22.0],
-        'mrce_relative': 0.0, 'mrce_held_out': None, 'mrce_link': 3.25, 'laece0_change': 0.0125,
-        'false_boxes_outside': float('nan'), 'link_mbit_s': 1.5, 'encode_ms': 20.4, 'fuse_ms': 30.6,
+def test_tables_are_in_percent_and_leave_unknown_figures_empty() -> None:
+    summary = {
+        'clean': {
+            'ap50': 0.8, 'ap50_interval': [0.75, 0.85], 'ap70': 0.5, 'ap70_interval': [0.45, 0.55],
+            'false_boxes_outside': None,
+        },
+        'mrce': 20.0, 'mrce_interval': [18.0, 22.0], 'groups': [{'group': 'link', 'mrce': 3.25}],
+        'calibration': {'laece0_mean_change': 0.0125}, 'link_mbit_s': 1.5,
+        'latency_ms': {'encode': 20.4, 'fuse': 30.6},
         'corruptions': {'wet_ground': {'ap50': 0.655}},
     }  # fmt: skip
-    other = {**row, 'label': 'B', 'mrce': 15.0, 'mrce_relative': -25.0, 'corruptions': {}}
+    row = {'label': 'A', 'summary': summary, 'corrupted': {'ap50': 0.7, 'ap70': None}}
+    other = {**row, 'label': 'B', 'summary': {**summary, 'mrce': 15.0, 'corruptions': {}}}
     row['less_subject'] = {'clean_ap50': [0.011, 0.002, 0.02], 'mrce': [5.0, -1.0, None]}
-    evidence = {
+    content = {
         'data': 'simulated (by hand)', 'rows': {'a': row, 'b': other}, 'reference': 'a', 'subject': 'b'
     }  # fmt: skip
+    evidence = Evidence.model_validate(content)
     lines = markdown(evidence).splitlines()
     assert lines[0].startswith('| simulated | AP@0.5 |')
     assert lines[2] == (
@@ -159,7 +166,7 @@ def test_tables_tell_figures_in_percent_and_leave_unknown_ones_empty() -> None:
     assert '| A | **+1.1 (+0.2 to +2.0)** |  |  |  | +5.0 |' in lines
     assert lines[-1] == '| wet ground | 65.5 |  |'
     # Without any of the paper's corruptions there is no mRCE.
-    row.update(mrce=None, mrce_interval=None, mrce_relative=None)
-    lines = markdown({**evidence, 'data': 'opv2v:set'}).splitlines()
+    summary.update(mrce=None, mrce_interval=None)
+    lines = markdown(Evidence.model_validate({**content, 'data': 'opv2v:set'})).splitlines()
     assert lines[0].startswith('| opv2v:set | AP@0.5 |')
     assert ' | 70.0 /  |  |  |  | 3.2 |' in lines[2]

@@ -6,16 +6,16 @@ import pytest
 from scored_frames import cars, coop_frame, found, random_results, returns
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError
+from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.breakdown import (
-    UnobservedFalseAlarms,
     Visibility,
     by_distance,
     by_visibility,
     unobserved_false_alarms,
 )
-from diffkd_ros.metrics.frame_results import FrameResults, score_frame
+from diffkd_ros.metrics.frame_results import FrameResults, join
 from diffkd_ros.metrics.protocol import protocol_named
+from diffkd_ros.metrics.scoring import score_frame
 
 SIM = protocol_named('sim')
 
@@ -46,14 +46,13 @@ def test_a_hit_belongs_to_its_truths_bin() -> None:
 
 
 def test_one_bin_for_all_is_the_whole() -> None:
-    for order in DetectionOrder:
-        part = scored()
-        (whole,) = by_distance(part, 0.5, edges=(0, 1e6), order=order).values()
-        assert whole.average_precision == pytest.approx(part.average_precision(0.5, order), abs=1e-12)
-        drawn = random_results(np.random.default_rng(1), ['a', 'b'])
-        (whole,) = by_distance(drawn, 0.7, edges=(0, 1), order=order).values()
-        assert whole.average_precision == pytest.approx(drawn.average_precision(0.7, order), abs=1e-12)
-        assert whole.truths == drawn.counted_truths
+    part = scored()
+    (whole,) = by_distance(part, 0.5, edges=(0, 1e6)).values()
+    assert whole.average_precision == pytest.approx(part.average_precision(0.5), abs=1e-12)
+    drawn = random_results(np.random.default_rng(1), ['a', 'b'])
+    (whole,) = by_distance(drawn, 0.7, edges=(0, 1)).values()
+    assert whole.average_precision == pytest.approx(drawn.average_precision(0.7), abs=1e-12)
+    assert whole.truths == drawn.counted_truths
 
 
 def test_visibility_is_who_has_returns_after_corruption() -> None:
@@ -69,7 +68,6 @@ def test_visibility_is_who_has_returns_after_corruption() -> None:
     assert [part.average_precision for part in parts.values()] == [1.0, 1.0, 0.0]
     assert [part.recall for part in parts.values()] == [1.0, 1.0, 0.0]
     assert [part.false_alarms for part in parts.values()] == [1, 0, 1]
-    assert by_visibility(seen, 0.5, min_returns=4)[Visibility.EGO].truths == 2
     blind = by_visibility(scored(), 0.5)
     assert blind[Visibility.NONE].truths == 4
     assert np.isnan(blind[Visibility.EGO].average_precision)
@@ -83,14 +81,12 @@ def test_ignored_truths_are_in_no_part() -> None:
     assert (whole.average_precision, whole.truths, whole.false_alarms) == (1.0, 1, 0)
 
 
-def test_false_alarms_where_nobody_looked() -> None:
-    # A return high above the one at 48.5 m: somebody looked there. None at -10 m.
+def test_false_alarms_on_unobserved_ground() -> None:
+    # A return high above the one at 48.5 m, so that place is observed. None at -10 m.
     part = scored(other=returns((48.5, 0, 4, 1)))
-    assert unobserved_false_alarms(part, 0.5) == UnobservedFalseAlarms(1, 2, 1)
-    assert unobserved_false_alarms(part, 0.5).per_frame == 1.0
-    assert unobserved_false_alarms(part, 0.5, min_score=0.95) == UnobservedFalseAlarms(1, 0, 0)
-    nothing = part.take(np.array([], int))
-    assert np.isnan(unobserved_false_alarms(nothing, 0.5).per_frame)
+    assert unobserved_false_alarms(part, 0.5) == 1.0
+    calm = score_frame(coop_frame(Boxes3D(cars(5))), found((5, 0.9)), SIM)
+    assert unobserved_false_alarms(join([part, calm]), 0.5) == 0.5
 
 
 @pytest.mark.parametrize('edges', [(), (1.0,), (0.0, 0.0), (5.0, 1.0)])

@@ -15,56 +15,48 @@ from scored_frames import cars, coop_frame, found, results
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.calibration import (
-    Binning,
     IsotonicScaling,
     Reliability,
     TemperatureScaling,
-    best_operating_point,
     calibration_robustness,
     detection_calibration,
     localisation_aware_calibration,
     localisation_recall_precision,
     reliability,
 )
-from diffkd_ros.metrics.frame_results import FrameResults, join, score_frame
+from diffkd_ros.metrics.frame_results import FrameResults, join
 from diffkd_ros.metrics.protocol import protocol_named
+from diffkd_ros.metrics.scoring import score_frame
 
-BOTH = pytest.mark.parametrize('binning', list(Binning))
 
-
-@BOTH
-def test_scores_that_mean_what_they_say_have_no_error(binning: Binning) -> None:
+def test_calibrated_scores_have_no_error() -> None:
     scores = np.repeat([0.2, 0.6, 0.9], 10)
     hits = np.concatenate([np.arange(10) < k for k in (2, 6, 9)]).astype(float)
-    diagram = reliability(scores, hits, binning=binning)
+    diagram = reliability(scores, hits)
     assert diagram.error == pytest.approx(0.0, abs=1e-12)
     assert diagram.count.tolist() == [10, 10, 10]
     np.testing.assert_allclose(diagram.score, [0.2, 0.6, 0.9])
     np.testing.assert_allclose(diagram.target, [0.2, 0.6, 0.9])
 
 
-@BOTH
-def test_known_miscalibration(binning: Binning) -> None:
+def test_known_miscalibration() -> None:
     # Score 0.9 where 60 % are right, 0.3 where half are: errors 0.3 and 0.2 on 20 and 10 detections.
     scores = np.repeat([0.9, 0.3], [20, 10])
     hits = np.concatenate([np.arange(20) < 12, np.arange(10) < 5]).astype(float)
-    diagram = reliability(scores, hits, binning=binning)
+    diagram = reliability(scores, hits)
     assert diagram.error == pytest.approx((20 * 0.3 + 10 * 0.2) / 30, abs=1e-12)
     assert diagram.overconfidence == pytest.approx((20 * 0.3 - 10 * 0.2) / 30, abs=1e-12)
 
 
-@BOTH
-def test_analytic_curve(binning: Binning) -> None:
+def test_analytic_curve() -> None:
     # Scores spread evenly over [0, 1] whose target is their square: the integral of p - p^2 is 1/6.
     scores = (np.arange(20000) + 0.5) / 20000
-    assert reliability(scores, scores**2, binning=binning).error == pytest.approx(1 / 6, abs=1e-4)
+    assert reliability(scores, scores**2).error == pytest.approx(1 / 6, abs=1e-4)
 
 
-def test_bins_of_equal_mass_and_of_equal_width() -> None:
+def test_bins_of_equal_mass() -> None:
     scores = np.array([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.5, 0.75, 0.76, 1.0])
     assert reliability(scores, scores, bins=5).count.tolist() == [2, 2, 2, 2, 2]
-    # Quarters, the lower edge included, and at the end both; the empty second one is left out.
-    assert reliability(scores, scores, 4, Binning.EQUAL_WIDTH).count.tolist() == [6, 1, 3]
     # Equal scores stay together, in the bin that begins with them.
     assert reliability(np.repeat([0.1, 0.7], [7, 3]), np.zeros(10), bins=5).count.tolist() == [7, 3]
 
@@ -73,15 +65,14 @@ def test_bins_of_equal_mass_and_of_equal_width() -> None:
 def test_bins_partition_the_detections(rows: list[tuple[int, bool]], bins: int) -> None:
     scores = np.array([score for score, _ in rows]) / 20
     hits = np.array([hit for _, hit in rows], float)
-    for binning in Binning:
-        diagram = reliability(scores, hits, bins, binning)
-        assert diagram.detections == len(rows)
-        assert len(diagram.count) <= bins
-        assert (diagram.count > 0).all()
-        assert (np.diff(diagram.score) > 0).all()
-        assert np.average(diagram.score, weights=diagram.count) == pytest.approx(scores.mean())
-        # No binning sees more error than each detection's own, and none less than the bias.
-        assert abs(diagram.overconfidence) - 1e-12 <= diagram.error <= np.abs(scores - hits).mean() + 1e-12
+    diagram = reliability(scores, hits, bins)
+    assert diagram.detections == len(rows)
+    assert len(diagram.count) <= bins
+    assert (diagram.count > 0).all()
+    assert (np.diff(diagram.score) > 0).all()
+    assert np.average(diagram.score, weights=diagram.count) == pytest.approx(scores.mean())
+    # The binned error is at most the mean error of the detections, and at least the bias.
+    assert abs(diagram.overconfidence) - 1e-12 <= diagram.error <= np.abs(scores - hits).mean() + 1e-12
 
 
 def test_d_ece_and_laece_of_a_scored_frame() -> None:
@@ -93,11 +84,9 @@ def test_d_ece_and_laece_of_a_scored_frame() -> None:
     assert detection_calibration(part, 0.3).error == pytest.approx((0.1 + 0.3 + 0.4) / 3, abs=1e-6)
     laece0 = localisation_aware_calibration(part)
     assert laece0.error == pytest.approx((0.3 + (0.7 - 1 / 3) + 0.4) / 3, abs=1e-6)
-    assert localisation_aware_calibration(part, 0.5).error == pytest.approx((0.3 + 0.7 + 0.4) / 3, abs=1e-6)
-    # In one bin, precision times the mean overlap of the hits is what the mean score 2/3 is held against.
-    single = localisation_aware_calibration(part, 0.3, bins=1)
-    assert single.error == pytest.approx(2 / 3 - 2 / 3 * (0.6 + 1 / 3) / 2, abs=1e-6)
-    assert detection_calibration(part, 0.5, min_score=0.0).detections == 4
+    # Precision times the mean overlap of the hits, compared with the mean score 2/3.
+    assert laece0.overconfidence == pytest.approx(2 / 3 - 2 / 3 * (0.6 + 1 / 3) / 2, abs=1e-6)
+    assert laece0.detections == 3
 
 
 def test_without_detections_there_is_no_error() -> None:
@@ -120,24 +109,6 @@ def test_lrp_by_hand() -> None:
     assert np.isnan([nothing.error, nothing.localisation, nothing.false_alarms, nothing.missed]).all()
     assert localisation_recall_precision(results([], [], 2), 0.5, 0.5).error == 1.0
     assert localisation_recall_precision(results([0.9], [1.0], 1), 0.5, 0.5).error == 0.0
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 10), st.integers(0, 10)), min_size=1, max_size=15), st.integers(0, 4)
-)
-def test_best_operating_point_is_the_best_of_all(rows: list[tuple[int, int]], missed: int) -> None:
-    overlap = [iou / 10 for _, iou in rows]
-    part = results([score / 10 for score, _ in rows], overlap, sum(iou > 0 for iou in overlap) + missed)
-    best = best_operating_point(part, 0.5)
-    everywhere = [localisation_recall_precision(part, 0.5, k / 10).error for k in range(1, 11)]
-    used = max(score for score, _ in rows)
-    assert best.error == pytest.approx(min(everywhere[:used]), abs=1e-9)
-    assert localisation_recall_precision(part, 0.5, best.min_score).error == best.error
-
-
-def test_an_operating_point_needs_detections() -> None:
-    with pytest.raises(EvaluationError, match='needs detections'):
-        best_operating_point(results([], [], 3), 0.5)
 
 
 def diagram(error: float, detections: int = 1000) -> Reliability:
@@ -245,15 +216,16 @@ def test_without_scipy_only_fitting_fails() -> None:
         'import sys; sys.modules["scipy"] = None; sys.modules["scipy.optimize"] = None\n'
         f'sys.path.insert(0, {str(Path(scored_frames.__file__).parent)!r})\n'
         'from scored_frames import results\n'
+        'from diffkd_ros.errors import MissingExtra\n'
         'from diffkd_ros.metrics import calibration as c\n'
         'part = results([0.9], [0.6], 1)\n'
         'assert abs(c.localisation_aware_calibration(part).error - 0.3) < 1e-6\n'
         'try: c.IsotonicScaling.fit(part)\n'
-        'except c.CalibrationUnavailableError as error: print(error)\n'
+        'except MissingExtra as error: print(error)\n'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert 'scipy' in done.stdout
-    assert 'pip install "diffkd_ros[report]"' in done.stdout
+    assert "pip install 'diffkd-ros[report]'" in done.stdout
 
 
 def test_figures_of_joined_frames_are_of_all_detections() -> None:

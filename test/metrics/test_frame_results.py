@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of a scored frame: what it holds, that AP follows from it, that it survives the disk."""
+"""Tables of scored frames: their content, AP computed from them, saving and loading."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,9 @@ from diffkd_ros.metrics.average_precision import (
     DetectionOrder,
     EvaluationError,
 )
-from diffkd_ros.metrics.frame_results import DROPPED, FALSE_ALARM, FrameResults, join, score_frame
+from diffkd_ros.metrics.frame_results import DROPPED, FALSE_ALARM, FrameResults, join
 from diffkd_ros.metrics.protocol import protocol_named
+from diffkd_ros.metrics.scoring import score_frame
 
 SIM = protocol_named('sim')
 NOTHING = Boxes3D(np.zeros((0, 7)))
@@ -53,18 +54,15 @@ def test_what_each_detection_found_at_each_threshold() -> None:
     np.testing.assert_allclose(part.detections.iou[3], 0)
     assert part.detections.distance.tolist() == [12, 30, 20, 1, 1.5]
     assert part.truths.counted.tolist() == [True, True, False]
-    assert part.table() == [
-        {
-            'scenario': 'drive', 'index': 0, 'detections': 5, 'truths': 2,
-            'hits_30': 2, 'false_30': 2, 'hits_50': 1, 'false_50': 3, 'hits_70': 0, 'false_70': 4,
-        }
-    ]  # fmt: skip
+    assert [part.hits_by_frame(iou).tolist() for iou in (0.3, 0.5, 0.7)] == [[2], [1], [0]]
+    empty = score_frame(coop_frame(NOTHING), NOTHING, SIM)
+    assert join([part, empty, part]).hits_by_frame(0.3).tolist() == [2, 0, 2]
 
 
-def test_returns_are_counted_by_agent_where_they_fell() -> None:
+def test_returns_are_counted_by_agent() -> None:
     truth = Boxes3D(cars(10), track_ids=[9], num_points=[9])
     ego, other = returns((10, 0, -1, 3)), returns((10, 0.5, -1, 2), (-20, 0, 5, 1), (-32.3, 0, 0, 1))
-    # Above a box, 0.3 m beside one, and 0.5 m beside one.
+    # Above a box, 0.3 m from one, and 0.5 m from one.
     detections = found((10, 0.9), (-20, 0.8), (-30, 0.7), (40, 0.6))
     part = score_frame(coop_frame(truth, ego, other), detections, SIM)
     assert (part.truths.returns_ego.tolist(), part.truths.returns_others.tolist()) == ([3], [2])
@@ -75,10 +73,10 @@ def test_returns_are_counted_by_agent_where_they_fell() -> None:
     assert score_frame(further, found((-30, 0.7)), SIM).detections.returns_near.tolist() == [0]
 
 
-def test_returns_are_those_that_came_through() -> None:
+def test_returns_are_counted_in_the_observed_sweeps() -> None:
     truth = Boxes3D(cars(10), track_ids=[9], num_points=[9])
     clean = coop_frame(truth, returns((10, 0, -1, 3)), returns((10, 0, -1, 2)))
-    # The ego's cloud is lost but for one return; the other agent is where it is, not where it believes to be.
+    # The ego's cloud is lost but for one return; the other agent is where it is, not at its estimated pose.
     corrupted = coop_frame(None, returns((10, 0, -1, 1)), returns((10, 0, -1, 2)))
     astray = replace(corrupted.agents[OTHER], pose=np.eye(4))
     observed = CoopFrame({**corrupted.agents, OTHER: astray}, corrupted.ego, 0)
@@ -87,7 +85,7 @@ def test_returns_are_those_that_came_through() -> None:
     alone = CoopFrame({1: corrupted.agents[1]}, 1, 0)
     assert score_frame(clean, found((10, 0.9)), SIM, alone).truths.returns_others.tolist() == [0]
     stranger = CoopFrame({**clean.agents, 77: clean.agents[1]}, 1, 0)
-    with pytest.raises(EvaluationError, match=r'no agents \[77\]'):
+    with pytest.raises(EvaluationError, match=r'lacks agents \[77\]'):
         score_frame(clean, found((10, 0.9)), SIM, stranger)
 
 
@@ -111,7 +109,7 @@ def test_ap_is_that_of_the_accumulator(seed: int) -> None:
 def test_frames_without_boxes() -> None:
     empty = score_frame(coop_frame(NOTHING), NOTHING, SIM)
     assert np.isnan(empty.average_precision(0.5))
-    assert empty.table()[0]['truths'] == 0
+    assert empty.counted_truths == 0
     missed = score_frame(coop_frame(Boxes3D(cars(0, 9))), Boxes3D.empty(), SIM)
     assert missed.average_precision(0.5) == 0.0
     alarm = score_frame(coop_frame(NOTHING), found((0, 0.9)), SIM)
@@ -127,16 +125,19 @@ def test_duplicates_are_false_alarms() -> None:
     assert part.average_precision(0.5) == 1.0
 
 
-def test_joined_and_taken_apart_again() -> None:
+def test_joined_frames_keep_their_rows_and_truths() -> None:
     rng = np.random.default_rng(3)
     parts = [random_results(rng, ['a'], frames=1) for _ in range(5)]
     whole = join(parts)
     assert len(whole) == 5
-    for k, part in enumerate(parts):
-        assert same(whole.take(np.array([k])), part)
-    order = [3, 0, 3, 4]
-    assert same(whole.take(np.array(order)), join([parts[k] for k in order]))
-    assert len(whole.take(np.array([], int))) == 0
+    for name in ('detections', 'truths'):
+        counts = [len(getattr(part, name).frame) for part in parts]
+        assert np.bincount(getattr(whole, name).frame, minlength=5).tolist() == counts
+    # A detection found a truth of its own frame.
+    found = whole.found(0.3)
+    assert (whole.truths.frame[found[found >= 0]] == whole.detections.frame[found >= 0]).all()
+    assert whole.hits_by_frame(0.3).tolist() == [int(part.hits_by_frame(0.3)[0]) for part in parts]
+    assert same(join([join(parts[:2]), join(parts[2:])]), whole)
 
 
 def test_a_file_holds_all(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_file_holds_all(tmp_path: Path) -> None:
     part.save(tmp_path / 'fog.npz')
     assert same(FrameResults.load(tmp_path / 'fog.npz'), part)
     assert [path.name for path in tmp_path.iterdir()] == ['fog.npz']
-    empty = part.take(np.array([], int))
+    empty = results([], [], 0)
     empty.save(tmp_path / 'none.npz')
     assert same(FrameResults.load(tmp_path / 'none.npz'), empty)
 
@@ -171,7 +172,7 @@ def test_columns_that_do_not_fit_are_refused() -> None:
     part = results([0.9, 0.8], [0.6, 0], 2)
     with pytest.raises(EvaluationError, match=r'detections.score must be \(2,\), got \(1,\)'):
         replace(part, detections=replace(part.detections, score=part.detections.score[:1]))
-    with pytest.raises(EvaluationError, match='none of the 2'):
+    with pytest.raises(EvaluationError, match='beyond the 2 truths'):
         replace(part, detections=replace(part.detections, found=np.full((4, 2), 2, np.int32)))
     with pytest.raises(EvaluationError, match='order of the 1 frames'):
         replace(part, truths=replace(part.truths, frame=np.array([0, 1], np.int32)))

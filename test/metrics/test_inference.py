@@ -10,7 +10,7 @@ from diffkd_ros.metrics.inference import inference_figures
 
 
 def test_figures_over_frames():
-    # Two messages of 1000 bytes, one of 4000, and a frame in which nobody was there.
+    # Two messages of 1000 bytes, one of 4000, and a frame without neighbours.
     rows = [
         Inference.of_frame(0.8, 0.9, 0.3, 2, 2000, 30.0, 90.0),
         Inference.of_frame(0.4, 0.5, 0.1, 1, 4000, 32.0, 100.0),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the published protocols count, by boxes placed at their limits."""
+"""Published protocols, with boxes at their limits."""
 
 import math
 
@@ -102,7 +102,7 @@ def test_nothing_in_nothing_out() -> None:
 
 
 def test_errors_say_what_came() -> None:
-    with pytest.raises(EvaluationError, match="no protocol 'kitti'; there are sim, opencood"):
+    with pytest.raises(EvaluationError, match="no protocol 'kitti'; known are sim, opencood"):
         protocol_named('kitti')
     with pytest.raises(EvaluationError, match="frame 3 of scenario 'drive' has no ground truth"):
         protocol_named('sim').truth(coop_frame(None, index=3))

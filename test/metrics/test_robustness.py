@@ -59,17 +59,23 @@ def test_six_type_basis_leaves_crosstalk_out() -> None:
 def test_a_corruption_with_more_severities_weighs_no_more() -> None:
     corrupted = {('fog', 1): {0.5: 0.6}, ('fog', 2): {0.5: 0.4}, ('snow', 1): {0.5: 0.8}}
     # Fog (25 % + 50 %) / 2, snow 0 %.
-    assert Robustness({0.5: 0.8}, corrupted).mrce([0.5]) == pytest.approx(37.5 / 2, abs=1e-9)
+    robustness = Robustness({0.5: 0.8}, corrupted)
+    assert robustness.mrce([0.5]) == pytest.approx(37.5 / 2, abs=1e-9)
+    assert robustness.mean_precision(0.5) == pytest.approx((0.5 + 0.8) / 2, abs=1e-12)
 
 
 def test_mce_compares_the_sums_of_errors() -> None:
-    own = Robustness({0.5: 0.9}, {('fog', 1): {0.5: 0.8}, ('fog', 2): {0.5: 0.6}, ('snow', 1): {0.5: 0.9}})
-    base = Robustness({0.5: 0.9}, {('fog', 1): {0.5: 0.6}, ('fog', 2): {0.5: 0.5}, ('snow', 1): {0.5: 0.8}})
+    def at_both(clean: float, fog: float, more_fog: float, snow: float) -> Robustness:
+        precisions = {('fog', 1): fog, ('fog', 2): more_fog, ('snow', 1): snow}
+        return Robustness(
+            {0.5: clean, 0.7: clean}, {key: {0.5: ap, 0.7: ap} for key, ap in precisions.items()}
+        )
+
+    own, base = at_both(0.9, 0.8, 0.6, 0.9), at_both(0.9, 0.6, 0.5, 0.8)
     # Fog (0.2 + 0.4) / (0.4 + 0.5), snow 0.1 / 0.2.
-    assert own.mce(base, [0.5]) == pytest.approx(100 * (0.6 / 0.9 + 0.5) / 2, abs=1e-9)
-    assert base.mce(base, [0.5]) == pytest.approx(100.0)
-    perfect = Robustness({0.5: 1.0}, {key: {0.5: 1.0} for key in own.corrupted})
-    assert np.isnan(own.mce(perfect, [0.5]))
+    assert own.mce(base) == pytest.approx(100 * (0.6 / 0.9 + 0.5) / 2, abs=1e-9)
+    assert base.mce(base) == pytest.approx(100.0)
+    assert np.isnan(own.mce(at_both(1.0, 1.0, 1.0, 1.0)))
 
 
 def test_samples_pass_through() -> None:

@@ -33,6 +33,7 @@ NODES = sorted(name for name in PYPROJECT['project']['scripts'] if name != 'diff
 PYTHON_MODULES = {
     'PIL': ('pillow', 'python3-pil'),
     'carla': ('carla', None),
+    'jinja2': ('jinja2', 'python3-jinja2'),
     'lightning': ('lightning', None),
     'matplotlib': ('matplotlib', 'python3-matplotlib'),
     'msgpack': ('msgpack', 'python3-msgpack'),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One frame under several conditions, drawn from above: what was sensed, found and missed."""
+"""One frame under several conditions, drawn from above."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
 from diffkd_ros.evaluation.cooperation import Cooperation, cooperation_named
 from diffkd_ros.evaluation.history import history_frames, needed_frames
-from diffkd_ros.evaluation.measures import Evaluation
+from diffkd_ros.evaluation.measures import IOU, Evaluation, confident
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.evaluation.pipeline import MAX_AGE, Perceiver, Perception
 from diffkd_ros.evaluation.report import scene
 from diffkd_ros.evaluation.report.plots import describe
+from diffkd_ros.evaluation.report.view import AgentView, FusionView
 from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import inverse, transform_points
+from diffkd_ros.metrics.frame_results import FrameResults
 from diffkd_ros.metrics.protocol import Protocol
 
 _PIXELS = 1150
 _COLOURS = 200
 SHOWN_SCORE = 0.3
-"""Detections below it are not drawn: at the threshold that suits AP, the picture would be full of them."""
+"""Weaker detections are not drawn: at the lower threshold that suits AP they would cover the picture."""
 
 
 def telling_frame(evaluation: Evaluation) -> tuple[str, int]:
-    """Scenario and position of the frame in which neighbours help most to find vehicles."""
-    together, alone = (evaluation.results(Condition(name)).table() for name in (CLEAN, EGO_ALONE))
-    gains = {(row['scenario'], row['index']): row['hits_50'] for row in together}
-    for row in alone:
-        gains[row['scenario'], row['index']] = gains.get((row['scenario'], row['index']), 0) - row['hits_50']
+    """Scenario and position of the frame in which cooperation finds most additional vehicles."""
+    together, alone = (evaluation.results(Condition(name)) for name in (CLEAN, EGO_ALONE))
+    gains = dict(zip(_places(together), together.hits_by_frame(IOU), strict=True))
+    for place, hits in zip(_places(alone), alone.hits_by_frame(IOU), strict=True):
+        gains[place] = gains.get(place, 0) - hits
     return max(gains, key=gains.__getitem__)
+
+
+def _places(results: FrameResults) -> list[tuple[str, int]]:
+    return list(zip(results.scenario.tolist(), results.index.tolist(), strict=True))
 
 
 def draw_panels(
@@ -41,21 +47,22 @@ def draw_panels(
 ) -> list[tuple[Condition, bytes]]:
     """Perceive the telling frame under each condition and draw it as a PNG.
 
-    A condition that cannot work on that frame is left out.
+    Conditions that cannot be applied to that frame are left out.
     """
     name, position = telling_frame(evaluation)
     drive = plan.source.scenario(plan.source.names().index(name))
     cooperation = cooperation_named(plan.cooperation)(Model(plan.model, sessions=plan.sessions))
     frames = [CleanFrame(drive.frame(p)) for p, _ in needed_frames([position], history_frames(MAX_AGE))]
     alone = _perceive(cooperation, Condition(EGO_ALONE), frames).detection.boxes
+    grid = cooperation.model.card.grid
     pictures = []
     for condition in conditions:
         try:
             seen = _perceive(cooperation, condition, frames)
         except CorruptionError:
             continue
-        grid = cooperation.model.card.grid
-        pictures.append((condition, _draw(frames[-1].frame, condition, seen, alone, plan.protocol, grid)))
+        view = fusion_view(frames[-1].frame, seen, alone, plan.protocol, grid, describe(condition))
+        pictures.append((condition, _png(view)))
     return pictures
 
 
@@ -66,23 +73,39 @@ def _perceive(cooperation: Cooperation, condition: Condition, frames: Sequence[C
     return perceiver.perceive(frames[-1], sensed)
 
 
-def _draw(
+def fusion_view(
     frame: CoopFrame,
-    condition: Condition,
     seen: Perception,
     alone: Boxes3D,
     protocol: Protocol,
     grid: BevGrid,
-) -> bytes:
-    # Points as sensed, at the true poses; truth of the clean frame.
+    title: str,
+    note: str = '',
+) -> FusionView:
+    """The content of a picture of one perceived frame.
+
+    Points are drawn as sensed, but at the true poses.
+
+    Args:
+        frame: the clean frame, with ground truth.
+        seen: the perception to draw.
+        alone: detections of the ego alone.
+        protocol: which truths and detections are scored, so drawn; of the latter, those from `SHOWN_SCORE`.
+        grid: extent of the picture.
+        title: text at the top left.
+        note: text at the top right.
+
+    Raises:
+        EvaluationError: if the frame has no ground truth.
+    """
     to_ego = inverse(frame.agents[frame.ego].pose)
     agents = {}
     for agent, sweep in seen.observed.agents.items():
         pose = to_ego @ frame.agents[agent].pose
         position = float(pose[0, 3]), float(pose[1, 3])
-        agents[agent] = scene.AgentView(transform_points(pose, sweep.points), position)
+        agents[agent] = AgentView(transform_points(pose, sweep.points), position)
     detection = seen.detection
-    view = scene.FusionView(
+    return FusionView(
         (grid.x_min, grid.y_min, grid.x_max, grid.y_max),
         frame.ego,
         agents,
@@ -93,20 +116,29 @@ def _draw(
         detection.energy_map,
         detection.gate_map,
         detection.reliability_map,
-        describe(condition),
+        title,
+        note,
         min_points=protocol.min_points,
     )
-    from PIL import Image
-
-    picture = BytesIO()
-    scene.draw(view, _PIXELS).savefig(picture, format='png')
-    # A report holds several; a palette keeps it small.
-    indexed = Image.open(picture).convert('RGB').quantize(_COLOURS, dither=Image.Dither.NONE)
-    packed = BytesIO()
-    indexed.save(packed, format='PNG', optimize=True)
-    return packed.getvalue()
 
 
 def _shown(boxes: Boxes3D, protocol: Protocol) -> Boxes3D:
     kept = protocol.detections(boxes)
     return kept if kept.scores is None else kept[kept.scores >= SHOWN_SCORE]
+
+
+def shown_hits(results: FrameResults) -> int:
+    """Number of vehicles found by the detections that are drawn."""
+    return int(confident(results, SHOWN_SCORE).hits_by_frame(IOU).sum())
+
+
+def _png(view: FusionView) -> bytes:
+    from PIL import Image
+
+    picture = BytesIO()
+    scene.draw(view, _PIXELS).savefig(picture, format='png')
+    # A palette keeps the report, which embeds several pictures, small.
+    indexed = Image.open(picture).convert('RGB').quantize(_COLOURS, dither=Image.Dither.NONE)
+    packed = BytesIO()
+    indexed.save(packed, format='PNG', optimize=True)
+    return packed.getvalue()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plots of the report, each a figure in vector form. Matplotlib is imported when something is drawn."""
+"""The plots of the report, as SVG. Matplotlib is imported when something is drawn."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from diffkd_ros.corruptions import lookup
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
-from diffkd_ros.evaluation.measures import Evaluation, group_of
-from diffkd_ros.evaluation.report.tables import IOU
+from diffkd_ros.evaluation.measures import IOU, Evaluation, group_of
 from diffkd_ros.metrics.breakdown import Visibility, by_visibility
 from diffkd_ros.metrics.calibration import Reliability, detection_calibration
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by colour-blind readers, and in print by their lightness (Okabe and Ito's palette).
+# Okabe and Ito's palette, which colour-blind readers can distinguish.
 _BLUE, _ORANGE, _GREEN, _PINK, _SKY = '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9'
 _LINES = (_BLUE, _ORANGE, _GREEN, _PINK, _SKY)
 _INK, _FAINT, _GRID = '#22262e', '#6b7280', '#e3e6eb'
@@ -46,7 +45,7 @@ _STYLE: Any = {
 _WIDTH = 10.2  # inches
 _CLEAN = Condition(CLEAN)
 _ALONE = Condition(EGO_ALONE)
-# A corruption's parameter that is its level, with the label and the factor to its unit.
+# By corruption: the parameter on the x axis, its label, and the factor to its unit.
 _AXES: dict[str, tuple[str, str, float]] = {
     'tile_loss': ('tile_loss', 'tiles lost, %', 100.0),
     'message_loss': ('message_loss', 'messages lost, %', 100.0),
@@ -90,7 +89,7 @@ def _reference_lines(axes: Axes, evaluation: Evaluation, iou: float, colour: str
 
 
 def by_corruption(evaluation: Evaluation) -> str:
-    """Bars of AP of each corruption, the mean over its severities; whiskers reach from best to worst."""
+    """Bars of AP of each corruption, the mean over its severities; whiskers show the best and the worst."""
     names = list(dict.fromkeys((level.corruption, level.who) for level in evaluation.corrupted))
 
     def draw() -> Figure:
@@ -127,7 +126,7 @@ def by_corruption(evaluation: Evaluation) -> str:
 
 
 def _key(figure: Figure, axes: Axes) -> None:
-    """Name the colours of a panel, and the lines, above the figure."""
+    """Add a legend of the colours and lines above the figure."""
     from matplotlib.lines import Line2D
 
     handles, _ = axes.get_legend_handles_labels()
@@ -150,7 +149,7 @@ def _curve(
 
 
 def _of(evaluation: Evaluation, name: str) -> list[Condition]:
-    """Levels of a corruption by severity, of the first choice of who is hit."""
+    """Levels of a corruption by severity, for the first choice of corrupted agents."""
     levels = [level for level in evaluation.corrupted if level.corruption == name]
     return [level for level in levels if level.who == levels[0].who]
 
@@ -238,7 +237,7 @@ def over_link(evaluation: Evaluation) -> str | None:
             levels = _of(evaluation, name)
             parameter, label, factor = _AXES[name]
             x = [factor * lookup(name).parameters(level.severity)[parameter] for level in levels]
-            # Of losses and delays, clean is 0; of bytes and bits, as many as there are.
+            # A loss or delay of 0 is clean; bandwidth and bits have no such value.
             with_clean = name in ('tile_loss', 'message_loss', 'burst_loss', 'delay')
             shown = [_CLEAN, *levels] if with_clean else levels
             for iou, colour in ((0.5, _BLUE), (0.7, _ORANGE)):
@@ -285,7 +284,7 @@ def _bins(axes: Axes, part: Reliability, colour: str, name: str) -> None:
 
 
 def recall_by_visibility(evaluation: Evaluation, levels: Sequence[Condition]) -> str:
-    """Which vehicles are found, by who still saw them: seen by the ego, by others only, by nobody."""
+    """Recall and share of the vehicles by visibility: seen by the ego, by others only, or by no agent."""
 
     def draw() -> Figure:
         figure, (recall, share) = _panels(2, 2, 3.1)
@@ -316,20 +315,20 @@ def recall_by_visibility(evaluation: Evaluation, levels: Sequence[Condition]) ->
 _SEEN = {
     Visibility.EGO: 'seen by the ego',
     Visibility.OTHERS: 'seen by others only',
-    Visibility.NONE: 'seen by nobody',
+    Visibility.NONE: 'seen by no agent',
 }
 
 
 def describe(level: Condition) -> str:
-    """A level in words."""
+    """A level as text, for example `fog 2`."""
     text = readable(level.corruption)
     return text if level.reference else f'{text} {level.severity}'
 
 
 def worst_levels(evaluation: Evaluation, most: int) -> list[Condition]:
-    """Of each corruption, its worst level by AP@0.7; the corruptions that cost most, worst first.
+    """The worst level of each corruption by AP@0.7, the worst corruptions first.
 
-    Sensors come before poses and links, which have pictures of their own.
+    Sensors come before poses and links.
     """
     worst: dict[str, tuple[float, Condition]] = {}
     for level in evaluation.corrupted:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures: things are drawn where they are, in the colour of what became of them."""
+"""Pictures: objects are drawn in place, in the colour of their outcome."""
 
 import subprocess
 import sys
@@ -12,19 +12,22 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffkd_ros.evaluation.report.scene import (
-    AgentView,
-    DrawingUnavailableError,
-    FusionView,
-    RenderError,
-    draw,
-    save_animation,
-    save_png,
-)
-from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
+from diffkd_ros.errors import DiffkdError, MissingExtra
+from diffkd_ros.evaluation.pipeline import Perception
+from diffkd_ros.evaluation.report.animation import save_animation
+from diffkd_ros.evaluation.report.panels import fusion_view
+from diffkd_ros.evaluation.report.scene import draw, save_png
+from diffkd_ros.evaluation.report.view import AgentView, FusionView
+from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
+from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.metrics.average_precision import EvaluationError
+from diffkd_ros.metrics.frame_results import Inference
+from diffkd_ros.metrics.protocol import protocol_named
+from diffkd_ros.runtime.detector import Detection
 
 EXTENT = (-51.2, -25.6, 51.2, 25.6)
+GRID = BevGrid(-51.2, -25.6, -3.0, 51.2, 25.6, 1.0, 8, 16)
 MAIN, ENERGY, GATE, RELIABILITY = range(4)
 
 
@@ -81,7 +84,7 @@ def figure() -> Figure:
     return draw(make_view())
 
 
-def test_boxes_wear_the_colour_of_what_became_of_them(figure: Figure) -> None:
+def test_boxes_have_the_colour_of_their_outcome(figure: Figure) -> None:
     at = reader(figure)
     red, green, blue = at(MAIN, 18, 11)  # found, by the ego alone as well
     assert green > 1.4 * max(red, blue)
@@ -202,24 +205,21 @@ def test_a_view_of_a_frame_is_in_the_lidar_frame_of_the_ego() -> None:
         index=8,
     )
     maps = np.zeros((2, 8, 16), np.float32)
-    view = FusionView.of_frame(frame, EXTENT, (4, 2), Boxes3D.empty(), Boxes3D.empty(), maps, maps, maps[0])
-    assert view.title == 'crossing  frame 8'
+    drawn, weak = found((20.0, 0.0)), Boxes3D(cars((10, 0)), scores=[0.2])
+    detection = Detection(drawn, np.ones(2, np.float32), 0.5, maps, maps[0], maps, {})
+    seen = Perception(detection, (4, 2), frame, Inference.of_frame())
+    settings = (weak, protocol_named('sim'), GRID, 'crossing 8')
+    view = fusion_view(frame, seen, *settings)
+    assert view.title == 'crossing 8'
+    assert view.extent == EXTENT
     np.testing.assert_allclose(view.agents[4].points, point)
     # The neighbour is 20 m ahead and faces left: five metres before it is five metres to the left.
     assert view.agents[2].position == pytest.approx((20.0, 0.0))
     np.testing.assert_allclose(view.agents[2].points, [[20.0, 5.0, 0.0, 0.5]], atol=1e-5)
     np.testing.assert_allclose(view.truth.boxes[:, :2], [[20.0, 0.0]], atol=1e-9)
-    with pytest.raises(FrameError, match='no ground truth'):
-        FusionView.of_frame(
-            replace(frame, ground_truth=None),
-            EXTENT,
-            (4, 2),
-            Boxes3D.empty(),
-            Boxes3D.empty(),
-            maps,
-            maps,
-            maps[0],
-        )
+    assert (len(view.detections), len(view.ego_only)) == (1, 0)
+    with pytest.raises(EvaluationError, match='no ground truth'):
+        fusion_view(replace(frame, ground_truth=None), seen, *settings)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +232,12 @@ def test_a_view_of_a_frame_is_in_the_lidar_frame_of_the_ego() -> None:
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change: dict, message: str) -> None:
-    with pytest.raises(RenderError, match=message):
+    with pytest.raises(DiffkdError, match=message):
         replace(make_view(), **change)
 
 
 def test_an_animation_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RenderError, match='at least one view'):
+    with pytest.raises(DiffkdError, match='at least one view'):
         save_animation([], tmp_path / 'nothing.gif')
 
 
@@ -251,5 +251,5 @@ def test_scoring_does_not_load_the_drawing_libraries() -> None:
 
 def test_a_missing_drawing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-    with pytest.raises(DrawingUnavailableError, match=r'drawing needs matplotlib.*diffkd_ros\[report\]'):
+    with pytest.raises(MissingExtra, match=r'matplotlib.* is missing.*diffkd-ros\[report\]'):
         save_png(make_view(), tmp_path / 'picture.png')

@@ -29,7 +29,7 @@ class MissingExtra(DiffkdError):  # noqa: N818
 _EXTRAS = {
     'carla': 'carla msgpack',
     'data': 'pypcd4 rosbags',
-    'report': 'PIL matplotlib scipy',
+    'report': 'PIL jinja2 matplotlib scipy',
     'ros': 'ament_index_python builtin_interfaces diagnostic_msgs geometry_msgs lifecycle_msgs nav_msgs '
     'rcl_interfaces rclpy rosgraph_msgs sensor_msgs std_msgs visualization_msgs',
     'sparse': 'spconv',

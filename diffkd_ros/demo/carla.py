@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from rich.table import Table
 from diffkd_ros.cosim import graph as cosim_graph
 from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
 from diffkd_ros.demo.set_up import DemoError, node_environment, prepared_folder, read_result
-from diffkd_ros.errors import MissingExtra
+from diffkd_ros.errors import require
 from diffkd_ros.launching import graph
 from diffkd_ros.launching.processes import NodeGroup
 from diffkd_ros.metrics.result_file import write_json
@@ -60,9 +59,7 @@ def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any
         DemoError: if no frame was scored.
         KeyboardInterrupt: after all processes have been ended.
     """
-    for name in ('carla', 'msgpack'):
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtra(name, 'carla')
+    require('carla', 'msgpack')
     from diffkd_ros.cosim.testing.process import StandInProcess
 
     out = prepared_folder(options.out, OUTPUTS)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkd_ros.corruptions import lookup
-from diffkd_ros.errors import MissingExtra
+from diffkd_ros.errors import require
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
 from diffkd_ros.evaluation.measures import IOU, Evaluation
 from diffkd_ros.evaluation.pipeline import MAX_AGE
@@ -64,9 +63,7 @@ def require_drawing() -> None:
     Raises:
         MissingExtra: if Matplotlib or Jinja2 is not installed.
     """
-    for name in ('matplotlib', 'jinja2'):
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtra(name, 'report')
+    require('matplotlib', 'jinja2')
 
 
 def write(path: Path, evaluation: Evaluation, summary: Summary, plan: Plan) -> None:

@@ -29,8 +29,9 @@ demo: $(VENV)/demo-ready
 demo-carla: $(VENV)/carla-ready
 	@$(BIN)/diffkd demo-carla --out demo-carla
 
+# A process each for at most four cores: more of them compete with the nodes that the tests start.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/test-ready
 	$(BIN)/ruff check

@@ -51,7 +51,7 @@ def test_a_model_folder_that_does_not_match_its_card(group, model, tmp_path):
             NodeSpec('ego_node', '/cav_1', (), {'max_aeg': 1.0}),
             'has no parameter max_aeg; did you mean max_age?',
         ),
-        (NodeSpec('player_node', '/', (), {'source': 'opv2v:/nowhere'}), 'needs a folder that exists'),
+        (NodeSpec('player_node', '/', (), {'source': 'opv2v:/nowhere'}), 'needs a path that exists'),
         (
             NodeSpec('player_node', '/', (), {'mode': 'realtime', 'rates': [5.0, 30.0]}),
             'source sim: rate 30.0: Input should be less than or equal to 20',

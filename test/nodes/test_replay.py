@@ -159,7 +159,7 @@ def test_the_report_of_a_replay_scores_its_answers(started, group, domain, tmp_p
     assert (summary['frames'], summary['run']['left_out']['frames']) == (FRAMES, {})
     for iou, value in online['average_precision'].items():
         assert summary['clean'][f'ap{round(100 * float(iou))}'] == pytest.approx(value, abs=1e-9)
-    assert 'detections that a live run recorded' in (out / 'report.html').read_text()
+    assert 'detections recorded from a live run' in (out / 'report.html').read_text()
     answers = read_answers([out / 'answers'], 1)
     assert sorted(answers) == [frame.stamp for frame in RosbagDataset(bag)]
 

@@ -26,10 +26,12 @@ class Route:
 
     Attributes:
         entry: index of the entry lane; the lanes of an arm have consecutive indices, the leftmost first.
-        exit: index of the exit lane. arm: arm the route comes from. turn: angle from the heading of the
-        entry to that of the exit, radians, left positive. length: of the part inside the junction, metres.
-        turn_speed: highest speed in the junction, metres per second. path: (n, 3) float64; distance s along
-        the route and map x, y. s is 0 at the stop line, negative before.
+        exit: index of the exit lane.
+        arm: arm the route comes from.
+        turn: angle from the heading of the entry to that of the exit, radians, left positive.
+        length: of the part inside the junction, metres.
+        turn_speed: highest speed in the junction, metres per second.
+        path: (n, 3); distance s along the route, 0 at the stop line and negative before, and map x, y.
     """
 
     entry: int

@@ -27,7 +27,8 @@ def test_cooperation_finds_what_the_ego_alone_cannot(card: ModelCard) -> None:
     grid = card.grid
     together, alone = AveragePrecision((0.5,)), AveragePrecision((0.5,))
     payloads = []
-    for frame in Simulator(SimulatorConfig(), HELD_OUT_SEED).frames(range(8), [10, 60]):
+    simulator = Simulator(SimulatorConfig(), HELD_OUT_SEED)
+    for frame in (scenario.frame(k) for scenario in map(simulator.scenario, range(8)) for k in (10, 60)):
         agents = [frame.ego, *frame.neighbours]
         sent = [codec.encode(encoder.encode(frame.agents[agent].points)) for agent in agents]
         features = [codec.decode(s, card.channels, grid.height, grid.width) for s in sent]

@@ -44,7 +44,7 @@ app(sys.argv[2:], prog_name='diffkd')
 @pytest.fixture(scope='module')
 def bag(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp('recorded') / 'bag'
-    write_bag(Simulator(SimulatorConfig(agents=1, frames_per_scenario=1)).frames(range(1)), path)
+    write_bag([Simulator(SimulatorConfig(agents=1, frames_per_scenario=1)).scenario(0).frame(0)], path)
     return path
 
 

@@ -22,7 +22,7 @@ FRAMES = 4
 
 def test_the_ego_alone_is_scored_as_by_hand(tmp_path, model):
     config = SimulatorConfig(agents=2, frames_per_scenario=FRAMES)
-    write_bag(Simulator(config, seed=8).frames(range(1)), tmp_path / 'bag')
+    write_bag(map(Simulator(config, seed=8).scenario(0).frame, range(FRAMES)), tmp_path / 'bag')
     done = []
     review = review_bag(tmp_path / 'bag', Model(model), range(0, FRAMES, 2), done.append)
 

@@ -25,7 +25,7 @@ from diffkd_ros.sources.source import Source
 def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp('recorded') / 'bag'
     config = SimulatorConfig(agents=2, frames_per_scenario=3, lidar=LidarConfig(columns=256))
-    write_bag(Simulator(config, seed=8).frames(range(1)), path)
+    write_bag(map(Simulator(config, seed=8).scenario(0).frame, range(3)), path)
     return path
 
 

@@ -29,7 +29,7 @@ FRAMES = 3
 def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp('recorded') / 'bag'
     config = SimulatorConfig(agents=2, frames_per_scenario=FRAMES)
-    write_bag(Simulator(config, seed=4).frames(range(1)), path)
+    write_bag(map(Simulator(config, seed=4).scenario(0).frame, range(FRAMES)), path)
     return path
 
 
@@ -108,8 +108,8 @@ def test_in_real_time_a_recording_may_be_faster_than_the_simulator(
     monkeypatch.setattr(launch_module.importlib.util, 'find_spec', lambda name: None)
     # A real LiDAR of nominally 20 Hz.
     period = 49_980_000
-    drive = Simulator(SimulatorConfig(agents=1, frames_per_scenario=FRAMES), seed=4).frames(range(1))
-    write_bag((replace(frame, stamp=frame.index * period) for frame in drive), tmp_path / 'fast')
+    drive = Simulator(SimulatorConfig(agents=1, frames_per_scenario=FRAMES), seed=4).scenario(0)
+    write_bag((replace(drive.frame(k), stamp=k * period) for k in range(FRAMES)), tmp_path / 'fast')
     action = started(bag=str(tmp_path / 'fast'), mode='realtime', speed='3.0')[-1]
     result = tmp_path / 'result.json'
     parameters = {**action.options['parameters'][1], 'subscribers': 0, 'out': str(result)}

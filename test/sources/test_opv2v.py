@@ -23,7 +23,8 @@ from diffkd_ros.sources.source import Source
 def frames():
     """Frames of two drives, and one drive's only frame."""
     simulator = Simulator(SimulatorConfig(lidar=LidarConfig(columns=256)), seed=11)
-    return [*simulator.frames([0, 1], [0, 1, 2]), *simulator.frames([2], [0])]
+    chosen = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0))
+    return [simulator.scenario(number).frame(k) for number, k in chosen]
 
 
 @pytest.fixture

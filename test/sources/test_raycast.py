@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.sources.simulator.ground import HeightField
+from diffkd_ros.sources.simulator.ground import HALF_EXTENT, HeightField
 from diffkd_ros.sources.simulator.raycast import GROUND, NOTHING, Solids, cast, face_planes, round_bounds
 from diffkd_ros.sources.simulator.shapes import frustum, upright_box
 
-FLAT = HeightField(np.zeros((11, 11), np.float32), 500.0, 100.0)
+FLAT = HeightField(np.zeros((2, 2), np.float32))
 
 
 def solids(hexahedra, rounds=(), owner=None):
@@ -160,8 +160,9 @@ def test_against_brute_force(seed):
     kept = [r for r in rounds if np.hypot(r[0] - origin[0], r[1] - origin[1]) > r[3]]
     scene = solids(scene.corners[:40][outside], kept)
     pose = pose_from_euler(origin, *rng.normal(0, 0.03, 2), rng.uniform(-3, 3))
-    wavy = np.add.outer(0.1 * np.sin(np.arange(41) / 3), 0.08 * np.cos(np.arange(41) / 2)).astype(np.float32)
-    ground = HeightField(wavy, 100.0, 5.0)
+    metres = np.arange(-HALF_EXTENT, HALF_EXTENT + 1)
+    wavy = np.add.outer(0.1 * np.sin(metres / 15), 0.08 * np.cos(metres / 10))
+    ground = HeightField(wavy.astype(np.float32))
     elevations, columns, start = np.radians(np.linspace(-25, 12, 24)), 180, -np.pi + 0.007
     distance, hit, _ = shoot(scene, pose, elevations, columns, ground=ground, start=start, max_range=80.0)
 

@@ -243,7 +243,7 @@ from diffkd_ros.bags.convert import write_bag
 from diffkd_ros.sources.rosbag import RosbagDataset
 from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
 config = SimulatorConfig(agents=2, frames_per_scenario=1, lidar=LidarConfig(columns=64))
-write_bag(Simulator(config, seed=1).frames(range(1)), Path(sys.argv[1]))
+write_bag([Simulator(config, seed=1).scenario(0).frame(0)], Path(sys.argv[1]))
 print(sorted(RosbagDataset(Path(sys.argv[1]))[0].agents))
 """
     run = [sys.executable, '-c', script, str(tmp_path / 'bag')]

@@ -41,8 +41,8 @@ def as_bytes(frame):
 
 def test_same_seed_same_bytes_in_any_order():
     config = SimulatorConfig(lidar=COARSE, frames_per_scenario=20)
-    in_order = [as_bytes(frame) for frame in Simulator(config, 5).frames([4], range(20))]
-    again = Simulator(config, 5).scenario(4)
+    first, again = (Simulator(config, 5).scenario(4) for _ in range(2))
+    in_order = [as_bytes(first.frame(k)) for k in range(20)]
     for k in (17, 3, 3, 0, 19):
         assert as_bytes(again.frame(k)) == in_order[k]
 

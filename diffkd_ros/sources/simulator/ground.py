@@ -12,33 +12,27 @@ from numpy.typing import NDArray
 from diffkd_ros.sources.simulator.roads import RoadNetwork
 
 HALF_EXTENT = 180.0
-CELL = 1.0
 KERB_HEIGHT = 0.12
 KERB_WIDTH = 1.0  # the kerb is a ramp, as fine as the grid
 
 
 @dataclass(frozen=True, slots=True)
 class HeightField:
-    """Ground heights over the square |x|, |y| <= half_extent, bilinear between grid nodes, constant outside.
+    """Ground heights over the square |x|, |y| <= `HALF_EXTENT`, bilinear between nodes, constant outside.
 
     Attributes:
-        heights: (n, n) float32; row along y, column along x, node 0 at -half_extent.
-        half_extent: metres.
-        cell: metres between nodes.
+        heights: (n, n) float32, a node per metre; row along y, column along x, node 0 at -`HALF_EXTENT`.
     """
 
     heights: NDArray[np.float32]
-    half_extent: float = HALF_EXTENT
-    cell: float = CELL
 
     def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Heights at equally shaped x and y, metres."""
-        flat = _heights_at(self.heights, self.half_extent, self.cell, np.ravel(x), np.ravel(y))
-        return flat.reshape(np.shape(x))
+        return _heights_at(self.heights, np.ravel(x), np.ravel(y)).reshape(np.shape(x))
 
     def height(self, x: float, y: float) -> float:
         """Height at one point, metres."""
-        return float(height_at(self.heights, self.half_extent, self.cell, x, y))
+        return float(height_at(self.heights, x, y))
 
     def tilt(self, x: float, y: float, yaw: float, length: float, width: float) -> tuple[float, float]:
         """Roll and pitch (radians) of a body of that size at x, y with heading yaw."""
@@ -53,13 +47,14 @@ class HeightField:
 
 def make_ground(rng: np.random.Generator, roads: RoadNetwork) -> HeightField:
     """Draw waves up to about 15 cm high and 40 to 120 m long, and kerbs along the roads."""
-    axis = np.arange(-HALF_EXTENT, HALF_EXTENT + CELL / 2, CELL)
+    axis = np.arange(-HALF_EXTENT, HALF_EXTENT + 1.0)
     amplitude, wavelength = rng.uniform(0.02, 0.1, 3), rng.uniform(40.0, 120.0, 3)
     direction, phase = rng.uniform(0, 2 * np.pi, (2, 3))
     along_x = np.outer(2 * np.pi / wavelength * np.cos(direction), axis) + phase[:, None]
     along_y = np.outer(2 * np.pi / wavelength * np.sin(direction), axis)
     # sin(a + b) from terms of each axis: two products per node and wave instead of a sine.
-    heights = roads.distance_grid(axis, KERB_WIDTH)
+    x, y = np.tile(axis, len(axis)), np.repeat(axis, len(axis))
+    heights = roads.distance_outside(x, y, KERB_WIDTH).reshape(len(axis), len(axis))
     _relief(
         heights, np.sin(along_x), np.cos(along_x), amplitude[:, None] * np.sin(along_y),
         amplitude[:, None] * np.cos(along_y),
@@ -85,12 +80,11 @@ def _relief(
 
 
 @njit(cache=True, nogil=True, error_model='numpy', inline='always')
-def height_at(heights: NDArray[np.float32], half_extent: float, cell: float, x: float, y: float) -> float:
-    """Bilinear ground height at one point; arguments as in `HeightField`."""
+def height_at(heights: NDArray[np.float32], x: float, y: float) -> float:
+    """Bilinear ground height at one point, metres; heights as in `HeightField`."""
     nodes = len(heights)
-    per_metre = 1.0 / cell
-    u = min(max((x + half_extent) * per_metre, 0.0), nodes - 1.001)
-    v = min(max((y + half_extent) * per_metre, 0.0), nodes - 1.001)
+    u = min(max(x + HALF_EXTENT, 0.0), nodes - 1.001)
+    v = min(max(y + HALF_EXTENT, 0.0), nodes - 1.001)
     i = int(u)
     j = int(v)
     u -= i
@@ -102,13 +96,9 @@ def height_at(heights: NDArray[np.float32], half_extent: float, cell: float, x: 
 
 @njit(cache=True, nogil=True, error_model='numpy')
 def _heights_at(
-    heights: NDArray[np.float32],
-    half_extent: float,
-    cell: float,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
+    heights: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     result = np.empty(len(x))
     for k in range(len(x)):
-        result[k] = height_at(heights, half_extent, cell, x[k], y[k])
+        result[k] = height_at(heights, x[k], y[k])
     return result

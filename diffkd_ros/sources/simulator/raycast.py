@@ -67,14 +67,8 @@ def face_planes(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 def round_bounds(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 8, 3) corners of the upright boxes around (n, 6) round bodies."""
     square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
-    unit = np.concatenate(
-        [
-            np.c_[square, -np.ones(4)],
-            np.c_[square, np.ones(4)],
-        ]
-    )
-    size = rounds[:, [3, 3, 4]]
-    return rounds[:, None, :3] + unit[None] * size[:, None]
+    unit = np.concatenate([np.c_[square, -np.ones(4)], np.c_[square, np.ones(4)]])
+    return rounds[:, None, :3] + unit * rounds[:, None, [3, 3, 4]]
 
 
 def cast(
@@ -127,10 +121,7 @@ def cast(
         solids.planes, solids.rounds, order, nearest, windows, rotation, origin, *rays, max_range,
         distance, hit, incidence,
     )  # fmt: skip
-    _cast_ground(
-        ground.heights, ground.half_extent, ground.cell, rotation, origin, *rays, max_range,
-        distance, hit, incidence,
-    )  # fmt: skip
+    _cast_ground(ground.heights, rotation, origin, *rays, max_range, distance, hit, incidence)
     return distance, hit, incidence
 
 
@@ -149,11 +140,8 @@ def _bounds(
     """
     local = np.empty((8, 3))
     for b in range(len(corners)):
-        centre_x = 0.0
-        centre_y = 0.0
-        low = np.inf
-        high = -np.inf
-        far = 0.0
+        centre_x = centre_y = far = 0.0
+        low, high = np.inf, -np.inf
         for k in range(8):
             dx = corners[b, k, 0] - origin[0]
             dy = corners[b, k, 1] - origin[1]
@@ -177,8 +165,7 @@ def _bounds(
             norm = math.hypot(ux, uy)
             if norm < 1e-9:
                 continue
-            smallest = np.inf
-            largest = -np.inf
+            smallest, largest = np.inf, -np.inf
             for k in range(8):
                 along = (local[k, 0] * ux + local[k, 1] * uy) / norm
                 smallest = min(smallest, along)
@@ -186,13 +173,11 @@ def _bounds(
             near = max(near, smallest, -largest)
         if near <= 1e-6:
             nearest[b] = 0.0
-            extent[b, 0], extent[b, 1] = -math.pi, math.pi
-            extent[b, 2], extent[b, 3] = -math.pi, math.pi
+            extent[b] = (-math.pi, math.pi, -math.pi, math.pi)
             continue
         nearest[b] = near
         centre = math.atan2(centre_y, centre_x)
-        left = 0.0
-        right = 0.0
+        left = right = 0.0
         for k in range(8):
             delta = math.atan2(local[k, 1], local[k, 0]) - centre
             if delta > math.pi:
@@ -230,17 +215,12 @@ def _cast_solids(
     """
     columns = len(cos_azimuth)
     hexahedra = len(planes)
-    normals = np.empty((6, 3))
-    offsets = np.empty(6)
-    across = np.empty(6)
+    normals, offsets, across = np.empty((6, 3)), np.empty(6), np.empty(6)
     for b in order:
-        first_column, column_count, first_ring, end_ring = (
-            windows[b, 0], windows[b, 1], windows[b, 2], windows[b, 3],
-        )  # fmt: skip
+        first_column, column_count, first_ring, end_ring = windows[b]
         if b < hexahedra:
             # Faces that face the sensor come first: a ray enters through those.
-            front = 0
-            back = 5
+            front, back = 0, 5
             for f in range(6):
                 offset = planes[b, f, 3]
                 for axis in range(3):
@@ -268,9 +248,7 @@ def _cast_solids(
                     best = distance[c, r]
                     if best < nearest[b]:
                         continue
-                    enter = 0.0
-                    slope = 0.0
-                    seen = True
+                    enter, slope, seen = 0.0, 0.0, True
                     for f in range(front):
                         rate = cos_elevation[r] * across[f] + sin_elevation[r] * normals[f, 2]
                         if rate >= 0:
@@ -339,8 +317,6 @@ def _cast_solids(
 @njit(cache=True, nogil=True, error_model='numpy')
 def _cast_ground(
     heights: NDArray[np.float32],
-    half_extent: float,
-    cell: float,
     rotation: NDArray[np.float64],
     origin: NDArray[np.float64],
     cos_azimuth: NDArray[np.float64],
@@ -358,7 +334,7 @@ def _cast_ground(
     estimate, until the height changes by less than the tolerance. For rays nearly parallel to a slope a few
     centimetres of error may remain.
     """
-    below = height_at(heights, half_extent, cell, origin[0], origin[1]) - origin[2]
+    below = height_at(heights, origin[0], origin[1]) - origin[2]
     for c in range(len(cos_azimuth)):
         # The column's part of the ray direction in the map; a ring adds its elevation.
         across_x = rotation[0, 0] * cos_azimuth[c] + rotation[0, 1] * sin_azimuth[c]
@@ -378,7 +354,7 @@ def _cast_ground(
             dy = across_y * cos_elevation[r] + rotation[1, 2] * sin_elevation[r]
             for _ in range(4):
                 last = t
-                level = height_at(heights, half_extent, cell, origin[0] + t * dx, origin[1] + t * dy)
+                level = height_at(heights, origin[0] + t * dx, origin[1] + t * dy)
                 drop = level - origin[2]
                 t = min(drop * inverse, 2 * max_range)
                 if abs(t - last) * -dz < _GROUND_TOLERANCE:

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from diffkd_ros.geometry.boxes import wrapped
 from diffkd_ros.sources.simulator.config import Layout
 
 LANE_LENGTH = 170.0
@@ -27,7 +28,6 @@ class Route:
     Attributes:
         entry: index of the entry lane; the lanes of an arm have consecutive indices, the leftmost first.
         exit: index of the exit lane.
-        arm: arm the route comes from.
         turn: angle from the heading of the entry to that of the exit, radians, left positive.
         length: of the part inside the junction, metres.
         turn_speed: highest speed in the junction, metres per second.
@@ -36,7 +36,6 @@ class Route:
 
     entry: int
     exit: int
-    arm: int
     turn: float
     length: float
     turn_speed: float
@@ -48,11 +47,9 @@ class RoadNetwork:
     """Arms that meet at the origin of the map: straight up to the stop line, then of constant curvature.
 
     Attributes:
-        layout: type of junction.
         directions: (arms,) float64 outward headings at the origin, radians, ascending.
         curvatures: (arms,) float64 of the centre lines beyond the stop line, 1/m, positive to the left.
         lanes: driving lanes per direction, equal on every arm.
-        lane_width: metres.
         half_width: from the centre line to the kerb: the driving lanes and a parking strip, metres.
         stop_distance: of the stop lines from the origin, metres.
         routes: all routes through the junction.
@@ -60,33 +57,22 @@ class RoadNetwork:
         phase: (routes,) int64; traffic-light group of a route; one group has green at a time.
     """
 
-    layout: Layout
     directions: NDArray[np.float64]
     curvatures: NDArray[np.float64]
     lanes: int
-    lane_width: float
     half_width: float
     stop_distance: float
     routes: tuple[Route, ...]
     conflicts: NDArray[np.bool_]
     phase: NDArray[np.int64]
 
-    def distance_outside(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Distances of points (n,) x and y from the nearest carriageway, metres; 0 on one."""
-        result = np.empty(len(x))
-        _distance_outside(
-            self.directions, self.curvatures, self.half_width, self.stop_distance, np.inf, x, y, result
+    def distance_outside(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], limit: float = np.inf
+    ) -> NDArray[np.float64]:
+        """Distances (n,) of points from the nearest carriageway, at most `limit`, metres; 0 on one."""
+        return _distance_outside(
+            self.directions, self.curvatures, self.half_width, self.stop_distance, limit, x, y
         )
-        return result
-
-    def distance_grid(self, axis: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
-        """`distance_outside`, at most `limit`, at (n, n) points: rows along y, columns along x."""
-        x, y = np.tile(axis, len(axis)), np.repeat(axis, len(axis))
-        result = np.empty(len(x))
-        _distance_outside(
-            self.directions, self.curvatures, self.half_width, self.stop_distance, limit, x, y, result
-        )
-        return result.reshape(len(axis), len(axis))
 
     def heading(self, arm: int, along: float) -> float:
         """Outward heading of an arm at that distance from the origin, radians."""
@@ -112,13 +98,12 @@ def make_roads(rng: np.random.Generator, layout: Layout) -> RoadNetwork:
     # The kerbs of two adjacent arms meet at half_width / tan(half the angle between them).
     stop_distance = float(max(half_width / np.tan(np.minimum(gaps, np.radians(150)) / 2).min(), 4.0) + 5.0)
 
-    routes = []
-    phases = []
+    routes, phases = [], []
     for arm in range(len(directions)):
         for to in range(len(directions)):
             if to == arm:
                 continue
-            turn = _wrap(directions[to] - directions[arm] - np.pi)
+            turn = float(wrapped(directions[to] - directions[arm] - np.pi))
             for lane in range(lanes):
                 straight = abs(turn) < np.radians(45) or len(directions) == 2
                 # Vehicles turn from the lane on the side of the turn into the lane on the same side.
@@ -127,26 +112,18 @@ def make_roads(rng: np.random.Generator, layout: Layout) -> RoadNetwork:
                 path, length, turn_speed = _path(
                     directions, curvatures, arm, to, lane, lane_width, stop_distance
                 )
-                routes.append(
-                    Route(arm * lanes + lane, to * lanes + lane, arm, turn, length, turn_speed, path)
-                )
+                routes.append(Route(arm * lanes + lane, to * lanes + lane, turn, length, turn_speed, path))
                 phases.append(arm % 2 if len(directions) > 2 else 0)
     return RoadNetwork(
-        layout,
         directions,
         curvatures,
         lanes,
-        lane_width,
         half_width,
         stop_distance,
         tuple(routes),
         _conflicts(routes),
         np.array(phases, np.int64),
     )
-
-
-def _wrap(angle: float) -> float:
-    return float((angle + np.pi) % (2 * np.pi) - np.pi)
 
 
 def _path(
@@ -162,7 +139,7 @@ def _path(
     offset = (lane + 0.5) * lane_width
     outwards = stop_distance + np.linspace(0.0, LANE_LENGTH, _LANE_POINTS)
     entry, leave = (
-        _lane(directions[k], curvatures[k], stop_distance, outwards, left)
+        np.array([_place(directions[k], curvatures[k], stop_distance, along, left) for along in outwards])
         for k, left in ((arm, offset), (to, -offset))
     )
     entry = entry[::-1]
@@ -193,41 +170,15 @@ def _path(
 
 
 def _conflicts(routes: list[Route]) -> NDArray[np.bool_]:
-    curves = np.stack(
-        [route.path[_LANE_POINTS - 1 : _LANE_POINTS - 1 + _CONNECTOR_POINTS, 1:] for route in routes]
-    )
-    near = _closest(curves) < CONFLICT_DISTANCE
+    inside = slice(_LANE_POINTS - 1, _LANE_POINTS - 1 + _CONNECTOR_POINTS)
+    curves = np.stack([route.path[inside, 1:] for route in routes])
+    x, y = np.moveaxis(curves, 2, 0)
+    gaps_x = x[:, None, :, None] - x[None, :, None, :]
+    gaps_y = y[:, None, :, None] - y[None, :, None, :]
+    near = np.sqrt((gaps_x * gaps_x + gaps_y * gaps_y).min(axis=(2, 3))) < CONFLICT_DISTANCE
     entries = np.array([route.entry for route in routes])
     # Vehicles from the same lane follow each other, whatever route they take.
     return near & (entries[:, None] != entries[None, :])
-
-
-@njit(cache=True, nogil=True)
-def _closest(curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Smallest distance between the points of any two of (n, points, 2) curves."""
-    n, points, _ = curves.shape
-    result = np.zeros((n, n))
-    for a in range(n):
-        for b in range(a):
-            best = np.inf
-            for i in range(points):
-                for j in range(points):
-                    dx = curves[a, i, 0] - curves[b, j, 0]
-                    dy = curves[a, i, 1] - curves[b, j, 1]
-                    best = min(best, dx * dx + dy * dy)
-            result[a, b] = result[b, a] = np.sqrt(best)
-    return result
-
-
-@njit(cache=True, nogil=True, error_model='numpy')
-def _lane(
-    direction: float, curvature: float, straight: float, along: NDArray[np.float64], left: float
-) -> NDArray[np.float64]:
-    """Points (n, 2) of `_place` at each distance."""
-    places = np.empty((len(along), 2))
-    for k in range(len(along)):
-        places[k] = _place(direction, curvature, straight, along[k], left)
-    return places
 
 
 @njit(cache=True, nogil=True, error_model='numpy')
@@ -256,9 +207,9 @@ def _distance_outside(
     limit: float,
     x: NDArray[np.float64],
     y: NDArray[np.float64],
-    result: NDArray[np.float64],
-) -> None:
-    """Fill in the distances (n,) from the nearest carriageway, at most `limit`."""
+) -> NDArray[np.float64]:
+    """`RoadNetwork.distance_outside`."""
+    result = np.empty(len(x))
     arms = len(directions)
     # cos and sin of the direction, the radius, and the squared distances from the centre of curvature between
     # which a point can be nearer than the limit: only there a square root is computed.
@@ -292,3 +243,4 @@ def _distance_outside(
                 apart = abs(math.sqrt(square) - abs(radius))
                 distance = min(distance, max(apart - half_width, 0.0))
         result[k] = distance
+    return result

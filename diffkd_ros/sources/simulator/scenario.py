@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ from diffkd_ros.sources.simulator.ground import HeightField, make_ground
 from diffkd_ros.sources.simulator.lidar import scan
 from diffkd_ros.sources.simulator.raycast import Solids, face_planes
 from diffkd_ros.sources.simulator.roads import make_roads
-from diffkd_ros.sources.simulator.separation import first_overlap
+from diffkd_ros.sources.simulator.separation import ever_overlap
 from diffkd_ros.sources.simulator.shapes import Vehicle, draw_vehicle
 from diffkd_ros.sources.simulator.surroundings import Surroundings, make_surroundings
 from diffkd_ros.sources.simulator.traffic import simulate_traffic
@@ -53,27 +52,13 @@ class Simulator:
         if index < 0:
             raise ValueError(f'scenarios are numbered from 0, got {index}')
         for attempt in range(_ATTEMPTS):
-            scenario = _draw_scenario(self.config, self.seed, index, attempt)
-            if scenario is not None:
+            if (scenario := _draw_scenario(self.config, self.seed, index, attempt)) is not None:
                 return scenario
         raise DiffkdError(
             f'scenario {index} of seed {self.seed}: none of {_ATTEMPTS} scenes kept {self.config.agents} '
             f'connected vehicles within {self.config.communication_range} m of the ego for '
             f'{self.config.frames_per_scenario} frames'
         )
-
-    def frames(self, scenarios: Iterable[int], frames: Iterable[int] | None = None) -> Iterator[CoopFrame]:
-        """Frames of several scenarios, one after the other.
-
-        Args:
-            scenarios: numbers of the scenarios.
-            frames: positions within each scenario; None: all.
-        """
-        wanted = range(self.config.frames_per_scenario) if frames is None else list(frames)
-        for index in scenarios:
-            scenario = self.scenario(index)
-            for frame in wanted:
-                yield scenario.frame(frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +114,13 @@ class Scenario:
             rng = np.random.default_rng(
                 np.random.SeedSequence(self.seed, spawn_key=(_SWEEP_STREAM, self.index, index, agent))
             )
+            yaw = motion[agent, 2]
             agents[agent + 1], seen = scan(
                 rng,
                 self.config.lidar,
                 self.config.rate,
                 self._lidar_pose(agent, motion[agent], ground_z[agent]),
-                self._velocity(index, agent),
+                self.speed[index, agent] * np.array([np.cos(yaw), np.sin(yaw), 0.0]),
                 solids,
                 self.ground,
                 agent,
@@ -187,10 +173,6 @@ class Scenario:
         foot = pose_from_euler([at[0], at[1], ground_z], roll, pitch, at[2])
         return foot @ pose_from_euler([0, 0, roof + self.config.lidar.roof_clearance], *self.mount[agent])
 
-    def _velocity(self, index: int, agent: int) -> NDArray[np.float64]:
-        yaw = self.motion[index, agent, 2]
-        return self.speed[index, agent] * np.array([np.cos(yaw), np.sin(yaw), 0.0])
-
 
 def _draw_scenario(config: SimulatorConfig, seed: int, index: int, attempt: int) -> Scenario | None:
     """Draw a scenario once; None if it does not meet the configuration."""
@@ -223,7 +205,7 @@ def _draw_scenario(config: SimulatorConfig, seed: int, index: int, attempt: int)
     still = np.broadcast_to(places, (len(motion), *places.shape))
     motion = np.concatenate([motion[:, order], still], axis=1)
     sizes = np.array([vehicle.size[:2] for vehicle in vehicles])
-    if first_overlap(motion, sizes) >= 0:
+    if ever_overlap(motion, sizes):
         return None
     return Scenario(
         config,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from diffkd_ros.sources.simulator.ground import HeightField
 from diffkd_ros.sources.simulator.raycast import Solids, face_planes, round_bounds
 from diffkd_ros.sources.simulator.roads import KERB_STRIP, RoadNetwork
+from diffkd_ros.sources.simulator.separation import overlap
 from diffkd_ros.sources.simulator.shapes import upright_box
 
 PAVEMENT = 2.5
@@ -245,21 +246,10 @@ def _outline(
 def _meets_any(
     x: float, y: float, yaw: float, length: float, depth: float, taken: NDArray[np.float64]
 ) -> bool:
-    """Whether a rectangle overlaps any of (n, 5) x, y, yaw, length, depth, by the separating-axis test."""
+    """Whether a rectangle overlaps any of (n, 5) x, y, yaw, length, depth."""
     for k in range(len(taken)):
-        dx, dy = taken[k, 0] - x, taken[k, 1] - y
-        apart = np.hypot(dx, dy) > (length + depth + taken[k, 3] + taken[k, 4]) / 2
-        if apart:
-            continue
-        for axis in (yaw, yaw + np.pi / 2, taken[k, 2], taken[k, 2] + np.pi / 2):
-            reach = (
-                length * abs(np.cos(axis - yaw))
-                + depth * abs(np.sin(axis - yaw))
-                + taken[k, 3] * abs(np.cos(axis - taken[k, 2]))
-                + taken[k, 4] * abs(np.sin(axis - taken[k, 2]))
-            ) / 2
-            if abs(dx * np.cos(axis) + dy * np.sin(axis)) >= reach:
-                apart = True
-        if not apart:
+        if overlap(
+            taken[k, 0] - x, taken[k, 1] - y, yaw, length, depth, taken[k, 2], taken[k, 3], taken[k, 4]
+        ):
             return True
     return False

@@ -13,10 +13,6 @@ from diffkd_ros.errors import DiffkdError
 PACKAGE_NAME = 'diffkd_ros'
 
 
-class ShareNotFoundError(DiffkdError):
-    """The package's data files were not found where an installation puts them."""
-
-
 def share_directory() -> Path:
     """Find the folder that holds `models/`, `config/`, `launch/` and `msg/`.
 
@@ -24,14 +20,22 @@ def share_directory() -> Path:
     (pip, colcon). Then other ROS prefixes and the Python environment are tried.
 
     Raises:
-        ShareNotFoundError: if no candidate has the files; the message lists all candidates.
+        DiffkdError: if no candidate has the files; the message lists all candidates.
     """
-    candidates = _candidates(Path(__file__).absolute().parent)
+    code = Path(__file__).absolute().parent
+    share = Path('share') / PACKAGE_NAME
+    prefixes = [
+        code.parent,  # pip install --target
+        *code.parents[3:4],  # <prefix>/lib/python3.x/site-packages/diffkd_ros
+        *ament_prefixes(os.environ),
+        Path(sys.prefix),
+    ]
+    candidates = list(dict.fromkeys([code.parent, *(prefix / share for prefix in prefixes)]))
     for candidate in candidates:
         if (candidate / 'package.xml').is_file():
             return candidate
     looked = '\n  '.join(map(str, candidates))
-    raise ShareNotFoundError(
+    raise DiffkdError(
         f'the files of {PACKAGE_NAME} (models, config, ...) are missing: no package.xml in\n  {looked}\n'
         'install it with pip or colcon, or run from a checkout'
     )
@@ -40,15 +44,3 @@ def share_directory() -> Path:
 def ament_prefixes(environment: Mapping[str, str]) -> list[Path]:
     """The prefixes of the sourced ROS workspaces, the last sourced first."""
     return [Path(entry) for entry in environment.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if entry]
-
-
-def _candidates(code: Path) -> list[Path]:
-    """List the folders that may hold the files, given the folder of the package's code."""
-    share = Path('share') / PACKAGE_NAME
-    prefixes = [
-        code.parent,  # pip install --target
-        *code.parents[3:4],  # <prefix>/lib/python3.x/site-packages/diffkd_ros
-        *ament_prefixes(os.environ),
-        Path(sys.prefix),
-    ]
-    return list(dict.fromkeys([code.parent, *(prefix / share for prefix in prefixes)]))

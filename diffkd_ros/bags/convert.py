@@ -20,22 +20,11 @@ _START = 1_000_000_000
 
 @dataclass(slots=True)
 class Written:
-    """What was written.
-
-    Attributes:
-        frames: number of frames.
-        names: of the scenarios.
-        agents: ids of all agents.
-    """
+    """What was written: the number of frames, names of the scenarios, and ids of all agents."""
 
     frames: int = 0
-    names: set[str] = field(default_factory=set)
+    scenarios: set[str] = field(default_factory=set)
     agents: set[int] = field(default_factory=set)
-
-    @property
-    def scenarios(self) -> int:
-        """Number of scenarios."""
-        return len(self.names)
 
 
 def write_bag(frames: Iterable[CoopFrame], path: Path) -> None:
@@ -90,7 +79,7 @@ def convert(
         for frame in itertools.chain([first], upcoming):
             yield frame
             written.frames += 1
-            written.names.add(frame.scenario)
+            written.scenarios.add(frame.scenario)
             written.agents.update(frame.agents)
             on_frame(written.frames)
 

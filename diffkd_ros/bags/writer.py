@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rosbags.interfaces import (
     Connection,
@@ -56,21 +56,8 @@ def message_types() -> Typestore:
     return store
 
 
-class Serialised(NamedTuple):
-    """A serialised message, for `BagWriter.write`."""
-
-    topic: str
-    message_type: str
-    data: bytes | memoryview
-
-
-def serialised(frame: CoopFrame, types: Typestore) -> Iterator[Serialised]:
-    """Serialise TF, odometry, clouds and, if known, the ground truth of a frame.
-
-    Args:
-        frame: of the simulator or a data set.
-        types: from `message_types`.
-    """
+def serialised(frame: CoopFrame, types: Typestore) -> Iterator[tuple[str, str, bytes | memoryview]]:
+    """Topic, type and CDR bytes of TF, odometry, clouds and, if known, the ground truth of a frame."""
     make = make_from(types.types)
     messages = frame_messages(frame, make)
     transforms = [
@@ -87,7 +74,7 @@ def serialised(frame: CoopFrame, types: Typestore) -> Iterator[Serialised]:
     if messages.ground_truth is not None:
         built.append((TRUTH_TOPIC, BOXES3D_TYPE, messages.ground_truth))
     for topic, message_type, message in built:
-        yield Serialised(topic, message_type, types.serialize_cdr(message, message_type))
+        yield topic, message_type, types.serialize_cdr(message, message_type)
 
 
 class BagWriter:

@@ -82,22 +82,14 @@ def bag_convert(
     simulator = {name: value for name, value in given.items() if value is not None}
     if simulator and not simulated:
         raise DiffkdError(f'--vehicles and --length are options of sim, but the source is {source}')
-    chosen = Source(
-        source,
-        scenarios or (3 if simulated else None),
-        None,
-        split,
-        split_file,
-        labels,
-        pose,
-        simulator=simulator,
-    )
+    scenarios = scenarios or (3 if simulated else None)
+    chosen = Source(source, scenarios, None, split, split_file, labels, pose, simulator=simulator)
     total = chosen.length(frames_per_scenario)
     with counting_frames() as on_frame:
         frames = chosen.frames(frames_per_scenario)
         written = convert(frames, out, to.value, lambda done: on_frame(done, total))
     say(
-        f'{out}: {written.frames} of {total} frames, {written.scenarios} scenarios, '
+        f'{out}: {written.frames} of {total} frames, {len(written.scenarios)} scenarios, '
         f'{len(written.agents)} agents'
     )
 

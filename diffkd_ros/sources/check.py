@@ -72,7 +72,7 @@ def check(
         source = replace(source, communication_range=math.inf)
     dataset = source.open_dataset()
     report = Report(known.title if known else '', len(dataset.scenarios()), len(dataset))
-    agents: dict[str, set[int]] = {}
+    agents: set[tuple[str, int]] = set()
     seen: set[str] = set()
 
     def note(problem: str) -> None:
@@ -89,12 +89,12 @@ def check(
         if examined.problems:
             report.broken_frames += 1
         else:
-            agents.setdefault(examined.scenario, set()).update(examined.agents)
+            agents.update((examined.scenario, agent) for agent in examined.agents)
             report.sweeps += len(examined.agents)
             report.points += examined.points
             report.boxes += examined.boxes
         on_frame(done, len(dataset))
-    report.agents = sum(map(len, agents.values()))
+    report.agents = len(agents)
     return report
 
 

@@ -114,10 +114,11 @@ def test_missing_files_are_reported_with_every_place_looked_in(tmp_path):
     code = """
 import sys
 sys.prefix = 'nowhere'
-from diffkd_ros.share import ShareNotFoundError, share_directory
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.share import share_directory
 try:
     share_directory()
-except ShareNotFoundError as error:
+except DiffkdError as error:
     print(error)
 """
     environment = {**os.environ, 'PYTHONPATH': str(tmp_path), 'AMENT_PREFIX_PATH': '/first:/second'}

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rosbags.highlevel import AnyReaderError
 from rosbags.typesys.store import Typestore
 
-from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.messages.reading import boxes_of, latency_of, stamp_of
 from diffkd_ros.sources.bag_files import open_bags
-from diffkd_ros.sources.dataset import DatasetError
+from diffkd_ros.sources.dataset import located
 
 _FEATURE = 'diffkd_ros/msg/BevFeature'
 
@@ -94,12 +92,10 @@ def read_area(
         known = reader.typestore.fielddefs
         wanted = [c for c in reader.connections if c.msgtype == _FEATURE and c.msgtype in known]
         for connection, logged, data in reader.messages(wanted) if wanted else ():
-            try:
+            with located(f'{connection.topic} at {logged} of {reader.paths[0]}'):
                 message: Any = reader.deserialize(data, connection.msgtype)
-            except (DiffkdError, AnyReaderError, ValueError) as error:
-                raise DatasetError(f'{connection.topic} at {logged} of {reader.paths[0]}: {error}') from error
-            x_min, y_min, _, x_max, y_max, _ = map(float, message.grid_range)
-            return x_min, y_min, x_max, y_max
+                x_min, y_min, _, x_max, y_max, _ = map(float, message.grid_range)
+                return x_min, y_min, x_max, y_max
     return None
 
 
@@ -120,7 +116,7 @@ def read_answers(paths: Sequence[Path], ego: int, types: Typestore | None = None
     with closing(open_bags(paths, types)) as reader:
         topics, known = {f'/{name}/detections', f'/{name}/fusion_status'}, reader.typestore.fielddefs
         wanted = [c for c in reader.connections if c.topic in topics and c.msgtype in known]
-        try:
+        with located(f'answers of {name} in {", ".join(map(str, paths))}'):
             for connection, _, data in reader.messages(wanted) if wanted else ():
                 message: Any = reader.deserialize(data, connection.msgtype)
                 stamp = stamp_of(message.header)
@@ -128,8 +124,6 @@ def read_answers(paths: Sequence[Path], ego: int, types: Typestore | None = None
                     detections[stamp] = boxes_of(message)
                 else:
                     status[stamp] = _status_of(message)
-        except (DiffkdError, AnyReaderError, ValueError) as error:
-            raise DatasetError(f'answers of {name} in {", ".join(map(str, paths))}: {error}') from error
     return {stamp: Answer(boxes, status.get(stamp)) for stamp, boxes in sorted(detections.items())}
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -47,27 +46,12 @@ _IOU = 0.5
 _MIN_POINTS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A written page.
-
-    Attributes:
-        frames: frames shown.
-        answered: frames shown with recorded detections.
-        megabytes: size of the file.
-    """
-
-    frames: int
-    answered: int
-    megabytes: float
-
-
 def write_page(
     paths: Sequence[Path],
     out: Path,
     frames: int = MAX_FRAMES,
     on_frame: Callable[[int, int], object] = lambda done, total: None,
-) -> Page:
+) -> tuple[int, int]:
     """Write the page of a recording.
 
     Args:
@@ -76,6 +60,9 @@ def write_page(
         out: the HTML file.
         frames: at most so many, evenly spaced; broken ones are left out.
         on_frame: called with the number of frames done and the number of all.
+
+    Returns:
+        Number of frames shown, and of those shown with recorded detections.
 
     Raises:
         DatasetError: if a bag cannot be read, or holds no frame that can be read.
@@ -114,8 +101,7 @@ def write_page(
         out.write_text(text, encoding='utf-8')
     except OSError as error:
         raise BagError(f'cannot write {out}: {error.strerror}') from error
-    answered = sum(entry['answered'] for entry in shown)
-    return Page(len(shown), answered, out.stat().st_size / 1e6)
+    return len(shown), sum(entry['answered'] for entry in shown)
 
 
 def _shown(

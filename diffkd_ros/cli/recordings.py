@@ -104,5 +104,5 @@ def bag_page(
     from diffkd_ros.bags.page import write_page
 
     with counting_frames() as on_frame:
-        page = write_page(recording, out, frames, on_frame)
-    say(f'{out}: {page.frames} frames, {page.answered} with detections, {page.megabytes:.1f} MB')
+        shown, answered = write_page(recording, out, frames, on_frame)
+    say(f'{out}: {shown} frames, {answered} with detections, {out.stat().st_size / 1e6:.1f} MB')

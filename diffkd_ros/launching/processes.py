@@ -30,19 +30,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 class NodeProcess:
-    """One running node.
-
-    Args:
-        spec: the node to run.
-        params_file: parameter file shared by all nodes.
-        logs: folder for the log and the node's own parameter file.
-        label: name of the log; `spec.label` by default.
-        environment: variables set in addition to those of this process.
-        niceness: added to the niceness of this process.
+    """One running node of a `NodeGroup`, which gives the arguments.
 
     Attributes:
-        label: name of the node in logs and messages.
         latest: text of the last log line.
+        ready: set once the node has logged that it is ready.
     """
 
     def __init__(
@@ -50,15 +42,14 @@ class NodeProcess:
         spec: NodeSpec,
         params_file: Path,
         logs: Path,
-        *,
-        label: str = '',
-        environment: Mapping[str, str] | None = None,
-        niceness: int = 0,
+        label: str,
+        environment: Mapping[str, str],
+        niceness: int,
     ) -> None:
-        self.label = label or spec.label
+        self.label = label
         self.latest = ''
         self._tail: deque[str] = deque(maxlen=_TAIL)
-        self._ready = threading.Event()
+        self.ready = threading.Event()
         own = logs / f'{self.label}.yaml'
         node = f'{spec.namespace.rstrip("/")}/{spec.executable}'
         own.write_text(yaml.safe_dump({node: {'ros__parameters': dict(spec.parameters)}}))
@@ -74,7 +65,7 @@ class NodeProcess:
         self._process = subprocess.Popen(
             command,
             cwd=logs,
-            env=child_environment(environment or {}),
+            env=child_environment(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -97,7 +88,7 @@ class NodeProcess:
                 self._tail.append(line.rstrip())
                 self.latest = text
                 if text.startswith('ready'):
-                    self._ready.set()
+                    self.ready.set()
 
     @property
     def pid(self) -> int:
@@ -108,10 +99,6 @@ class NodeProcess:
     def returncode(self) -> int | None:
         """Exit code; None while the process runs."""
         return self._process.poll()
-
-    def is_ready(self) -> bool:
-        """Returns whether the node has logged that it is ready."""
-        return self._ready.is_set()
 
     def tail(self) -> str:
         """The last lines of the log."""
@@ -142,7 +129,7 @@ class NodeGroup:
     """
 
     def __init__(self, params_file: Path, logs: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._params_file, self._logs, self._environment = params_file, logs, environment
+        self._params_file, self._logs, self._environment = params_file, logs, environment or {}
         self._processes: list[NodeProcess] = []
 
     def __enter__(self) -> NodeGroup:
@@ -157,15 +144,15 @@ class NodeGroup:
             signal.signal(signal.SIGINT, previous)
 
     def start(self, spec: NodeSpec, label: str = '', niceness: int = 0) -> NodeProcess:
-        """Start a node."""
-        process = NodeProcess(
-            spec,
-            self._params_file,
-            self._logs,
-            label=label,
-            environment=self._environment,
-            niceness=niceness,
-        )
+        """Start a node.
+
+        Args:
+            spec: the node.
+            label: name of its log; `spec.label` by default.
+            niceness: added to the niceness of this process.
+        """
+        label = label or spec.label
+        process = NodeProcess(spec, self._params_file, self._logs, label, self._environment, niceness)
         self._processes.append(process)
         return process
 
@@ -186,7 +173,7 @@ class NodeGroup:
             DiffkdError: if one fails or is not ready after `timeout` seconds.
         """
         give_up = time.monotonic() + timeout
-        while waiting := [p for p in self._processes if not p.is_ready()]:
+        while waiting := [p for p in self._processes if not p.ready.is_set()]:
             self.check()
             if time.monotonic() > give_up:
                 lines = '\n'.join(f'{p.label}: {p.tail()}' for p in waiting)
@@ -214,11 +201,7 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 def in_child(niceness: int = 0) -> None:
-    """Prepares a forked child, before it executes its program (`preexec_fn`).
-
-    Args:
-        niceness: added to the niceness of this process.
-    """
+    """Prepare a forked child before it executes its program (`preexec_fn`)."""
     # A process started in the background of a script inherits that SIGINT is ignored. Nodes are ended by it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == 'linux':

@@ -52,7 +52,7 @@ class _Pair:
 
 
 class DairV2xDataset:
-    """Cooperative frames of DAIR-V2X-C, by segment (`batch_id`) and frame number.
+    """Cooperative frames of DAIR-V2X-C, by segment (`batch_id`) and frame number; a `FrameDataset`.
 
     The vehicle is agent 1 and the ego; the road-side unit is agent -1. Poses are map <- LiDAR, where the map
     is the set's `world`:
@@ -91,12 +91,8 @@ class DairV2xDataset:
     ) -> None:
         root = Path(root)
         self.root = root / _WRAPPER if (root / _WRAPPER).is_dir() else root
-        missing = [
-            name
-            for name in ('vehicle-side', 'infrastructure-side', 'cooperative')
-            if not (self.root / name).is_dir()
-        ]
-        if missing:
+        parts = ('vehicle-side', 'infrastructure-side', 'cooperative')
+        if missing := [name for name in parts if not (self.root / name).is_dir()]:
             raise DatasetError(f'{root}: not a folder of DAIR-V2X-C: has no {", ".join(missing)}')
         if labels is not None and not Path(labels).is_dir():
             raise DatasetError(f'{labels}: not a folder of labels')
@@ -113,12 +109,6 @@ class DairV2xDataset:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> CoopFrame:
-        """Read one frame.
-
-        Raises:
-            IndexError: if there is no such frame.
-            DatasetError: if one of its files is missing or damaged.
-        """
         pair = self._pairs[index]
         agents = {agent: AgentSweep(_cloud(pair.clouds[agent]), _pose(pair, agent)) for agent in _SIDES}
         truth = _ground_truth(_labels(pair.labels), agents)
@@ -139,15 +129,11 @@ class DairV2xDataset:
     def problems(self, index: int) -> list[DatasetError]:
         """What is wrong with each file of a frame."""
         pair = self._pairs[index]
-        reads: list[Callable[[], object]] = [
-            lambda: _cloud(pair.clouds[VEHICLE]),
-            *(partial(_calibration, path) for path in pair.calibrations[VEHICLE]),
-            lambda: _cloud(pair.clouds[INFRASTRUCTURE]),
-            *(partial(_calibration, path) for path in pair.calibrations[INFRASTRUCTURE]),
-            lambda: _offset(pair),
-            lambda: _labels(pair.labels),
-            lambda: _stamp(pair),
-        ]
+        reads: list[Callable[[], object]] = []
+        for agent in _SIDES:
+            reads.append(partial(_cloud, pair.clouds[agent]))
+            reads += [partial(_calibration, path) for path in pair.calibrations[agent]]
+        reads += [partial(_offset, pair), partial(_labels, pair.labels), partial(_stamp, pair)]
         return [error for read in reads if (error := raised(read))]
 
     def strays(self) -> Iterator[DatasetError]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
-import struct
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,21 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import ReaderError
 
-from diffkd_ros.errors import DiffkdError
-from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
+from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.lidar_pose import pose_at, supporting_stamps
-from diffkd_ros.geometry.poses import PoseError
-from diffkd_ros.messages.clouds import PointCloudError, read_cloud
+from diffkd_ros.messages.clouds import read_cloud
 from diffkd_ros.messages.names import AGENT_PATTERN, TRUTH_TOPIC, agent_name, agent_number
 from diffkd_ros.messages.poses import pose_of_odometry
-from diffkd_ros.messages.reading import NANOSECONDS, MessageError, boxes_of
+from diffkd_ros.messages.reading import NANOSECONDS, boxes_of
 from diffkd_ros.sources.bag_files import open_bags, recorded_stamp
-from diffkd_ros.sources.dataset import DatasetError, raised
+from diffkd_ros.sources.dataset import DatasetError, located, raised
 
 _TOPIC = re.compile(rf'/({AGENT_PATTERN})/(points|odometry)')
 # The key of the ground truth among those of the agents' clouds and poses.
@@ -107,7 +103,7 @@ class _Track:
 
 
 class RosbagDataset:
-    """The frames of one or several bags, by number, in the order of their stamps.
+    """The frames of one or several bags, in the order of their stamps; a `FrameDataset`.
 
     A frame is a cloud of the ego with a pose, every other agent's cloud less than 0.05 s away, and the ground
     truth with the same stamp. A cloud's pose is computed from the odometry by
@@ -197,10 +193,8 @@ class RosbagDataset:
     def _messages(
         self, connections: Sequence[Connection], start: int | None = None, stop: int | None = None
     ) -> Iterable[tuple[Connection, int, bytes]]:
-        try:
+        with located(f'{self._name} is damaged'):
             yield from self._reader.messages(connections, start, stop)
-        except (ReaderError, OSError, struct.error, UnicodeDecodeError) as error:
-            raise DatasetError(f'{self._name} is damaged: {error}') from error
 
     def _truth_agent(self, truth: _Track) -> int:
         names = {agent_name(agent): agent for agent in self.agents}
@@ -250,7 +244,6 @@ class RosbagDataset:
         ]
 
     def __len__(self) -> int:
-        """Number of frames."""
         return len(self._rows)
 
     @property
@@ -303,18 +296,10 @@ class RosbagDataset:
 
     def _decoded(self, message: _Message, data: dict[_Message, bytes]) -> Any:
         connection = self._reader.connections[message.connection]
-        try:
+        with located(f'{self._name}: {connection.topic} at {message.logged}'):
             return self._reader.deserialize(data[message], connection.msgtype)
-        except (DiffkdError, AnyReaderError, ValueError, KeyError, IndexError, struct.error) as error:
-            raise DatasetError(f'{self._name}: {connection.topic} at {message.logged}: {error}') from error
 
     def __getitem__(self, index: int) -> CoopFrame:
-        """Read a frame.
-
-        Raises:
-            IndexError: if there is no such frame.
-            DatasetError: if a message in it is damaged, or its poses are in different map frames.
-        """
         row = self._rows[index]
         index %= len(self._rows)
         support = itertools.chain.from_iterable(row.poses.values())
@@ -330,10 +315,8 @@ class RosbagDataset:
             raise DatasetError(f'{self._name} at {row.stamp}: poses in different frames: {sorted(maps)}')
         truth: Boxes3D | None = None
         if row.truth is not None:
-            try:
+            with located(f'{self._name}: {TRUTH_TOPIC} at {row.stamp}'):
                 truth = boxes_of(self._decoded(row.truth, data))
-            except (MessageError, FrameError) as error:
-                raise DatasetError(f'{self._name}: {TRUTH_TOPIC} at {row.stamp}: {error}') from error
             truth = truth.with_boxes(transform_boxes(agents[self.ego].pose, truth.boxes))
         name, rows = next((name, rows) for name, rows in self._drives if index in rows)
         return CoopFrame(agents, self.ego, row.stamp, truth, name, index - rows.start)
@@ -357,10 +340,8 @@ def _sweep(stamp: int, cloud: Any, odometry: dict[int, Any], where: str) -> Agen
                 f'{where}: odometry gives the pose of {message.child_frame_id!r}, '
                 f'but the cloud is in {cloud.header.frame_id!r}'
             )
-    try:
+    with located(where):
         points = read_cloud(cloud)
         lidar = pose_at(stamp, list(odometry), lambda chosen: pose_of_odometry(odometry[chosen]))
-    except (PointCloudError, PoseError) as error:
-        raise DatasetError(f'{where}: {error}') from error
-    velocity = None if lidar.linear is None else lidar.pose[:3, :3] @ lidar.linear
-    return AgentSweep(points.points, lidar.pose, points.ring, points.time, velocity)
+        velocity = None if lidar.linear is None else lidar.pose[:3, :3] @ lidar.linear
+        return AgentSweep(points.points, lidar.pose, points.ring, points.time, velocity)

@@ -17,10 +17,12 @@ from rosbags.typesys import get_types_from_msg
 from typer.testing import CliRunner
 
 from diffkd_ros.bags import page
+from diffkd_ros.bags.answers import read_answers
 from diffkd_ros.bags.writer import BagWriter, serialised
 from diffkd_ros.cli import app
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.messages.building import boxes_message, header_message, make_from
+from diffkd_ros.sources.dataset import DatasetError
 
 # A recording of an earlier version: its own definitions are in the bag.
 STATUS = """
@@ -197,9 +199,21 @@ def test_points_are_where_they_were_without_the_ground(content):
 
 
 def test_few_frames_are_spread_over_the_recording(bag, tmp_path):
-    written = page.write_page([bag], tmp_path / 'page.html', frames=2)
-    assert (written.frames, written.answered) == (2, 1)
-    assert written.megabytes < 0.1
+    out = tmp_path / 'page.html'
+    assert page.write_page([bag], out, frames=2) == (2, 1)
+    assert out.stat().st_size < 100_000
+
+
+@pytest.mark.parametrize('kept', [13, 30, 50])
+def test_a_damaged_answer_is_named(tmp_path, kept):
+    with BagWriter(tmp_path / 'bag') as writer:
+        boxes = Boxes3D(FOUND, scores=np.full(4, 0.5, np.float32))
+        make = make_from(writer.types.types)
+        message = boxes_message(header_message(1, 'cav_1/lidar', make), boxes, ['vehicle'], make)
+        data = bytes(writer.types.serialize_cdr(message, message.__msgtype__))
+        writer.write('/cav_1/detections', message.__msgtype__, 1, data[:kept])
+    with pytest.raises(DatasetError, match=r'answers of cav_1 in .*bag'):
+        read_answers([tmp_path / 'bag'], 1)
 
 
 def test_no_bag_no_page(tmp_path):

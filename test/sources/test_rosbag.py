@@ -7,6 +7,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
+from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from diffkd_ros.sources.source import Source
 
 TYPES = message_types()
 STEP = 100_000_000
+Message = namedtuple('Message', 'topic message_type data')
 
 
 def frames(count, agents=(2, 5, -1), ego=5):
@@ -48,7 +50,8 @@ def frames(count, agents=(2, 5, -1), ego=5):
 
 def messages_of(frame):
     """Stamp and message of everything in a frame but TF."""
-    return [(frame.stamp, m) for m in serialised(frame, TYPES) if m.topic != '/tf']
+    messages = map(Message._make, serialised(frame, TYPES))
+    return [(frame.stamp, message) for message in messages if message.topic != '/tf']
 
 
 def write(path, messages):

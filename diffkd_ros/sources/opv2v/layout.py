@@ -48,6 +48,10 @@ class ScenarioFiles:
         """Path of one file."""
         return file_path(self.folder, agent, number, suffix)
 
+    def agents_at(self, number: int) -> list[int]:
+        """Agents that have a YAML file of this number, ascending."""
+        return sorted(agent for agent, numbers in self.frames.items() if number in numbers)
+
 
 def file_path(folder: Path, agent: int, number: int, suffix: str) -> Path:
     """Path of an agent's file in the folder of a scenario."""

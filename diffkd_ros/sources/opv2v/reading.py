@@ -40,7 +40,7 @@ PoseSource = Literal['lidar_pose', 'true_ego_pos', 'predicted_ego_pos']
 
 
 class Opv2vDataset:
-    """Cooperative frames of a set, one scenario after the other.
+    """Cooperative frames of a set, one scenario after the other; a `FrameDataset`.
 
     The ego is the vehicle whose folder name sorts first (1007 before 962), as in the published loaders;
     road-side units have negative ids. Agents further than `communication_range` from the ego are left out of
@@ -105,27 +105,13 @@ class Opv2vDataset:
         return len(self._index)
 
     def __getitem__(self, index: int) -> CoopFrame:
-        """Read one frame.
-
-        Raises:
-            IndexError: if there is no such frame.
-            DatasetError: if one of its files is missing or damaged.
-        """
         scenario, position = self._index[index]
         number = scenario.numbers[position]
-        paths = {
-            agent: scenario.path(agent, number, 'yaml')
-            for agent, numbers in scenario.frames.items()
-            if number in numbers
-        }
+        paths = {agent: scenario.path(agent, number, 'yaml') for agent in scenario.agents_at(number)}
         documents = {agent: read_yaml(path) for agent, path in paths.items()}
         exact = {agent: read_pose(documents[agent], 'lidar_pose', path) for agent, path in paths.items()}
         ego_xy = exact[scenario.ego][:2, 3]
-        near = [
-            agent
-            for agent in sorted(documents)
-            if np.hypot(*(exact[agent][:2, 3] - ego_xy)) <= self.communication_range
-        ]
+        near = [a for a in paths if np.hypot(*(exact[a][:2, 3] - ego_xy)) <= self.communication_range]
         agents = {
             agent: read_sweep(
                 scenario.path(agent, number, 'pcd'),
@@ -157,10 +143,9 @@ class Opv2vDataset:
 
     def files(self, rows: range) -> set[Path]:
         """The ego's YAML file of each of these frames."""
-        taken = (self._index[row] for row in rows)
         return {
             scenario.path(scenario.ego, scenario.numbers[position], 'yaml').resolve()
-            for scenario, position in taken
+            for scenario, position in (self._index[row] for row in rows)
         }
 
     def problems(self, index: int) -> list[DatasetError]:
@@ -168,7 +153,7 @@ class Opv2vDataset:
         scenario, position = self._index[index]
         number = scenario.numbers[position]
         reads: list[Callable[[], object]] = [partial(self._step, scenario)]
-        for agent in sorted(agent for agent, numbers in scenario.frames.items() if number in numbers):
+        for agent in scenario.agents_at(number):
             reads.append(partial(self._read_document, scenario.path(agent, number, 'yaml')))
             reads.append(partial(read_sweep, scenario.path(agent, number, 'pcd'), agent, np.eye(4), None))
         return [error for read in reads if (error := raised(read))]

@@ -5,19 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rosbags.typesys.store import Typestore
-
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.messages.names import agent_name
+from diffkd_ros.messages.names import BOXES3D_TYPE, agent_name
 from diffkd_ros.messages.reading import boxes_of, latency_of, stamp_of
 from diffkd_ros.sources.bag_files import open_bags
 from diffkd_ros.sources.dataset import located
 
 _FEATURE = 'diffkd_ros/msg/BevFeature'
+_STATUS = 'diffkd_ros/msg/FusionStatus'
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Status:
 
     neighbours: tuple[Neighbour, ...]
     reliability: float
-    stages: dict[str, float] = field(default_factory=dict)
+    stages: dict[str, float]
 
     @property
     def fused(self) -> list[str]:
@@ -67,30 +66,26 @@ class Answer:
 
     Attributes:
         detections: with scores, in the ego's LiDAR frame.
-        status: None if it was not recorded or its message definition is unknown.
+        status: None if it was not recorded.
     """
 
     detections: Boxes3D
     status: Status | None
 
 
-def read_area(
-    paths: Sequence[Path], types: Typestore | None = None
-) -> tuple[float, float, float, float] | None:
+def read_area(paths: Sequence[Path]) -> tuple[float, float, float, float] | None:
     """The area around the ego that the model covers: x_min, y_min, x_max, y_max, metres.
 
     It is read from the first recorded feature; None if no feature was recorded.
 
     Args:
         paths: read as one bag.
-        types: for bags without message definitions; if None, messages without definition are skipped.
 
     Raises:
         DatasetError: if one is not a bag, or the message is damaged.
     """
-    with closing(open_bags(paths, types)) as reader:
-        known = reader.typestore.fielddefs
-        wanted = [c for c in reader.connections if c.msgtype == _FEATURE and c.msgtype in known]
+    with closing(open_bags(paths)) as reader:
+        wanted = [c for c in reader.connections if c.msgtype == _FEATURE]
         for connection, logged, data in reader.messages(wanted) if wanted else ():
             with located(f'{connection.topic} at {logged} of {reader.paths[0]}'):
                 message: Any = reader.deserialize(data, connection.msgtype)
@@ -99,13 +94,12 @@ def read_area(
     return None
 
 
-def read_answers(paths: Sequence[Path], ego: int, types: Typestore | None = None) -> dict[int, Answer]:
+def read_answers(paths: Sequence[Path], ego: int) -> dict[int, Answer]:
     """All answers in one or several bags, by the stamp of the sweep, nanoseconds.
 
     Args:
         paths: read as one bag.
         ego: agent that fused.
-        types: as for `read_area`.
 
     Raises:
         DatasetError: if one is not a bag, or a message is damaged.
@@ -113,9 +107,9 @@ def read_answers(paths: Sequence[Path], ego: int, types: Typestore | None = None
     name = agent_name(ego)
     detections: dict[int, Boxes3D] = {}
     status: dict[int, Status] = {}
-    with closing(open_bags(paths, types)) as reader:
-        topics, known = {f'/{name}/detections', f'/{name}/fusion_status'}, reader.typestore.fielddefs
-        wanted = [c for c in reader.connections if c.topic in topics and c.msgtype in known]
+    topics = {f'/{name}/detections': BOXES3D_TYPE, f'/{name}/fusion_status': _STATUS}
+    with closing(open_bags(paths)) as reader:
+        wanted = [c for c in reader.connections if topics.get(c.topic) == c.msgtype]
         with located(f'answers of {name} in {", ".join(map(str, paths))}'):
             for connection, _, data in reader.messages(wanted) if wanted else ():
                 message: Any = reader.deserialize(data, connection.msgtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.bags.answers import Answer, Status, read_answers, read_area
-from diffkd_ros.bags.writer import BagError, message_types
+from diffkd_ros.bags.writer import BagError
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import inverse, transform_points
@@ -69,8 +69,7 @@ def write_page(
         BagError: if the file cannot be written.
     """
     dataset = RosbagDataset(paths)
-    types = message_types()
-    answers, area = read_answers(paths, dataset.ego, types), read_area(paths, types)
+    answers, area = read_answers(paths, dataset.ego), read_area(paths)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).round().astype(int))
     shown: list[dict[str, Any]] = []
     for done, index in enumerate(chosen.tolist(), start=1):
@@ -168,7 +167,7 @@ def _status(answer: Answer | None) -> dict[str, Any]:
     status = answer.status if answer else None
     if status is None or not _is_finite(status):
         return {'neighbours': {}, 'reliability': None, 'stages': {}}
-    neighbours: Mapping[str, Any] = {
+    neighbours = {
         neighbour.agent: {
             'weight': round(neighbour.gate_weight, 3),
             'accepted': neighbour.accepted,

@@ -18,14 +18,14 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
-from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+from rosbags.typesys import TypesysError
 from rosbags.typesys.store import Typestore
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.messages.building import frame_messages, make_from, transform_message
 from diffkd_ros.messages.names import BOXES3D_TYPE, TRUTH_TOPIC
-from diffkd_ros.share import PACKAGE_NAME, share_directory
+from diffkd_ros.sources.bag_files import message_types
 
 _FOREVER = QosTime(9223372036, 854775807)
 # `ros2 bag play` offers this; all our topics are reliable.
@@ -46,14 +46,6 @@ _METADATA_VERSION: Literal[8] = 8
 
 class BagError(DiffkdError):
     """A bag cannot be written."""
-
-
-def message_types() -> Typestore:
-    """The standard message types and those of this package, from its installed .msg files."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    for path in sorted((share_directory() / 'msg').glob('*.msg')):
-        store.register(get_types_from_msg(path.read_text(), f'{PACKAGE_NAME}/msg/{path.stem}'))
-    return store
 
 
 def serialised(frame: CoopFrame, types: Typestore) -> Iterator[tuple[str, str, bytes | memoryview]]:

@@ -125,19 +125,9 @@ def evaluate(
             _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model)
         )
         options = Options(
-            out,
-            chosen,
-            folder,
-            conditions,
-            protocol,
-            all_cores(workers),
-            baseline,
-            cooperation,
-            calibration,
-            fitted_on,
-            tuple(answers or ()),
-            _sessions(folder),
-        )
+            out, chosen, folder, conditions, protocol, all_cores(workers), baseline, cooperation, calibration,
+            fitted_on, tuple(answers or ()), _sessions(folder),
+        )  # fmt: skip
         run_evaluation(options, Console())
 
 

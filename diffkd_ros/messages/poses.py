@@ -56,14 +56,13 @@ def covariance_of(values: ArrayLike) -> NDArray[np.float64]:
     A valid covariance is finite, symmetric and positive semi-definite; inverting another could give NaN.
     """
     matrix = np.asarray(values, np.float64).reshape(6, 6)
-    if not np.isfinite(matrix).all():
-        return np.zeros((6, 6))
-    scale = float(np.abs(matrix).max())
-    if not np.allclose(matrix, matrix.T, rtol=0.0, atol=1e-6 * scale):
-        return np.zeros((6, 6))
-    if np.linalg.eigvalsh(matrix)[0] < -1e-6 * scale:
-        return np.zeros((6, 6))
-    return matrix
+    tolerance = 1e-6 * float(np.abs(matrix).max())
+    valid = (
+        np.isfinite(matrix).all()
+        and np.allclose(matrix, matrix.T, rtol=0.0, atol=tolerance)
+        and np.linalg.eigvalsh(matrix)[0] >= -tolerance
+    )
+    return matrix if valid else np.zeros((6, 6))
 
 
 def pose_of_odometry(message: Any) -> LidarPose:

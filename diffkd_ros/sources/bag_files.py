@@ -12,28 +12,26 @@ from rosbags.rosbag2 import ReaderError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from diffkd_ros.messages.names import BOXES3D_TYPE
 from diffkd_ros.messages.reading import NANOSECONDS
+from diffkd_ros.share import PACKAGE_NAME, share_directory
 from diffkd_ros.sources.dataset import DatasetError
 
-# A copy of msg/Boxes3D.msg, which is not part of a Python package.
-BOXES3D_DEFINITION = """
-std_msgs/Header header
-string[] class_names
-float32[] boxes
-float32[] scores
-uint8[] labels
-int32[] track_ids
-int32[] num_points
-"""
+
+def message_types() -> Typestore:
+    """The standard message types and those of this package, from its installed .msg files."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for path in sorted((share_directory() / 'msg').glob('*.msg')):
+        store.register(get_types_from_msg(path.read_text(), f'{PACKAGE_NAME}/msg/{path.stem}'))
+    return store
 
 
-def open_bags(paths: Sequence[Path], types: Typestore | None = None) -> AnyReader:
+def open_bags(paths: Sequence[Path]) -> AnyReader:
     """Open one or several bags; their messages are read merged, in the order of recording.
+
+    Bags without message definitions, as those of ROS 2 Humble, are read by the current ones.
 
     Args:
         paths: folders of bags, or their .mcap files.
-        types: for bags without message definitions, as those of ROS 2 Humble; default: the types in frames.
 
     Raises:
         DatasetError: if one is missing or is not a bag.
@@ -41,18 +39,13 @@ def open_bags(paths: Sequence[Path], types: Typestore | None = None) -> AnyReade
     for path in paths:
         if not path.exists():
             raise DatasetError(f'no bag at {path}')
+    types = message_types()
     try:
-        reader = AnyReader(list(paths), default_typestore=types or _frame_types())
+        reader = AnyReader(list(paths), default_typestore=types)
         reader.open()
     except (AnyReaderError, ReaderError, OSError, AssertionError, struct.error) as error:
         raise DatasetError(f'{", ".join(map(str, paths))} is not a bag: {error}') from error
     return reader
-
-
-def _frame_types() -> Typestore:
-    store = get_typestore(Stores.ROS2_HUMBLE)
-    store.register(get_types_from_msg(BOXES3D_DEFINITION, BOXES3D_TYPE))
-    return store
 
 
 def recorded_stamp(data: bytes) -> int:

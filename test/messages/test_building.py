@@ -13,7 +13,7 @@ from nav_msgs.msg import Odometry
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2
 
-from diffkd_ros.bags.writer import message_types, serialised
+from diffkd_ros.bags.writer import serialised
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.poses import pose_from_euler
@@ -28,6 +28,7 @@ from diffkd_ros.messages.clouds import read_cloud
 from diffkd_ros.messages.names import agent_name, agent_number
 from diffkd_ros.messages.poses import pose_of
 from diffkd_ros.messages.reading import MessageError, boxes_of, stamp_of
+from diffkd_ros.sources.bag_files import message_types
 
 
 def over_the_wire(message):

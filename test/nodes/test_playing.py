@@ -17,7 +17,6 @@ from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.bags.answers import read_answers
 from diffkd_ros.bags.convert import write_bag
-from diffkd_ros.bags.writer import message_types
 from diffkd_ros.evaluation.recorded import score_answer
 from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.launching import graph
@@ -26,6 +25,7 @@ from diffkd_ros.metrics.average_precision import AveragePrecision
 from diffkd_ros.metrics.frame_results import join
 from diffkd_ros.metrics.protocol import protocol_named
 from diffkd_ros.nodes.playing.feeder import played as frame_as_messages
+from diffkd_ros.sources.bag_files import message_types
 from diffkd_ros.sources.restamping import restamped
 from diffkd_ros.sources.rosbag import RosbagDataset, recorded_stamp
 from diffkd_ros.sources.source import Source

@@ -7,9 +7,9 @@ from patience import PATIENCE
 from rosbags.highlevel import AnyReader
 from std_msgs.msg import Header
 
-from diffkd_ros.bags.writer import message_types
 from diffkd_ros.launching.graph import NodeSpec
 from diffkd_ros.nodes.base import qos
+from diffkd_ros.sources.bag_files import message_types
 
 OFFERED = {
     '/best_effort': qos.link('best_effort', 10, 0.0),

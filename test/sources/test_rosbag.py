@@ -13,14 +13,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import get_types_from_msg
 
-from diffkd_ros.bags.writer import BagWriter, message_types, serialised
+from diffkd_ros.bags.answers import read_answers
+from diffkd_ros.bags.writer import BagWriter, serialised
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.messages.names import BOXES3D_TYPE
-from diffkd_ros.sources.bag_files import BOXES3D_DEFINITION
+from diffkd_ros.messages.building import boxes_message, header_message, make_from
+from diffkd_ros.sources.bag_files import message_types
 from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.rosbag import RosbagDataset
 from diffkd_ros.sources.source import Source
@@ -109,9 +109,25 @@ def test_sqlite3_with_and_without_message_definitions(tmp_path, everything):
     assert_same(list(RosbagDataset(path)), list(frames(3)))
 
 
-def test_the_definition_for_such_bags_is_that_of_the_message_file():
-    written = get_types_from_msg(BOXES3D_DEFINITION, BOXES3D_TYPE)
-    assert written[BOXES3D_TYPE] == TYPES.fielddefs[BOXES3D_TYPE]
+def test_answers_are_read_without_message_definitions(tmp_path):
+    make = make_from(TYPES.types)
+    header = header_message(STEP, 'cav_5/lidar', make)
+    boxes = Boxes3D(np.ones((1, 7)), scores=np.ones(1, np.float32))
+    status = make(
+        'diffkd_ros/msg/FusionStatus', header=header, model_id='', neighbours=[], ego_reliability=0.5,
+        stages=['fuse'], latency_ms=np.array([7], np.float32),
+        sweeps_received=1, sweeps_fused=1, sweeps_overwritten=0, sweeps_refused=0,
+    )  # fmt: skip
+    answers = {'detections': boxes_message(header, boxes, ['vehicle'], make), 'fusion_status': status}
+    written = [
+        (STEP, (f'/cav_5/{topic}', m.__msgtype__, TYPES.serialize_cdr(m, m.__msgtype__)))
+        for topic, m in answers.items()
+    ]
+    (database,) = write_sqlite(tmp_path / 'bag', written).glob('*.db3')
+    with sqlite3.connect(database) as connection:
+        connection.execute('delete from message_definitions')
+    (answer,) = read_answers([tmp_path / 'bag'], 5).values()
+    assert answer.status.stages == {'fuse': 7.0}
 
 
 def test_one_bag_of_each_vehicle_is_read_as_one(tmp_path, everything):

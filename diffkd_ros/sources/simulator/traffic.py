@@ -89,12 +89,7 @@ def _place(
 ]:
     """Place vehicles on lanes, one behind the other: index, route, s of the centre, speed, desired speed."""
     lane_count = len(roads.directions) * roads.lanes
-    by_entry = [
-        [r for r, route in enumerate(roads.routes) if route.entry == lane] for lane in range(lane_count)
-    ]
-    by_exit = [
-        [r for r, route in enumerate(roads.routes) if route.exit == lane] for lane in range(lane_count)
-    ]
+    turns_off = [abs(route.turn) >= np.radians(45) for route in roads.routes]
     # End of the last vehicle on each lane: backwards from the stop line, or forwards from the exit.
     entry_tail = -rng.uniform(1.0, 15.0, lane_count)
     exit_head = rng.uniform(6.0, 60.0, lane_count)
@@ -106,14 +101,15 @@ def _place(
         gap = _STANDSTILL_GAP + 1.0 + rng.exponential(mean_gap)
         leaving = rng.random() < 0.2
         lane = int(rng.integers(lane_count))
-        choices = by_exit[lane] if leaving else by_entry[lane]
-        if not agile[vehicle]:
-            choices = [r for r in choices if abs(roads.routes[r].turn) < np.radians(45)]
+        lanes = (route.exit if leaving else route.entry for route in roads.routes)
+        choices = [
+            r for r, other in enumerate(lanes) if other == lane and (agile[vehicle] or not turns_off[r])
+        ]
         if not choices:
             continue
         # Going straight is as common as all turns together.
-        turns = [r for r in choices if abs(roads.routes[r].turn) >= np.radians(45)]
-        straight_on = [r for r in choices if abs(roads.routes[r].turn) < np.radians(45)]
+        turns = [r for r in choices if turns_off[r]]
+        straight_on = [r for r in choices if not turns_off[r]]
         if turns and straight_on:
             choices = turns if rng.random() < 0.5 else straight_on
         chosen = choices[int(rng.random() * len(choices))]

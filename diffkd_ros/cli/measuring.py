@@ -80,10 +80,10 @@ def evaluate(
     labels: Labels = None,
     pose: Pose = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Preset of what is scored; the source's own by default.")
+        str | None, typer.Option(help="Evaluation protocol; the source's own by default.")
     ] = None,
     cooperation: Annotated[
-        str, typer.Option(help='What is sent: intermediate (features), late (boxes), early (points), none.')
+        str, typer.Option(help='Sent content: intermediate (features), late (boxes), early (points), none.')
     ] = 'intermediate',
     calibration: Annotated[
         str,

@@ -127,7 +127,7 @@ class DairV2xDataset:
         return {self._pairs[row].clouds[VEHICLE].resolve() for row in rows}
 
     def problems(self, index: int) -> list[DatasetError]:
-        """What is wrong with each file of a frame."""
+        """The error of each file of a frame."""
         pair = self._pairs[index]
         reads: list[Callable[[], object]] = []
         for agent in _SIDES:

@@ -149,7 +149,7 @@ class Opv2vDataset:
         }
 
     def problems(self, index: int) -> list[DatasetError]:
-        """What is wrong with each file of a frame, including the files of agents out of range."""
+        """The error of each file of a frame, including the files of agents out of range."""
         scenario, position = self._index[index]
         number = scenario.numbers[position]
         reads: list[Callable[[], object]] = [partial(self._step, scenario)]

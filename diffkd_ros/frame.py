@@ -26,6 +26,15 @@ def _require(condition: bool, message: str) -> None:
         raise FrameError(message)
 
 
+def _convert(owner: Boxes3D | AgentSweep, name: str, dtype: type, shape: tuple[int, ...]) -> None:
+    """Convert an optional array of a frozen dataclass and check its shape."""
+    value = getattr(owner, name)
+    if value is not None:
+        value = np.asarray(value, dtype)
+        _require(value.shape == shape, f'{name} must be {shape}, got {value.shape}')
+        object.__setattr__(owner, name, value)
+
+
 def checked_boxes(boxes: ArrayLike, name: str = 'boxes') -> NDArray[np.float64]:
     """Return the boxes as a contiguous (n, 7) float64 array.
 
@@ -71,18 +80,11 @@ class Boxes3D:
     def __post_init__(self) -> None:
         boxes = checked_boxes(self.boxes)
         object.__setattr__(self, 'boxes', boxes)
-        labels = np.asarray(self.labels, np.int64)
-        if len(labels) == 0 and len(boxes):
-            labels = np.zeros(len(boxes), np.int64)
-        object.__setattr__(self, 'labels', labels)
-        for name, dtype in (
-            ('scores', np.float32), ('labels', np.int64), ('track_ids', np.int64), ('num_points', np.int64),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None:
-                value = np.asarray(value, dtype)
-                _require(value.shape == (len(boxes),), f'{name} must be ({len(boxes)},), got {value.shape}')
-                object.__setattr__(self, name, value)
+        if len(self.labels) == 0:
+            object.__setattr__(self, 'labels', np.zeros(len(boxes), np.int64))
+        _convert(self, 'scores', np.float32, (len(boxes),))
+        for name in ('labels', 'track_ids', 'num_points'):
+            _convert(self, name, np.int64, (len(boxes),))
 
     @classmethod
     def empty(cls) -> Boxes3D:
@@ -136,21 +138,13 @@ class AgentSweep:
         points = np.asarray(self.points, np.float32)
         pose = np.asarray(self.pose, np.float64)
         _require(points.ndim == 2 and points.shape[1] == 4, f'points must be (n, 4), got {points.shape}')
-        _require(
-            pose.shape == (4, 4) and bool(np.isfinite(pose).all()), 'pose must be a finite (4, 4) matrix'
-        )
+        finite = pose.shape == (4, 4) and bool(np.isfinite(pose).all())
+        _require(finite, 'pose must be a finite (4, 4) matrix')
         object.__setattr__(self, 'points', points)
         object.__setattr__(self, 'pose', pose)
-        for name, dtype, shape in (
-            ('ring', np.uint16, (len(points),)),
-            ('time', np.float32, (len(points),)),
-            ('velocity', np.float64, (3,)),
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                value = np.asarray(value, dtype)
-                _require(value.shape == shape, f'{name} must be {shape}, got {value.shape}')
-                object.__setattr__(self, name, value)
+        _convert(self, 'ring', np.uint16, (len(points),))
+        _convert(self, 'time', np.float32, (len(points),))
+        _convert(self, 'velocity', np.float64, (3,))
 
 
 @dataclass(frozen=True, slots=True)

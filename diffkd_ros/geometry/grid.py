@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bird's-eye-view grid of the feature maps."""
+"""The bird's-eye-view grid of the feature maps, and affine maps between the grids of agents."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.geometry.poses import Matrix, inverse
 
 
 @dataclass(frozen=True)
@@ -36,3 +42,28 @@ class BevGrid:
     def range(self) -> tuple[float, float, float, float, float, float]:
         """x_min, y_min, z_min, x_max, y_max, z_max in metres."""
         return self.x_min, self.y_min, self.z_min, self.x_max, self.y_max, self.z_max
+
+
+def grid_warps(poses: Sequence[Matrix], grid: BevGrid) -> NDArray[np.float32]:
+    """Affine maps from the ego's normalised grid coordinates to each agent's, derived here.
+
+    Normalised coordinates run from -1 to 1 between the grid's outer edges, x along columns. Roll and pitch
+    between the agents are ignored.
+
+    Args:
+        poses: (4, 4) map <- LiDAR of every agent, the ego first.
+        grid: of all agents, each in its own LiDAR frame.
+
+    Returns:
+        (n, 2, 3) float32; the ego's is the identity.
+    """
+    half = np.array([grid.x_max - grid.x_min, grid.y_max - grid.y_min]) / 2
+    centre = np.array([grid.x_max + grid.x_min, grid.y_max + grid.y_min]) / 2
+    warps = np.zeros((len(poses), 2, 3))
+    for warp, pose in zip(warps, poses, strict=True):
+        agent_from_ego = inverse(pose) @ poses[0]
+        yaw = np.arctan2(agent_from_ego[1, 0], agent_from_ego[0, 0])
+        rotation = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
+        warp[:, :2] = rotation * half[None] / half[:, None]
+        warp[:, 2] = (rotation @ centre + agent_from_ego[:2, 3] - centre) / half
+    return warps.astype(np.float32)

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that predict a clean latent: two denoisers, and one without diffusion for comparison."""
+"""The two denoisers: networks that predict a clean latent."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +34,6 @@ class GatedBlock(nn.Module):
         return x + functional.silu(self.norm(self.convolution(x)))
 
 
-def _blocks(channels: int, time_channels: int, count: int) -> Iterable[GatedBlock]:
-    return (GatedBlock(channels, time_channels, 2 ** (i % 3)) for i in range(count))
-
-
 class TimeNetwork(nn.Module):
     """Diffusion times (n,) to the embeddings (n, channels) that all blocks share."""
 
@@ -61,27 +55,30 @@ class EdgeDenoiser(nn.Module):
     Args:
         channels: channels of the latent and of every layer.
         blocks: number of gated blocks.
+        timed: False omits the time: an estimator without diffusion, for comparison.
     """
 
-    def __init__(self, channels: int, blocks: int) -> None:
+    def __init__(self, channels: int, blocks: int, timed: bool = True) -> None:
         super().__init__()
-        self.time = TimeNetwork(channels)
+        self.time = TimeNetwork(channels) if timed else None
         self.stem = nn.Conv2d(channels, channels, 3, padding=1)
-        self.blocks = nn.ModuleList(_blocks(channels, channels, blocks))
+        self.blocks = nn.ModuleList(
+            GatedBlock(channels, channels if timed else 0, 2 ** (i % 3)) for i in range(blocks)
+        )
         self.head = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor | None, condition: Tensor) -> Tensor:
         """Predict the clean latent from a noisy one.
 
         Args:
             noisy: (n, c, h, w) latent at time t.
-            t: (n,) diffusion times in 0..999.
+            t: (n,) diffusion times in 0..999; ignored without time.
             condition: (n, c, h, w).
 
         Returns:
             (n, c, h, w) predicted clean latent.
         """
-        time = self.time(t)
+        time = None if self.time is None else self.time(t)
         x = self.stem(noisy)
         for block in self.blocks:
             x = block(x, condition, time)
@@ -126,25 +123,3 @@ class FaithfulDenoiser(nn.Module):
                 x = block(x, condition, time)
             merged.append(up(x))
         return self.head(torch.cat(merged, dim=1))
-
-
-class PlainEstimator(nn.Module):
-    """The edge denoiser's blocks without noise and time: the control for the effect of diffusion.
-
-    Args:
-        channels: channels of the latent and of every layer.
-        blocks: number of gated blocks; for equal cost, as many as a sampler runs in all its steps.
-    """
-
-    def __init__(self, channels: int, blocks: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(channels, channels, 3, padding=1)
-        self.blocks = nn.ModuleList(_blocks(channels, 0, blocks))
-        self.head = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, observed: Tensor, condition: Tensor) -> Tensor:
-        """Predict the clean latent (n, c, h, w) from the observed one and a condition of the same shape."""
-        x = self.stem(observed)
-        for block in self.blocks:
-            x = block(x, condition)
-        return self.head(x)

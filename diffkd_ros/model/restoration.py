@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import covered_cells
-from diffkd_ros.model.denoiser import EdgeDenoiser, FaithfulDenoiser, PlainEstimator
+from diffkd_ros.model.denoiser import EdgeDenoiser, FaithfulDenoiser
 from diffkd_ros.model.schedule import TRAINING_STEPS, cosine_alpha_bar, ddim_times
 
 NOISE_SEED = 20260402
@@ -222,12 +222,12 @@ class PlainRestoration(Restoration):
     Args:
         channels: channels of the feature map.
         latent_channels: channels of the latent.
-        blocks: number of blocks of the estimator.
+        blocks: number of blocks; for equal cost, as many as a sampler runs in all its steps.
     """
 
     def __init__(self, channels: int, latent_channels: int, blocks: int) -> None:
         super().__init__(channels, latent_channels, patch=2)
-        self.estimator = PlainEstimator(latent_channels, blocks)
+        self.estimator = EdgeDenoiser(latent_channels, blocks, timed=False)
 
     def predict(self, clean: Tensor, projected: Tensor, condition: Tensor) -> Tensor:
         """The estimate; the target is not an input."""
@@ -235,4 +235,4 @@ class PlainRestoration(Restoration):
 
     def estimate(self, projected: Tensor, condition: Tensor) -> Tensor:
         """One pass of the estimator."""
-        return self.estimator(projected, condition)
+        return self.estimator(projected, None, condition)

@@ -105,7 +105,6 @@ class StudentConfig:
         if self.restoration == 'none':
             return TeacherScale(self.channels)
         if self.restoration == 'plain':
-            # As many blocks in one pass as the sampler runs in all its steps, for equal cost.
             return PlainRestoration(self.channels, self.latent_channels, self.blocks * self.steps)
         return DiffusionRestoration(
             self.channels,

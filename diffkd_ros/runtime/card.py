@@ -99,29 +99,16 @@ class ModelCard(BaseModel):
         return f'{self.name}@{self.files[FILES[self.runtime][0]][:12]}'
 
     @property
-    def encoder_path(self) -> Path:
-        """Path of the encoder's graph.
-
-        Raises:
-            ModelError: if the model runs in torch only.
-        """
-        return self._graph(ENCODER)
-
-    @property
-    def ego_path(self) -> Path:
-        """Path of the ego's graph, which restores, warps, fuses and detects.
-
-        Raises:
-            ModelError: if the model runs in torch only.
-        """
-        return self._graph(EGO)
-
-    @property
     def student_path(self) -> Path:
         """Path of the weights of a model that runs in torch only."""
         return self._folder / STUDENT
 
-    def _graph(self, name: str) -> Path:
+    def graph_path(self, name: str) -> Path:
+        """Path of a graph, `ENCODER` or `EGO`.
+
+        Raises:
+            ModelError: if the model runs in torch only.
+        """
         if self.runtime != 'onnx':
             raise ModelError(
                 f'{self._folder} has no {name}: the model runs in torch only. Evaluate it with '

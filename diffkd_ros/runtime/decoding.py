@@ -85,7 +85,7 @@ def observed_cells(
 
     Args:
         density: (n, height, width) of each agent, above 0 where it had a return.
-        ego_to_agent: (n, 2, 3), see `geometry.warp.grid_warps`.
+        ego_to_agent: (n, 2, 3), see `geometry.grid.grid_warps`.
         grid: of all agents.
 
     Returns:

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.frame import Boxes3D
+from diffkd_ros.geometry.grid import grid_warps
 from diffkd_ros.geometry.poses import Matrix
-from diffkd_ros.geometry.warp import grid_warps
-from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.card import EGO
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.features import BevFeature
-from diffkd_ros.runtime.session import Session, open_session
+from diffkd_ros.runtime.session import ModelPart
 
 OUTPUTS = ['heatmap', 'regression', 'share', 'coverage', 'reliability', 'energy']
 
@@ -44,24 +44,10 @@ class Detection:
     latency_ms: dict[str, float]
 
 
-class CooperativeDetector:
-    """Runs `ego.onnx` of a model folder. A single agent takes the same path as several.
+class CooperativeDetector(ModelPart):
+    """Runs `ego.onnx` of a model folder. A single agent takes the same path as several."""
 
-    Args:
-        card: a loaded model card.
-        threads: CPU threads.
-        device: `cpu`, `cuda` or `tensorrt`.
-        session: replaces the session on the folder's graph.
-
-    Raises:
-        ModelError: if the device is not available or the graph does not load.
-    """
-
-    def __init__(
-        self, card: ModelCard, threads: int = 1, device: str = 'cpu', session: Session | None = None
-    ) -> None:
-        self._card = card
-        self._session = session or open_session(card.ego_path, threads, device)
+    graph = EGO
 
     def detect(self, features: Sequence[BevFeature], poses: Sequence[Matrix]) -> Detection:
         """Fuse the features of 1 to `max_agents` agents and detect.

@@ -7,33 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.card import ENCODER
 from diffkd_ros.runtime.features import BevFeature
-from diffkd_ros.runtime.session import Session, open_session
+from diffkd_ros.runtime.session import ModelPart
 
 
 class CloudError(DiffkdError):
     """A point cloud of the wrong shape or without a usable point."""
 
 
-class FeatureEncoder:
-    """Runs `encoder.onnx` of a model folder.
+class FeatureEncoder(ModelPart):
+    """Runs `encoder.onnx` of a model folder."""
 
-    Args:
-        card: a loaded model card.
-        threads: CPU threads.
-        device: `cpu`, `cuda` or `tensorrt`.
-        session: replaces the session on the folder's graph.
-
-    Raises:
-        ModelError: if the device is not available or the graph does not load.
-    """
-
-    def __init__(
-        self, card: ModelCard, threads: int = 1, device: str = 'cpu', session: Session | None = None
-    ) -> None:
-        self._grid = card.grid
-        self._session = session or open_session(card.encoder_path, threads, device)
+    graph = ENCODER
 
     def encode(self, points: NDArray[np.float32]) -> BevFeature:
         """Encode one sweep; points that are not finite or out of range are ignored.
@@ -46,7 +32,7 @@ class FeatureEncoder:
         """
         if points.ndim != 2 or points.shape[1] != 4:
             raise CloudError(f'points must be (n, 4) x, y, z, intensity; got {points.shape}')
-        grid = self._grid
+        grid = self._card.grid
         x, y, z, intensity = points.T
         # Comparisons with NaN are false, so that this excludes points that are not finite, too.
         usable = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import onnxruntime
 from numpy.typing import NDArray
 
-from diffkd_ros.runtime.card import ModelError
+from diffkd_ros.runtime.card import ModelCard, ModelError
 
 PROVIDERS = {
     'cpu': ['CPUExecutionProvider'],
@@ -24,6 +24,28 @@ class Session(Protocol):
 
     def run(self, names: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
         """Compute the named outputs, in this order."""
+
+
+class ModelPart:
+    """A graph of a model folder on a device.
+
+    Args:
+        card: a loaded model card.
+        threads: CPU threads.
+        device: `cpu`, `cuda` or `tensorrt`.
+        session: replaces the session on the folder's graph.
+
+    Raises:
+        ModelError: if the device is not available or the graph does not load.
+    """
+
+    graph: ClassVar[str]
+
+    def __init__(
+        self, card: ModelCard, threads: int = 1, device: str = 'cpu', session: Session | None = None
+    ) -> None:
+        self._card = card
+        self._session = session or open_session(card.graph_path(self.graph), threads, device)
 
 
 def open_session(path: Path, threads: int, device: str) -> Session:

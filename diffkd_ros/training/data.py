@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in
-from diffkd_ros.geometry.grid import BevGrid
+from diffkd_ros.geometry.grid import BevGrid, grid_warps
 from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler, transform_points
-from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data
@@ -172,19 +171,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """The part of a stream of batches that a process takes: every `processes`-th, from `rank`.
-
-    Attributes:
-        rank: of this process.
-        processes: number of processes.
-    """
-
-    rank: int = 0
-    processes: int = 1
-
-
 class Samples(Dataset[Sample]):
     """Random training samples: each index draws a frame, an ego, its neighbours and corruptions.
 
@@ -193,14 +179,15 @@ class Samples(Dataset[Sample]):
         grid: of the feature map.
         stream: number of the stream; different streams give different samples.
         steps: batches of the stream to give.
-        share: of this process; the whole stream by default.
+        rank: of this process, which takes every `processes`-th batch.
+        processes: number of processes.
     """
 
     def __init__(
-        self, data: Data, grid: BevGrid, stream: int, steps: range, share: Share | None = None
+        self, data: Data, grid: BevGrid, stream: int, steps: range, rank: int = 0, processes: int = 1
     ) -> None:
         self._data, self._grid, self._stream, self._steps = data, grid, stream, steps
-        self._share = share or Share()
+        self._rank, self._processes = rank, processes
 
     @cached_property
     def _frames(self) -> Mixture:
@@ -215,9 +202,9 @@ class Samples(Dataset[Sample]):
         Raises:
             DatasetError: if a data set cannot be read.
         """
-        data, share = self._data, self._share
+        data = self._data
         step, place = divmod(index, data.batch)
-        number = (self._steps[step] * share.processes + share.rank) * data.batch + place
+        number = (self._steps[step] * self._processes + self._rank) * data.batch + place
         rng = np.random.default_rng((data.train_seed, self._stream, number))
         drive = None
         if data.frames_per_drive > 1:
@@ -253,11 +240,11 @@ def _view(rng: np.random.Generator, turned: float, cell: float) -> Matrix:
 
 
 def training_batches(
-    data: Data, grid: BevGrid, stream: int, steps: range, share: Share | None = None
+    data: Data, grid: BevGrid, stream: int, steps: range, rank: int = 0, processes: int = 1
 ) -> Iterable[Batch]:
     """Batches of a stream, in a fixed order, made in worker processes; arguments as for `Samples`."""
     return DataLoader(
-        Samples(data, grid, stream, steps, share),
+        Samples(data, grid, stream, steps, rank, processes),
         batch_size=data.batch,
         collate_fn=collate,
         num_workers=data.workers,

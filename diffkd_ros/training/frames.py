@@ -7,7 +7,6 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -47,13 +46,6 @@ def _source(
     )
 
 
-class Frames(Protocol):
-    """Frames that can be drawn at random."""
-
-    def draw(self, rng: np.random.Generator, drive: np.random.Generator) -> CoopFrame:
-        """A random frame; see `Mixture.draw`."""
-
-
 class _Simulated:
     def __init__(self, source: Source) -> None:
         # Drawing a scenario takes longer than simulating a frame of it.
@@ -89,7 +81,7 @@ class Mixture:
 
     def __init__(self, data: Data) -> None:
         sources = [_source(section, data, data.train_seed) for section in data.sources]
-        self._sources: list[Frames] = [
+        self._sources = [
             _Simulated(source) if source.kind == SIMULATOR else _Recorded(source) for source in sources
         ]
         shares = np.array([section.share for section in data.sources])

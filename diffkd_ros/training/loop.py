@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training import checkpoint
 from diffkd_ros.training.checkpoint import CHECKPOINT, CheckpointError
-from diffkd_ros.training.data import Batch, Share, training_batches
+from diffkd_ros.training.data import Batch, training_batches
 from diffkd_ros.training.frames import expand
 from diffkd_ros.training.optimisation import Optimisation
 from diffkd_ros.training.recipe import Recipe, RecipeError, Stage
@@ -32,6 +31,7 @@ from diffkd_ros.training.validation import Scores, Validation, grid_of
 
 MEASURED_BATCHES = 32
 REPORT_EVERY = 20
+_COLUMNS = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 BFLOAT16 = ('avx512_bf16', 'amx_bf16', 'bf16')
 """Names in `torch.cpu.get_capabilities`, on x86 and ARM, of hardware support for bfloat16."""
 
@@ -134,7 +134,6 @@ class _Run:
     def stage(self, stage: Stage) -> None:
         """Run a stage, from its first step or from where the checkpoint was written."""
         recipe, progress, fabric = self.recipe, self.progress, self.fabric
-        share = Share(fabric.global_rank, fabric.world_size)
         stream = _stream(stage, progress.history)
         grid = grid_of(recipe)
         # The teacher is trained on clean clouds; the other stages use it in the egos' own grids.
@@ -142,10 +141,10 @@ class _Run:
         data = recipe.data.model_copy(update=clean if stage.name == 'teacher' else straight)
         if stage.name != 'teacher' and not self._has_student() and progress.step == 0:
             copy_teacher(self.teacher, self.student)
-            # Without a share: all processes measure the same batches.
+            # Without a rank: all processes measure the same batches.
             clean_data = data.model_copy(update=clean)
-            batches = training_batches(clean_data, grid, stream, range(MEASURED_BATCHES))
-            measure_teacher(self.teacher, self.student, (batch.to(fabric.device) for batch in batches))
+            measured = training_batches(clean_data, grid, stream, range(MEASURED_BATCHES))
+            measure_teacher(self.teacher, self.student, (batch.to(fabric.device) for batch in measured))
         module = STAGES[stage.name](self.teacher, self.student, recipe.target)
         network = self.teacher if stage.name == 'teacher' else self.student
         if stage.name == 'teacher':
@@ -157,20 +156,22 @@ class _Run:
         module.train()
         started = time.monotonic() - 60 * progress.minutes
         remaining = range(progress.step, stage.steps)
-        with _Bar(stage, progress.step, fabric.is_global_zero) as bar:
-            for step, batch in zip(
-                remaining, training_batches(data, grid, stream, remaining, share), strict=True
-            ):
+        batches = training_batches(data, grid, stream, remaining, fabric.global_rank, fabric.world_size)
+        shown = ''
+        with Progress(*_COLUMNS, disable=not fabric.is_global_zero) as bar:
+            task = bar.add_task(stage.name, total=stage.steps, completed=progress.step)
+            for step, batch in zip(remaining, batches, strict=True):
                 # A seed for each step: a resumed run repeats the draws of an uninterrupted one.
                 torch.manual_seed(_seed(recipe.seed, stream, step, fabric.global_rank))
                 losses = self._step(trained, optimiser, optimisation, batch.to(fabric.device))
                 progress.step, progress.minutes = step + 1, (time.monotonic() - started) / 60
                 if step % REPORT_EVERY == 0:
                     fabric.log_dict({f'{stage.name}/{k}': v for k, v in losses.items()}, step)
-                bar.advance(losses['total'])
+                text = f'{stage.name} loss {losses["total"]:.3f} {shown}'
+                bar.update(task, advance=1, description=text)
                 last = step + 1 == stage.steps
                 if (step + 1) % recipe.validate_every == 0 and not last:
-                    bar.show(self._score(stage, optimisation.average.module, step + 1))
+                    shown = _summary(self._score(stage, optimisation.average.module, step + 1))
                 if (step + 1) % recipe.save_every == 0 and not last:
                     self.save(optimisation.state(progress))
         optimisation.apply_average()
@@ -215,34 +216,6 @@ class _Run:
             self.fabric.log_dict(flat, step)
         self.fabric.barrier()
         return scores
-
-
-class _Bar:
-    """Progress bar with the latest loss and scores, shown by the first process only."""
-
-    def __init__(self, stage: Stage, done: int, shown: bool) -> None:
-        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns) if shown else nullcontext()
-        self._name, self._scores, self._steps, self._done = stage.name, '', stage.steps, done
-
-    def __enter__(self) -> _Bar:
-        self._progress.__enter__()
-        if isinstance(self._progress, Progress):
-            self._task = self._progress.add_task(self._name, total=self._steps, completed=self._done)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._progress.__exit__(*exception)
-
-    def advance(self, loss: float) -> None:
-        """Count one step."""
-        if isinstance(self._progress, Progress):
-            text = f'{self._name} loss {loss:.3f} {self._scores}'
-            self._progress.update(self._task, advance=1, description=text)
-
-    def show(self, scores: Scores) -> None:
-        """Set the scores shown next to the loss."""
-        self._scores = _summary(scores)
 
 
 def _summary(scores: Scores) -> str:

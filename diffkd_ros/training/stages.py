@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.fusion import AdaptiveGatedFusion, warp
 from diffkd_ros.model.restoration import Restoration
-from diffkd_ros.model.student import Fusion, Student, StudentConfig
+from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.data import Batch, Clouds
 from diffkd_ros.training.losses import (
@@ -95,22 +95,6 @@ def measure_teacher(teacher: Teacher, student: Student, batches: Iterable[Batch]
     scale.deviation.copy_((squares / cells - mean.square()).clamp(min=1e-6).sqrt())
 
 
-def fuse_frames(
-    student: Student, features: Tensor, restored: Tensor, density: Tensor, batch: Batch
-) -> list[Fusion]:
-    """Fuse each frame of a batch.
-
-    Args:
-        student: fuses.
-        features: (sum of sizes, c, h, w) of all agents, frame by frame, as encoded.
-        restored: (sum of sizes, c, h, w).
-        density: (sum of sizes, 1, h, w).
-        batch: gives sizes and warps.
-    """
-    parts = (t.split(batch.sizes) for t in (features, restored, density, batch.warps))
-    return [student.fuse(*frame) for frame in zip(*parts, strict=True)]
-
-
 def warp_to_agents(maps: Tensor, batch: Batch, vectors: int = 0) -> Tensor:
     """Resample maps from each frame's ego grid to every agent's: (frames, c, h, w) to (agents, c, h, w)."""
     linear = torch.linalg.inv(batch.warps[:, :, :2])
@@ -153,9 +137,10 @@ class _Distillation(nn.Module):
     def fusion_losses(
         self, features: Tensor, restored: Tensor, density: Tensor, batch: Batch, output: TeacherOutput
     ) -> Losses:
-        """Losses of detection, PKD (b) and reliability; arguments as for `fuse_frames`."""
+        """Losses of detection, PKD (b) and reliability, given maps of all agents as encoded and restored."""
         teacher, seen, teacher_heatmap, teacher_regression = output
-        fusions = fuse_frames(self.student, features, restored, density, batch)
+        frames = (maps.split(batch.sizes) for maps in (features, restored, density, batch.warps))
+        fusions = [self.student.fuse(*frame) for frame in zip(*frames, strict=True)]
         fused = torch.cat([fusion.fused for fusion in fusions])
         heatmap, regression = self.student.head(fused)
         deviation = self.student.restoration.deviation

@@ -18,6 +18,7 @@ from diffkd_ros.metrics.average_precision import AveragePrecision
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
+from diffkd_ros.runtime.neighbours import choose_neighbours
 from diffkd_ros.training.augmentation import corrupt_clouds
 from diffkd_ros.training.data import Batch, collate, make_sample
 from diffkd_ros.training.frames import held_out_frames
@@ -66,7 +67,11 @@ class Validation:
         self, frame: CoopFrame, sensed: CoopFrame, view: Matrix | None = None
     ) -> tuple[Batch, Boxes3D]:
         recipe, grid = self._recipe, self._grid
-        agents = [frame.ego, *frame.neighbours][: recipe.data.max_agents]
+        poses = {agent: frame.agents[agent].pose for agent in frame.neighbours}
+        nearest = choose_neighbours(
+            frame.agents[frame.ego].pose, poses, sensed.agents.get, recipe.data.max_agents
+        )
+        agents = [frame.ego, *sorted(nearest.chosen)]
         frame = replace(frame, agents={agent: frame.agents[agent] for agent in agents})
         truth = within(ground_truth_in(frame, frame.ego), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
         sample = make_sample(frame, sensed, agents, grid, recipe.data.min_points, view=view)
@@ -120,8 +125,7 @@ class Validation:
                     features[:count], restored[:count], density[:count], batch.warps[:count]
                 )
                 heatmap, regression = student.head(fusion.fused)
-                boxes = self._boxes(heatmap, regression, density[:count], batch.warps[:count])
-                score.add(boxes, truth)
+                score.add(self._boxes(heatmap, regression, density[:count], batch.warps[:count]), truth)
         return _figures(together), _figures(alone)
 
     def _score(self) -> AveragePrecision:

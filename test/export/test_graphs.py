@@ -13,9 +13,8 @@ from torch import nn
 
 from diffkd_ros.export.graphs import EgoGraph, export_ego
 from diffkd_ros.export.model_folder import Decoding, write_model_folder
-from diffkd_ros.geometry.grid import BevGrid
+from diffkd_ros.geometry.grid import BevGrid, grid_warps
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.runtime.card import ModelCard, ModelError
 from diffkd_ros.runtime.detector import OUTPUTS, CooperativeDetector

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from diffkd_ros.cli import app
 from diffkd_ros.export.model_folder import Decoding, write_model_folder
 from diffkd_ros.export.torch_sessions import torch_sessions
+from diffkd_ros.geometry.grid import grid_warps
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.runtime.card import ModelCard, ModelError
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffkd_ros.model.denoiser import EdgeDenoiser, FaithfulDenoiser, GatedBlock, PlainEstimator
+from diffkd_ros.model.denoiser import EdgeDenoiser, FaithfulDenoiser, GatedBlock
 from diffkd_ros.model.modulation import LightweightGatedModulation
 
 CHANNELS = 8
@@ -61,7 +61,11 @@ def test_the_faithful_pyramid_is_thirteen_blocks_at_strides_1_2_4() -> None:
 
 
 def test_modulations_of_a_new_network_are_identities() -> None:
-    for module in (EdgeDenoiser(CHANNELS, 2), FaithfulDenoiser(CHANNELS), PlainEstimator(CHANNELS, 2)):
+    for module in (
+        EdgeDenoiser(CHANNELS, 2),
+        FaithfulDenoiser(CHANNELS),
+        EdgeDenoiser(CHANNELS, 2, timed=False),
+    ):
         blocks = [m for m in module.modules() if isinstance(m, LightweightGatedModulation)]
         assert blocks
         x, condition = torch.randn(1, CHANNELS, 4, 4), torch.randn(1, CHANNELS, 4, 4)

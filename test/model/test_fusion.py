@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from diffkd_ros.geometry.grid import BevGrid
+from diffkd_ros.geometry.grid import BevGrid, grid_warps
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.model.fusion import AdaptiveGatedFusion, warp
 from diffkd_ros.model.modulation import LightweightGatedModulation
 

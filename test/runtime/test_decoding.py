@@ -2,9 +2,8 @@
 import numpy as np
 import pytest
 
-from diffkd_ros.geometry.grid import BevGrid
+from diffkd_ros.geometry.grid import BevGrid, grid_warps
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.runtime.decoding import Decoding, decode_boxes, observed_cells
 
 GRID = BevGrid(-8.0, -4.0, -3.0, 8.0, 4.0, 1.0, height=10, width=20)

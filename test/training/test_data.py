@@ -7,7 +7,7 @@ from small_recipe import small_recipe
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.training.data import Samples, Share, collate, make_sample
+from diffkd_ros.training.data import Samples, collate, make_sample
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data
 
@@ -98,7 +98,7 @@ def test_the_teachers_cloud_can_be_in_a_rotated_grid_and_nothing_else_changes() 
 def test_processes_share_a_stream_without_overlap_and_can_resume_in_it() -> None:
     whole = [Samples(DATA, GRID, 0, range(4))[i].union for i in range(8)]
     # Two processes take whole batches (of two) in turn, two steps each.
-    first, second = (Samples(DATA, GRID, 0, range(2), Share(rank, 2)) for rank in (0, 1))
+    first, second = (Samples(DATA, GRID, 0, range(2), rank, 2) for rank in (0, 1))
     taken = [first[0], first[1], second[0], second[1], first[2], first[3], second[2], second[3]]
     assert len(first) == 4
     assert all(np.array_equal(sample.union, union) for sample, union in zip(taken, whole, strict=True))

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from diffkd_ros.geometry.grid import BevGrid
+from diffkd_ros.geometry.grid import BevGrid, grid_warps
 from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler
-from diffkd_ros.geometry.warp import grid_warps
 from diffkd_ros.messages.building import pose_message
 from diffkd_ros.nodes.link.neighbours import Verdict
 from diffkd_ros.runtime.decoding import observed_cells

@@ -49,13 +49,8 @@ def _blur(shared: float, own: float) -> Parameters:
 
 
 def _layout(beams: int, lowest: float, highest: float, azimuth_step: float, max_range: float) -> Parameters:
-    return {
-        'beams': beams,
-        'lowest': lowest,
-        'highest': highest,
-        'azimuth_step': azimuth_step,
-        'max_range': max_range,
-    }
+    angles = {'lowest': lowest, 'highest': highest, 'azimuth_step': azimuth_step}
+    return {'beams': beams, **angles, 'max_range': max_range}
 
 
 def _film(film: float, floor: float, least_lost: float) -> Parameters:

@@ -24,13 +24,7 @@ EchoReading = Literal['above_sensor', 'inside_objects']
 
 
 def beam_missing(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -> AgentSweep:
-    """Drop whole rings at random.
-
-    Args:
-        sweep: the sweep.
-        rng: draws the rings.
-        share: of the rings to drop, in [0, 1]; the published levels drop 8, 16, 32 or 48 of 64.
-    """
+    """Drop a share in [0, 1] of the rings at random; the published levels drop 8, 16, 32 or 48 of 64."""
     require_within(0.0, 1.0, share=share)
     rings = rings_of(sweep)
     lost = np.zeros(rings.count, np.bool_)
@@ -39,15 +33,10 @@ def beam_missing(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -
 
 
 def electromagnetic_interference(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -> AgentSweep:
-    """Drop evenly spaced rings, and every second return of the others.
+    """Drop a share in [0, 1] of the rings, evenly spaced, and every second return of the others.
 
     At a share of 0.5 about a quarter of the returns is kept. The first ring dropped, and whether a ring keeps
     its odd or its even returns, are random.
-
-    Args:
-        sweep: the sweep.
-        rng: draws the phases.
-        share: of the rings to drop, in [0, 1].
     """
     require_within(0.0, 1.0, share=share)
     rings = rings_of(sweep)
@@ -93,14 +82,10 @@ def motion_blur(
 
 
 def crosstalk(sweep: AgentSweep, rng: np.random.Generator, *, share: float, spread: float) -> AgentSweep:
-    """Displace a few returns, as interference from another sensor does.
+    """Displace exactly a share in [0, 1] of the returns, as interference from another sensor does.
 
-    Args:
-        sweep: the sweep.
-        rng: draws the returns and their displacements.
-        share: of the returns, in [0, 1]; exactly this share is displaced.
-        spread: standard deviation of the noise in x, y and z, metres, and in the intensity, which stays in
-            [0, 1].
+    `spread` is the standard deviation of the noise in x, y and z, metres, and in the intensity, which is
+    clipped to [0, 1].
     """
     require_within(0.0, 1.0, share=share)
     require_within(0.0, spread=spread)

@@ -95,11 +95,6 @@ class LinkConditions:
         return max(self.tile_loss, self.message_loss, self.burst_loss, self.jitter) > 0
 
     @property
-    def touches_content(self) -> bool:
-        """Whether the content of a message may change on the link."""
-        return self.tile_loss > 0 or self.limits_sender
-
-    @property
     def limits_sender(self) -> bool:
         """Whether the sender reduces its maps before sending."""
         return self.bits is not None or self.bandwidth is not None
@@ -126,14 +121,7 @@ class LinkConditions:
     def degrade(
         self, feature: Map, density: Map, rng: np.random.Generator, size_of: SizeOf | None = None
     ) -> tuple[Map, Map]:
-        """Reduce a map as `limit` does, then drop tiles.
-
-        Args:
-            feature: (channels, height, width) float32.
-            density: (height, width) float32.
-            rng: draws the tiles.
-            size_of: as for `limit`.
-        """
+        """Reduce a map as `limit` does, then drop tiles."""
         feature, density = self.limit(feature, density, size_of)
         if self.tile_loss > 0:
             feature, density = lose_tiles(feature, density, rng, self.tile_loss, self.tile)
@@ -186,11 +174,7 @@ class Link(Generic[Payload]):
         self.lost = 0
 
     def send(self, stamp: int, payload: Payload) -> None:
-        """Send a message.
-
-        Args:
-            stamp: of the message and of sending, nanoseconds.
-            payload: the message's content.
+        """Send a message at its stamp, nanoseconds.
 
         Raises:
             CorruptionError: if the stamp is not later than that of the previous message.
@@ -207,7 +191,7 @@ class Link(Generic[Payload]):
             self.lost += 1
             return
         at = stamp + round(delay * 1e9)
-        if self.conditions.touches_content:
+        if self.conditions.tile_loss > 0 or self.conditions.limits_sender:
             feature, density = self.conditions.degrade(payload.feature, payload.density, rng, self._size_of)
             # A dataclass instance, which a protocol cannot express.
             payload = cast(Payload, replace(cast(Any, payload), feature=feature, density=density))

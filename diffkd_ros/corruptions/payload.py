@@ -2,7 +2,8 @@
 """Degradation of a feature map on the link: lost tiles, quantisation, a limit of bytes.
 
 Maps are arrays: feature (channels, height, width) float32 and density (height, width) float32, which is 0
-where nothing was observed. A lost cell is 0 in both, like an unobserved one.
+where nothing was observed. Functions return new maps, in which a lost cell is 0, like an unobserved one. They
+raise `CorruptionError` if the shapes do not match or a parameter is out of range.
 """
 
 from __future__ import annotations
@@ -34,17 +35,9 @@ def require_map(feature: Map, density: Map) -> None:
 def lose_tiles(
     feature: Map, density: Map, rng: np.random.Generator, share: float, tile: int = 8
 ) -> tuple[Map, Map]:
-    """Drop square tiles independently with equal probability, like packets of a datagram transport.
+    """Drop square tiles independently with probability `share`, like packets of a datagram transport.
 
-    Args:
-        feature: (channels, height, width).
-        density: (height, width).
-        rng: draws the tiles.
-        share: probability of a tile to be lost, in [0, 1].
-        tile: cells along a tile's side; tiles start at row 0 and column 0, the last may be smaller.
-
-    Returns:
-        Feature and density, as for every function here.
+    A tile is `tile` cells wide; tiles start at row 0 and column 0, the last may be smaller.
     """
     require_map(feature, density)
     require_within(0.0, 1.0, share=share)
@@ -59,12 +52,8 @@ def quantise(feature: Map, density: Map, bits: int) -> tuple[Map, Map]:
     """Round features to a number of bits per value.
 
     Each channel has its own step, the largest magnitude / (2^(bits - 1) - 1). The error is at most half a
-    step, and zero stays zero. The density is sent in a byte of its own and stays unchanged.
-
-    Args:
-        feature: (channels, height, width).
-        density: (height, width).
-        bits: per value, 2 to 16, sign included.
+    step, and zero stays zero. The density is sent in a byte of its own and stays unchanged. `bits` are 2 to
+    16, sign included.
     """
     require_map(feature, density)
     require_within(2, 16, bits=bits)
@@ -81,17 +70,10 @@ def raw_size(cells: int, channels: int, height: int, width: int, bits: int = 8) 
 def cap_bytes(
     feature: Map, density: Map, budget: float, bits: int = 8, size_of: SizeOf | None = None
 ) -> tuple[Map, Map]:
-    """Keep the strongest cells that fit a limit of bytes.
+    """Keep the strongest cells that fit `budget` bytes, or none if even an empty map exceeds it.
 
-    A cell's strength is the Euclidean norm of its feature. The result is an empty map if even that exceeds
-    the limit.
-
-    Args:
-        feature: (channels, height, width).
-        density: (height, width).
-        budget: bytes.
-        bits: per value, for the size before compression.
-        size_of: gives the bytes of a map as sent; the size before compression by default.
+    A cell's strength is the Euclidean norm of its feature. `size_of` gives the bytes of a map as sent; by
+    default, the size before compression with `bits` per value.
     """
     require_map(feature, density)
     require_within(0.0, budget=budget)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -57,6 +58,26 @@ def strip_origin(path: Path) -> None:
     onnx.save(model, path)
 
 
+def _export(
+    graph: nn.Module, example: tuple[Tensor, ...], path: Path, names: tuple[list[str], list[str]], shapes: Any
+) -> None:
+    """Write a graph, given the names of its inputs and outputs and the dynamic shapes of its inputs."""
+    inputs, outputs = names
+    torch.onnx.export(
+        graph.eval(),
+        example,
+        path,
+        input_names=inputs,
+        output_names=outputs,
+        dynamic_shapes=shapes,
+        dynamo=True,
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+    )
+    strip_origin(path)
+
+
 def export_encoder(student: Student, path: Path) -> None:
     """Write the encoder's graph; batch norm is folded.
 
@@ -64,19 +85,9 @@ def export_encoder(student: Student, path: Path) -> None:
         student: trained, on the CPU; set to evaluation mode.
         path: file to write.
     """
-    torch.onnx.export(
-        EncoderGraph(student.eval()).eval(),
-        (torch.rand(1000, 4),),
-        path,
-        input_names=['points'],
-        output_names=ENCODER_OUTPUTS,
-        dynamic_shapes={'points': {0: torch.export.Dim('points', min=1, max=MAX_POINTS)}},
-        dynamo=True,
-        opset_version=OPSET,
-        external_data=False,
-        verbose=False,
-    )
-    strip_origin(path)
+    shapes = {'points': {0: torch.export.Dim('points', min=1, max=MAX_POINTS)}}
+    graph = EncoderGraph(student.eval())
+    _export(graph, (torch.rand(1000, 4),), path, (['points'], ENCODER_OUTPUTS), shapes)
 
 
 def export_ego(student: Student, path: Path, max_agents: int) -> None:
@@ -94,16 +105,5 @@ def export_ego(student: Student, path: Path, max_agents: int) -> None:
         torch.rand(2, 1, config.height, config.width),
         torch.eye(2, 3).repeat(2, 1, 1),
     )
-    torch.onnx.export(
-        EgoGraph(student.eval()).eval(),
-        example,
-        path,
-        input_names=['features', 'density', 'ego_to_agent'],
-        output_names=EGO_OUTPUTS,
-        dynamic_shapes=({0: agents}, {0: agents}, {0: agents}),
-        dynamo=True,
-        opset_version=OPSET,
-        external_data=False,
-        verbose=False,
-    )
-    strip_origin(path)
+    names = ['features', 'density', 'ego_to_agent'], EGO_OUTPUTS
+    _export(EgoGraph(student.eval()), example, path, names, ({0: agents},) * 3)

@@ -28,14 +28,7 @@ def wrapped(angle: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def bev_corners(boxes: ArrayLike) -> NDArray[np.float64]:
-    """Corners in the bird's-eye view.
-
-    Args:
-        boxes: (n, 7).
-
-    Returns:
-        (n, 4, 2) x, y, counter-clockwise: front left, rear left, rear right, front right.
-    """
+    """Corners (n, 4, 2) of boxes (n, 7) in x and y: front left, rear left, rear right, front right."""
     rows = checked_boxes(boxes)
     local = _CORNER_SIGNS * (0.5 * rows[:, None, 3:5])
     cos, sin = np.cos(rows[:, 6, None]), np.sin(rows[:, 6, None])
@@ -45,14 +38,7 @@ def bev_corners(boxes: ArrayLike) -> NDArray[np.float64]:
 
 
 def corners(boxes: ArrayLike) -> NDArray[np.float64]:
-    """All eight corners.
-
-    Args:
-        boxes: (n, 7).
-
-    Returns:
-        (n, 8, 3) x, y, z: the four of `bev_corners` at the bottom, then the same four at the top.
-    """
+    """Corners (n, 8, 3) of boxes (n, 7): those of `bev_corners` at the bottom, then the same at the top."""
     rows = checked_boxes(boxes)
     result = np.empty((len(rows), 8, 3))
     result[:, :4, :2] = result[:, 4:, :2] = bev_corners(rows)
@@ -166,17 +152,9 @@ def points_in_boxes(points: NDArray, boxes: ArrayLike) -> NDArray[np.int64]:
 
 
 def count_points(points: NDArray, boxes: ArrayLike) -> NDArray[np.int64]:
-    """Count the points in each box; a point in several boxes counts for each of them.
+    """Count the points in each box, (n_boxes,); a point in several boxes counts for each of them.
 
-    Args:
-        points: (n_points, 3 or more) x, y, z in the boxes' frame.
-        boxes: (n_boxes, 7).
-
-    Returns:
-        (n_boxes,) counts.
-
-    Raises:
-        FrameError: if a shape is wrong or a box is not finite.
+    Arguments and errors are those of `points_in_boxes`.
     """
     return _scanned(points, boxes)[1]
 

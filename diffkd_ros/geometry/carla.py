@@ -7,8 +7,6 @@ REP-103: x forward, y **left**, z up, angles in radians.
 The two differ by the reflection S = diag(1, -1, 1): a point p becomes S p and a rotation R becomes S R S. For
 CARLA's matrix (third row sin(pitch), -cos(pitch) sin(roll), cos(pitch) cos(roll)) the result is the REP-103
 matrix Rz(-yaw) Ry(-pitch) Rx(roll): yaw and pitch change sign, roll does not (derived here).
-
-Data of OPV2V and CARLA is converted with these functions when it is read or written.
 """
 
 from __future__ import annotations
@@ -41,15 +39,7 @@ class VehicleEntry(TypedDict):
 
 
 def pose_from_carla(x: float, y: float, z: float, roll: float, yaw: float, pitch: float) -> Matrix:
-    """Convert a CARLA pose, in the order of OPV2V's `lidar_pose`, to a REP-103 transform.
-
-    Args:
-        x: metres in the CARLA map, like y and z.
-        y: to the right of x.
-        z: upwards.
-        roll: degrees, like yaw and pitch.
-        yaw: clockwise seen from above.
-        pitch: nose up.
+    """Convert a CARLA pose (metres, degrees), in the order of OPV2V's `lidar_pose`, to a REP-103 transform.
 
     Returns:
         (4, 4) map <- sensor, both right-handed.

@@ -130,16 +130,9 @@ def _suppress(ordered: NDArray[np.float64], threshold: float) -> NDArray[np.int6
 
 
 def bev_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Intersection over union of every box of a with every box of b in the bird's-eye view.
+    """Intersection over union (n, m) of boxes a (n, 7) with boxes b (m, 7) in the bird's-eye view.
 
     z and height are ignored. The IoU of a box whose length or width is not positive is 0.
-
-    Args:
-        a: (n, 7).
-        b: (m, 7).
-
-    Returns:
-        (n, m) in [0, 1].
 
     Raises:
         FrameError: if a shape is wrong or a value is not finite.

@@ -76,10 +76,7 @@ class Encoder(nn.Module):
         pillars: module that maps points to the backbone's input, with the signature of `PillarEncoder`. The
             edge of a feature cell is twice that of a pillar.
         pillar_channels: channels of the pillar map.
-        stages: channels of the backbone's stages.
-        depth: convolutions per stage.
-        channels: channels of the shared map.
-        vectors: number of channel pairs that encode directions, see `Backbone`.
+        stages, depth, channels, vectors: of the `Backbone`, whose outputs are the shared map's channels.
     """
 
     def __init__(

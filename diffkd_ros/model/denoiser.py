@@ -71,12 +71,9 @@ class EdgeDenoiser(nn.Module):
         """Predict the clean latent from a noisy one.
 
         Args:
-            noisy: (n, c, h, w) latent at time t.
+            noisy: (n, c, h, w) latent at time t; the result has this shape.
             t: (n,) diffusion times in 0..999; ignored without time.
             condition: (n, c, h, w).
-
-        Returns:
-            (n, c, h, w) predicted clean latent.
         """
         time = None if self.time is None else self.time(t)
         x = self.stem(noisy)
@@ -89,10 +86,7 @@ class FaithfulDenoiser(nn.Module):
     """Gated blocks at strides 1, 2 and 4, merged by a pyramid.
 
     The layout follows CoopDiff (arXiv 2603.01688), by the same group; Diff-KD's own layers are not published.
-    Height and width must be multiples of 4.
-
-    Args:
-        channels: channels of the latent and of every layer.
+    Height and width must be multiples of 4. The latent and all layers have the same number of channels.
     """
 
     def __init__(self, channels: int) -> None:

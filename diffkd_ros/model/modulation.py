@@ -44,11 +44,7 @@ class LightweightGatedModulation(nn.Module):
 
 
 class Unmodulated(nn.Module):
-    """Identity in place of an LGM, for the ablation.
-
-    Args:
-        channels: ignored; as for `LightweightGatedModulation`.
-    """
+    """Identity in place of an LGM, for the ablation; `channels` is ignored."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

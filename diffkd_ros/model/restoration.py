@@ -28,11 +28,7 @@ Profile = Literal['edge', 'faithful']
 
 
 class TeacherScale(nn.Module):
-    """Mean and standard deviation per channel of the teacher's feature; as a restoration, the identity.
-
-    Args:
-        channels: channels of the feature map.
-    """
+    """Mean and standard deviation per channel of the teacher's feature; as a restoration, the identity."""
 
     mean: Tensor
     deviation: Tensor
@@ -94,9 +90,6 @@ class Restoration(TeacherScale):
             clean: (n, latent, h', w') the target, to which a diffusion adds noise.
             projected: (n, latent, h', w') the observed feature projected into the latent space.
             condition: (n, latent, h', w'), from `conditions`.
-
-        Returns:
-            (n, latent, h', w').
         """
         raise NotImplementedError
 
@@ -105,15 +98,7 @@ class Restoration(TeacherScale):
         raise NotImplementedError
 
     def forward(self, feature: Tensor, density: Tensor) -> Tensor:
-        """Restore features, each in its own agent's frame.
-
-        Args:
-            feature: (n, c, h, w) as received.
-            density: (n, 1, h, w).
-
-        Returns:
-            (n, c, h, w); equal to `feature` outside the covered cells.
-        """
+        """As `TeacherScale.forward`; the result is equal to `feature` outside the covered cells."""
         normal = self.normalise(feature)
         decoded = self.from_latent(self.estimate(self.project(normal), self.conditions(feature, density)))
         gate = torch.sigmoid(self.gate(torch.cat((decoded, normal), dim=1)))
@@ -133,8 +118,7 @@ class DiffusionRestoration(Restoration):
             Diffusion for Distillation, NeurIPS 2023).
         start: diffusion time of the truncated and the matched start.
         steps: DDIM steps at inference; 0 leaves the feature unchanged.
-        height: rows of the feature map.
-        width: columns of the feature map.
+        height, width: of the feature map, cells.
         profile: `edge`, in the latent of 2x2 patches; `faithful`, at full resolution and width.
     """
 

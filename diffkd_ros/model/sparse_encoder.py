@@ -47,12 +47,7 @@ class SparseVoxelEncoder(nn.Module):
     The features of a voxel are means over its points: z, intensity, the offsets from the voxel's centre in
     voxels and the distance from the sensor. Submanifold convolutions, with a strided one before each further
     stage, reduce x and y to the pillars' resolution; the remaining height levels become channels. Absolute x
-    and y are omitted, as in `PillarEncoder`.
-
-    Args:
-        grid_range: x_min, y_min, z_min, x_max, y_max, z_max in metres, LiDAR frame.
-        cell: pillar edge in metres.
-        channels: output channels.
+    and y are omitted, as in `PillarEncoder`, whose arguments this encoder shares.
 
     Raises:
         SparseConvolutionError: if spconv is not installed.
@@ -143,12 +138,9 @@ class SparseVoxelEncoder(nn.Module):
         return self.flatten(dense.flatten(1, 2)), count.view(shape)
 
     def _dense(self, features: Tensor, indices: Tensor, clouds: int) -> Tensor:
-        """Voxel features to a dense map (clouds, c, levels, height, width).
+        """Voxels (v, VOXEL_FEATURES) to a dense map (clouds, c, levels, height, width).
 
-        Args:
-            features: (v, VOXEL_FEATURES).
-            indices: (v, 4) int32 cloud, level, row, column.
-            clouds: number of clouds.
+        `indices` are (v, 4) int32: cloud, level, row, column.
         """
         dense = features.new_zeros((clouds, self._folded, self.height, self.width, STAGES[-1]))
         if len(features):

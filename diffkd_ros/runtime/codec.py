@@ -36,9 +36,7 @@ class EncodedFeature:
 
     Attributes:
         encoding: `SPARSE_INT8_ZLIB`.
-        channels: of the map.
-        height: rows.
-        width: columns.
+        channels, height, width: shape of the map.
         scales: (channels,) float32 quantisation step of each channel.
         data: compressed bytes.
     """

@@ -53,11 +53,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint atomically: if the process is killed, the previous one stays.
 
-    Args:
-        path: file to write.
-        recipe: of the run.
-        parts: state dictionaries by name: `teacher`, `student` and, within a stage, the optimiser's.
-        progress: state from which a run resumes.
+    `parts` are state dictionaries by name: `teacher`, `student` and, within a stage, the optimiser's.
     """
     tensors = {
         f'{part}.{name}': tensor.detach().cpu().contiguous().clone()
@@ -130,9 +126,7 @@ def load_student(path: Path) -> tuple[Recipe, Student]:
 def as_trained(student: Student, history: list[dict[str, Any]]) -> Student:
     """Remove the student's restoration unless a stage has trained it: random weights would lower the scores.
 
-    Args:
-        student: from a run.
-        history: of the run, as in `Progress`.
+    `history` is that of the run, as in `Progress`.
     """
     if any(stage['name'] in ('diffuser', 'joint') for stage in history):
         return student

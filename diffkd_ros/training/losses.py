@@ -45,11 +45,8 @@ def weighted_square(difference: Tensor, weight: Tensor) -> Tensor:
 def feature_loss(fused: Tensor, teacher: Tensor, deviation: Tensor, foreground: Tensor) -> Tensor:
     """PKD (b), feature: mean square distance of the fused map from the teacher's, derived here.
 
-    Args:
-        fused: (n, c, h, w).
-        teacher: (n, c, h, w).
-        deviation: (1, c, 1, 1) the teacher's standard deviation, the unit of the distance.
-        foreground: (n, 1, h, w) 1 inside vehicles, else 0.
+    Both maps are (n, c, h, w). The distance is in units of the teacher's standard deviation (1, c, 1, 1), and
+    `foreground` (n, 1, h, w) is 1 inside vehicles, else 0.
     """
     difference = (fused - teacher) / deviation
     return weighted_square(difference, foreground) + BACKGROUND_SHARE * weighted_square(
@@ -62,11 +59,7 @@ def prediction_loss(
 ) -> Tensor:
     """PKD (b), prediction, derived here: cross-entropy weighted by disagreement, and confident boxes.
 
-    Args:
-        heatmap: (n, 1, h, w) logits.
-        regression: (n, 8, h, w).
-        teacher_heatmap: (n, 1, h, w) logits.
-        teacher_regression: (n, 8, h, w).
+    Heat maps are logits (n, 1, h, w), regressions (n, 8, h, w).
     """
     wanted = torch.sigmoid(teacher_heatmap)
     disagreement = (wanted - torch.sigmoid(heatmap)).abs().detach()
@@ -87,13 +80,7 @@ def detection_losses(heatmap: Tensor, regression: Tensor, batch: Batch) -> dict[
 def squared_distance(feature: Tensor, teacher: Tensor, deviation: Tensor) -> Tensor:
     """Mean square over channels of the distance between two features, in units of the teacher's deviation.
 
-    Args:
-        feature: (n, c, h, w).
-        teacher: (n, c, h, w).
-        deviation: (1, c, 1, 1).
-
-    Returns:
-        (n, 1, h, w), without gradient.
+    Features (n, c, h, w) and deviation (1, c, 1, 1) give (n, 1, h, w), without gradient.
     """
     return ((feature - teacher) / deviation).square().mean(dim=1, keepdim=True).detach()
 

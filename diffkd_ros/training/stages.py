@@ -219,12 +219,8 @@ class _FrozenEncoder(_Distillation):
     ) -> Losses:
         """PKD (a): losses of the predicted clean latent, the autoencoder and the projection.
 
-        Args:
-            restoration: the student's.
-            features: (n, c, h, w) of all agents, as encoded.
-            density: (n, 1, h, w).
-            batch: the batch.
-            teacher: (frames, c, h, w) the teacher's feature.
+        Given features (n, c, h, w) and densities (n, 1, h, w) of all agents, as encoded, and the teacher's
+        feature (frames, c, h, w).
         """
         wanted, weight = self._targets(batch, teacher)
         target = restoration.normalise(wanted)

@@ -34,10 +34,7 @@ _JITTER = 10.0  # metres of target range; spreads the fog's return along the ray
 
 @lru_cache(maxsize=64)
 def soft_response(alpha: float) -> tuple[float, float]:
-    """Peak of the fog's response to a pulse.
-
-    Args:
-        alpha: attenuation coefficient, 1/m.
+    """Peak of the fog's response to a pulse, given the attenuation coefficient in 1/m.
 
     Returns:
         I(alpha) in s/m^2, and the range R of the peak in metres, at which the fog is measured.
@@ -94,14 +91,7 @@ def fog(sweep: AgentSweep, rng: np.random.Generator, *, alpha: float, beta: floa
     A return of the fog lies on its ray at the range of the fog's peak times r / U(r - 10 m, r + 10 m), with r
     the target's range, and never behind the target. Returns nearer than the threshold do not move.
 
-    Args:
-        sweep: the sweep; intensities are assumed to be corrected for range.
-        rng: draws the spread.
-        alpha: attenuation coefficient, 1/m.
-        beta: backscattering coefficient, 1/(m sr).
-
-    Raises:
-        CorruptionError: as `threshold_range`.
+    Intensities are assumed to be corrected for range. Coefficients and errors are those of `threshold_range`.
     """
     response, peak = soft_response(alpha)
     threshold = threshold_range(alpha, beta)

@@ -64,13 +64,8 @@ def motion_blur(
 ) -> AgentSweep:
     """Add Gaussian noise: one shift of the whole sweep and one of each return.
 
-    Args:
-        sweep: the sweep.
-        rng: draws the shifts.
-        shared: standard deviation in x and in y of the shift of the whole sweep, metres.
-        each_xy: standard deviation in x and in y of the shift of each return, metres.
-        each_z: the same in z, metres.
-        intensity: standard deviation of the noise of the intensity, which stays in [0, 1].
+    The standard deviations are `shared` in x and in y for the whole sweep, `each_xy` in x and in y and
+    `each_z` in z for each return, metres, and `intensity` for its intensity, which stays in [0, 1].
     """
     require_within(0.0, shared=shared, each_xy=each_xy, each_z=each_z, intensity=intensity)
     common = rng.standard_normal(2).astype(np.float32) * np.float32(shared)
@@ -157,7 +152,7 @@ def cross_sensor(
     layout finer than the sweep's removes nothing.
 
     Args:
-        sweep: the sweep.
+        sweep: of the sensor that is replaced.
         rng: draws the azimuth of the first column.
         beams: rings of the other sensor, evenly spaced.
         lowest: elevation of its lowest ring, degrees.

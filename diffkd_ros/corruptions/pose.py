@@ -22,13 +22,7 @@ Distribution = Literal['gaussian', 'laplace']
 
 
 def displaced(pose: NDArray[np.float64], offset: ArrayLike, turn: float) -> NDArray[np.float64]:
-    """Shift a pose in the map and rotate it in place.
-
-    Args:
-        pose: (4, 4) map <- LiDAR.
-        offset: (3,) metres in the map.
-        turn: radians about the map's vertical axis, counter-clockwise.
-    """
+    """Shift a pose by (3,) metres in the map and turn it in place, radians about the map's vertical axis."""
     result = pose.copy()
     result[:3, :3] = pose_from_euler([0.0, 0.0, 0.0], yaw=turn)[:3, :3] @ pose[:3, :3]
     result[:3, 3] += np.asarray(offset, np.float64)
@@ -45,12 +39,8 @@ def pose_error(
 ) -> AgentSweep:
     """Add a random error in x, y and heading.
 
-    Args:
-        sweep: the sweep.
-        rng: draws the error.
-        position: standard deviation in x and in y, metres.
-        heading: standard deviation, radians.
-        distribution: `gaussian` or `laplace`, both with the given standard deviations.
+    `position` (in x and in y, metres) and `heading` (radians) are the standard deviations of the
+    distribution, `gaussian` or `laplace`.
 
     Raises:
         CorruptionError: if a standard deviation is negative or the distribution unknown.
@@ -81,13 +71,8 @@ def constant_offset(sweep: AgentSweep, seed: int, *, position: float, heading: f
     """The pose noise of OPV2V's published code: one offset for all agents, frames and scenarios.
 
     That code seeds the generator at every call, so that its noise is a constant offset, in a left-handed
-    frame. Here y and yaw change sign, so that OPV2V's scenes are displaced in the same way.
-
-    Args:
-        sweep: the sweep.
-        seed: of the draw.
-        position: metres for a draw of 1.
-        heading: radians for a draw of 1.
+    frame. Here y and yaw change sign, so that OPV2V's scenes are displaced in the same way. `position` and
+    `heading` are metres and radians for a draw of 1.
     """
     require_within(0.0, position=position, heading=heading)
     x, y, z, yaw = constant_draw(seed)

@@ -103,15 +103,7 @@ def open_link(
 ) -> Link[Any]:
     """Create the link from one sender to the ego under a corruption of the `link` family.
 
-    Args:
-        name: of the `link` family.
-        severity: from 1.
-        seed: of the realisation.
-        scenario: its name.
-        sender: id of the agent.
-        profile: `graded`.
-        size_of: gives the bytes of a map as sent, for `bandwidth`.
-        options: override parameters of the profile.
+    Severity, profile (`graded`) and options are as for `corrupt_frame`, the others as for `Link`.
 
     Raises:
         CorruptionError: if name, severity, profile or an option is unknown or out of range.

@@ -68,14 +68,7 @@ class Snowfall:
 def snow(sweep: AgentSweep, rng: np.random.Generator, *, rate: float, speed: float) -> AgentSweep:
     """Replace returns by those of nearer flakes on the same ray, and attenuate the others.
 
-    Args:
-        sweep: the sweep; intensities are assumed to be corrected for range.
-        rng: draws the flakes.
-        rate: mm of water per hour.
-        speed: at which flakes fall, m/s.
-
-    Raises:
-        CorruptionError: if rate or speed is out of range.
+    Intensities are assumed to be corrected for range. Rate, speed and errors are those of `Snowfall.of`.
     """
     flakes = Snowfall.of(rate, speed)
     threshold, place, crossings = _outshining(flakes)

@@ -22,12 +22,7 @@ from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
 
 
 class TorchSession:
-    """A module of the student with the interface of an ONNX Runtime session.
-
-    Args:
-        half: `EncoderGraph` or `EgoGraph`.
-        outputs: names of its outputs, in order.
-    """
+    """`EncoderGraph` or `EgoGraph` with the interface of an ONNX Runtime session; `outputs` are its names."""
 
     def __init__(self, half: nn.Module, outputs: Sequence[str]) -> None:
         self._half, self._outputs = half.eval(), list(outputs)

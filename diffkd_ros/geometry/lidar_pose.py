@@ -39,12 +39,7 @@ class LidarPose:
 
 
 def mounted(base: LidarPose, base_to_lidar: Matrix) -> LidarPose:
-    """The LiDAR's pose and motion from those of the vehicle it is mounted on.
-
-    Args:
-        base: of the vehicle's frame.
-        base_to_lidar: (4, 4) vehicle <- LiDAR.
-    """
+    """The LiDAR's pose and motion from those of its vehicle; `base_to_lidar` is (4, 4) vehicle <- LiDAR."""
     rotation, lever = base_to_lidar[:3, :3], base_to_lidar[:3, 3]
     # A rotation error about the vehicle's origin moves the LiDAR by the lever, turned into the map.
     to_map = np.eye(6)

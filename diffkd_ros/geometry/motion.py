@@ -90,10 +90,7 @@ def twist_between(
 def between(first: Matrix, second: Matrix, share: float) -> Matrix:
     """Interpolate: the position linearly, the rotation about one axis at a constant rate (slerp).
 
-    Args:
-        first: (4, 4), the result at share 0.
-        second: (4, 4), the result at share 1.
-        share: in [0, 1].
+    The result is `first` at a share of 0 and `second` at 1.
     """
     turn = rotation_vector(inverse(first) @ second)
     result = moved(first, np.zeros(3), turn, share)

@@ -72,11 +72,9 @@ class Backbone(nn.Module):
 class Encoder(nn.Module):
     """Points to the feature map an agent shares and the point density per cell.
 
-    Args:
-        pillars: module that maps points to the backbone's input, with the signature of `PillarEncoder`. The
-            edge of a feature cell is twice that of a pillar.
-        pillar_channels: channels of the pillar map.
-        stages, depth, channels, vectors: of the `Backbone`, whose outputs are the shared map's channels.
+    `pillars` maps points to the backbone's input, with the signature of `PillarEncoder`; the edge of a
+    feature cell is twice that of a pillar. The other arguments are those of `Backbone`, with `channels`
+    outputs.
     """
 
     def __init__(

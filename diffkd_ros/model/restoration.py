@@ -118,7 +118,8 @@ class DiffusionRestoration(Restoration):
             Diffusion for Distillation, NeurIPS 2023).
         start: diffusion time of the truncated and the matched start.
         steps: DDIM steps at inference; 0 leaves the feature unchanged.
-        height, width: of the feature map, cells.
+        height: rows of the feature map.
+        width: columns of the feature map.
         profile: `edge`, in the latent of 2x2 patches; `faithful`, at full resolution and width.
     """
 

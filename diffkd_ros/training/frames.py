@@ -71,9 +71,6 @@ class _Recorded:
 class Mixture:
     """Frames of several sources, drawn with the frequencies given by their shares.
 
-    Args:
-        data: the recipe's data section.
-
     Raises:
         RecipeError: if an environment variable is not set.
         DatasetError: if a data set cannot be opened.
@@ -90,10 +87,8 @@ class Mixture:
     def draw(self, rng: np.random.Generator, drive: np.random.Generator | None = None) -> CoopFrame:
         """A random frame of a random source.
 
-        Args:
-            rng: chooses source and frame.
-            drive: chooses the scenario of a simulated frame, so that several frames can be drawn from the
-                same one; `rng` by default.
+        `drive` chooses the scenario of a simulated frame, so that several frames can be drawn from the same
+        one; `rng` by default.
         """
         source = self._sources[int(rng.choice(len(self._sources), p=self._shares))]
         return source.draw(rng, rng if drive is None else drive)

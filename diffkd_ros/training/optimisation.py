@@ -14,14 +14,7 @@ from diffkd_ros.training.recipe import Recipe, Stage
 
 
 class Optimisation:
-    """AdamW with a one-cycle schedule, and a moving average of the network's weights.
-
-    Args:
-        recipe: of the run.
-        stage: gives number of steps and learning rate.
-        module: its parameters that require a gradient are trained.
-        network: the part of the module whose weights are averaged.
-    """
+    """AdamW with a one-cycle schedule for a module, and a moving average of the weights of its `network`."""
 
     def __init__(self, recipe: Recipe, stage: Stage, module: nn.Module, network: nn.Module) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]

@@ -110,13 +110,7 @@ def _cell_weight(foreground: Tensor) -> Tensor:
 
 
 class _Distillation(nn.Module):
-    """Base of the stages after the teacher's: a frozen teacher and the losses of the fused frames.
-
-    Args:
-        teacher: trained; receives no gradient.
-        student: to be trained.
-        target: of the restoration, see `Recipe.target`.
-    """
+    """Base of the stages after the teacher's: a frozen teacher and the losses of the fused frames."""
 
     def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
         super().__init__()

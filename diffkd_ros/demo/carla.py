@@ -14,8 +14,8 @@ from rich.table import Table
 
 from diffkd_ros.cosim import graph as cosim_graph
 from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
-from diffkd_ros.demo.set_up import DemoError, node_environment, prepared_folder, read_result
-from diffkd_ros.errors import require
+from diffkd_ros.demo.set_up import node_environment, prepared_folder, read_result
+from diffkd_ros.errors import DiffkdError, require
 from diffkd_ros.launching import graph
 from diffkd_ros.launching.processes import NodeGroup
 from diffkd_ros.metrics.result_file import write_json
@@ -54,9 +54,8 @@ def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any
 
     Raises:
         ModelError: if the model folder is missing or does not match its card.
-        DiffkdError: if a process fails.
+        DiffkdError: if a process fails or no frame was scored.
         MissingExtra: if CARLA's client or msgpack is not installed.
-        DemoError: if no frame was scored.
         KeyboardInterrupt: after all processes have been ended.
     """
     require('carla', 'msgpack')
@@ -116,7 +115,7 @@ def _summary(
     bridge: Mapping[str, Any], evaluation: Mapping[str, Any], report: Mapping[str, Any]
 ) -> dict[str, Any]:
     if not evaluation['frames_scored']:
-        raise DemoError('no frame was answered and scored; see the logs')
+        raise DiffkdError('no frame was answered and scored; see the logs')
     kinds = list(report['actors'].values())
     return {
         'frames': {key: bridge[key] for key in ('sent', 'answered', 'features_missing')},

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from diffkd_ros.demo.progress import PhaseProgress, frame_number, waiting
 from diffkd_ros.demo.review import review_bag
-from diffkd_ros.demo.set_up import DemoError, node_environment, prepared_folder, read_result
+from diffkd_ros.demo.set_up import node_environment, prepared_folder, read_result
 from diffkd_ros.demo.summary import HELD, print_tables, summarise
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.model import Model
 from diffkd_ros.evaluation.report.animation import save_animation
 from diffkd_ros.evaluation.report.scene import save_png
@@ -75,8 +76,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
 
     Raises:
         ModelError: if the model folder is missing or does not match its card.
-        DiffkdError: if a process fails.
-        DemoError: if no frame was scored.
+        DiffkdError: if a process fails or no frame was scored.
         KeyboardInterrupt: after all processes have been ended.
     """
     started = time.monotonic()
@@ -95,7 +95,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         if options.realtime_seconds > 0:
             realtime = _play_in_real_time(group, options, out, console)
     if not evaluation['frames_scored']:
-        raise DemoError(f'no frame was answered and scored; see {out / "logs"}')
+        raise DiffkdError(f'no frame was answered and scored; see {out / "logs"}')
     with PhaseProgress(console, 'ego alone, same frames', options.frames) as progress:
         review = review_bag(out / 'bag', model, _ANIMATED, progress.update)
     with waiting(console, 'drawing'):

@@ -14,10 +14,6 @@ from diffkd_ros.launching.middleware import fast_dds_environment, free_domain
 from diffkd_ros.share import share_directory
 
 
-class DemoError(DiffkdError):
-    """The demo could not be completed."""
-
-
 def prepared_folder(out: Path, outputs: Iterable[str]) -> Path:
     """Create the folder with an empty `logs/`, and delete the results of an earlier run; other files stay.
 
@@ -53,9 +49,9 @@ def read_result(path: Path) -> dict[str, Any]:
     """Read the result of a node.
 
     Raises:
-        DemoError: if the node has not written it.
+        DiffkdError: if the node has not written it.
     """
     try:
         return json.loads(path.read_text())
-    except (DiffkdError, OSError, ValueError) as error:
-        raise DemoError(f'no result of a node in {path}: {error}') from error
+    except (OSError, ValueError) as error:
+        raise DiffkdError(f'no result of a node in {path}: {error}') from error

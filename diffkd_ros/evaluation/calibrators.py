@@ -6,8 +6,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from diffkd_ros.evaluation.errors import ExperimentError
-from diffkd_ros.metrics.average_precision import ANY_OVERLAP
+from diffkd_ros.metrics.average_precision import ANY_OVERLAP, EvaluationError
 from diffkd_ros.metrics.calibration import (
     IsotonicScaling,
     Reliability,
@@ -62,24 +61,24 @@ def check_calibration(method: str, fitted_on: Source | None, scored_on: Source) 
     """Check the settings of a calibration.
 
     Raises:
-        ExperimentError: if the method is unknown, or the frames to fit it to are missing or overlap with
+        EvaluationError: if the method is unknown, or the frames to fit it to are missing or overlap with
             those it is evaluated on.
         DatasetError: if a recorded source cannot be opened.
     """
     known = (NONE, *_METHODS)
     if method not in known:
         nearest = difflib.get_close_matches(method, known, 1, 0.0)[0]
-        raise ExperimentError(f'no calibration {method!r}; the nearest is {nearest!r} of {", ".join(known)}')
+        raise EvaluationError(f'no calibration {method!r}; the nearest is {nearest!r} of {", ".join(known)}')
     if method == NONE:
         if fitted_on is not None:
-            raise ExperimentError('frames to calibrate on need a calibration method')
+            raise EvaluationError('frames to calibrate on need a calibration method')
         return
     if fitted_on is None:
-        raise ExperimentError(
+        raise EvaluationError(
             f'calibration {method} needs frames of its own to be fitted to, for example sim:4'
         )
     if fitted_on.shares_scenarios(scored_on):
-        raise ExperimentError(
+        raise EvaluationError(
             f'calibration {method} would be fitted to frames that it is evaluated on: '
             f'{_named(fitted_on)} and {_named(scored_on)} share some'
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from diffkd_ros.corruptions import LinkConditions, Profile, Who, lookup, names
-from diffkd_ros.evaluation.errors import ExperimentError
+from diffkd_ros.metrics.average_precision import EvaluationError
 
 CLEAN = 'clean'
 EGO_ALONE = 'ego_alone'
@@ -105,7 +105,7 @@ def make_conditions(
         profile: `graded` or `lab`; words for several corruptions stand for those with this profile.
 
     Raises:
-        ExperimentError: if a value is unknown (names the nearest known one), repeated, or has no level.
+        EvaluationError: if a value is unknown (names the nearest known one), repeated, or has no level.
         CorruptionError: if a corruption is unknown.
     """
     chosen_profile = PROFILES[_place(profile, PROFILES, 'profile')]
@@ -119,12 +119,12 @@ def make_conditions(
         corruption = lookup(name)
         known = corruption.severities(chosen_profile)
         if not known:
-            raise ExperimentError(
+            raise EvaluationError(
                 f'{name} has no levels in profile {profile!r}, only in {list(corruption.profiles)}'
             )
         at = [level for level in known if levels is None or level in levels]
         if not at:
-            raise ExperimentError(
+            raise EvaluationError(
                 f'{name} has severities {list(known)} in profile {profile!r}, got {severities!r}'
             )
         unused -= set(at)
@@ -136,7 +136,7 @@ def make_conditions(
             for seed in (realisations if level.random else [0])
         ]
     if unused and chosen:
-        raise ExperimentError(f'no corruption chosen has severity {sorted(unused)} in profile {profile!r}')
+        raise EvaluationError(f'no corruption chosen has severity {sorted(unused)} in profile {profile!r}')
     return conditions
 
 
@@ -161,7 +161,7 @@ def _corruptions(text: str, profile: Profile) -> list[str]:
 def _parts(text: str, what: str) -> list[str]:
     parts = [part.strip() for part in text.split(',')]
     if not all(parts) or len(set(parts)) < len(parts):
-        raise ExperimentError(f'{what}: expected a list such as a,b without repetitions, got {text!r}')
+        raise EvaluationError(f'{what}: expected a list such as a,b without repetitions, got {text!r}')
     return parts
 
 
@@ -169,7 +169,7 @@ def _numbers(text: str, what: str, least: int) -> list[int]:
     numbers = []
     for part in _parts(text, what):
         if not part.isdecimal() or int(part) < least:
-            raise ExperimentError(f'{what}: expected whole numbers from {least}, such as 1,2; got {text!r}')
+            raise EvaluationError(f'{what}: expected whole numbers from {least}, such as 1,2; got {text!r}')
         numbers.append(int(part))
     return numbers
 
@@ -178,5 +178,5 @@ def _place(name: str, known: Iterable[str], what: str) -> int:
     listed = list(known)
     if name not in listed:
         nearest = difflib.get_close_matches(name, listed, 1, 0.0)[0]
-        raise ExperimentError(f'{what}: no {name!r}; the nearest is {nearest!r} of {", ".join(listed)}')
+        raise EvaluationError(f'{what}: no {name!r}; the nearest is {nearest!r} of {", ".join(listed)}')
     return listed.index(name)

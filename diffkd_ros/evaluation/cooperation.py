@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.corruptions import LinkConditions
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep, Boxes3D
 from diffkd_ros.geometry.boxes import count_points, flattened, transform_boxes
 from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.geometry.poses import inverse, transform_points
+from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.frame_results import Inference
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import Detection
@@ -310,11 +310,11 @@ def cooperation_named(name: str) -> type[Cooperation]:
     """Look up a way to cooperate.
 
     Raises:
-        ExperimentError: if there is no such way; names the nearest.
+        EvaluationError: if there is no such way; names the nearest.
     """
     if name not in COOPERATIONS:
         nearest = difflib.get_close_matches(name, COOPERATIONS, 1, 0.0)[0]
-        raise ExperimentError(
+        raise EvaluationError(
             f'no cooperation {name!r}; the nearest is {nearest!r} of {", ".join(COOPERATIONS)}'
         )
     return COOPERATIONS[name]

@@ -24,7 +24,6 @@ from diffkd_ros import __version__
 from diffkd_ros.evaluation import calibrators
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import INTERMEDIATE, cooperation_named
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.measures import IOU, Evaluation
 from diffkd_ros.evaluation.model import Sessions
 from diffkd_ros.evaluation.report import page, tables
@@ -41,6 +40,7 @@ from diffkd_ros.evaluation.run import (
 )
 from diffkd_ros.evaluation.summarise import summarise
 from diffkd_ros.evaluation.summary import SUMMARY, LeftOut, LevelMeans, Run, Summary
+from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.sources.source import Source
 
@@ -97,9 +97,9 @@ def evaluate(options: Options, console: Console) -> Outcome:
     """Run the evaluation, write the results and return them.
 
     Raises:
-        ExperimentError: if the folder holds another evaluation, a worker dies, nothing was scored, or a
-            calibration would be fitted to frames that it is evaluated on.
-        EvaluationError: if there is no such protocol, or frames carry no ground truth.
+        EvaluationError: if the folder holds another evaluation, a worker dies, nothing was scored, or a
+            calibration would be fitted to frames that it is evaluated on; if there is no such protocol, or
+            frames carry no ground truth.
         ModelError: if the model does not load.
         MissingExtra: if Matplotlib or Jinja2 (for the report) or SciPy (for a calibration) is not installed.
         KeyboardInterrupt: after all processes have ended; finished results are kept.
@@ -179,7 +179,7 @@ def _fit(plan: Plan, options: Options, console: Console) -> calibrators.Calibrat
     _run_with_progress(own, make_jobs(own, [clean], drives), options, console)
     results = load_results(own, [clean], usable(own, drives))
     if clean not in results:
-        raise ExperimentError(f'no frame of {source.spec} could be read, so there is nothing to calibrate on')
+        raise EvaluationError(f'no frame of {source.spec} could be read, so there is nothing to calibrate on')
     return calibrators.fit(options.calibration, source, results[clean], IOU)
 
 

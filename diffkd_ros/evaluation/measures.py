@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from diffkd_ros.corruptions import Who, lookup
 from diffkd_ros.evaluation.calibrators import Calibrator
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.errors import ExperimentError
-from diffkd_ros.metrics.average_precision import DetectionOrder
+from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError
 from diffkd_ros.metrics.bootstrap import Interval, ScenarioBootstrap, interval
 from diffkd_ros.metrics.calibration import (
     CalibrationRobustness,
@@ -84,7 +83,7 @@ class Evaluation:
             original scores.
 
     Raises:
-        ExperimentError: if there are no clean results.
+        EvaluationError: if there are no clean results.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class Evaluation:
             levels.setdefault(condition.level, []).append(part)
             self._seeds.setdefault(condition.level, []).append(condition.seed)
         if Condition(CLEAN) not in levels:
-            raise ExperimentError('no clean frames were scored, so nothing can be compared')
+            raise EvaluationError('no clean frames were scored, so nothing can be compared')
         self._all: Levels = levels
         self._kept: Levels = {key: [confident(r, min_score) for r in parts] for key, parts in levels.items()}
         self._scenarios = self.results(Condition(CLEAN)).scenarios
@@ -226,7 +225,7 @@ class Evaluation:
         """LaECE0 of a level after scaling.
 
         Raises:
-            ExperimentError: if no calibrator was fitted.
+            EvaluationError: if no calibrator was fitted.
         """
         return self.fitted_calibrator.localisation_aware(self.every_result(level))
 
@@ -235,10 +234,10 @@ class Evaluation:
         """The calibrator.
 
         Raises:
-            ExperimentError: if no calibrator was fitted.
+            EvaluationError: if no calibrator was fitted.
         """
         if self.calibrator is None:
-            raise ExperimentError('no calibrator was fitted')
+            raise EvaluationError('no calibrator was fitted')
         return self.calibrator
 
     def calibration_change(

@@ -11,10 +11,10 @@ from pathlib import Path
 from diffkd_ros.bags.answers import Answer, Status, read_answers
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.messages.names import agent_name
+from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.frame_results import FrameResults, Inference, join
 from diffkd_ros.metrics.protocol import Protocol
 from diffkd_ros.metrics.result_file import write_json
@@ -35,7 +35,7 @@ def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
         paths: bags with the detections, read as one.
 
     Raises:
-        ExperimentError: if no frame of the source has recorded detections.
+        EvaluationError: if no frame of the source has recorded detections.
         DatasetError: if a bag is missing or damaged.
     """
     answers: Mapping[int, Answer] | None = None
@@ -66,7 +66,7 @@ def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
             scored = True
             join(results).save(plan.file(_CLEAN, name))
     if not scored:
-        raise ExperimentError(
+        raise EvaluationError(
             f'{", ".join(map(str, paths))} holds no detections with the stamps of {plan.source.spec}'
         )
 

@@ -26,7 +26,6 @@ from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import INTERMEDIATE, Cooperation, cooperation_named
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.history import history_frames, needed_frames
 from diffkd_ros.evaluation.model import CleanFrame, Model, Sessions
 from diffkd_ros.evaluation.pipeline import MAX_AGE, Perceiver, score
@@ -97,7 +96,7 @@ class Plan:
 
         Raises:
             ModelError: if the model does not load.
-            ExperimentError: if there is no such way to cooperate.
+            EvaluationError: if there is no such way to cooperate.
         """
         return _open(self.model, self.cooperation, self.sessions)
 
@@ -147,7 +146,7 @@ def settle(plan: Plan) -> None:
     """Create the folder, or check that its results are of this evaluation.
 
     Raises:
-        ExperimentError: if it holds results of another source, model, protocol or cooperation, or of a
+        EvaluationError: if it holds results of another source, model, protocol or cooperation, or of a
             version of the package with different results.
         ModelError: if the model does not load.
     """
@@ -172,7 +171,7 @@ def settle(plan: Plan) -> None:
         differing = [key for key in settings if earlier.get(key) != settings[key]]
         if differing:
             changes = ', '.join(f'{key} {earlier.get(key)!r}, now {settings[key]!r}' for key in differing)
-            raise ExperimentError(f'{plan.out} holds another evaluation: {changes}; choose another folder')
+            raise EvaluationError(f'{plan.out} holds another evaluation: {changes}; choose another folder')
     plan.out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
@@ -180,10 +179,10 @@ def settle(plan: Plan) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (DiffkdError, OSError, ValueError) as error:
-        raise ExperimentError(f'{path} is not readable: {error}') from error
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f'{path} is not readable: {error}') from error
     if not isinstance(content, dict):
-        raise ExperimentError(f'{path}: expected an object, got {type(content).__name__}')
+        raise EvaluationError(f'{path}: expected an object, got {type(content).__name__}')
     return content
 
 
@@ -293,7 +292,7 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
         progress: called repeatedly with the number of frames scored.
 
     Raises:
-        ExperimentError: if a worker process dies.
+        EvaluationError: if a worker process dies.
         KeyboardInterrupt: after all workers have ended; finished jobs have written their files.
     """
     if workers == 1:
@@ -310,7 +309,7 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
                     future.result()
                 progress(counter.value)
         except BrokenProcessPool as error:
-            raise ExperimentError(
+            raise EvaluationError(
                 f'a worker process died, possibly out of memory; run again with fewer workers '
                 f'than {workers}: finished results are kept'
             ) from error

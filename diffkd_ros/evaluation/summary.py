@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.metrics.robustness import Robustness
@@ -235,14 +234,14 @@ class Summary(_Figures):
         """Read `summary.json`.
 
         Raises:
-            ExperimentError: if there is no such file or it is not a summary.
+            EvaluationError: if there is no such file or it is not a summary.
         """
         path = folder / SUMMARY
         try:
             return cls.model_validate(json.loads(path.read_text()))
         except (OSError, ValueError) as error:
             reason = error.errors()[0] if isinstance(error, ValidationError) else error
-            raise ExperimentError(f'{path} is not a summary: {reason}') from error
+            raise EvaluationError(f'{path} is not a summary: {reason}') from error
 
     def group(self, name: str) -> GroupFigures:
         """The first group of a name; without figures if none was measured."""
@@ -267,17 +266,17 @@ class Summary(_Figures):
         """Add the mCE of the paper's corruptions against the run in another folder.
 
         Raises:
-            ExperimentError: if the folder holds no summary, or one of other conditions or another protocol.
+            EvaluationError: if the folder holds no summary, or one of other conditions or another protocol.
         """
         try:
             other = Summary.read(folder)
             theirs = other._circumstances()
             for what, value in self._circumstances().items():
                 if theirs[what] != value:
-                    raise ExperimentError(f'its {what} are {theirs[what]!r}, not {value!r}')
+                    raise EvaluationError(f'its {what} are {theirs[what]!r}, not {value!r}')
             mce = float(self.robustness().mce(other.robustness()))
-        except (ExperimentError, EvaluationError) as error:
-            raise ExperimentError(f'{folder} cannot be a baseline: {error}') from error
+        except EvaluationError as error:
+            raise EvaluationError(f'{folder} cannot be a baseline: {error}') from error
         return self.model_copy(update={'mce': mce, 'mce_baseline': str(folder)})
 
     def _circumstances(self) -> dict[str, Any]:

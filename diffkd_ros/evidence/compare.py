@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.measures import Evaluation, PrecisionOf, mean_error
-from diffkd_ros.evidence.plan import EvidenceError
 from diffkd_ros.metrics.bootstrap import Interval, interval
 from diffkd_ros.metrics.robustness import Figure
 
@@ -23,7 +23,7 @@ def compare_rows(rows: Mapping[str, Evaluation], subject: str) -> dict[str, Diff
     """Differences of all other rows from the subject.
 
     Raises:
-        EvidenceError: if rows were measured on different scenarios.
+        DiffkdError: if rows were measured on different scenarios.
     """
     return {name: differences(row, rows[subject]) for name, row in rows.items() if name != subject}
 
@@ -32,10 +32,10 @@ def differences(own: Evaluation, other: Evaluation) -> Differences:
     """One evaluation minus another, with 95 % intervals over scenarios drawn for both together.
 
     Raises:
-        EvidenceError: if they were measured on different scenarios.
+        DiffkdError: if they were measured on different scenarios.
     """
     if own.scenarios != other.scenarios:
-        raise EvidenceError('rows were measured on different scenarios')
+        raise DiffkdError('rows were measured on different scenarios')
     result: Differences = {}
     for name, figure in _figures(own).items():
         (estimate, samples), (reference, drawn) = own.sampled(figure), other.sampled(figure)

@@ -21,7 +21,7 @@ def measure_rows(experiment: Experiment, out: Path, workers: int, console: Conso
     """Run `diffkd evaluate` for each row.
 
     Raises:
-        ExperimentError: if a measurement fails.
+        EvaluationError: if a measurement fails.
     """
     conditions = experiment.plan.conditions
     return {

@@ -18,10 +18,6 @@ from diffkd_ros.training.checkpoint import CHECKPOINT
 from diffkd_ros.training.recipe import Recipe, Stage, load_recipe
 
 
-class EvidenceError(DiffkdError):
-    """A plan is not valid, or a part of it failed."""
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(extra='forbid', frozen=True)
 
@@ -69,7 +65,7 @@ class Conditions(_Section):
         """The frames to evaluate.
 
         Raises:
-            ExperimentError: if there is no such source.
+            EvaluationError: if there is no such source.
         """
         return Source(self.source, self.scenarios, self.frames_per_scenario)
 
@@ -77,7 +73,7 @@ class Conditions(_Section):
         """The conditions, the references first.
 
         Raises:
-            ExperimentError: if a value is unknown or has no such level.
+            EvaluationError: if a value is unknown or has no such level.
             CorruptionError: if a corruption is unknown.
         """
         return make_conditions(self.corruptions, self.severity, self.agents, self.seeds)
@@ -145,13 +141,13 @@ def load_experiment(path: Path, out: Path) -> Experiment:
         out: folder of the trainings and their checkpoints.
 
     Raises:
-        EvidenceError: if the plan is missing, not YAML, or not valid.
+        DiffkdError: if the plan is missing, not YAML, or not valid.
         RecipeError: if the base recipe or a change to it is not valid.
     """
     try:
         plan = Plan.model_validate(yaml.safe_load(path.read_text()))
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise EvidenceError(f'{path}: {error}') from error
+        raise DiffkdError(f'{path}: {error}') from error
     base = load_recipe(path.parent / plan.base)
     recipes = {name: _recipe(name, plan, base, out) for name in _in_order(plan)}
     return Experiment(plan, recipes)
@@ -167,7 +163,7 @@ def _recipe(name: str, plan: Plan, base: Recipe, out: Path) -> Recipe:
     stages: dict[str, Stage] = {stage.name: stage for stage in base.stages}
     missing = [stage for stage in training.stages if stage not in stages]
     if missing:
-        raise EvidenceError(f'training {name}: the base recipe has no stage {", ".join(missing)}')
+        raise DiffkdError(f'training {name}: the base recipe has no stage {", ".join(missing)}')
     content = _merged(base.model_dump(mode='json'), training.change)
     content['name'] = name
     content['stages'] = [stages[stage].model_dump() for stage in training.stages]
@@ -176,7 +172,7 @@ def _recipe(name: str, plan: Plan, base: Recipe, out: Path) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise EvidenceError(f'training {name}: {error}') from error
+        raise DiffkdError(f'training {name}: {error}') from error
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +190,7 @@ def _in_order(plan: Plan) -> list[str]:
 
     def add(name: str, waiting: tuple[str, ...]) -> None:
         if name in waiting:
-            raise EvidenceError(f'trainings {", ".join(waiting)} wait for each other')
+            raise DiffkdError(f'trainings {", ".join(waiting)} wait for each other')
         after = plan.trainings[name].after
         if after is not None:
             add(after, (*waiting, name))

@@ -31,9 +31,9 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
         console: for progress messages.
 
     Raises:
-        EvidenceError: if the plan is not valid or a training fails.
+        DiffkdError: if the plan is not valid or a training fails.
         RecipeError: if the base recipe is not valid.
-        ExperimentError: if a measurement fails.
+        EvaluationError: if a measurement fails.
         MissingExtra: if Matplotlib or Jinja2 is not installed.
     """
     # Fail before the work rather than after it.

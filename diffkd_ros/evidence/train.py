@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from diffkd_ros.evidence.plan import EvidenceError, Experiment, checkpoint_of
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.evidence.plan import Experiment, checkpoint_of
 from diffkd_ros.runtime.card import CARD
 from diffkd_ros.training.checkpoint import CheckpointError, read_checkpoint
 
@@ -29,7 +30,7 @@ def train_all(experiment: Experiment, out: Path, workers: int, console: Console)
         console: for progress messages.
 
     Raises:
-        EvidenceError: if a training fails; the others are ended and can be continued.
+        DiffkdError: if a training fails; the others are ended and can be continued.
     """
     waiting = [name for name in experiment.recipes if not _done(experiment, name, out)]
     running: dict[str, subprocess.Popen[bytes]] = {}
@@ -48,7 +49,7 @@ def train_all(experiment: Experiment, out: Path, workers: int, console: Console)
                 del running[name]
                 log = _log(name, out)
                 if process.returncode:
-                    raise EvidenceError(f'training {name} failed, see {log}:\n{log.read_text()[-_TAIL:]}')
+                    raise DiffkdError(f'training {name} failed, see {log}:\n{log.read_text()[-_TAIL:]}')
                 console.print(f'trained {name}', highlight=False)
     finally:
         for process in running.values():
@@ -65,7 +66,7 @@ def _done(experiment: Experiment, name: str, out: Path) -> bool:
     except CheckpointError:
         return False
     if recipe != experiment.recipes[name]:
-        raise EvidenceError(f'{path} was written by another plan; choose another folder')
+        raise DiffkdError(f'{path} was written by another plan; choose another folder')
     stages = [stage.name for stage in recipe.stages]
     return [stage['name'] for stage in progress.history][-len(stages) :] == stages and progress.step == 0
 

@@ -28,7 +28,7 @@ _ROUNDING = 1e-9  # IoU of boxes that only touch
 
 
 class EvaluationError(DiffkdError):
-    """Detections, truth or settings that cannot be scored."""
+    """Detections, truths, settings or results that cannot be evaluated."""
 
 
 class DetectionOrder(str, Enum):

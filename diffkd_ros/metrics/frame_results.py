@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.errors import DiffkdError
 from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError, average_precision
 
 # Values in `Detections.found` of a detection that found no truth.
@@ -266,7 +265,7 @@ def _read(path: Path) -> dict[str, NDArray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (DiffkdError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise EvaluationError(f'{path}: not a file of results: {error}') from error
 
 

@@ -8,11 +8,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from diffkd_ros.errors import DiffkdError
-
-
-class LatencyError(DiffkdError):
-    """A duration that is negative or not finite."""
+from diffkd_ros.metrics.average_precision import EvaluationError
 
 
 class StageLatency(TypedDict):
@@ -34,11 +30,11 @@ class LatencyTable:
         """Record one sweep's durations, milliseconds by stage.
 
         Raises:
-            LatencyError: if a duration is negative or not finite; nothing of the call is recorded.
+            EvaluationError: if a duration is negative or not finite; nothing of the call is recorded.
         """
         for stage, milliseconds in stages.items():
             if not (np.isfinite(milliseconds) and milliseconds >= 0.0):
-                raise LatencyError(
+                raise EvaluationError(
                     f'stage {stage!r} took {milliseconds} ms, expected a finite duration of at least 0'
                 )
         for stage, milliseconds in stages.items():

@@ -19,7 +19,7 @@ from diffkd_ros import frame
 from diffkd_ros.geometry.boxes import within
 from diffkd_ros.messages.reading import MessageError, boxes_of, latency_of, stamp_of
 from diffkd_ros.metrics.average_precision import AveragePrecision, EvaluationError, match
-from diffkd_ros.metrics.latency import LatencyError, LatencyTable
+from diffkd_ros.metrics.latency import LatencyTable
 from diffkd_ros.metrics.link_cost import LinkCost
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
@@ -157,7 +157,7 @@ class EvaluatorNode(entry.RunnableNode):
     def _on_status(self, message: FusionStatus) -> None:
         try:
             self._latency.add(latency_of(message))
-        except (MessageError, LatencyError) as error:
+        except (MessageError, EvaluationError) as error:
             self._refuse('fusion_status', error)
             return
         self._answered += 1

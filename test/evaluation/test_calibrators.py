@@ -10,8 +10,8 @@ from rich.console import Console
 
 from diffkd_ros.evaluation.calibrators import check_calibration
 from diffkd_ros.evaluation.conditions import make_conditions
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.evaluate import Options, evaluate
+from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.calibration import TemperatureScaling, localisation_aware_calibration
 from diffkd_ros.metrics.frame_results import FrameResults, join
 from diffkd_ros.sources.opv2v import write_opv2v
@@ -67,7 +67,7 @@ SIM = Source('sim', 25, 2)
     ],
 )
 def test_frames_are_never_both_fitted_to_and_scored(method, fitted_on, message):
-    with pytest.raises(ExperimentError, match=message):
+    with pytest.raises(EvaluationError, match=message):
         check_calibration(method, fitted_on, SIM)
 
 
@@ -86,7 +86,7 @@ def test_splits_of_one_set_are_apart_and_the_whole_set_is_not(tmp_path):
     same = [of('test'), of('test', f'../{tmp_path.name}'), of(None), of(None, 'test'), of(None, 'link')]
     for fitted_on in same:
         for scored_on in same:
-            with pytest.raises(ExperimentError, match='share some'):
+            with pytest.raises(EvaluationError, match='share some'):
                 check_calibration('isotonic', fitted_on, scored_on)
 
 
@@ -100,5 +100,5 @@ def test_splits_of_a_file_may_overlap(tmp_path):
         return Source(f'dair:{root}', None, None, split, tmp_path / 'split.json')
 
     check_calibration('isotonic', of('train'), of('val'))
-    with pytest.raises(ExperimentError, match='share some'):
+    with pytest.raises(EvaluationError, match='share some'):
         check_calibration('isotonic', of('all'), of('val'))

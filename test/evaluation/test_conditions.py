@@ -4,7 +4,7 @@ import pytest
 
 from diffkd_ros.corruptions import CorruptionError, names
 from diffkd_ros.evaluation.conditions import REFERENCES, Condition, make_conditions
-from diffkd_ros.evaluation.errors import ExperimentError
+from diffkd_ros.metrics.average_precision import EvaluationError
 
 
 def test_all_is_every_corruption_at_every_severity_and_seed():
@@ -67,7 +67,7 @@ def test_only_losses_and_delays_need_history():
     ],
 )
 def test_unknown_values_are_refused_with_the_nearest_known(arguments, expected):
-    with pytest.raises((ExperimentError, CorruptionError), match=expected):
+    with pytest.raises((EvaluationError, CorruptionError), match=expected):
         make_conditions(**arguments)
 
 

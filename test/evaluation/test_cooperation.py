@@ -14,12 +14,12 @@ from diffkd_ros.evaluation.cooperation import (
     NoCooperation,
     cooperation_named,
 )
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.model import CleanFrame
 from diffkd_ros.evaluation.pipeline import Perceiver
 from diffkd_ros.geometry.boxes import points_in_boxes, transform_boxes
 from diffkd_ros.geometry.overlap import bev_iou
 from diffkd_ros.geometry.poses import inverse, transform_points
+from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.runtime import codec
 
 
@@ -181,5 +181,5 @@ def test_conditions_of_feature_maps_do_not_apply_to_other_messages():
 
 
 def test_an_unknown_cooperation_is_refused():
-    with pytest.raises(ExperimentError, match="'intermediate'"):
+    with pytest.raises(EvaluationError, match="'intermediate'"):
         cooperation_named('intermediat')

@@ -19,13 +19,12 @@ from rich.console import Console
 from diffkd_ros.evaluation import run
 from diffkd_ros.evaluation.conditions import CLEAN, Condition, make_conditions
 from diffkd_ros.evaluation.cooperation import IntermediateCooperation
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.evaluate import Options, evaluate
 from diffkd_ros.evaluation.history import needed_frames
 from diffkd_ros.evaluation.measures import Evaluation
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.evaluation.pipeline import Perceiver
-from diffkd_ros.metrics.average_precision import AveragePrecision
+from diffkd_ros.metrics.average_precision import AveragePrecision, EvaluationError
 from diffkd_ros.metrics.frame_results import FrameResults
 from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.opv2v import write_opv2v
@@ -226,7 +225,7 @@ def figures(out):
 
 def test_another_evaluation_is_not_mixed_in(finished, model_folder):
     other = replace(options(finished, model_folder), protocol='opencood')
-    with pytest.raises(ExperimentError, match='protocol'):
+    with pytest.raises(EvaluationError, match='protocol'):
         evaluate(other, Console(file=StringIO()))
 
 
@@ -239,12 +238,12 @@ def test_results_of_another_version_or_split_are_not_continued(finished, model_f
     run.settle(plan)
     run.settle(plan)
     write_json(tmp_path / 'split.json', {**lists, 'val': ['000020']})
-    with pytest.raises(ExperimentError, match='split_file'):
+    with pytest.raises(EvaluationError, match='split_file'):
         run.settle(plan)
     settings = json.loads((out / run.SETTINGS).read_text())
     write_json(tmp_path / 'split.json', lists)
     write_json(out / run.SETTINGS, {**settings, 'format': settings['format'] - 1})
-    with pytest.raises(ExperimentError, match=f'format {settings["format"] - 1}, now'):
+    with pytest.raises(EvaluationError, match=f'format {settings["format"] - 1}, now'):
         run.settle(plan)
 
 

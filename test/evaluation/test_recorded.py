@@ -11,11 +11,11 @@ import pytest
 from diffkd_ros.bags.convert import write_bag
 from diffkd_ros.bags.writer import BagWriter
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.recorded import score_answers
 from diffkd_ros.evaluation.run import Plan, make_jobs, settle
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.messages.building import boxes_message, header_message, make_from
+from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.sources.rosbag import RosbagDataset
 from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
 from diffkd_ros.sources.source import Source
@@ -66,5 +66,5 @@ def test_answered_frames_are_scored_and_others_are_listed(bag, plan, tmp_path):
 
 def test_detections_of_another_recording_are_refused(bag, plan, tmp_path):
     other = answered(tmp_path / 'answers', RosbagDataset(bag), delay=7)
-    with pytest.raises(ExperimentError, match='no detections with the stamps of bag:'):
+    with pytest.raises(EvaluationError, match='no detections with the stamps of bag:'):
         score_answers(plan, [other])

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from diffkd_ros.evaluation.errors import ExperimentError
 from diffkd_ros.evaluation.summary import Summary
+from diffkd_ros.metrics.average_precision import EvaluationError
 
 
 def summary(clean, **severities):
@@ -61,15 +61,15 @@ def test_only_like_is_compared_with_like(baseline, tmp_path):
         ({'groups': [{**lab, 'who': 'ego', 'profile': 'graded'}]}, "not .'ego', 'graded'"),
         ({'groups': [lab]}, "not .'all', 'lab'"),
     ):
-        with pytest.raises(ExperimentError, match=expected):
+        with pytest.raises(EvaluationError, match=expected):
             mce({**own, **other}, baseline)
     fewer = summary((0.9, 0.7), fog=[(0.8, 0.6), (0.6, 0.5)])
-    with pytest.raises(ExperimentError, match='cannot be a baseline'):
+    with pytest.raises(EvaluationError, match='cannot be a baseline'):
         mce(fewer, baseline)
     (baseline / 'summary.json').write_text('{')
-    with pytest.raises(ExperimentError, match='cannot be a baseline'):
+    with pytest.raises(EvaluationError, match='cannot be a baseline'):
         mce(own, baseline)
-    with pytest.raises(ExperimentError, match='cannot be a baseline'):
+    with pytest.raises(EvaluationError, match='cannot be a baseline'):
         mce(own, tmp_path / 'absent')
 
 
@@ -90,5 +90,5 @@ def test_what_was_read_is_written_again(baseline, tmp_path):
 @pytest.mark.parametrize('text', ['', '[]', '{"clean": 1}', '{"clean": {"ap50": "much"}}'])
 def test_files_that_are_not_summaries_are_refused_by_name(tmp_path, text):
     (tmp_path / 'summary.json').write_text(text)
-    with pytest.raises(ExperimentError, match=r'summary\.json is not a summary'):
+    with pytest.raises(EvaluationError, match=r'summary\.json is not a summary'):
         Summary.read(tmp_path)

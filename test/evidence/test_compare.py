@@ -9,10 +9,10 @@ from scored_frames import drawn, random_frames, random_results
 
 pytest.importorskip('lightning', reason='trainings need the train extra')
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.measures import Evaluation
 from diffkd_ros.evidence.compare import differences
-from diffkd_ros.evidence.plan import EvidenceError
 from diffkd_ros.metrics.frame_results import FrameResults
 from diffkd_ros.metrics.protocol import protocol_named
 
@@ -65,5 +65,5 @@ def test_figures_under_corruption_are_those_of_the_rows() -> None:
 
 def test_rows_without_corruptions_or_of_other_scenarios() -> None:
     assert differences(evaluation(frames(1)), evaluation(frames(2))).keys() == {'clean_ap50', 'clean_ap70'}
-    with pytest.raises(EvidenceError, match='different scenarios'):
+    with pytest.raises(DiffkdError, match='different scenarios'):
         differences(evaluation(frames(1)), evaluation(frames(2, ['a', 'b', 'c', 'e'])))

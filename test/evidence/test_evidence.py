@@ -15,8 +15,9 @@ pytest.importorskip('lightning', reason='trainings need the train extra')
 from small_recipe import small_recipe
 
 from diffkd_ros.cli import app
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.summary import Summary
-from diffkd_ros.evidence.plan import EvidenceError, load_experiment
+from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.evidence.results import Evidence
 from diffkd_ros.evidence.table import markdown
 
@@ -104,7 +105,7 @@ def test_one_command_trains_measures_and_reports_and_repeats_nothing(tmp_path: P
 )  # fmt: skip
 def test_a_plan_that_cannot_be_run_is_refused_by_name(tmp_path: Path, change: dict, message: str) -> None:
     path = write(tmp_path, {**PLAN, 'reliability': None, 'steps': None, **change})
-    with pytest.raises(EvidenceError, match=message):
+    with pytest.raises(DiffkdError, match=message):
         load_experiment(path, tmp_path / 'out')
 
 

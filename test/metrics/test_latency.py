@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from diffkd_ros.metrics.latency import LatencyError, LatencyTable
+from diffkd_ros.metrics.average_precision import EvaluationError
+from diffkd_ros.metrics.latency import LatencyTable
 
 
 def test_percentiles_by_stage_in_the_order_first_seen() -> None:
@@ -23,6 +24,6 @@ def test_nothing_added_nothing_said() -> None:
 @pytest.mark.parametrize('milliseconds', [-0.1, float('nan'), float('inf')])
 def test_an_impossible_duration_is_named_and_nothing_of_its_sweep_kept(milliseconds: float) -> None:
     table = LatencyTable()
-    with pytest.raises(LatencyError, match="stage 'fuse' took"):
+    with pytest.raises(EvaluationError, match="stage 'fuse' took"):
         table.add({'encode': 3.0, 'fuse': milliseconds})
     assert table.summary() == {}

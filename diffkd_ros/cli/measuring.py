@@ -106,8 +106,8 @@ def evaluate(
     """Measure a model under corruption of sensors, poses and link; writes a table, a summary and a report."""
     require('matplotlib', *(['scipy'] if calibration != 'none' else []))
     from diffkd_ros.evaluation.conditions import make_conditions
-    from diffkd_ros.evaluation.evaluate import Options
     from diffkd_ros.evaluation.evaluate import evaluate as run_evaluation
+    from diffkd_ros.evaluation.run import Plan
     from diffkd_ros.runtime.model_folder import model_folder
     from diffkd_ros.sources.source import SIMULATOR, Source
 
@@ -124,11 +124,10 @@ def evaluate(
         folder = (
             _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model)
         )
-        options = Options(
-            out, chosen, folder, conditions, protocol, all_cores(workers), baseline, cooperation, calibration,
-            fitted_on, tuple(answers or ()), _sessions(folder),
-        )  # fmt: skip
-        run_evaluation(options, Console())
+        protocol = protocol or chosen.protocol
+        plan = Plan(out, chosen, folder, protocol, cooperation, tuple(answers or ()), _sessions(folder))
+        workers = all_cores(workers)
+        run_evaluation(plan, conditions, Console(), workers, baseline, calibration, fitted_on)
 
 
 def evidence(

@@ -51,10 +51,10 @@ def demo_carla(
 ) -> None:
     """Run the co-simulation with CARLA against a stand-in for its server; prints a table, writes logs."""
     require('rclpy', 'carla', 'msgpack')
-    from diffkd_ros.demo.carla import CarlaDemoOptions, run_carla_demo
+    from diffkd_ros.demo.carla import run_carla_demo
 
     with interruptible(_ENDED):
-        run_carla_demo(CarlaDemoOptions(out, model, frames, vehicles, seed), Console())
+        run_carla_demo(out, model, frames, vehicles, seed, Console())
 
 
 def bench(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +29,18 @@ _START_TIMEOUT = 120.0
 _DRIVE = 50
 
 
-@dataclass(frozen=True)
-class CarlaDemoOptions:
-    """Settings of the demo.
+def run_carla_demo(
+    out: Path, model: str, frames: int, vehicles: int, seed: int, console: Console
+) -> dict[str, Any]:
+    """Run the demo and return the summary it has written.
 
-    Attributes:
+    Args:
         out: folder for the results; replaces those of an earlier run.
         model: folder or shipped name.
         frames: steps of the world.
         vehicles: number of connected vehicles, including the ego.
         seed: of the simulated traffic.
-    """
-
-    out: Path
-    model: str = 'sim_edge'
-    frames: int = 60
-    vehicles: int = 3
-    seed: int = 2_000_000
-
-
-def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any]:
-    """Run the demo and return the summary it has written.
+        console: for progress and tables.
 
     Raises:
         ModelError: if the model folder is missing or does not match its card.
@@ -61,20 +51,19 @@ def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any
     require('carla', 'msgpack')
     from diffkd_ros.cosim.testing.process import StandInProcess
 
-    out = prepared_folder(options.out, OUTPUTS)
-    logs = out / 'logs'
-    model = {'model': str(model_folder(options.model))}
-    roles = cosim_graph.role_names(range(1, options.vehicles + 1), [])
-    drive = ('--seed', str(options.seed), '--vehicles', str(options.vehicles), '--frames', str(_DRIVE))
+    logs = prepared_folder(out, OUTPUTS) / 'logs'
+    parameters = {'model': str(model_folder(model))}
+    roles = cosim_graph.role_names(range(1, vehicles + 1), [])
+    drive = ('--seed', str(seed), '--vehicles', str(vehicles), '--frames', str(_DRIVE))
     with waiting(console, 'starting the stand-in for a CARLA server'):
         server = StandInProcess('--source', 'sim', *drive)
     with server, NodeGroup(share_directory() / 'config' / 'coop.yaml', logs, node_environment(logs)) as group:
         with waiting(console, 'starting the vehicles'):
-            for spec in cosim_graph.carla_vehicle_specs('python', roles, _EGO, model):
+            for spec in cosim_graph.carla_vehicle_specs('python', roles, _EGO, parameters):
                 group.start(spec)
             evaluation = logs / 'evaluator.json'
             evaluator = group.start(
-                graph.evaluator_spec(_EGO, {**model, 'use_sim_time': True, 'out': str(evaluation)}),
+                graph.evaluator_spec(_EGO, {**parameters, 'use_sim_time': True, 'out': str(evaluation)}),
                 niceness=10,
             )
             group.wait_ready(_START_TIMEOUT)
@@ -84,14 +73,14 @@ def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any
                     'port': server.port,
                     'vehicles': list(roles),
                     'spawn': False,
-                    'frames': options.frames,
+                    'frames': frames,
                     'ego_timeout': 10.0,
                     'truth_subscribers': 1,
                     'out': str(logs / 'bridge.json'),
                 }
             )
         )
-        with PhaseProgress(console, 'lock-step with the world', options.frames) as progress:
+        with PhaseProgress(console, 'lock-step with the world', frames) as progress:
             while not bridge.wait(0.1):
                 group.check()
                 progress.update(frame_number(bridge.latest))
@@ -104,7 +93,7 @@ def run_carla_demo(options: CarlaDemoOptions, console: Console) -> dict[str, Any
     write_json(out / 'summary.json', summary)
     _print(console, summary)
     console.print(
-        f'in {options.out}: summary.json, logs/. With a CARLA server of your own: docs/carla.md',
+        f'in {out}: summary.json, logs/. With a CARLA server of your own: docs/carla.md',
         highlight=False,
         soft_wrap=True,
     )

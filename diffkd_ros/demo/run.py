@@ -58,12 +58,12 @@ class DemoOptions:
     """
 
     out: Path
-    model: str = 'sim_edge'
-    frames: int = 100
-    vehicles: int = 3
-    seed: int = 2_000_000
-    realtime_seconds: float = 20.0
-    rate: float = 5.0
+    model: str
+    frames: int
+    vehicles: int
+    seed: int
+    realtime_seconds: float
+    rate: float
 
     @property
     def agents(self) -> list[int]:

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
+from diffkd_ros.errors import require
+from diffkd_ros.evaluation.conditions import check_known
 from diffkd_ros.metrics.average_precision import ANY_OVERLAP, EvaluationError
 from diffkd_ros.metrics.calibration import (
     IsotonicScaling,
-    Reliability,
     TemperatureScaling,
-    detection_calibration,
-    localisation_aware_calibration,
 )
 from diffkd_ros.metrics.frame_results import FrameResults
 from diffkd_ros.sources.source import Source
@@ -31,24 +29,14 @@ class Calibrator:
     Attributes:
         method: `temperature` or `isotonic`.
         source: of the frames it was fitted to.
-        iou: threshold of the precision.
         overlap: fitted to the overlap with the truth found, for LaECE0.
         precision: fitted to the precision, for D-ECE.
     """
 
     method: str
     source: str
-    iou: float
     overlap: TemperatureScaling | IsotonicScaling
     precision: TemperatureScaling | IsotonicScaling
-
-    def localisation_aware(self, results: FrameResults) -> Reliability:
-        """LaECE0 of scaled scores."""
-        return localisation_aware_calibration(results, scaling=self.overlap)
-
-    def detection(self, results: FrameResults) -> Reliability:
-        """D-ECE of scaled scores."""
-        return detection_calibration(results, self.iou, scaling=self.precision)
 
     @property
     def temperatures(self) -> dict[str, float]:
@@ -64,15 +52,14 @@ def check_calibration(method: str, fitted_on: Source | None, scored_on: Source) 
         EvaluationError: if the method is unknown, or the frames to fit it to are missing or overlap with
             those it is evaluated on.
         DatasetError: if a recorded source cannot be opened.
+        MissingExtra: if SciPy is not installed.
     """
-    known = (NONE, *_METHODS)
-    if method not in known:
-        nearest = difflib.get_close_matches(method, known, 1, 0.0)[0]
-        raise EvaluationError(f'no calibration {method!r}; the nearest is {nearest!r} of {", ".join(known)}')
+    check_known('calibration', method, (NONE, *_METHODS))
     if method == NONE:
         if fitted_on is not None:
             raise EvaluationError('frames to calibrate on need a calibration method')
         return
+    require('scipy')
     if fitted_on is None:
         raise EvaluationError(
             f'calibration {method} needs frames of its own to be fitted to, for example sim:4'
@@ -99,13 +86,11 @@ def fit(method: str, source: Source, validation: FrameResults, iou: float) -> Ca
 
     Raises:
         EvaluationError: if there are no detections to fit to.
-        MissingExtra: if SciPy is not installed.
     """
     scaling = _METHODS[method]
     return Calibrator(
         method,
         _named(source),
-        iou,
         scaling.fit(validation, ANY_OVERLAP),
         scaling.fit(validation, iou),
     )

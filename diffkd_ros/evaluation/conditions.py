@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from diffkd_ros.corruptions import LinkConditions, Profile, Who, lookup, names
 from diffkd_ros.metrics.average_precision import EvaluationError
@@ -18,6 +19,8 @@ EGO_ALONE = 'ego_alone'
 ALL, NONE, DEFAULT = 'all', 'none', 'default'
 WHO: tuple[Who, ...] = ('ego', 'neighbours', 'all')
 PROFILES: tuple[Profile, ...] = ('graded', 'lab')
+
+Name = TypeVar('Name', bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +111,11 @@ def make_conditions(
         EvaluationError: if a value is unknown (names the nearest known one), repeated, or has no level.
         CorruptionError: if a corruption is unknown.
     """
-    chosen_profile = PROFILES[_place(profile, PROFILES, 'profile')]
+    chosen_profile = check_known('profile', profile, PROFILES)
     chosen = _corruptions(corruptions, chosen_profile)
     levels = None if severities == ALL else _numbers(severities, 'severity', 1)
     realisations = _numbers(seeds, 'seed', 0)
-    hit = None if who == DEFAULT else [WHO[_place(part, WHO, '--agents')] for part in _parts(who, 'agents')]
+    hit = None if who == DEFAULT else [check_known('agents', part, WHO) for part in _parts(who, 'agents')]
     conditions = list(REFERENCES)
     unused = set(levels or ())
     for name in chosen:
@@ -174,9 +177,14 @@ def _numbers(text: str, what: str, least: int) -> list[int]:
     return numbers
 
 
-def _place(name: str, known: Iterable[str], what: str) -> int:
-    listed = list(known)
-    if name not in listed:
-        nearest = difflib.get_close_matches(name, listed, 1, 0.0)[0]
-        raise EvaluationError(f'{what}: no {name!r}; the nearest is {nearest!r} of {", ".join(listed)}')
-    return listed.index(name)
+def check_known(what: str, name: str, known: Iterable[Name]) -> Name:
+    """Find a name among the known ones.
+
+    Raises:
+        EvaluationError: if it is not among them; names the nearest.
+    """
+    named = {str(one): one for one in known}
+    if name not in named:
+        nearest = difflib.get_close_matches(name, named, 1, 0.0)[0]
+        raise EvaluationError(f'no {what} {name!r}; the nearest is {nearest!r} of {", ".join(named)}')
+    return named[name]

@@ -7,23 +7,22 @@ cooperation differs.
 
 from __future__ import annotations
 
-import difflib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.corruptions import LinkConditions
+from diffkd_ros.evaluation.conditions import check_known
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep, Boxes3D
 from diffkd_ros.geometry.boxes import count_points, flattened, transform_boxes
 from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.geometry.poses import inverse, transform_points
-from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.frame_results import Inference
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import Detection
@@ -37,49 +36,20 @@ _CENTIMETRES = 100.0
 _FARTHEST = 327.67  # metres: the largest that fits
 _INTENSITIES = 65535.0
 
-
-class Message(Protocol):
-    """What a neighbour sends."""
-
-    @property
-    def pose(self) -> NDArray[np.float64]:
-        """(4, 4) map <- LiDAR, the sender's own estimate at the message's stamp."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the content, without header and pose, which every message has."""
+Content = TypeVar('Content')
 
 
 @dataclass(frozen=True, slots=True)
-class SharedFeature:
-    """A feature map.
+class Message(Generic[Content]):
+    """What a neighbour sends.
 
     Attributes:
-        feature: (channels, height, width) float32, after the codec.
-        density: (height, width) float32, after the codec.
-        pose, size: see `Message`.
+        content: feature map after the codec; or detections, or (n, 4) float32 points, in its LiDAR frame.
+        pose: (4, 4) map <- LiDAR, the sender's own estimate at the message's stamp.
+        size: bytes of the content, without header and pose, which every message has.
     """
 
-    feature: NDArray[np.float32]
-    density: NDArray[np.float32]
-    pose: NDArray[np.float64]
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class SharedBoxes:
-    """Detections, in the sender's LiDAR frame."""
-
-    boxes: Boxes3D
-    pose: NDArray[np.float64]
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class SharedPoints:
-    """A point cloud, (n, 4) float32 in the sender's LiDAR frame."""
-
-    points: NDArray[np.float32]
+    content: Content
     pose: NDArray[np.float64]
     size: int
 
@@ -132,8 +102,10 @@ class Cooperation(ABC):
         self.model = model
 
     @abstractmethod
-    def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> Any:
-        """The message of a neighbour, see `Message`; None if it has nothing to send.
+    def message(
+        self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
+    ) -> Message[Any] | None:
+        """The message of a neighbour; None if it has nothing to send.
 
         Args:
             clean: the frame.
@@ -143,7 +115,7 @@ class Cooperation(ABC):
         """
 
     @abstractmethod
-    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> Outcome:
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[Any]]) -> Outcome:
         """Detect.
 
         Args:
@@ -153,7 +125,6 @@ class Cooperation(ABC):
         """
 
     def _alone(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Outcome:
-        """Detections of one agent alone."""
         return clean.of_points(agent, sweep, self._of_points)
 
     def _of_points(self, points: NDArray[np.float32]) -> Outcome:
@@ -169,23 +140,23 @@ class IntermediateCooperation(Cooperation):
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
-    ) -> SharedFeature | None:
+    ) -> Message[BevFeature] | None:
         """The feature map of a sweep; None if no point lies in the grid."""
         shared = clean.of_points(agent, sweep, self._through_codec)
         if shared is None:
             return None
         bev, size = shared
-        feature, density = bev.feature, bev.density
         if link.limits_sender:
-            feature, density = link.limit(feature, density, _size_of_map)
-            size = _size_of_map(feature, density)
-        return SharedFeature(feature, density, sweep.pose, size)
+            bev = BevFeature(*link.limit(bev.feature, bev.density, _size_of_map))
+            size = _size_of_map(bev.feature, bev.density)
+        return Message(bev, sweep.pose, size)
 
-    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[SharedFeature]) -> Outcome:
+    def outcome(
+        self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[BevFeature]]
+    ) -> Outcome:
         """Fuse feature maps and detect."""
         own = clean.of_points(clean.frame.ego, sweep, self.model.encode)
-        features = [own.feature or self.model.nothing()]
-        features += [BevFeature(message.feature, message.density) for message in messages]
+        features = [own.feature or self.model.nothing(), *(message.content for message in messages)]
         poses = [sweep.pose, *(message.pose for message in messages)]
         detection = self.model.detect(features, poses)
         return Outcome(detection, len(messages), own.milliseconds, sum(detection.latency_ms.values()))
@@ -208,7 +179,9 @@ class LateCooperation(Cooperation):
     name = 'late'
     map_conditions = False
 
-    def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> SharedBoxes:
+    def message(
+        self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
+    ) -> Message[Boxes3D]:
         """An agent's own detections, by descending score.
 
         Detections below the model's threshold, kept for calibration only, do not count as sent.
@@ -216,18 +189,17 @@ class LateCooperation(Cooperation):
         boxes = self._alone(clean, agent, sweep).detection.boxes
         if link.budget is not None:
             boxes = boxes[: int(link.budget // BOX_BYTES)]
-        return SharedBoxes(
-            boxes, sweep.pose, BOX_BYTES * int((_scores(boxes) >= self.model.card.min_score).sum())
-        )
+        sent = int((_scores(boxes) >= self.model.card.min_score).sum())
+        return Message(boxes, sweep.pose, BOX_BYTES * sent)
 
-    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[SharedBoxes]) -> Outcome:
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[Boxes3D]]) -> Outcome:
         """Merge the ego's detections with those received, except for boxes around the ego."""
         alone = self._alone(clean, clean.frame.ego, sweep)
         started = time.perf_counter()
         parts = [alone.detection.boxes]
         for message in messages:
-            theirs = transform_boxes(inverse(sweep.pose) @ message.pose, message.boxes.boxes)
-            parts.append(message.boxes.with_boxes(theirs)[~_around_origin(theirs)])
+            theirs = transform_boxes(inverse(sweep.pose) @ message.pose, message.content.boxes)
+            parts.append(message.content.with_boxes(theirs)[~_around_origin(theirs)])
         together = Boxes3D(
             np.concatenate([part.boxes for part in parts]),
             np.concatenate([_scores(part) for part in parts]),
@@ -257,20 +229,22 @@ class EarlyCooperation(Cooperation):
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
-    ) -> SharedPoints | None:
+    ) -> Message[NDArray[np.float32]] | None:
         """A sweep in 16-bit steps, None if empty; a regular subset of its points if the link is too slow."""
         points = clean.of_points(agent, sweep, _in_steps)
         if link.budget is not None and len(points) * POINT_BYTES > link.budget:
             fitting = int(link.budget // POINT_BYTES)
             points = points[np.linspace(0, len(points) - 1, fitting).round().astype(np.int64)]
-        return SharedPoints(points, sweep.pose, POINT_BYTES * len(points)) if len(points) else None
+        return Message(points, sweep.pose, POINT_BYTES * len(points)) if len(points) else None
 
-    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[SharedPoints]) -> Outcome:
+    def outcome(
+        self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[NDArray[np.float32]]]
+    ) -> Outcome:
         """Detect in all points together."""
         if not messages:
             return self._alone(clean, clean.frame.ego, sweep)
         to_ego = inverse(sweep.pose)
-        clouds = [transform_points(to_ego @ message.pose, message.points) for message in messages]
+        clouds = [transform_points(to_ego @ message.pose, message.content) for message in messages]
         return self._of_points(np.concatenate([sweep.points, *clouds]))
 
 
@@ -312,9 +286,5 @@ def cooperation_named(name: str) -> type[Cooperation]:
     Raises:
         EvaluationError: if there is no such way; names the nearest.
     """
-    if name not in COOPERATIONS:
-        nearest = difflib.get_close_matches(name, COOPERATIONS, 1, 0.0)[0]
-        raise EvaluationError(
-            f'no cooperation {name!r}; the nearest is {nearest!r} of {", ".join(COOPERATIONS)}'
-        )
+    check_known('cooperation', name, COOPERATIONS)
     return COOPERATIONS[name]

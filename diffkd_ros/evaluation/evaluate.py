@@ -21,15 +21,14 @@ from rich.progress import (
 from rich.table import Table
 
 from diffkd_ros import __version__
+from diffkd_ros.errors import require
 from diffkd_ros.evaluation import calibrators
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.cooperation import INTERMEDIATE, cooperation_named
+from diffkd_ros.evaluation.cooperation import cooperation_named
 from diffkd_ros.evaluation.measures import IOU, Evaluation
-from diffkd_ros.evaluation.model import Sessions
 from diffkd_ros.evaluation.report import page, tables
 from diffkd_ros.evaluation.run import (
     LEFT_OUT,
-    Job,
     Plan,
     load_results,
     make_jobs,
@@ -46,41 +45,6 @@ from diffkd_ros.sources.source import Source
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What to evaluate.
-
-    Attributes:
-        out: folder for the results; an earlier run there of the same source, model and protocol is continued.
-        source: of the frames.
-        model: model folder.
-        conditions: from `make_conditions`.
-        protocol: name of a preset; None for the source's default.
-        workers: processes.
-        baseline: folder of another model's run to compare with, or None.
-        cooperation: name of the way to cooperate.
-        calibration: how scores are scaled, `none`, `temperature` or `isotonic`.
-        calibrate_on: frames that the calibration is fitted to; they must not overlap with `source`.
-        answers: bags of a live run on this source, whose detections are used as the clean condition.
-        sessions: opens the sessions of a model without ONNX graphs.
-        draw: whether to draw the report.
-    """
-
-    out: Path
-    source: Source
-    model: Path
-    conditions: Sequence[Condition]
-    protocol: str | None = None
-    workers: int = 1
-    baseline: Path | None = None
-    cooperation: str = INTERMEDIATE
-    calibration: str = calibrators.NONE
-    calibrate_on: Source | None = None
-    answers: tuple[Path, ...] = ()
-    sessions: Sessions | None = None
-    draw: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """Results of an evaluation.
 
@@ -93,8 +57,27 @@ class Outcome:
     evaluation: Evaluation
 
 
-def evaluate(options: Options, console: Console) -> Outcome:
+def evaluate(
+    plan: Plan,
+    conditions: Sequence[Condition],
+    console: Console,
+    workers: int = 1,
+    baseline: Path | None = None,
+    calibration: str = calibrators.NONE,
+    calibrate_on: Source | None = None,
+    draw: bool = True,
+) -> Outcome:
     """Run the evaluation, write the results and return them.
+
+    Args:
+        plan: what is evaluated; an earlier run of it in its folder is continued.
+        conditions: from `make_conditions`.
+        console: for progress and figures.
+        workers: processes.
+        baseline: folder of another model's run to compare with.
+        calibration: how scores are scaled, `none`, `temperature` or `isotonic`.
+        calibrate_on: frames that the calibration is fitted to; they must not overlap with the plan's.
+        draw: whether to draw the report.
 
     Raises:
         EvaluationError: if the folder holds another evaluation, a worker dies, nothing was scored, or a
@@ -104,19 +87,10 @@ def evaluate(options: Options, console: Console) -> Outcome:
         MissingExtra: if Matplotlib or Jinja2 (for the report) or SciPy (for a calibration) is not installed.
         KeyboardInterrupt: after all processes have ended; finished results are kept.
     """
-    if options.draw:
+    if draw:
         # Fail before the work rather than after it.
-        page.require_drawing()
-    plan = Plan(
-        options.out,
-        options.source,
-        options.model,
-        options.protocol or options.source.protocol,
-        options.cooperation,
-        options.answers,
-        options.sessions,
-    )
-    calibrators.check_calibration(options.calibration, options.calibrate_on, options.source)
+        require('matplotlib', 'jinja2')
+    calibrators.check_calibration(calibration, calibrate_on, plan.source)
     settle(plan)
     if plan.answers:
         # Reads bags, which needs an extra.
@@ -124,66 +98,63 @@ def evaluate(options: Options, console: Console) -> Outcome:
 
         console.print('scoring the recorded detections', highlight=False)
         score_answers(plan, plan.answers)
-    drives = options.source.names()
-    conditions, pointless = _conditions(plan, options)
-    jobs = make_jobs(plan, conditions, drives)
+    drives = plan.source.names()
+    maps = cooperation_named(plan.cooperation).map_conditions
+    possible = [condition for condition in conditions if maps or not condition.of_feature_maps]
     card = plan.open().model.card
     console.print(
         f'{card.model_id}, cooperation {plan.cooperation}, protocol {plan.protocol_name}: '
-        f'{len(conditions)} conditions on '
-        f'{len(drives)} scenarios of {options.source.spec}',
+        f'{len(possible)} conditions on {len(drives)} scenarios of {plan.source.spec}',
         highlight=False,
         soft_wrap=True,
     )
-    calibrator = _fit(plan, options, console)
-    _run_with_progress(plan, jobs, options, console)
+    calibrator = None
+    if calibrate_on is not None:
+        calibrator = _fit(plan, calibration, calibrate_on, workers, console)
+    _run_with_progress(plan, possible, drives, workers, console)
     kept = usable(plan, drives)
-    results = load_results(plan, conditions, kept)
+    results = load_results(plan, possible, kept)
     left_out = LeftOut(
-        frames=read_left_out(plan, conditions, drives),
+        frames=read_left_out(plan, possible, drives),
         scenarios=[drive for drive in drives if drive not in kept],
-        conditions=[condition.name for condition in conditions if condition not in results],
-        not_of_this_cooperation=[condition.name for condition in pointless],
+        conditions=[condition.name for condition in possible if condition not in results],
+        not_of_this_cooperation=[condition.name for condition in conditions if condition not in possible],
     )
-    _report_left_out(left_out, options.out / LEFT_OUT, console)
+    _report_left_out(left_out, plan.out / LEFT_OUT, console)
     evaluation = Evaluation(results, plan.protocol, card.min_score, calibrator=calibrator)
-    summary = summarise(evaluation, _about(plan, options, left_out))
-    if options.baseline is not None:
-        summary = summary.against(options.baseline)
-    tables.write_table(evaluation, options.out / tables.TABLE)
-    summary.write(options.out)
+    summary = summarise(evaluation, _about(plan, conditions, left_out))
+    if baseline is not None:
+        summary = summary.against(baseline)
+    tables.write_table(evaluation, plan.out / tables.TABLE)
+    summary.write(plan.out)
     written = [tables.TABLE, SUMMARY]
-    if options.draw:
+    if draw:
         console.print('drawing the report', highlight=False)
-        page.write(options.out / page.REPORT, evaluation, summary, plan)
+        page.write(plan.out / page.REPORT, evaluation, summary, plan)
         written.insert(0, page.REPORT)
     _print(summary, console)
-    console.print(
-        f'in {options.out}: {", ".join(written)}',
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f'in {plan.out}: {", ".join(written)}', highlight=False, soft_wrap=True)
     return Outcome(summary, evaluation)
 
 
-def _fit(plan: Plan, options: Options, console: Console) -> calibrators.Calibrator | None:
-    """Fit the calibration, if any, to clean frames of its own source."""
-    source = options.calibrate_on
-    if source is None:
-        return None
+def _fit(plan: Plan, method: str, source: Source, workers: int, console: Console) -> calibrators.Calibrator:
+    """Fit the calibration to clean frames of its own source."""
     folder = re.sub(r'\W+', '_', source.spec if source.split is None else f'{source.spec}_{source.split}')
     own = replace(plan, out=plan.out / 'calibration' / folder, source=source)
     settle(own)
     clean, drives = Condition(CLEAN), source.names()
-    console.print(f'calibration {options.calibration} on clean frames of {source.spec}', highlight=False)
-    _run_with_progress(own, make_jobs(own, [clean], drives), options, console)
+    console.print(f'calibration {method} on clean frames of {source.spec}', highlight=False)
+    _run_with_progress(own, [clean], drives, workers, console)
     results = load_results(own, [clean], usable(own, drives))
     if clean not in results:
         raise EvaluationError(f'no frame of {source.spec} could be read, so there is nothing to calibrate on')
-    return calibrators.fit(options.calibration, source, results[clean], IOU)
+    return calibrators.fit(method, source, results[clean], IOU)
 
 
-def _run_with_progress(plan: Plan, jobs: Sequence[Job], options: Options, console: Console) -> None:
+def _run_with_progress(
+    plan: Plan, conditions: Sequence[Condition], drives: Sequence[str], workers: int, console: Console
+) -> None:
+    jobs = make_jobs(plan, conditions, drives)
     if not jobs:
         console.print('all conditions were run before', highlight=False)
         return
@@ -201,14 +172,7 @@ def _run_with_progress(plan: Plan, jobs: Sequence[Job], options: Options, consol
         console=console,
     ) as bar:
         task = bar.add_task('frames x conditions', total=total)
-        run(plan, jobs, options.workers, lambda scored: bar.update(task, completed=scored))
-
-
-def _conditions(plan: Plan, options: Options) -> tuple[list[Condition], list[Condition]]:
-    """The conditions that are run, and those that do not apply to the messages of this cooperation."""
-    maps = cooperation_named(plan.cooperation).map_conditions
-    possible = [c for c in options.conditions if maps or not c.of_feature_maps]
-    return possible, [c for c in options.conditions if c not in possible]
+        run(plan, jobs, workers, lambda scored: bar.update(task, completed=scored))
 
 
 def _report_left_out(left_out: LeftOut, path: Path, console: Console) -> None:
@@ -220,16 +184,16 @@ def _report_left_out(left_out: LeftOut, path: Path, console: Console) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _about(plan: Plan, options: Options, left_out: LeftOut) -> Run:
+def _about(plan: Plan, conditions: Sequence[Condition], left_out: LeftOut) -> Run:
     card = plan.open().model.card
     return Run(
         model=card.model_id,
         model_description=card.description,
         cooperation=plan.cooperation,
         answers=[str(path) for path in plan.answers],
-        source=options.source.spec,
-        frames_per_scenario=options.source.frames_per_scenario,
-        seeds=sorted({condition.seed for condition in options.conditions}),
+        source=plan.source.spec,
+        frames_per_scenario=plan.source.frames_per_scenario,
+        seeds=sorted({condition.seed for condition in conditions}),
         left_out=left_out,
         written=datetime.now(timezone.utc).isoformat(timespec='seconds'),
         version=__version__,

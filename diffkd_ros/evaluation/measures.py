@@ -18,6 +18,7 @@ from diffkd_ros.metrics.bootstrap import Interval, ScenarioBootstrap, interval
 from diffkd_ros.metrics.calibration import (
     CalibrationRobustness,
     Reliability,
+    Scaling,
     calibration_robustness,
     localisation_aware_calibration,
 )
@@ -78,7 +79,6 @@ class Evaluation:
         results: by condition, including the clean one, all of the same scenarios.
         protocol: by which they were scored.
         min_score: the model's threshold; AP, breakdowns and counts use detections of at least this score.
-        resamples: number of draws for the confidence intervals.
         calibrator: scales scores; calibration after scaling is reported alongside. AP and counts use the
             original scores.
 
@@ -91,7 +91,6 @@ class Evaluation:
         results: Mapping[Condition, FrameResults],
         protocol: Protocol,
         min_score: float,
-        resamples: int = 1000,
         calibrator: Calibrator | None = None,
     ) -> None:
         self.protocol = protocol
@@ -107,7 +106,7 @@ class Evaluation:
         self._all: Levels = levels
         self._kept: Levels = {key: [confident(r, min_score) for r in parts] for key, parts in levels.items()}
         self._scenarios = self.results(Condition(CLEAN)).scenarios
-        self._bootstrap = ScenarioBootstrap(self._scenarios, resamples)
+        self._bootstrap = ScenarioBootstrap(self._scenarios)
         self._samples: dict[tuple[Condition, float, DetectionOrder], NDArray[np.float64]] = {}
 
     @property
@@ -217,42 +216,15 @@ class Evaluation:
             {(level.corruption, level.severity): by_iou(level) for level in group.conditions},
         )
 
-    def calibration(self, level: Condition) -> Reliability:
-        """LaECE0 of a level."""
-        return localisation_aware_calibration(self.every_result(level))
+    def calibration(self, level: Condition, scaling: Scaling | None = None) -> Reliability:
+        """LaECE0 of a level, after scaling the scores if `scaling` is given."""
+        return localisation_aware_calibration(self.every_result(level), scaling)
 
-    def scaled_calibration(self, level: Condition) -> Reliability:
-        """LaECE0 of a level after scaling.
-
-        Raises:
-            EvaluationError: if no calibrator was fitted.
-        """
-        return self.fitted_calibrator.localisation_aware(self.every_result(level))
-
-    @property
-    def fitted_calibrator(self) -> Calibrator:
-        """The calibrator.
-
-        Raises:
-            EvaluationError: if no calibrator was fitted.
-        """
-        if self.calibrator is None:
-            raise EvaluationError('no calibrator was fitted')
-        return self.calibrator
-
-    def calibration_change(
-        self, group: Group, of: Callable[[Condition], Reliability] | None = None
-    ) -> CalibrationRobustness:
-        """Change of LaECE0, or of another error, under a group of corruptions.
-
-        Args:
-            group: of corruptions.
-            of: the error of a level; `calibration` by default.
-        """
-        of = of or self.calibration
+    def calibration_change(self, group: Group, scaling: Scaling | None = None) -> CalibrationRobustness:
+        """Change of LaECE0 under a group of corruptions, after scaling the scores if `scaling` is given."""
         return calibration_robustness(
-            of(Condition(CLEAN)),
-            {(level.corruption, level.severity): of(level) for level in group.conditions},
+            self.calibration(Condition(CLEAN), scaling),
+            {(lv.corruption, lv.severity): self.calibration(lv, scaling) for lv in group.conditions},
         )
 
     def _estimate(self, level: Condition, iou: float, order: DetectionOrder) -> float:
@@ -264,8 +236,3 @@ class Evaluation:
             drawn = [self._bootstrap.average_precision(part, iou, order) for part in self._kept[level]]
             self._samples[key] = np.mean(drawn, axis=0)
         return self._samples[key]
-
-
-def mean_error(robustness: Robustness) -> Figure:
-    """MRCE over IoU 0.5 and 0.7."""
-    return robustness.mrce()

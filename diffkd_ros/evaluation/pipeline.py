@@ -7,6 +7,8 @@ late or lost in bursts.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +25,8 @@ from diffkd_ros.runtime.neighbours import choose_neighbours
 
 MAX_AGE = 0.5
 """Maximum age of a neighbour's message in seconds, the default of the nodes' parameter."""
+HISTORY = math.ceil(MAX_AGE * 10.0)
+"""Frames at 10 Hz within that age, whose messages may be fused with a scored one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +152,9 @@ class Perceiver:
 def score(clean: CoopFrame, perception: Perception, protocol: Protocol) -> FrameResults:
     """Score against the truth of the clean frame; returns are counted in the sweeps that were used."""
     return score_frame(clean, perception.detection.boxes, protocol, perception.observed, perception.inference)
+
+
+def needed_frames(positions: Sequence[int], history: int) -> Iterator[tuple[int, bool]]:
+    """Positions to run in order, and whether each is scored, with `history` frames before each scored one."""
+    for position in sorted({p - back for p in positions for back in range(history + 1) if p >= back}):
+        yield position, position in positions

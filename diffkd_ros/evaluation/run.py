@@ -8,13 +8,14 @@ computed again, so an interrupted run can be continued, and a later one may add 
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,9 +27,8 @@ from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import INTERMEDIATE, Cooperation, cooperation_named
-from diffkd_ros.evaluation.history import history_frames, needed_frames
 from diffkd_ros.evaluation.model import CleanFrame, Model, Sessions
-from diffkd_ros.evaluation.pipeline import MAX_AGE, Perceiver, score
+from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, needed_frames, score
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.calibration import MIN_SCORE
 from diffkd_ros.metrics.frame_results import FrameResults, join
@@ -81,7 +81,7 @@ class Plan:
 
     def positions(self, drive: Scenario) -> list[int]:
         """Positions of the frames that are scored."""
-        return self.source.positions(drive, history_frames(MAX_AGE))
+        return self.source.positions(drive, HISTORY)
 
     def file(self, condition: Condition, drive: str) -> Path:
         """File with the results of a scenario under a condition."""
@@ -123,18 +123,6 @@ class Job:
 
     number: int
     conditions: tuple[Condition, ...]
-
-
-@dataclass(slots=True)
-class _Line:
-    """A worker's connection to the process that started it."""
-
-    count: Callable[[], None]
-    stopped: Callable[[], bool]
-
-
-class _StoppedError(DiffkdError):
-    """The run was interrupted; the job writes nothing."""
 
 
 @cache
@@ -211,15 +199,14 @@ def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
     return jobs
 
 
-def _run_job(plan: Plan, job: Job, line: _Line) -> None:
-    """Run a job and save its results and the reasons for frames that were left out."""
+def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[[], bool]) -> None:
+    """Run a job and save its results and the reasons for frames that were left out; nothing if stopped."""
     cooperation, drive, protocol = plan.open(), plan.source.scenario(job.number), plan.protocol
     perceivers = {condition: Perceiver(cooperation, condition) for condition in job.conditions}
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
     left_out: dict[Condition, LeftOut] = defaultdict(dict)
     late = any(condition.needs_history for condition in job.conditions)
-    history = history_frames(MAX_AGE) if late else 0
-    for position, scored in needed_frames(plan.positions(drive), history):
+    for position, scored in needed_frames(plan.positions(drive), HISTORY if late else 0):
         try:
             frame = drive.frame(position)
         except (DiffkdError, ValueError) as error:
@@ -231,13 +218,13 @@ def _run_job(plan: Plan, job: Job, line: _Line) -> None:
         for condition, perceiver in perceivers.items():
             if not scored and not condition.needs_history:
                 continue
-            if line.stopped():
-                raise _StoppedError
+            if stopped():
+                return
             try:
                 sensed = perceiver.take(clean)
                 if scored:
                     results[condition].append(score(frame, perceiver.perceive(clean, sensed), protocol))
-                    line.count()
+                    count()
             except CorruptionError as error:
                 if scored:
                     left_out[condition][f'{condition.name}/{drive.name}/{position}'] = str(error)
@@ -254,21 +241,17 @@ def _run_job(plan: Plan, job: Job, line: _Line) -> None:
 
 
 class _Worker:
-    """State of a worker process, set when it starts."""
+    """State of a worker process: the number of frames scored, and whether the run was interrupted."""
 
-    line: _Line
+    counter: Any
+    stop: Any
 
     @classmethod
     def start(cls, counter: Any, stop: Any) -> None:
         # The terminal interrupts the parent process too, which ends the jobs in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with_parent, daemon=True).start()
-
-        def count() -> None:
-            with counter.get_lock():
-                counter.value += 1
-
-        cls.line = _Line(count, stop.is_set)
+        cls.counter, cls.stop = counter, stop
 
 
 def _end_with_parent() -> None:
@@ -279,7 +262,11 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(plan: Plan, job: Job) -> None:
-    _run_job(plan, job, _Worker.line)
+    def count() -> None:
+        with _Worker.counter.get_lock():
+            _Worker.counter.value += 1
+
+    _run_job(plan, job, count, _Worker.stop.is_set)
 
 
 def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int], None]) -> None:
@@ -296,7 +283,9 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
         KeyboardInterrupt: after all workers have ended; finished jobs have written their files.
     """
     if workers == 1:
-        _run_here(plan, jobs, progress)
+        scored = itertools.count(1)
+        for job in jobs:
+            _run_job(plan, job, lambda: progress(next(scored)), lambda: False)
         return
     context = multiprocessing.get_context('spawn')
     counter, stop = context.Value('q', 0), context.Event()
@@ -317,18 +306,6 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _run_here(plan: Plan, jobs: Iterable[Job], progress: Callable[[int], None]) -> None:
-    scored = 0
-
-    def count() -> None:
-        nonlocal scored
-        scored += 1
-        progress(scored)
-
-    for job in jobs:
-        _run_job(plan, job, _Line(count, lambda: False))
 
 
 def load_results(

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from diffkd_ros.corruptions import lookup
+from diffkd_ros.evaluation.calibrators import Calibrator
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
-from diffkd_ros.evaluation.measures import IOU, Evaluation, Group, mean_error
+from diffkd_ros.evaluation.measures import IOU, Evaluation, Group
 from diffkd_ros.evaluation.summary import (
     CalibrationChange,
     CalibrationFigures,
@@ -104,16 +105,11 @@ def _means(figures: Sequence[LevelFigures]) -> dict[str, Any]:
     return {key: sum(getattr(f, key) for f in figures) / len(figures) for key in LevelMeans.model_fields}
 
 
-def _without_crosstalk(robustness: Robustness) -> Figure:
-    others = set(robustness.corruptions) - set(NOT_IN_SIX)
-    return robustness.mrce(without=NOT_IN_SIX) if others else float('nan')
-
-
 _ERRORS: dict[str, Callable[[Robustness], Figure]] = {
-    'mrce': mean_error,
+    'mrce': Robustness.mrce,
     'mrce_ap50': lambda robustness: robustness.mrce([0.5]),
     'mrce_ap70': lambda robustness: robustness.mrce([0.7]),
-    'mrce_without_crosstalk': _without_crosstalk,
+    'mrce_without_crosstalk': lambda robustness: robustness.mrce(without=NOT_IN_SIX),
 }
 
 
@@ -124,7 +120,7 @@ def _group(evaluation: Evaluation, group: Group) -> GroupFigures:
         figures[name] = value.estimate
         figures[f'{name}_interval'] = value.low, value.high
     for order in DetectionOrder:
-        figures[f'mrce_{order.value}'] = evaluation.group_interval(group, mean_error, order).estimate
+        figures[f'mrce_{order.value}'] = evaluation.group_interval(group, Robustness.mrce, order).estimate
     return GroupFigures(
         group=group.name,
         who=group.who,
@@ -151,7 +147,7 @@ def _calibration(evaluation: Evaluation, headline: GroupFigures | None) -> Calib
     if headline is not None:
         optional |= headline.calibration.model_dump()
     if evaluation.calibrator is not None:
-        optional['scaled'] = _scaled(evaluation)
+        optional['scaled'] = _scaled(evaluation, evaluation.calibrator)
     return CalibrationFigures(
         laece0=quality.error,
         laece0_overconfidence=quality.overconfidence,
@@ -162,18 +158,15 @@ def _calibration(evaluation: Evaluation, headline: GroupFigures | None) -> Calib
     )
 
 
-def _scaled(evaluation: Evaluation) -> ScaledCalibration:
-    calibrator, group = evaluation.fitted_calibrator, evaluation.headline
-    quality = evaluation.scaled_calibration(_CLEAN)
-    change = (
-        {} if group is None else _change(evaluation.calibration_change(group, evaluation.scaled_calibration))
-    )
+def _scaled(evaluation: Evaluation, calibrator: Calibrator) -> ScaledCalibration:
+    group, quality = evaluation.headline, evaluation.calibration(_CLEAN, calibrator.overlap)
+    change = {} if group is None else _change(evaluation.calibration_change(group, calibrator.overlap))
     return ScaledCalibration(
         method=calibrator.method,
         fitted_on=calibrator.source,
         temperatures=calibrator.temperatures,
         laece0=quality.error,
         laece0_overconfidence=quality.overconfidence,
-        d_ece_ap50=calibrator.detection(evaluation.every_result(_CLEAN)).error,
+        d_ece_ap50=detection_calibration(evaluation.every_result(_CLEAN), IOU, calibrator.precision).error,
         **change,
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.measures import Evaluation, PrecisionOf, mean_error
+from diffkd_ros.evaluation.measures import Evaluation, PrecisionOf
 from diffkd_ros.metrics.bootstrap import Interval, interval
 from diffkd_ros.metrics.robustness import Figure
 
@@ -55,5 +55,5 @@ def _figures(evaluation: Evaluation) -> dict[str, Callable[[PrecisionOf], Figure
         **figures,
         'corrupted_ap50': lambda ap: evaluation.robustness(group, ap).mean_precision(0.5),
         'corrupted_ap70': lambda ap: evaluation.robustness(group, ap).mean_precision(0.7),
-        'mrce': lambda ap: mean_error(evaluation.robustness(group, ap)),
+        'mrce': lambda ap: evaluation.robustness(group, ap).mrce(),
     }

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffkd_ros.evaluation.evaluate import Options, Outcome, evaluate
+from diffkd_ros.evaluation.cooperation import INTERMEDIATE
+from diffkd_ros.evaluation.evaluate import Outcome, evaluate
+from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.evaluation.summary import Summary
 from diffkd_ros.evidence.plan import Conditions, Experiment, checkpoint_of
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
@@ -26,8 +28,7 @@ def measure_rows(experiment: Experiment, out: Path, workers: int, console: Conso
     conditions = experiment.plan.conditions
     return {
         name: _measure(
-            _options(out / 'rows' / name, model_of(row.training, out), conditions, workers, row.cooperation),
-            console,
+            out / 'rows' / name, model_of(row.training, out), conditions, workers, console, row.cooperation
         )
         for name, row in experiment.plan.rows.items()
     }
@@ -39,7 +40,7 @@ def measure_reliability(experiment: Experiment, out: Path, workers: int, console
     if wanted is None:
         return None
     model = model_of(experiment.plan.rows[wanted.row].training, out)
-    return _measure(_options(out / 'reliability', model, wanted, workers), console).summary
+    return _measure(out / 'reliability', model, wanted, workers, console).summary
 
 
 def measure_steps(
@@ -56,21 +57,22 @@ def measure_steps(
             changed = replace(config, start_from=start, steps=steps)
             model = export_with(wanted.training, out, changed)
             folder = out / 'steps' / f'{start}_{steps}'
-            options = _options(folder, model, wanted, workers)
-            summaries[start, steps] = _measure(options, console).summary
+            summaries[start, steps] = _measure(folder, model, wanted, workers, console).summary
     return summaries
 
 
-def _options(
-    folder: Path, model: Path, conditions: Conditions, workers: int, cooperation: str = 'intermediate'
-) -> Options:
-    source, levels = conditions.frames(), conditions.levels()
-    return Options(folder, source, model, levels, workers=workers, cooperation=cooperation, draw=False)
-
-
-def _measure(options: Options, console: Console) -> Outcome:
-    console.print(f'measuring {options.out.name}', highlight=False)
-    return evaluate(options, console)
+def _measure(
+    folder: Path,
+    model: Path,
+    conditions: Conditions,
+    workers: int,
+    console: Console,
+    cooperation: str = INTERMEDIATE,
+) -> Outcome:
+    console.print(f'measuring {folder.name}', highlight=False)
+    source = conditions.frames()
+    plan = Plan(folder, source, model, source.protocol, cooperation)
+    return evaluate(plan, conditions.levels(), console, workers, draw=False)
 
 
 def model_of(training: str, out: Path) -> Path:

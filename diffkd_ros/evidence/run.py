@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffkd_ros.evaluation.report.page import require_drawing
+from diffkd_ros.errors import require
 from diffkd_ros.evidence import plots
 from diffkd_ros.evidence.compare import compare_rows
 from diffkd_ros.evidence.measure import measure_reliability, measure_rows, measure_steps
@@ -34,10 +34,10 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
         DiffkdError: if the plan is not valid or a training fails.
         RecipeError: if the base recipe is not valid.
         EvaluationError: if a measurement fails.
-        MissingExtra: if Matplotlib or Jinja2 is not installed.
+        MissingExtra: if Matplotlib is not installed.
     """
     # Fail before the work rather than after it.
-    require_drawing()
+    require('matplotlib')
     # Recipes contain the path of the checkpoint they start from, which must not depend on its spelling.
     out = out.resolve()
     experiment = load_experiment(path, out)

@@ -217,6 +217,10 @@ class AveragePrecision:
         min_points: truths with fewer LiDAR returns are ignored.
         order: of the detections.
 
+    Attributes:
+        frames: number of frames added.
+        truths: number of truths that count, over all frames.
+
     Raises:
         EvaluationError: if a threshold is out of range or given twice.
     """
@@ -230,20 +234,10 @@ class AveragePrecision:
         check_thresholds(iou_thresholds)
         self._min_points = min_points
         self._order = order
-        self._frames = 0
-        self._truths = 0
+        self.frames = 0
+        self.truths = 0
         self._scores: dict[float, list[NDArray[np.float32]]] = {float(t): [] for t in iou_thresholds}
         self._hits: dict[float, list[NDArray[np.bool_]]] = {float(t): [] for t in iou_thresholds}
-
-    @property
-    def frames(self) -> int:
-        """Number of frames added."""
-        return self._frames
-
-    @property
-    def truths(self) -> int:
-        """Number of truths that count, over all frames."""
-        return self._truths
 
     def add(self, detections: Boxes3D, truth: Boxes3D) -> None:
         """Score one frame; detections (with scores) and truths in the same coordinate frame.
@@ -258,8 +252,8 @@ class AveragePrecision:
             judged = order[~matching.dropped[order]]
             self._scores[threshold].append(scores[judged])
             self._hits[threshold].append(matching.hit[judged])
-        self._frames += 1
-        self._truths += int(counted_truths(truth, self._min_points).sum())
+        self.frames += 1
+        self.truths += int(counted_truths(truth, self._min_points).sum())
 
     def compute(self) -> dict[float, float]:
         """AP in [0, 1] for each IoU threshold; see `average_precision`.
@@ -270,7 +264,7 @@ class AveragePrecision:
             threshold: average_precision(
                 np.concatenate([np.zeros(0, np.float32), *scores]),
                 np.concatenate([np.zeros(0, np.bool_), *self._hits[threshold]]),
-                self._truths,
+                self.truths,
                 self._order,
             )
             for threshold, scores in self._scores.items()

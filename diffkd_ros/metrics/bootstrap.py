@@ -23,7 +23,7 @@ from diffkd_ros.metrics.frame_results import DROPPED, FrameResults
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and its confidence interval, of 95 % unless stated otherwise.
+    """A figure and its 95 % confidence interval.
 
     Attributes:
         estimate: of all scenarios.
@@ -108,15 +108,13 @@ class ScenarioBootstrap:
         seed: the same seed and scenarios give the same draws.
 
     Raises:
-        EvaluationError: if there are no scenarios, a name is repeated, or `resamples` is below 1.
+        EvaluationError: if there are no scenarios or a name is repeated.
     """
 
     def __init__(self, scenarios: Sequence[str], resamples: int = 1000, seed: int = 0) -> None:
         self._row = {name: row for row, name in enumerate(scenarios)}
         if not scenarios or len(self._row) < len(scenarios):
             raise EvaluationError(f'scenario names must be unique, at least one; got {list(scenarios)}')
-        if resamples < 1:
-            raise EvaluationError(f'at least one resample is needed, got {resamples}')
         count = len(scenarios)
         rng = np.random.default_rng(seed)
         self._times = rng.multinomial(count, np.full(count, 1.0 / count), size=resamples).astype(np.int64)
@@ -165,25 +163,19 @@ class ScenarioBootstrap:
         return np.array([self._row[name] for name in results.scenario.tolist()], np.int64)
 
 
-def interval(estimate: float, samples: ArrayLike, level: float = 0.95) -> Interval:
-    """Percentile interval of the samples of a figure.
+def interval(estimate: float, samples: ArrayLike) -> Interval:
+    """95 % percentile interval of the samples of a figure.
 
     Args:
         estimate: the figure of all scenarios.
         samples: (resamples,) the figure of each resample; NaN samples are ignored.
-        level: in (0, 1).
 
     Returns:
         With NaN ends if fewer than two samples are finite, or all are equal (as with a single scenario).
-
-    Raises:
-        EvaluationError: if the level is out of range.
     """
-    if not 0.0 < level < 1.0:
-        raise EvaluationError(f'a confidence level must be in (0, 1), got {level}')
     values = np.asarray(samples, np.float64)
     values = values[np.isfinite(values)]
     if len(values) < 2 or np.ptp(values) == 0.0:
         return Interval(estimate, float('nan'), float('nan'))
-    low, high = np.quantile(values, [0.5 - 0.5 * level, 0.5 + 0.5 * level])
+    low, high = np.quantile(values, [0.025, 0.975])
     return Interval(estimate, float(low), float(high))

@@ -11,15 +11,12 @@ Errors are in [0, 1]. They do not measure accuracy, so report LRP or AP alongsid
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.errors import MissingExtra
 from diffkd_ros.metrics.average_precision import ANY_OVERLAP, EvaluationError
 from diffkd_ros.metrics.frame_results import DROPPED, FrameResults
 from diffkd_ros.metrics.robustness import Condition
@@ -69,19 +66,16 @@ class Reliability:
         return float(np.average(values, weights=self.count)) if self.detections else float('nan')
 
 
-def reliability(scores: NDArray[np.floating], targets: NDArray[np.floating], bins: int = BINS) -> Reliability:
-    """Compare scores with their targets in bins of equal mass; equal scores share a bin.
+def reliability(scores: NDArray[np.floating], targets: NDArray[np.floating]) -> Reliability:
+    """Compare scores with their targets in at most `BINS` bins of equal mass; equal scores share a bin.
 
     Args:
         scores: (n,) in [0, 1].
         targets: (n,) in [0, 1].
-        bins: maximum number of bins.
 
     Raises:
-        EvaluationError: if scores or targets lie outside [0, 1] or `bins` is below 1.
+        EvaluationError: if scores or targets lie outside [0, 1].
     """
-    if bins < 1:
-        raise EvaluationError(f'at least one bin is needed, got {bins}')
     for name, values in (('score', scores), ('target', targets)):
         if not ((values >= 0.0) & (values <= 1.0)).all():
             raise EvaluationError(f'calibration needs each {name} in [0, 1]')
@@ -89,7 +83,7 @@ def reliability(scores: NDArray[np.floating], targets: NDArray[np.floating], bin
     ordered = scores[order].astype(np.float64)
     if len(ordered) == 0:
         return Reliability(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    lowest = ordered[np.arange(bins) * len(ordered) // bins]
+    lowest = ordered[np.arange(BINS) * len(ordered) // BINS]
     # Scaled scores are often equal, so a cut never separates equal scores.
     cuts = np.unique(np.searchsorted(ordered, lowest, side='left'))
     count = np.diff([*cuts, len(ordered)])
@@ -211,14 +205,6 @@ def calibration_robustness(
     return CalibrationRobustness(change, mean, relative, [key for key in corrupted if key not in kept])
 
 
-def _scipy_optimize() -> Any:
-    """Import SciPy's optimisers, which only fitting needs."""
-    try:
-        return importlib.import_module('scipy.optimize')
-    except ModuleNotFoundError as error:
-        raise MissingExtra(error.name or 'scipy', 'report') from error
-
-
 def _fitting_pairs(
     validation: FrameResults, iou_threshold: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -250,8 +236,9 @@ class TemperatureScaling:
 
         Raises:
             EvaluationError: if there are no detections to fit to.
-            MissingExtra: if SciPy is not installed.
         """
+        from scipy.optimize import minimize_scalar
+
         scores, targets = _fitting_pairs(validation, iou_threshold)
         logits = _logit(scores)
 
@@ -260,9 +247,7 @@ class TemperatureScaling:
             return float(np.mean(np.logaddexp(0.0, scaled) - targets * scaled))
 
         # The loss is convex in 1 / temperature, so it has one minimum in the logarithm too.
-        best = _scipy_optimize().minimize_scalar(
-            cross_entropy, bounds=(-5.0, 5.0), method='bounded', options={'xatol': 1e-8}
-        )
+        best = minimize_scalar(cross_entropy, bounds=(-5.0, 5.0), method='bounded', options={'xatol': 1e-8})
         return cls(float(np.exp(best.x)))
 
     def __call__(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -295,10 +280,12 @@ class IsotonicScaling:
 
         Arguments and errors as for `TemperatureScaling.fit`.
         """
+        from scipy.optimize import isotonic_regression
+
         scores, targets = _fitting_pairs(validation, iou_threshold)
         unique, where, count = np.unique(scores, return_inverse=True, return_counts=True)
         mean = np.bincount(where, weights=targets) / count
-        fitted = _scipy_optimize().isotonic_regression(mean, weights=count)
+        fitted = isotonic_regression(mean, weights=count)
         return cls(unique, np.asarray(fitted.x, np.float64))
 
     def __call__(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:

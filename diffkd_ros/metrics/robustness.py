@@ -41,6 +41,8 @@ def relative_corruption_error(clean: Figure, corrupted: Figure) -> Figure:
 
 
 def _mean(figures: Sequence[Figure]) -> Figure:
+    if not figures:
+        return float('nan')
     result = np.mean(np.broadcast_arrays(*figures), axis=0)
     return float(result) if result.ndim == 0 else result
 
@@ -100,16 +102,17 @@ class Robustness:
         }
 
     def mrce(self, iou_thresholds: Sequence[float] = IOU_THRESHOLDS, without: Collection[str] = ()) -> Figure:
-        """Mean relative corruption error, percent.
+        """Mean relative corruption error, percent; NaN if no corruption remains.
 
         Args:
             iou_thresholds: to average over.
             without: corruptions to leave out, `NOT_IN_SIX` for example.
 
         Raises:
-            EvaluationError: if AP is unknown at a threshold or no corruption remains.
+            EvaluationError: if AP is unknown at a threshold.
         """
-        return _mean(list(self._kept(self.rce_by_corruption(iou_thresholds), without).values()))
+        errors = self.rce_by_corruption(iou_thresholds)
+        return _mean([error for name, error in errors.items() if name not in without])
 
     def mean_precision(self, iou_threshold: float) -> Figure:
         """AP under corruption in [0, 1], the mean over the severities of each corruption, then over these.
@@ -163,10 +166,3 @@ class Robustness:
             raise EvaluationError(
                 f'AP is known at IoU {sorted(self.clean)}, asked for at {list(iou_thresholds)}'
             )
-
-    @staticmethod
-    def _kept(figures: dict[str, Figure], without: Collection[str]) -> dict[str, Figure]:
-        kept = {name: figure for name, figure in figures.items() if name not in without}
-        if not kept:
-            raise EvaluationError(f'no corruption is left of {list(figures)} without {list(without)}')
-        return kept

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from diffkd_ros.evaluation.calibrators import check_calibration
 from diffkd_ros.evaluation.conditions import make_conditions
-from diffkd_ros.evaluation.evaluate import Options, evaluate
+from diffkd_ros.evaluation.evaluate import evaluate
+from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.calibration import TemperatureScaling, localisation_aware_calibration
 from diffkd_ros.metrics.frame_results import FrameResults, join
@@ -23,10 +24,10 @@ from diffkd_ros.sources.source import Source
 def calibrated(tmp_path_factory, model_folder):
     out = tmp_path_factory.mktemp('calibrated')
     conditions, fitted_on = make_conditions('none'), Source('sim:4', 2, 1)
-    options = Options(
-        out, Source('sim', 1, 1), model_folder, conditions, calibration='temperature', calibrate_on=fitted_on
-    )
-    return out, evaluate(options, Console(file=StringIO())).summary
+    plan = Plan(out, Source('sim', 1, 1), model_folder, 'sim')
+    console = Console(file=StringIO())
+    outcome = evaluate(plan, conditions, console, calibration='temperature', calibrate_on=fitted_on)
+    return out, outcome.summary
 
 
 def scored(folder):

@@ -19,11 +19,10 @@ from rich.console import Console
 from diffkd_ros.evaluation import run
 from diffkd_ros.evaluation.conditions import CLEAN, Condition, make_conditions
 from diffkd_ros.evaluation.cooperation import IntermediateCooperation
-from diffkd_ros.evaluation.evaluate import Options, evaluate
-from diffkd_ros.evaluation.history import needed_frames
+from diffkd_ros.evaluation.evaluate import evaluate
 from diffkd_ros.evaluation.measures import Evaluation
 from diffkd_ros.evaluation.model import CleanFrame, Model
-from diffkd_ros.evaluation.pipeline import Perceiver
+from diffkd_ros.evaluation.pipeline import Perceiver, needed_frames
 from diffkd_ros.metrics.average_precision import AveragePrecision, EvaluationError
 from diffkd_ros.metrics.frame_results import FrameResults
 from diffkd_ros.sources.dataset import DatasetError
@@ -34,8 +33,7 @@ SOURCE = Source('sim', scenarios=2, frames_per_scenario=2)
 
 
 def options(out, model_folder):
-    conditions = make_conditions('fog,message_loss', '3')
-    return Options(out, SOURCE, model_folder, conditions)
+    return run.Plan(out, SOURCE, model_folder, 'sim'), make_conditions('fog,message_loss', '3')
 
 
 def files(out):
@@ -45,7 +43,7 @@ def files(out):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory, model_folder):
     out = tmp_path_factory.mktemp('evaluation')
-    evaluate(options(out, model_folder), Console(file=StringIO()))
+    evaluate(*options(out, model_folder), Console(file=StringIO()))
     return out
 
 
@@ -131,9 +129,8 @@ def test_a_run_is_continued_in_several_processes(finished, model_folder):
     (finished / lost).unlink()
     (finished / damaged).write_bytes((finished / damaged).read_bytes()[:100])
     written = {name: path.stat().st_mtime_ns for name, path in files(finished).items()}
-    wanted = options(finished, model_folder)
-    plan = run.Plan(finished, SOURCE, model_folder, 'sim')
-    jobs = run.make_jobs(plan, wanted.conditions, SOURCE.names())
+    plan, conditions = options(finished, model_folder)
+    jobs = run.make_jobs(plan, conditions, SOURCE.names())
     counts = []
     run.run(plan, jobs, 2, counts.append)
     assert sum(len(job.conditions) for job in jobs) == 2
@@ -205,7 +202,7 @@ def test_a_killed_run_is_continued_with_the_same_result(tmp_path, model_folder, 
     done = {name: path.stat().st_mtime_ns for name, path in files(out).items()}
     assert 0 < len(done) < len(files(finished))
 
-    evaluate(options(out, model_folder), Console(file=StringIO()))
+    evaluate(*options(out, model_folder), Console(file=StringIO()))
     assert set(files(out)) == set(files(finished))
     assert all(files(out)[name].stat().st_mtime_ns == written for name, written in done.items())
     for name, path in files(out).items():
@@ -224,9 +221,10 @@ def figures(out):
 
 
 def test_another_evaluation_is_not_mixed_in(finished, model_folder):
-    other = replace(options(finished, model_folder), protocol='opencood')
+    plan, conditions = options(finished, model_folder)
+    other = replace(plan, protocol_name='opencood')
     with pytest.raises(EvaluationError, match='protocol'):
-        evaluate(other, Console(file=StringIO()))
+        evaluate(other, conditions, Console(file=StringIO()))
 
 
 def test_results_of_another_version_or_split_are_not_continued(finished, model_folder, tmp_path):
@@ -260,7 +258,7 @@ def test_written_as_opv2v_a_frame_scores_the_same(finished, model_folder, summar
     clean = Condition(CLEAN)
     run.run(plan, run.make_jobs(plan, [clean], source.names()), 1, lambda scored: None)
     results = run.load_results(plan, [clean], source.names())
-    evaluation = Evaluation(results, plan.protocol, plan.open().model.card.min_score, resamples=10)
+    evaluation = Evaluation(results, plan.protocol, plan.open().model.card.min_score)
     assert len(evaluation.results(clean)) == 4
     assert evaluation.results(clean).counted_truths == summary['truths']
     for iou in (0.3, 0.5, 0.7):

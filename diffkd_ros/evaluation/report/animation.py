@@ -32,7 +32,6 @@ def save_animation(
 
     Raises:
         DiffkdError: if there are no views.
-        MissingExtra: if Matplotlib is not installed.
     """
     picture = Picture(width)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkd_ros.corruptions import lookup
-from diffkd_ros.errors import require
+from diffkd_ros.evaluation.calibrators import Calibrator
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
 from diffkd_ros.evaluation.measures import IOU, Evaluation
 from diffkd_ros.evaluation.pipeline import MAX_AGE
@@ -57,15 +57,6 @@ class _Table:
     caption: str
 
 
-def require_drawing() -> None:
-    """Check that the report can be drawn.
-
-    Raises:
-        MissingExtra: if Matplotlib or Jinja2 is not installed.
-    """
-    require('matplotlib', 'jinja2')
-
-
 def write(path: Path, evaluation: Evaluation, summary: Summary, plan: Plan) -> None:
     """Write the report.
 
@@ -82,7 +73,7 @@ def write(path: Path, evaluation: Evaluation, summary: Summary, plan: Plan) -> N
         corruptions=_corruptions(evaluation, summary) if evaluation.corrupted else None,
         calibration={
             'figure': _svg(plots.reliability_diagrams(evaluation, [_CLEAN, *worst[:_DIAGRAMS]])),
-            'scaled': _scaled_table(evaluation) if evaluation.calibrator else None,
+            'scaled': _scaled_table(evaluation, evaluation.calibrator) if evaluation.calibrator else None,
         },
         visibility={
             'figure': _svg(plots.recall_by_visibility(evaluation, [_CLEAN, _ALONE, *worst])),
@@ -228,16 +219,14 @@ def _level_table(evaluation: Evaluation) -> _Table:
     )
 
 
-def _scaled_table(evaluation: Evaluation) -> _Table:
-    calibrator = evaluation.fitted_calibrator
-
+def _scaled_table(evaluation: Evaluation, calibrator: Calibrator) -> _Table:
     def cells(level: Condition) -> list[Cell]:
         every = evaluation.every_result(level)
         parts = (
             evaluation.calibration(level),
-            evaluation.scaled_calibration(level),
+            evaluation.calibration(level, calibrator.overlap),
             detection_calibration(every, IOU),
-            calibrator.detection(every),
+            detection_calibration(every, IOU, calibrator.precision),
         )
         return [_number(part.error, 3) for part in parts]
 

@@ -9,10 +9,9 @@ from io import BytesIO
 from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
 from diffkd_ros.evaluation.cooperation import Cooperation, cooperation_named
-from diffkd_ros.evaluation.history import history_frames, needed_frames
 from diffkd_ros.evaluation.measures import IOU, Evaluation, confident
 from diffkd_ros.evaluation.model import CleanFrame, Model
-from diffkd_ros.evaluation.pipeline import MAX_AGE, Perceiver, Perception
+from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, Perception
 from diffkd_ros.evaluation.report import scene
 from diffkd_ros.evaluation.report.plots import describe
 from diffkd_ros.evaluation.report.view import AgentView, FusionView
@@ -52,7 +51,7 @@ def draw_panels(
     name, position = telling_frame(evaluation)
     drive = plan.source.scenario(plan.source.names().index(name))
     cooperation = cooperation_named(plan.cooperation)(Model(plan.model, sessions=plan.sessions))
-    frames = [CleanFrame(drive.frame(p)) for p, _ in needed_frames([position], history_frames(MAX_AGE))]
+    frames = [CleanFrame(drive.frame(p)) for p in range(max(0, position - HISTORY), position + 1)]
     alone = _perceive(cooperation, Condition(EGO_ALONE), frames).detection.boxes
     grid = cooperation.model.card.grid
     pictures = []

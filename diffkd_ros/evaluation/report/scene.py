@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.errors import MissingExtra
-from diffkd_ros.evaluation.report.view import FusionView, Outcome
+from diffkd_ros.evaluation.report.view import HIT_IOU, FusionView, Outcome
 from diffkd_ros.geometry.boxes import bev_corners
 
 if TYPE_CHECKING:
@@ -112,17 +111,12 @@ class Picture:
 
     Args:
         width: pixels.
-
-    Raises:
-        MissingExtra: if Matplotlib is not installed.
     """
 
     def __init__(self, width: int) -> None:
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ModuleNotFoundError as error:
-            raise MissingExtra(error.name or 'matplotlib', 'report') from error
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         self.figure = Figure(
             figsize=(_WIDTH / 100.0, _HEIGHT / 100.0), dpi=100.0 * width / _WIDTH, facecolor=_BACKGROUND
         )
@@ -221,7 +215,7 @@ class Picture:
         self._write(_MAIN[0], _HEIGHT - 48, view.title, 25, weight='bold')
         self._write(_MAIN[0] + _MAIN[2], _HEIGHT - 48, view.note, 19, ha='right')
         self._write(_MAIN[0], _HEIGHT - 82, outcome.sentence(), 17, color=_FAINT)
-        rule = f'hit: IoU ≥ {view.iou_threshold:g}   scored: ≥ {view.min_points} returns   axes: metres'
+        rule = f'hit: IoU ≥ {HIT_IOU:g}   scored: ≥ {view.min_points} returns   axes: metres'
         self._write(_MAIN[0] + _MAIN[2], _HEIGHT - 82, rule, 17, color=_FAINT, ha='right')
 
     def _scene(self, view: FusionView) -> None:
@@ -338,16 +332,12 @@ class Picture:
 
 
 def draw(view: FusionView, width: int = 1600) -> Figure:
-    """Draw one view; the figure is `width` pixels wide.
-
-    Raises:
-        MissingExtra: if Matplotlib is not installed.
-    """
+    """Draw one view; the figure is `width` pixels wide."""
     picture = Picture(width)
     picture.show(view)
     return picture.figure
 
 
 def save_png(view: FusionView, path: Path, width: int = 1600) -> None:
-    """Draw one view into a PNG file, `width` pixels wide. Raises as `draw` does."""
+    """Draw one view into a PNG file, `width` pixels wide."""
     draw(view, width).savefig(path, format='png', facecolor=_BACKGROUND)

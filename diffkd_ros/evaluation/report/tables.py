@@ -67,9 +67,10 @@ def _figures(
     yield 'laece0_overconfidence', None, '', quality.overconfidence
     yield 'd_ece', IOU, '', precision.error
     yield 'd_ece_overconfidence', IOU, '', precision.overconfidence
-    if evaluation.calibrator is not None:
-        yield 'laece0_scaled', None, '', evaluation.scaled_calibration(level).error
-        yield 'd_ece_scaled', IOU, '', evaluation.calibrator.detection(every).error
+    calibrator = evaluation.calibrator
+    if calibrator is not None:
+        yield 'laece0_scaled', None, '', evaluation.calibration(level, calibrator.overlap).error
+        yield 'd_ece_scaled', IOU, '', detection_calibration(every, IOU, calibrator.precision).error
     lrp = localisation_recall_precision(every, IOU, evaluation.min_score)
     yield 'lrp', IOU, '', lrp.error
     yield 'lrp_localisation', IOU, '', lrp.localisation

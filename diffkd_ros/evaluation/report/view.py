@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import within
 from diffkd_ros.metrics.average_precision import Matching, match
+
+HIT_IOU = 0.5
+"""Minimum IoU of a hit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,7 @@ class FusionView:
         reliability: (height, width) float32 in [0, 1]; the ego's reliability.
         title: text at the top left.
         note: text at the top right; may be empty.
-        iou_threshold: minimum IoU of a hit.
         min_points: truths with fewer returns are ignored.
-
-    Raises:
-        DiffkdError: if the parts do not fit together.
     """
 
     extent: tuple[float, float, float, float]
@@ -68,21 +66,7 @@ class FusionView:
     reliability: NDArray[np.float32]
     title: str
     note: str = ''
-    iou_threshold: float = 0.5
     min_points: int = 5
-
-    def __post_init__(self) -> None:
-        x_min, y_min, x_max, y_max = self.extent
-        if not (x_min < x_max and y_min < y_max):
-            raise DiffkdError(f'extent must be x_min, y_min, x_max, y_max with min < max, got {self.extent}')
-        if self.ego not in self.agents or self.fused[:1] != (self.ego,):
-            raise DiffkdError(f'ego {self.ego} must be in {sorted(self.agents)} and first in {self.fused}')
-        maps = (len(self.fused), *self.reliability.shape)
-        if self.reliability.ndim != 2 or self.energy.shape != maps or self.gate.shape != maps:
-            raise DiffkdError(
-                f'reliability must be (height, width), energy and gate ({len(self.fused)}, height, width); '
-                f'got {self.reliability.shape}, {self.energy.shape} and {self.gate.shape}'
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +91,7 @@ class Outcome:
         detections = within(view.detections, *view.extent)
         truth = within(view.truth, *view.extent)
         alone = within(view.ego_only, *view.extent)
-        settings = (view.iou_threshold, view.min_points)
+        settings = (HIT_IOU, view.min_points)
         return cls(detections, truth, match(detections, truth, *settings), match(alone, truth, *settings))
 
     @property

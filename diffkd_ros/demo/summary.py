@@ -97,6 +97,10 @@ def _number(value: float | None, form: str = '.1f') -> str:
     return '-' if value is None else format(value, form)
 
 
+def _percentiles(latency: Mapping[str, float] | None, *keys: str) -> list[str]:
+    return [_number((latency or {}).get(key)) for key in keys or ('p50', 'p95')]
+
+
 def _table(
     console: Console, title: str, first: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
@@ -127,48 +131,40 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
         'Latency of the ego in lock-step, ms',
         'stage',
         ['p50', 'p95'],
-        [[stage, _number(row['p50']), _number(row['p95'])] for stage, row in summary['latency_ms'].items()],
+        [[stage, *_percentiles(row)] for stage, row in summary['latency_ms'].items()],
     )
-    rows = []
-    for agent, row in summary['features'].items():
-        latency = summary['vehicle_latency_ms'].get(agent, {})
-        rows.append(
-            [
-                agent,
-                _number(summary['mbit_per_s'][agent], '.2f'),
-                *(str(row[name]) for name in ('received', 'fused', 'lost')),
-                str(sum(row['refused'].values())),
-                _number(latency.get('total p50 [ms]')),
-                _number(latency.get('total p95 [ms]')),
-            ]
-        )
     _table(
         console,
         'Features sent in lock-step; latency from cloud to feature, ms',
         'vehicle',
         ['Mbit/s', 'received', 'fused', 'lost', 'refused', 'p50', 'p95'],
-        rows,
+        [
+            [
+                agent,
+                _number(summary['mbit_per_s'][agent], '.2f'),
+                *(str(row[name]) for name in ('received', 'fused', 'lost')),
+                str(sum(row['refused'].values())),
+                *_percentiles(summary['vehicle_latency_ms'].get(agent), 'total p50 [ms]', 'total p95 [ms]'),
+            ]
+            for agent, row in summary['features'].items()
+        ],
     )
     if summary['realtime']:
-        rows = []
-        for row in summary['realtime']:
-            latency = row['latency_ms'] or {}
-            rows.append(
-                [
-                    f'{row["rate"]:g} Hz',
-                    str(row['sent']),
-                    str(row['answered']),
-                    _number(row['answered_share'], '.1%'),
-                    _number(latency.get('p50')),
-                    _number(latency.get('p95')),
-                ]
-            )
         _table(
             console,
             'Real time, all processes sharing this machine; latency of the ego, ms',
             'rate',
             ['sweeps', 'answered', 'share', 'p50', 'p95'],
-            rows,
+            [
+                [
+                    f'{row["rate"]:g} Hz',
+                    str(row['sent']),
+                    str(row['answered']),
+                    _number(row['answered_share'], '.1%'),
+                    *_percentiles(row['latency_ms']),
+                ]
+                for row in summary['realtime']
+            ],
         )
     console.print(
         f'\nframes in lock-step: {summary["frames_sent"]} sent, {summary["frames_fused"]} fused, '

@@ -44,12 +44,27 @@ class Message(Generic[Content]):
     """What a neighbour sends.
 
     Attributes:
-        content: feature map after the codec; or detections, or (n, 4) float32 points, in its LiDAR frame.
+        content: detections, or (n, 4) float32 points, in the sender's LiDAR frame.
         pose: (4, 4) map <- LiDAR, the sender's own estimate at the message's stamp.
         size: bytes of the content, without header and pose, which every message has.
     """
 
     content: Content
+    pose: NDArray[np.float64]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFeature:
+    """A `Message` whose content is a feature map, in the two fields that a link may degrade.
+
+    Attributes:
+        feature: (channels, height, width) float32, after the codec.
+        density: (height, width) float32, after the codec.
+    """
+
+    feature: NDArray[np.float32]
+    density: NDArray[np.float32]
     pose: NDArray[np.float64]
     size: int
 
@@ -102,10 +117,8 @@ class Cooperation(ABC):
         self.model = model
 
     @abstractmethod
-    def message(
-        self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
-    ) -> Message[Any] | None:
-        """The message of a neighbour; None if it has nothing to send.
+    def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> Any:
+        """A `Message` or `SharedFeature` of a neighbour; None if it has nothing to send.
 
         Args:
             clean: the frame.
@@ -115,7 +128,7 @@ class Cooperation(ABC):
         """
 
     @abstractmethod
-    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[Any]]) -> Outcome:
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> Outcome:
         """Detect.
 
         Args:
@@ -140,23 +153,23 @@ class IntermediateCooperation(Cooperation):
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
-    ) -> Message[BevFeature] | None:
+    ) -> SharedFeature | None:
         """The feature map of a sweep; None if no point lies in the grid."""
         shared = clean.of_points(agent, sweep, self._through_codec)
         if shared is None:
             return None
         bev, size = shared
+        feature, density = bev.feature, bev.density
         if link.limits_sender:
-            bev = BevFeature(*link.limit(bev.feature, bev.density, _size_of_map))
-            size = _size_of_map(bev.feature, bev.density)
-        return Message(bev, sweep.pose, size)
+            feature, density = link.limit(feature, density, _size_of_map)
+            size = _size_of_map(feature, density)
+        return SharedFeature(feature, density, sweep.pose, size)
 
-    def outcome(
-        self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[BevFeature]]
-    ) -> Outcome:
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[SharedFeature]) -> Outcome:
         """Fuse feature maps and detect."""
         own = clean.of_points(clean.frame.ego, sweep, self.model.encode)
-        features = [own.feature or self.model.nothing(), *(message.content for message in messages)]
+        features = [own.feature or self.model.nothing()]
+        features += [BevFeature(message.feature, message.density) for message in messages]
         poses = [sweep.pose, *(message.pose for message in messages)]
         detection = self.model.detect(features, poses)
         return Outcome(detection, len(messages), own.milliseconds, sum(detection.latency_ms.values()))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -29,7 +29,6 @@ from diffkd_ros.metrics.robustness import Figure, Robustness, relative_corruptio
 IOU = 0.5
 """IoU threshold of all figures but AP."""
 
-Levels = Mapping[Condition, Sequence[FrameResults]]
 PrecisionOf = Callable[[Condition, float], Figure]
 """AP of a level at an IoU threshold: of all scenarios, or of each resample."""
 
@@ -82,6 +81,9 @@ class Evaluation:
         calibrator: scales scores; calibration after scaling is reported alongside. AP and counts use the
             original scores.
 
+    Attributes:
+        scenarios: names of the scenarios.
+
     Raises:
         EvaluationError: if there are no clean results.
     """
@@ -96,17 +98,17 @@ class Evaluation:
         self.protocol = protocol
         self.min_score = min_score
         self.calibrator = calibrator
-        levels: dict[Condition, list[FrameResults]] = {}
-        self._seeds: dict[Condition, list[int]] = {}
+        self._all: dict[Condition, dict[int, FrameResults]] = {}
         for condition, part in results.items():
-            levels.setdefault(condition.level, []).append(part)
-            self._seeds.setdefault(condition.level, []).append(condition.seed)
-        if Condition(CLEAN) not in levels:
+            self._all.setdefault(condition.level, {})[condition.seed] = part
+        if Condition(CLEAN) not in self._all:
             raise EvaluationError('no clean frames were scored, so nothing can be compared')
-        self._all: Levels = levels
-        self._kept: Levels = {key: [confident(r, min_score) for r in parts] for key, parts in levels.items()}
-        self._scenarios = self.results(Condition(CLEAN)).scenarios
-        self._bootstrap = ScenarioBootstrap(self._scenarios)
+        self._kept = {
+            level: {seed: confident(part, min_score) for seed, part in parts.items()}
+            for level, parts in self._all.items()
+        }
+        self.scenarios = self.results(Condition(CLEAN)).scenarios
+        self._bootstrap = ScenarioBootstrap(self.scenarios)
         self._samples: dict[tuple[Condition, float, DetectionOrder], NDArray[np.float64]] = {}
 
     @property
@@ -119,22 +121,17 @@ class Evaluation:
         """Every corrupted level."""
         return [level for level in self._all if not level.reference]
 
-    @property
-    def scenarios(self) -> list[str]:
-        """Names of the scenarios."""
-        return self._scenarios
-
     def seeds(self, level: Condition) -> int:
         """Number of realisations of a level."""
         return len(self._all[level])
 
     def results(self, level: Condition) -> FrameResults:
         """Results with detections of at least the model's threshold, of all seeds."""
-        return join(self._kept[level])
+        return join([*self._kept[level].values()])
 
     def every_result(self, level: Condition) -> FrameResults:
         """Results with detections down to the score threshold of calibration, of all seeds."""
-        return join(self._all[level])
+        return join([*self._all[level].values()])
 
     def average_precision(
         self, level: Condition, iou: float, order: DetectionOrder | None = None
@@ -152,8 +149,7 @@ class Evaluation:
     def by_seed(self, level: Condition, iou: float) -> dict[int, float]:
         """AP of each seed in the protocol's order."""
         order = self.protocol.order
-        parts = zip(self._seeds[level], self._kept[level], strict=True)
-        return {seed: part.average_precision(iou, order) for seed, part in parts}
+        return {seed: part.average_precision(iou, order) for seed, part in self._kept[level].items()}
 
     def relative_error(self, level: Condition, iou: float) -> Interval:
         """RCE of a level, percent."""
@@ -228,11 +224,12 @@ class Evaluation:
         )
 
     def _estimate(self, level: Condition, iou: float, order: DetectionOrder) -> float:
-        return float(np.mean([part.average_precision(iou, order) for part in self._kept[level]]))
+        return float(np.mean([part.average_precision(iou, order) for part in self._kept[level].values()]))
 
     def _sampled(self, level: Condition, iou: float, order: DetectionOrder) -> NDArray[np.float64]:
         key = level, iou, order
         if key not in self._samples:
-            drawn = [self._bootstrap.average_precision(part, iou, order) for part in self._kept[level]]
+            parts = self._kept[level].values()
+            drawn = [self._bootstrap.average_precision(part, iou, order) for part in parts]
             self._samples[key] = np.mean(drawn, axis=0)
         return self._samples[key]

@@ -131,9 +131,8 @@ def match(detections: Boxes3D, truth: Boxes3D, iou_threshold: float, min_points:
         min_points: truths with fewer returns are ignored.
 
     Raises:
-        EvaluationError: if scores are missing or not finite or the threshold is outside (0, 1].
+        EvaluationError: if scores are missing or not finite.
     """
-    _check_threshold(iou_threshold)
     return match_each(detections, truth, [iou_threshold], min_points)[0]
 
 
@@ -151,11 +150,6 @@ def match_each(
     return [_match(iou, order, counted, threshold) for threshold in iou_thresholds]
 
 
-def _check_threshold(threshold: float) -> None:
-    if not 0.0 < threshold <= 1.0:
-        raise EvaluationError(f'an IoU threshold must be in (0, 1], got {threshold}')
-
-
 def check_thresholds(thresholds: Sequence[float]) -> None:
     """Check IoU thresholds.
 
@@ -163,28 +157,10 @@ def check_thresholds(thresholds: Sequence[float]) -> None:
         EvaluationError: if there are none, one is outside (0, 1], or one is given twice.
     """
     for threshold in thresholds:
-        _check_threshold(threshold)
+        if not 0.0 < threshold <= 1.0:
+            raise EvaluationError(f'an IoU threshold must be in (0, 1], got {threshold}')
     if not thresholds or len(set(thresholds)) < len(thresholds):
         raise EvaluationError(f'IoU thresholds must be given, each once; got {list(thresholds)}')
-
-
-def area_under_precision(hits: NDArray[np.bool_], truths: int) -> float:
-    """VOC 2010 all-point average precision.
-
-    Args:
-        hits: (n,) bool; whether each detection is a true positive, in the order of the curve.
-        truths: number of objects that could have been found.
-
-    Returns:
-        The area under the monotone envelope of precision over recall; NaN if there was nothing to find.
-    """
-    if truths == 0:
-        return float('nan')
-    found = np.cumsum(hits)
-    precision = found / np.arange(1, len(hits) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    # Recall grows by 1 / truths at each hit and nowhere else.
-    return float(envelope[hits].sum() / truths)
 
 
 def average_precision(
@@ -193,7 +169,7 @@ def average_precision(
     truths: int,
     order: DetectionOrder = DetectionOrder.GLOBAL,
 ) -> float:
-    """Average precision of the judged detections of many frames.
+    """VOC 2010 all-point average precision: the area under the monotone envelope of precision over recall.
 
     Args:
         scores: (n,) frame after frame, by descending score within each.
@@ -206,7 +182,12 @@ def average_precision(
     """
     if order is DetectionOrder.GLOBAL:
         hits = hits[np.argsort(-scores, kind='stable')]
-    return area_under_precision(hits, truths)
+    if truths == 0:
+        return float('nan')
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    # Recall grows by 1 / truths at each hit and nowhere else.
+    return float(envelope[hits].sum() / truths)
 
 
 class AveragePrecision:

@@ -10,6 +10,7 @@ them sample by sample (mRCE, the difference of two detectors) have intervals too
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,8 +32,8 @@ class Interval:
     """
 
     estimate: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
 
 
 @numba.njit(cache=True, nogil=True)
@@ -176,6 +177,6 @@ def interval(estimate: float, samples: ArrayLike) -> Interval:
     values = np.asarray(samples, np.float64)
     values = values[np.isfinite(values)]
     if len(values) < 2 or np.ptp(values) == 0.0:
-        return Interval(estimate, float('nan'), float('nan'))
+        return Interval(estimate)
     low, high = np.quantile(values, [0.025, 0.975])
     return Interval(estimate, float(low), float(high))

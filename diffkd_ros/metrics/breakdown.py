@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.metrics.average_precision import EvaluationError, average_precision
+from diffkd_ros.metrics.average_precision import average_precision
 from diffkd_ros.metrics.frame_results import FALSE_ALARM, Detections, FrameResults, Truths
 
 # The ego, or the other agents together, see a box with at least this many returns in it.
@@ -84,12 +84,7 @@ def by_distance(
 
     Returns:
         Scores by (lower, upper) edge.
-
-    Raises:
-        EvaluationError: if there are fewer than two edges or they do not ascend.
     """
-    if len(edges) < 2 or (np.diff(edges) <= 0).any():
-        raise EvaluationError(f'distance edges must ascend, at least two of them; got {list(edges)}')
     parts = {}
     for low, high in pairwise(edges):
         truths, detections = (
@@ -106,23 +101,13 @@ def _seen(columns: Detections | Truths) -> dict[Visibility, NDArray[np.bool_]]:
 
 
 def by_visibility(results: FrameResults, iou_threshold: float) -> dict[Visibility, PartScore]:
-    """Score by which agents saw the vehicle, with five returns or more, in the sweeps after corruption.
-
-    Args:
-        results: scored frames.
-        iou_threshold: one they were scored at.
-    """
+    """Score by which agents saw the vehicle, with five returns or more, in the sweeps after corruption."""
     truths, detections = _seen(results.truths), _seen(results.detections)
     return {seen: _score_part(results, iou_threshold, truths[seen], detections[seen]) for seen in Visibility}
 
 
 def unobserved_false_alarms(results: FrameResults, iou_threshold: float) -> float:
-    """False alarms per frame without a return of any agent on or near them; NaN without frames.
-
-    Args:
-        results: scored frames.
-        iou_threshold: one they were scored at.
-    """
+    """False alarms per frame without a return of any agent on or near them; NaN without frames."""
     false_alarm = results.found(iou_threshold) == FALSE_ALARM
     unobserved = int((false_alarm & (results.detections.returns_near == 0)).sum())
     return unobserved / len(results) if len(results) else float('nan')

@@ -119,13 +119,9 @@ def detection_calibration(
 
 
 def localisation_aware_calibration(results: FrameResults, scaling: Scaling | None = None) -> Reliability:
-    """LaECE0: scores against overlap, which is 0 for a false alarm; of the same detections.
+    """LaECE0: scores against overlap, which is 0 for a false alarm; otherwise as `detection_calibration`.
 
     A bin's precision times the mean overlap of its hits is the mean overlap of all its detections.
-
-    Args:
-        results: scored frames.
-        scaling: applied to the scores after the selection by score.
     """
     scores, _, iou = _judged(results, ANY_OVERLAP)
     return reliability(scaling(scores) if scaling else scores, iou)

@@ -64,20 +64,13 @@ class Protocol:
     iou_thresholds: tuple[float, ...] = (0.3, 0.5, 0.7)
 
     def __post_init__(self) -> None:
-        if not all(low < high for low, high in zip(self._low, self._high, strict=True)):
+        low, high = np.reshape(self.evaluation_range, (2, 3))
+        if not (low < high).all():
             raise EvaluationError(
                 f'protocol {self.name!r}: the range must be x_min, y_min, z_min, x_max, y_max, z_max '
                 f'with min < max, got {self.evaluation_range}'
             )
         check_thresholds(self.iou_thresholds)
-
-    @property
-    def _low(self) -> tuple[float, ...]:
-        return self.evaluation_range[:3]
-
-    @property
-    def _high(self) -> tuple[float, ...]:
-        return self.evaluation_range[3:]
 
     def truth(self, frame: CoopFrame) -> Boxes3D:
         """The frame's truths in the range, including those with few returns, in the ego's LiDAR frame.
@@ -107,7 +100,7 @@ class Protocol:
         return kept[keep]
 
     def _in_range(self, boxes: Boxes3D) -> Boxes3D:
-        low, high = np.array(self._low), np.array(self._high)
+        low, high = np.reshape(self.evaluation_range, (2, 3))
         if self.containment is Containment.ALL_CORNERS:
             box = corners(boxes.boxes)
             return boxes[np.all((box >= low) & (box <= high), axis=(1, 2))]

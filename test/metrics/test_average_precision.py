@@ -12,7 +12,7 @@ from diffkd_ros.frame import Boxes3D
 from diffkd_ros.metrics.average_precision import (
     AveragePrecision,
     EvaluationError,
-    area_under_precision,
+    average_precision,
     match,
 )
 
@@ -151,7 +151,7 @@ def test_area_is_the_integral_of_the_best_precision_at_or_beyond_each_recall(
     hits: list[bool], missed: int
 ) -> None:
     truths = sum(hits) + missed
-    area = area_under_precision(np.array(hits, bool), truths)
+    area = average_precision(np.zeros(len(hits)), np.array(hits, bool), truths)
     if truths == 0:
         assert np.isnan(area)
         return

@@ -6,7 +6,6 @@ import pytest
 from scored_frames import cars, coop_frame, found, random_results, returns
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.breakdown import (
     Visibility,
     by_distance,
@@ -87,9 +86,3 @@ def test_false_alarms_on_unobserved_ground() -> None:
     assert unobserved_false_alarms(part, 0.5) == 1.0
     calm = score_frame(coop_frame(Boxes3D(cars(5))), found((5, 0.9)), SIM)
     assert unobserved_false_alarms(join([part, calm]), 0.5) == 0.5
-
-
-@pytest.mark.parametrize('edges', [(), (1.0,), (0.0, 0.0), (5.0, 1.0)])
-def test_edges_must_ascend(edges: tuple[float, ...]) -> None:
-    with pytest.raises(EvaluationError, match='must ascend'):
-        by_distance(scored(), 0.5, edges)

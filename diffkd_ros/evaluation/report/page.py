@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -261,29 +261,15 @@ def _visibility_table(evaluation: Evaluation) -> _Table:
 def _inference_table(evaluation: Evaluation) -> _Table:
     def cells(level: Condition) -> list[Cell]:
         results = evaluation.results(level)
-        figures = inference_figures(results)
-        return [
-            _number(figures.link_mbit_s, 2),
-            _number(figures.ego_reliability, 3),
-            _number(figures.gate_ego, 3),
-            _number(figures.gate_neighbours, 3),
-            _number(figures.encode_ms, 1),
-            _number(figures.fuse_ms, 1),
-            _number(unobserved_false_alarms(results, IOU), 2),
-        ]
+        values = (*astuple(inference_figures(results)), unobserved_false_alarms(results, IOU))
+        return [_number(value, digits) for value, digits in zip(values, (2, 3, 3, 3, 1, 1, 2), strict=True)]
 
+    header = (
+        'condition', 'corrupted', 'Mbit/s', 'ego reliability', 'weight of the ego', 'of a neighbour',
+        'encode, ms', 'fuse, ms', 'unobserved',
+    )  # fmt: skip
     return _Table(
-        [
-            'condition',
-            'corrupted',
-            'Mbit/s',
-            'ego reliability',
-            'weight of the ego',
-            'of a neighbour',
-            'encode, ms',
-            'fuse, ms',
-            'unobserved',
-        ],
+        header,
         _per_level(evaluation, cells),
         f'Mbit/s of a vehicle that sends {MESSAGES_PER_SECOND:g} messages per second, whether they arrive or '
         'not. Reliability and weights: means over the frames; the ego has weight 1 where no features of '

@@ -24,7 +24,6 @@ from diffkd_ros.metrics.calibration import detection_calibration, localisation_r
 from diffkd_ros.metrics.inference import inference_figures
 
 TABLE = 'results.csv'
-_NAN = float('nan')
 _COLUMNS = (
     'corruption', 'family', 'severity', 'who', 'profile', 'seeds',
     'metric', 'iou', 'part', 'value', 'low', 'high',
@@ -40,7 +39,7 @@ def write_table(evaluation: Evaluation, path: Path) -> None:
             family = '' if level.reference else lookup(level.corruption).family
             key = level.corruption, family, level.severity, level.who, level.profile, evaluation.seeds(level)
             for metric, iou, part, value in _figures(evaluation, level):
-                interval = value if isinstance(value, Interval) else Interval(value, _NAN, _NAN)
+                interval = value if isinstance(value, Interval) else Interval(value)
                 row = (*key, metric, iou, part, interval.estimate, interval.low, interval.high)
                 writer.writerow(['' if _unknown(cell) else cell for cell in row])
 

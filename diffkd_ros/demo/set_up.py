@@ -15,12 +15,7 @@ from diffkd_ros.share import share_directory
 
 
 def prepared_folder(out: Path, outputs: Iterable[str]) -> Path:
-    """Create the folder with an empty `logs/`, and delete the results of an earlier run; other files stay.
-
-    Args:
-        out: the folder.
-        outputs: names of the files and folders that a run writes.
-    """
+    """Create a folder with an empty `logs/`, and delete the `outputs` of an earlier run; other files stay."""
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     for name in outputs:

@@ -83,11 +83,7 @@ class Model:
 
 
 class CleanFrame:
-    """A frame with a cache of what is computed from its clean sweeps.
-
-    Args:
-        frame: the frame.
-    """
+    """A frame with a cache of what is computed from its clean sweeps."""
 
     def __init__(self, frame: CoopFrame) -> None:
         self.frame = frame

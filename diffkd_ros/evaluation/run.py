@@ -44,8 +44,8 @@ _FORMAT = 3
 _CONDITIONS_PER_JOB = 16
 _POLL = 0.2  # seconds between progress updates
 
-LeftOut = dict[str, str]
-"""Reasons by `condition/drive/position`."""
+Reasons = dict[str, str]
+"""Why a frame was left out, by `condition/scenario/position`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +114,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Some conditions on one scenario.
-
-    Attributes:
-        number: of the scenario.
-        conditions: to be run.
-    """
+    """Some conditions to be run on the scenario of a number."""
 
     number: int
     conditions: tuple[Condition, ...]
@@ -174,9 +169,9 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_left_out(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]) -> LeftOut:
+def read_left_out(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]) -> Reasons:
     """The frames that could not be run, with reasons."""
-    left_out: LeftOut = {}
+    left_out: Reasons = {}
     for condition in conditions:
         for drive in drives:
             path = plan.left_out(condition, drive)
@@ -204,7 +199,7 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
     cooperation, drive, protocol = plan.open(), plan.source.scenario(job.number), plan.protocol
     perceivers = {condition: Perceiver(cooperation, condition) for condition in job.conditions}
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
-    left_out: dict[Condition, LeftOut] = defaultdict(dict)
+    left_out: dict[Condition, Reasons] = defaultdict(dict)
     late = any(condition.needs_history for condition in job.conditions)
     for position, scored in needed_frames(plan.positions(drive), HISTORY if late else 0):
         try:

@@ -7,7 +7,7 @@ difference is narrower than the intervals of the two rows suggest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
@@ -17,15 +17,6 @@ from diffkd_ros.metrics.robustness import Figure
 
 Differences = dict[str, Interval]
 """By figure: `clean_ap50`, `clean_ap70`, `corrupted_ap50`, `corrupted_ap70` in [0, 1], `mrce` in percent."""
-
-
-def compare_rows(rows: Mapping[str, Evaluation], subject: str) -> dict[str, Differences]:
-    """Differences of all other rows from the subject.
-
-    Raises:
-        DiffkdError: if rows were measured on different scenarios.
-    """
-    return {name: differences(row, rows[subject]) for name, row in rows.items() if name != subject}
 
 
 def differences(own: Evaluation, other: Evaluation) -> Differences:

@@ -81,16 +81,7 @@ def model_of(training: str, out: Path) -> Path:
 
 
 def export_with(training: str, out: Path, config: StudentConfig) -> Path:
-    """Export a training's student with other settings as a model folder, unless it exists.
-
-    Args:
-        training: its name.
-        out: the experiment's folder.
-        config: settings in place of the student's own.
-
-    Returns:
-        The folder.
-    """
+    """Export a training's student with other settings, unless done before, and return the model folder."""
     checkpoint = checkpoint_of(training, out)
     folder = out / 'models' / f'{training}_{config.start_from}_{config.steps}'
     origin = {'checkpoint_sha256': sha256(checkpoint), 'start_from': config.start_from, 'steps': config.steps}

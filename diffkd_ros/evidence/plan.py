@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,8 +150,12 @@ def load_experiment(path: Path, out: Path) -> Experiment:
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise DiffkdError(f'{path}: {error}') from error
     base = load_recipe(path.parent / plan.base)
-    recipes = {name: _recipe(name, plan, base, out) for name in _in_order(plan)}
-    return Experiment(plan, recipes)
+    after = {name: [t.after] if t.after else [] for name, t in plan.trainings.items()}
+    try:
+        order = list(TopologicalSorter(after).static_order())
+    except CycleError as error:
+        raise DiffkdError(f'{path}: trainings {", ".join(error.args[1])} wait for each other') from error
+    return Experiment(plan, {name: _recipe(name, plan, base, out) for name in order})
 
 
 def checkpoint_of(training: str, out: Path) -> Path:
@@ -182,21 +187,3 @@ def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(value, Mapping) and isinstance(inner, Mapping)
         merged[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def _in_order(plan: Plan) -> list[str]:
-    """Names of the trainings in the order of the plan, but each after the one that it starts from."""
-    ordered: list[str] = []
-
-    def add(name: str, waiting: tuple[str, ...]) -> None:
-        if name in waiting:
-            raise DiffkdError(f'trainings {", ".join(waiting)} wait for each other')
-        after = plan.trainings[name].after
-        if after is not None:
-            add(after, (*waiting, name))
-        if name not in ordered:
-            ordered.append(name)
-
-    for name in plan.trainings:
-        add(name, ())
-    return ordered

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -99,15 +100,7 @@ def gather(
     reliability: Summary | None,
     steps: Mapping[tuple[str, int], Summary],
 ) -> Evidence:
-    """Collect the results of an experiment.
-
-    Args:
-        experiment: that was run.
-        rows: summaries by row.
-        differences: from the subject, by row.
-        reliability: of the row whose ego was corrupted.
-        steps: summaries by start and number of steps.
-    """
+    """Collect the results of an experiment: `differences` by row, `steps` by start and number of steps."""
     plan = experiment.plan
     conditions = plan.conditions
     any_row = next(iter(rows.values()))
@@ -126,10 +119,7 @@ def gather(
                 label=plan.rows[name].label,
                 summary=summary,
                 corrupted=_corrupted(summary, summary.mrce_of),
-                less_subject={
-                    key: (value.estimate, value.low, value.high)
-                    for key, value in differences.get(name, {}).items()
-                },
+                less_subject={key: astuple(value) for key, value in differences.get(name, {}).items()},
             )
             for name, summary in rows.items()
         },

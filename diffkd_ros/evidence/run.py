@@ -9,7 +9,7 @@ from rich.console import Console
 
 from diffkd_ros.errors import require
 from diffkd_ros.evidence import plots
-from diffkd_ros.evidence.compare import compare_rows
+from diffkd_ros.evidence.compare import differences
 from diffkd_ros.evidence.measure import measure_reliability, measure_rows, measure_steps
 from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.evidence.results import EVIDENCE, gather
@@ -43,10 +43,15 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
     experiment = load_experiment(path, out)
     train_all(experiment, out, workers, console)
     rows = measure_rows(experiment, out, workers, console)
+    subject = experiment.plan.subject
     evidence = gather(
         experiment,
         {name: row.summary for name, row in rows.items()},
-        compare_rows({name: row.evaluation for name, row in rows.items()}, experiment.plan.subject),
+        {
+            name: differences(row.evaluation, rows[subject].evaluation)
+            for name, row in rows.items()
+            if name != subject
+        },
         measure_reliability(experiment, out, workers, console),
         measure_steps(experiment, out, workers, console),
     )

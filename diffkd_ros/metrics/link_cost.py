@@ -12,7 +12,13 @@ from diffkd_ros.metrics.sequence import SequenceStatistics
 
 
 class AgentLinkCost(TypedDict):
-    """One sender's traffic; `mbit_per_s` is NaN where it is not defined, see `LinkCost.mbit_per_s`."""
+    """One sender's traffic.
+
+    `mbit_per_s` counts megabits (1e6 bits): all bits received, divided by the span from the oldest to the
+    newest stamp plus one period; the period is the median step between successive stamps. So n messages of s
+    bytes at a steady rate f give 8 s f, however small n is, and lost messages lower the figure. NaN for a
+    sender of fewer than two distinct stamps, which has no period.
+    """
 
     messages: int
     lost: int
@@ -53,16 +59,6 @@ class LinkCost:
         sender.sequence.follow(sequence, stamp)
         sender.stamps.append(stamp)
         sender.total_bytes += size
-
-    def mbit_per_s(self) -> dict[str, float]:
-        """Megabits (1e6 bits) per second by sender.
-
-        All bits received, divided by the span from the oldest to the newest stamp plus one period; the period
-        is the median step between successive stamps. So n messages of s bytes at a steady rate f give 8 s f,
-        however small n is, and lost messages lower the figure. NaN for a sender of fewer than two distinct
-        stamps, which has no period.
-        """
-        return {agent: sender.mbit_per_s() for agent, sender in self._senders.items()}
 
     def summary(self) -> dict[str, AgentLinkCost]:
         """Messages, losses, bytes and bit rate by sender, in the order first received."""

@@ -191,7 +191,7 @@ class EvaluatorNode(entry.RunnableNode):
     def _summary(self) -> str:
         precision = self._precision.compute()
         total = self._latency.summary().get('total', {'p50': 0.0, 'p95': 0.0})
-        link = ', '.join(f'{agent} {rate:.2f}' for agent, rate in self._link.mbit_per_s().items())
+        link = ', '.join(f'{agent} {cost["mbit_per_s"]:.2f}' for agent, cost in self._link.summary().items())
         return (
             f'{self._precision.frames} frames, AP@0.5 {precision[0.5]:.3f}, '
             f'latency p50 {total["p50"]:.0f} p95 {total["p95"]:.0f} ms, Mbit/s {link or "none"}'

@@ -44,13 +44,7 @@ Cell = str | Interval
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A table of the report.
-
-    Attributes:
-        header: column titles.
-        rows: each with whether a block of rows starts there, and its cells.
-        caption: below the table.
-    """
+    """A table of the report; each row has whether a block of rows starts there, and its cells."""
 
     header: Sequence[str]
     rows: Sequence[tuple[bool, Sequence[Cell]]]
@@ -58,14 +52,7 @@ class _Table:
 
 
 def write(path: Path, evaluation: Evaluation, summary: Summary, plan: Plan) -> None:
-    """Write the report.
-
-    Args:
-        path: of the HTML file.
-        evaluation: all figures.
-        summary: of the evaluation.
-        plan: of the run, from which one frame is perceived again for the pictures.
-    """
+    """Write the report to an HTML file; for the pictures, one frame of the plan is perceived again."""
     worst = plots.worst_levels(evaluation, _VISIBILITY)
     text = render(
         summary,

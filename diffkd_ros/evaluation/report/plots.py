@@ -54,6 +54,12 @@ _AXES: dict[str, tuple[str, str, float]] = {
     'bandwidth': ('bandwidth', 'Mbit/s for each sender', 1.0),
     'quantisation': ('bits', 'bits for each value', 1.0),
 }
+_POSES = {
+    'pose_gaussian': 'Gaussian, m and degrees',
+    'pose_laplace': 'Laplace, m and degrees',
+    'pose_constant_offset': 'one constant offset, m and degrees',
+    'pose_gaussian_radians': 'Gaussian, m and radians',
+}
 
 
 def readable(name: str) -> str:
@@ -193,9 +199,7 @@ def over_severity(evaluation: Evaluation) -> str | None:
 
 def over_pose_error(evaluation: Evaluation) -> str | None:
     """AP over the standard deviation of the pose, the paper's Fig. 3; None if none was measured."""
-    names = _named(
-        evaluation, ('pose_gaussian', 'pose_laplace', 'pose_constant_offset', 'pose_gaussian_radians')
-    )
+    names = _named(evaluation, _POSES)
     if not names:
         return None
 
@@ -215,14 +219,6 @@ def over_pose_error(evaluation: Evaluation) -> str | None:
         return figure
 
     return _svg(draw)
-
-
-_POSES = {
-    'pose_gaussian': 'Gaussian, m and degrees',
-    'pose_laplace': 'Laplace, m and degrees',
-    'pose_constant_offset': 'one constant offset, m and degrees',
-    'pose_gaussian_radians': 'Gaussian, m and radians',
-}
 
 
 def over_link(evaluation: Evaluation) -> str | None:

@@ -18,12 +18,12 @@ from diffkd_ros.metrics.protocol import protocol_named
 
 NAMES = ['a', 'b', 'c', 'd']
 FOG = Condition('fog', severity=2)
-RESAMPLES = 60
+RESAMPLES = 1000
 
 
 def evaluation(clean: FrameResults, fog: FrameResults | None = None) -> Evaluation:
     results = {Condition(CLEAN): clean} | ({} if fog is None else {FOG: fog})
-    return Evaluation(results, protocol_named('sim'), 0.0, RESAMPLES)
+    return Evaluation(results, protocol_named('sim'), 0.0)
 
 
 def frames(seed: int, names: list[str] = NAMES) -> FrameResults:

@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError
 from diffkd_ros.metrics.frame_results import DROPPED, FrameResults
 
+_LEVEL = 0.95
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -178,5 +180,5 @@ def interval(estimate: float, samples: ArrayLike) -> Interval:
     values = values[np.isfinite(values)]
     if len(values) < 2 or np.ptp(values) == 0.0:
         return Interval(estimate)
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.quantile(values, [0.5 - 0.5 * _LEVEL, 0.5 + 0.5 * _LEVEL])
     return Interval(estimate, float(low), float(high))

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip('carla', reason='the CARLA client has no wheel here')
 pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
@@ -73,12 +76,39 @@ def test_an_opv2v_folder(simulated, tmp_path):
         assert_same_drive(played(server, FRAMES), [recorded[k] for k in range(len(recorded))])
 
 
-def test_a_source_that_is_not_there_is_named():
+LISTEN = """
+import sys
+import threading
+
+import carla
+
+client = carla.Client('127.0.0.1', int(sys.argv[1]))
+client.set_timeout(10.0)
+world = client.get_world()
+for blueprint in world.get_blueprint_library().filter('sensor.*'):
+    sensor = world.spawn_actor(blueprint, carla.Transform())
+    measured = threading.Event()
+    sensor.listen(lambda measurement: measured.set())
+    print(blueprint.id, measured.wait(10.0))
+    sensor.stop()
+    sensor.destroy()
+"""
+
+
+def test_every_sensor_that_the_stand_in_offers_can_be_listened_to(empty):
+    """In a separate process, because the client aborts it if it cannot read a measurement."""
+    command = [sys.executable, '-c', LISTEN, str(empty.port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == ['sensor.lidar.ray_cast True']
+
+
+def test_a_missing_source_is_named():
     with pytest.raises(CosimError, match='opv2v:/nowhere'):
         StandInProcess('--source', 'opv2v:/nowhere')
 
 
-def test_where_carla_publishes_itself_it_is_told_to_and_named(empty):
+def test_the_native_interface_is_enabled_with_names(empty):
     settings = SessionSettings({1: 'cav_1', 2: 'cav_2'}, 1, port=empty.port, native=True)
     with CarlaSession(settings) as session:
         frame = session.next_frame()

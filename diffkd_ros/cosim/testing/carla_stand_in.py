@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for a CARLA 0.9.16 server that implements what the unmodified `carla` client needs for LiDARs.
 
-It supports connecting, settings, actors, spawning, ticks and sensor streams. There is no physics, rendering
-or traffic: vehicles keep their velocity, or follow a recorded or simulated drive. Unknown calls are refused
-as rpclib does, and counted. It must run in its own process: the client holds Python's global lock while it
-waits in `get_world`, so a server in the same process could never answer.
+It supports connecting, settings, actors, spawning, ticks, map changes and LiDAR streams. There is no physics,
+rendering or traffic: vehicles keep their velocity, or follow a recorded or simulated drive. Unknown calls are
+refused as rpclib does, and counted. It must run in its own process: the client holds Python's global lock
+while it waits in `get_world`, so a server in the same process could never answer.
 
     python -m diffkd_ros.cosim.testing.carla_stand_in --port 2000 --source sim
 """
@@ -40,6 +40,7 @@ _LIDAR = {
     'rotation_frequency': (3, '10.0'),
     'upper_fov': (3, '10.0'),
     'lower_fov': (3, '-30.0'),
+    'atmosphere_attenuation_rate': (3, '0.004'),
     'sensor_tick': (3, '0.0'),
     'dropoff_general_rate': (3, '0.45'),
     'dropoff_intensity_limit': (3, '0.8'),
@@ -50,7 +51,6 @@ _BLUEPRINTS = {
     'vehicle.tesla.model3': _VEHICLE,
     'vehicle.lincoln.mkz_2020': _VEHICLE,
     'sensor.lidar.ray_cast': _LIDAR,
-    'sensor.other.gnss': {'role_name': (4, 'gnss')},
 }
 # One straight road, the smallest map that the client accepts.
 _ROAD = """<?xml version="1.0"?>
@@ -98,11 +98,12 @@ class CarlaStandIn:
         self._muted: set[int] = set()
         self._methods: dict[str, Method] = {
             'version': lambda: value(self._version),
-            'get_episode_info': lambda: value([1, [self._streams.token(_OBSERVER_STREAM)]]),
+            'get_episode_info': lambda: value([self._world.episode, [self._streams.token(_OBSERVER_STREAM)]]),
             'get_sensor_token': lambda stream: value([self._streams.token(stream)]),
             'get_episode_settings': lambda: value(self._settings),
             'set_episode_settings': self._set_settings,
             'tick_cue': self._tick,
+            'load_new_episode': self._load_map,
             'get_actors_by_id': self._get_actors,
             'get_spectator': lambda: value(self._described(self._spectator)),
             'get_required_files': lambda folder='', download=False: value([]),
@@ -121,6 +122,7 @@ class CarlaStandIn:
             'stand_in_report': self._report,
             'stand_in_forget': self._forget,
             'stand_in_mute': self._muted.add,  # number of a sensor; 0: all
+            'stand_in_sense': self.sense,
             'stand_in_clear': self._clear,
         }
         self._forgotten: dict[str, Method] = {}
@@ -172,6 +174,15 @@ class CarlaStandIn:
             frame = self._step()
             self._settings = settings
             return value(frame)
+
+    def _load_map(self, name: str, reset_settings: bool = True, layers: int = 0) -> list:
+        """Begin a new episode on the same map, whatever the name."""
+        with self._lock:
+            self._world.begin_episode()
+            self._spectator = self._world.add('spectator', [], (0.0,) * 6)
+            if reset_settings:
+                self._settings = list(_SETTINGS)
+        return DONE
 
     def _actor(self, number: int) -> Actor:
         actor = self._world.actors.get(number)
@@ -266,11 +277,17 @@ class CarlaStandIn:
                 'synchronous': self._settings[0],
                 'actors': {actor.number: actor.type_id for actor in self._world.actors.values()},
                 'ros_names': [
-                    actor.attribute('ros_name') for actor in self._world.actors.values() if actor.number > 1
+                    actor.attribute('ros_name')
+                    for actor in self._world.actors.values()
+                    if actor is not self._spectator
                 ],
                 'enabled_for_ros': self._enabled_for_ros,
                 'frame': self._world.frame,
             }
+
+    def sense(self, own_body: bool, carla_intensity: bool) -> None:
+        """Set what LiDARs measure, as of `World`."""
+        self._world.own_body, self._world.carla_intensity = own_body, carla_intensity
 
     def _forget(self, name: str) -> None:
         """Remove a method, as if the server lacked it."""
@@ -286,6 +303,7 @@ class CarlaStandIn:
             self._methods |= self._forgotten
             self._forgotten.clear()
             self._muted.clear()
+            self.sense(False, False)
             self._enabled_for_ros.clear()
             for counts in (self._calls.calls, self._calls.unknown, self._calls.failed):
                 counts.clear()
@@ -309,6 +327,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, default=DEFAULT_SEED, help='seed of source sim without one')
     parser.add_argument('--vehicles', type=int, default=3, help='connected vehicles in the simulator')
     parser.add_argument('--frames', type=int, default=100, help='frames of the drive, which is then repeated')
+    parser.add_argument(
+        '--own-body', action='store_true', help="let the rays that meet the LiDAR's vehicle return from it"
+    )
+    parser.add_argument(
+        '--carla-intensity', action='store_true', help="replace intensities with CARLA's: exp(-0.004 range)"
+    )
     given = parser.parse_args(arguments)
 
     def open_world(world: World) -> PlayedDrive:
@@ -318,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         server = CarlaStandIn(given.host, given.port, given.version, open_world if given.source else None)
+        server.sense(given.own_body, given.carla_intensity)
     except (DiffkdError, OSError, ValueError) as error:
         print(f'carla_stand_in: {error}', file=sys.stderr)
         return 2

@@ -68,6 +68,10 @@ class StandInProcess:
         """Counts of calls, and the state of the world."""
         return self.call('stand_in_report')
 
+    def signal(self, number: int) -> None:
+        """Send a signal, such as SIGSTOP, which makes the server hang until SIGCONT."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """Kill the server, like a crash."""
         self._process.kill()

@@ -6,6 +6,7 @@ Everything is in CARLA's convention: left-handed, metres, degrees; a transform i
 
 from __future__ import annotations
 
+import secrets
 import struct
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from diffkd_ros.geometry.carla import flip_points, pose_from_carla, pose_to_carl
 from diffkd_ros.geometry.poses import Matrix, inverse, transform_points
 
 # Indices in the sensor registry of CARLA 0.9.16.
-LIDAR, GNSS, WORLD_OBSERVER = 11, 4, 17
+LIDAR, WORLD_OBSERVER = 11, 17
 LIDAR_TYPE = 'sensor.lidar.ray_cast'
 _ACTOR_STATE_BYTES = 119
 _CHANNELS = 32
@@ -79,11 +80,25 @@ class Actor:
 
 @dataclass
 class World:
-    """Actors and time."""
+    """Actors and time.
+
+    Attributes:
+        step: seconds.
+        frame: number of the present step.
+        seconds: since the episode has begun.
+        episode: its number; a new map begins a new one.
+        own_body: rays that meet the vehicle of their LiDAR return from it, as in CARLA.
+        carla_intensity: a return at r metres has the intensity exp(-rate r), whatever reflects it, as in
+            CARLA; the rate is the LiDAR's `atmosphere_attenuation_rate`.
+        actors: by number.
+    """
 
     step: float = 0.05
     frame: int = 1
     seconds: float = 0.0
+    episode: int = field(default_factory=lambda: secrets.randbits(31))
+    own_body: bool = False
+    carla_intensity: bool = False
     actors: dict[int, Actor] = field(default_factory=dict)
     _last_number: int = 0
     _last_stream: int = 1
@@ -112,6 +127,13 @@ class World:
             self.remove(child)
         return self.actors.pop(number, None) is not None
 
+    def begin_episode(self) -> None:
+        """Begin a new episode without actors, as a server does that loads a map."""
+        self.actors.clear()
+        self.episode += 1
+        self.frame += 100
+        self.seconds = 0.0
+
     def pose(self, actor: Actor) -> Matrix:
         """REP-103 pose in the map."""
         own = pose_of_transform(actor.transform)
@@ -137,7 +159,7 @@ class World:
         """A message of the world observer: the states of all actors."""
         parts = [
             self._header(WORLD_OBSERVER, (0.0,) * 6),
-            struct.pack('<QdfiiiI', 1, time.time(), self.step, 0, 0, 0, 0),
+            struct.pack('<QdfiiiI', self.episode, time.time(), self.step, 0, 0, 0, 0),
         ]
         for actor in self.actors.values():
             state = struct.pack(
@@ -148,15 +170,30 @@ class World:
         return b''.join(parts)
 
     def measurement(self, sensor: Actor) -> bytes:
-        """A message of a LiDAR or satellite receiver: the present measurement."""
-        transform = transform_of_pose(self.pose(sensor))
-        if sensor.type_id != LIDAR_TYPE:
-            return self._header(GNSS, transform) + struct.pack('<ddd', 42.0, 2.0, 3.0)
-        points = self.synthetic_sweep(sensor) if sensor.sweep is None else sensor.sweep
+        """A message of a LiDAR: the present measurement."""
+        points = self.synthetic_sweep(sensor) if sensor.sweep is None else sensor.sweep.copy()
+        vehicle = self.actors.get(sensor.parent)
+        if self.own_body and vehicle is not None:
+            points[:, :3] *= self._reach(sensor, vehicle, points)[:, None]
+        if self.carla_intensity:
+            rate = float(sensor.attribute('atmosphere_attenuation_rate'))
+            points[:, 3] = np.exp(-rate * np.linalg.norm(points[:, :3], axis=1))
         counts = np.full(_CHANNELS, len(points) // _CHANNELS, '<u4')
         counts[: len(points) % _CHANNELS] += 1
-        head = self._header(LIDAR, transform) + struct.pack('<fI', 0.0, _CHANNELS)
+        head = self._header(LIDAR, transform_of_pose(self.pose(sensor))) + struct.pack('<fI', 0.0, _CHANNELS)
         return head + counts.tobytes() + np.ascontiguousarray(points, '<f4').tobytes()
+
+    def _reach(self, sensor: Actor, vehicle: Actor, points: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The fraction (n,) of the way from the sensor to each point at which it meets the body; 1: never."""
+        half = np.asarray(vehicle.extent)
+        to_body = inverse(self.pose(vehicle)) @ self.pose(sensor)
+        start = to_body[:3, 3] - (0.0, 0.0, half[2])
+        ray = flip_points(points[:, :3]) @ to_body[:3, :3].T
+        # Where a ray crosses the two planes of each axis of the box.
+        with np.errstate(divide='ignore', invalid='ignore'):
+            planes = np.stack([(-half - start) / ray, (half - start) / ray])
+        enters, leaves = planes.min(axis=0).max(axis=1), planes.max(axis=0).min(axis=1)
+        return np.where((enters > 0.0) & (enters < np.minimum(leaves, 1.0)), enters, 1.0)
 
     @staticmethod
     def _ground(pose: Matrix) -> NDArray[np.float64]:

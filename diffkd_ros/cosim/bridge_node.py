@@ -2,21 +2,22 @@
 """Publishes a CARLA world as ROS topics, in lock-step with the ego if the bridge ticks the world.
 
 The node survives the server: errors are logged and reported in diagnostics, and a new session is tried after
-increasing pauses.
+increasing pauses, except while another client ticks the world, too: then the bridge waits to be restarted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geometry_msgs.msg import TransformStamped
 
-from diffkd_ros.cosim.errors import CosimError, NobodyTicksError
+from diffkd_ros.cosim.errors import CosimError, NobodyTicksError, SecondTickerError, ServerLostError
 from diffkd_ros.cosim.graph import native_lidar_name, role_names
 from diffkd_ros.cosim.session import CarlaSession
 from diffkd_ros.cosim.settings import LidarSettings, SessionSettings
@@ -35,6 +36,8 @@ from diffkd_ros.nodes.playing.lockstep import LockStep
 # Pause before a new session, seconds; doubled after each failure up to the longest.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+# Longest wait for the server of a session that only cleans up, seconds.
+_CLEAN_UP_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class BridgeParameters:
     host: str = parameter('127.0.0.1', 'Host of the CARLA server.')
     port: int = parameter(2000, "The server's port.", minimum=1, maximum=65535)
     timeout: float = parameter(5.0, 'Longest wait for the server to answer, s.', minimum=0.5, maximum=120.0)
+    source_build: bool = parameter(
+        False,
+        'Connect although the versions differ, if server or client were built from source; if their releases '
+        'differ, the client crashes the process.',
+    )
     tick: str = parameter(
         'own', 'own: the bridge ticks the world; follow: another client does.', choices=('own', 'follow')
     )
@@ -114,6 +122,7 @@ def session_settings(p: BridgeParameters) -> SessionSettings:
         host=p.host,
         port=p.port,
         timeout=p.timeout,
+        source_build=p.source_build,
         tick='own' if p.tick == 'own' else 'follow',
         step=p.step,
         spawn=p.spawn,
@@ -142,6 +151,7 @@ class BridgeNode(entry.RunnableNode):
         self._sessions = 0
         self._problem = 'no session yet'
         self._problems: Counter[str] = Counter()
+        self._lost = False
         self._stopping = False
         self._diagnostics = diagnostics.DiagnosticsPublisher(
             self, f'CARLA {self._settings.address}', self._items
@@ -157,13 +167,21 @@ class BridgeNode(entry.RunnableNode):
                 before = self._lockstep.sent
                 try:
                     self._bridge()
+                except SecondTickerError as error:
+                    self._report(error)
+                    return  # a new session would tick, too
                 except (CosimError, FrameError, PoseError) as error:
                     self._report(error)
+                    self._lost |= isinstance(error, ServerLostError)
                 if self._lockstep.sent > before:
                     pause = _FIRST_PAUSE  # it worked before the failure
                 if not self._finished():
                     self._lockstep.sleep(pause)
                 pause = min(2.0 * pause, _LONGEST_PAUSE)
+            if self._lost:
+                # The server may answer again. A session undoes what the lost one has left.
+                with contextlib.suppress(CosimError):
+                    CarlaSession(replace(self._settings, timeout=_CLEAN_UP_TIMEOUT)).close()
             self.done.set_result(None)
         except Exception as error:  # ends the node, which would otherwise stay idle
             if self.context.ok():
@@ -190,13 +208,20 @@ class BridgeNode(entry.RunnableNode):
         with CarlaSession(self._settings) as session:
             self._session = session
             self._sessions += 1
+            self._lost = False
             self._problem = ''
             settings = self._settings
             who = ', '.join(settings.roles[agent] for agent in session.agents)
             self.get_logger().info(f'ready: CARLA at {settings.address}, tick {settings.tick}, {who}')
+            replaced: Counter[str] = Counter()
             try:
                 while not self._stopping and not self._finished():
                     frame = self._next(session)
+                    for role in session.replaced - replaced:
+                        self.get_logger().warning(
+                            f'another client has destroyed the LiDAR of {role}; attached a new one'
+                        )
+                    replaced = Counter(session.replaced)
                     if frame is None:
                         continue
                     message = played(frame)
@@ -246,6 +271,7 @@ class BridgeNode(entry.RunnableNode):
                 'late sweeps': session.late_sweeps,
                 'skipped frames': session.skipped,
                 'unreadable sweeps': unreadable,
+                'LiDARs attached again': session.replaced.total(),
             }
             if session.missing:
                 level, text = diagnostics.WARN, f'no vehicle has the role name {", ".join(session.missing)}'

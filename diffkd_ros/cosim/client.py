@@ -61,13 +61,26 @@ def named_errors(address: str) -> Iterator[None]:
         raise CosimError(f'the CARLA server at {address} refused: {text}') from error
 
 
-def release(version: str) -> str:
-    """The release number of a version, without the suffix of a build."""
-    match = _RELEASE.match(version)
-    return match[0] if match else version
+def _check_versions(address: str, server: str, client: str, source_build: bool) -> None:
+    """Compare the versions of server and client; the suffix of a build of a release is ignored.
+
+    Raises:
+        VersionMismatchError: if they differ, unless one is built from source and `source_build` is set.
+    """
+    releases = [match and match[0] for match in map(_RELEASE.match, (server, client))]
+    if server == client or (releases[0] and releases[0] == releases[1]):
+        return
+    found = f'the CARLA server at {address} is {server}, the Python client {client}'
+    if all(map(_RELEASE.fullmatch, (server, client))):
+        raise VersionMismatchError(f'{found}: pip install carla=={server}')
+    if not source_build:
+        raise VersionMismatchError(
+            f'{found}, which may be of another release. Use the client that was built with the server or, if '
+            'both are of one release, set source_build to true'
+        )
 
 
-def connect(host: str, port: int, timeout: float) -> tuple[Any, Any]:
+def connect(host: str, port: int, timeout: float, source_build: bool = False) -> tuple[Any, Any]:
     """Connect to a server and check its version.
 
     The client crashes the process in `get_world` if the server is of another release, because its list of
@@ -77,6 +90,8 @@ def connect(host: str, port: int, timeout: float) -> tuple[Any, Any]:
         host: name or address.
         port: RPC port; CARLA's default is 2000.
         timeout: of every call, seconds.
+        source_build: accept different versions if one of them is not that of a release: a server or client
+            built from source reports a commit.
 
     Returns:
         `carla.Client` and `carla.World`.
@@ -98,11 +113,6 @@ def connect(host: str, port: int, timeout: float) -> tuple[Any, Any]:
         raise ServerAbsentError(
             f'no CARLA server answers at {address} within {timeout:g} s: start it, or set host and port'
         ) from error
-    own = client.get_client_version()
-    if release(server) != release(own):
-        raise VersionMismatchError(
-            f'the CARLA server at {address} is {server}, the Python client {own}: '
-            f'pip install carla=={release(server)}'
-        )
+    _check_versions(address, server, client.get_client_version(), source_build)
     with named_errors(address):
         return client, client.get_world()

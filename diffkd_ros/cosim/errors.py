@@ -19,7 +19,7 @@ class ServerAbsentError(CosimError):
 
 
 class VersionMismatchError(CosimError):
-    """Server and client are of different releases."""
+    """Server and client are of different releases, or one of them does not report a release."""
 
 
 class ServerLostError(CosimError):
@@ -32,6 +32,10 @@ class UnknownCallError(CosimError):
 
 class SecondTickerError(CosimError):
     """Another client ticks the world too."""
+
+
+class MapChangedError(CosimError):
+    """Another client has loaded a map; a new session continues on it."""
 
 
 class NobodyTicksError(CosimError):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,14 +34,25 @@ _NANOSECONDS = 1_000_000_000
 _WARM_UP = 20
 # Seconds per step to wait for sweeps meanwhile: a stream that is being opened misses a few steps.
 _WARM_UP_WAIT = 0.25
+# Ids of vehicles that this process has spawned and not destroyed, by address and episode (a loaded map): a
+# session that loses its server leaves them, and the next one takes them over.
+_LEFT: dict[tuple[str, int], set[int]] = defaultdict(set)
 
 
 @dataclass
 class _Connected:
-    """A connected vehicle and its LiDAR; `late`: its last sweep did not arrive in time."""
+    """A connected vehicle and its LiDAR.
+
+    Attributes:
+        vehicle: the vehicle.
+        lidar: the `carla.Sensor`.
+        seen: a snapshot has contained the LiDAR, so that one without it means that it was destroyed.
+        late: its last sweep did not arrive in time.
+    """
 
     vehicle: Vehicle
     lidar: Any
+    seen: bool = False
     late: bool = False
 
 
@@ -52,6 +64,7 @@ class CarlaSession:
 
     Attributes:
         late_sweeps: neighbours' sweeps that did not arrive in time.
+        replaced: LiDARs attached again because another client destroyed them, by role name of the vehicle.
 
     Raises:
         CosimError: if the session cannot start; the subclass names the reason.
@@ -60,7 +73,10 @@ class CarlaSession:
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
         self._carla = carla_module()
-        self._client, self._world = connect(settings.host, settings.port, settings.timeout)
+        self._client, self._world = connect(
+            settings.host, settings.port, settings.timeout, settings.source_build
+        )
+        self._left = _LEFT[settings.address, self._world.id]
         self._vehicles = Vehicles(self._world)
         self._blueprints: Any = None
         self._sweeps = SweepCollector()
@@ -71,6 +87,7 @@ class CarlaSession:
         self._index = 0
         self._lost = False
         self.late_sweeps = 0
+        self.replaced: Counter[str] = Counter()
         try:
             with named_errors(settings.address):
                 self._begin()
@@ -110,10 +127,21 @@ class CarlaSession:
         self._clock.start()
         self._blueprints = self._world.get_blueprint_library()
         # A client sees no actors before its first tick.
-        self._look(self._clock.next_snapshot())
+        snapshot = self._clock.next_snapshot()
+        self._adopt_leftovers()
+        self._look(snapshot)
         if self._settings.spawn:
             self._spawn_missing()
         self._wait_for_ego()
+
+    def _adopt_leftovers(self) -> None:
+        """Destroy the LiDARs of sessions that could not, and take over the vehicles that they spawned."""
+        lidars = {_lidar_role(agent) for agent in self._settings.roles}
+        for actor in self._world.get_actors():
+            if actor.type_id == LIDAR_BLUEPRINT and actor.attributes.get('role_name') in lidars:
+                actor.destroy()
+            elif actor.id in self._left:
+                self._spawned.append(actor)
 
     def _wait_for_ego(self) -> None:
         """Step until the ego exists and all LiDARs deliver, at most `_WARM_UP` steps.
@@ -146,10 +174,20 @@ class CarlaSession:
             )
 
     def _look(self, snapshot: Any) -> None:
-        """Drop connected vehicles that are gone, and attach a LiDAR to new ones with a wanted role."""
+        """Drop vehicles that are gone, and attach a LiDAR to new ones and to those whose LiDAR is gone."""
         for agent, connected in list(self._connected.items()):
             if snapshot.find(connected.vehicle.actor.id) is None:
                 del self._connected[agent]
+            elif snapshot.find(connected.lidar.id) is not None:
+                connected.seen = True
+            elif connected.seen:
+                self.replaced[connected.vehicle.role] += 1
+                self._spawned.remove(connected.lidar)
+                if not self._settings.native:
+                    connected.lidar.stop()
+                self._connected[agent] = _Connected(
+                    connected.vehicle, self._attach_lidar(agent, connected.vehicle)
+                )
         numbers = {role: number for number, role in self._settings.roles.items()}
         for vehicle in self._vehicles.update(snapshot):
             number = numbers.get(vehicle.role)
@@ -171,7 +209,7 @@ class CarlaSession:
     def _attach_lidar(self, agent: int, vehicle: Vehicle) -> Any:
         carla, lidar = self._carla, self._settings.lidar
         attributes: dict[str, object] = {
-            'role_name': f'{agent_name(agent)}_lidar',
+            'role_name': _lidar_role(agent),
             'channels': lidar.channels,
             'range': lidar.range,
             'points_per_second': lidar.points_per_second,
@@ -218,12 +256,14 @@ class CarlaSession:
                     f'no free spawn point for {roles[agent]} on the map at {self._settings.address}'
                 )
             self._spawned.append(actor)
+            self._left.add(actor.id)
 
     def next_frame(self) -> CoopFrame:
         """Step the world, or wait for its next step, and gather the sweeps of the connected vehicles.
 
         A neighbour whose sweep does not arrive in time is left out, and not waited for until it delivers
-        again. A neighbour that appears later is included.
+        again. A neighbour that appears later is included. If another client destroys the ego's LiDAR, the
+        world steps without a frame until the new one delivers.
 
         Raises:
             CosimError: after `NobodyTicksError` call this again; after any other, create a new session.
@@ -235,6 +275,10 @@ class CarlaSession:
             with named_errors(settings.address):
                 snapshot = self._clock.next_snapshot()
                 self._look(snapshot)
+                if settings.ego in self._connected and not self._connected[settings.ego].seen:
+                    self._wait_for_ego()
+                    snapshot = self._clock.next_snapshot()
+                    self._look(snapshot)
         except ServerLostError:
             self._lost = True
             raise
@@ -309,6 +353,8 @@ class CarlaSession:
             if hasattr(actor, 'stop'):
                 self._attempt(actor.stop)
             self._attempt(actor.destroy)
+        if not self._lost:
+            self._left.clear()
         self._attempt(self._clock.restore)
         # `destroy` does not report a lost server.
         self._attempt(self._client.get_server_version)
@@ -329,3 +375,8 @@ class CarlaSession:
             self._lost = True
         except CosimError:
             pass
+
+
+def _lidar_role(agent: int) -> str:
+    """Role name of the LiDAR of an agent."""
+    return f'{agent_name(agent)}_lidar'

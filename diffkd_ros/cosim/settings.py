@@ -54,6 +54,7 @@ class SessionSettings:
         host: of the server.
         port: of the server.
         timeout: of every call, seconds.
+        source_build: connect although server or client are built from source and report different versions.
         tick: own: the session ticks the world; follow: another client does (OpenCDA, scenario_runner).
         step: with `own`: seconds of world time per tick.
         spawn: spawn vehicles for role names that no vehicle has; otherwise wait for the ego to appear.
@@ -68,6 +69,7 @@ class SessionSettings:
     host: str = '127.0.0.1'
     port: int = 2000
     timeout: float = 5.0
+    source_build: bool = False
     tick: Literal['own', 'follow'] = 'own'
     step: float = 0.1
     spawn: bool = True

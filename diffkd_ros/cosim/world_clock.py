@@ -7,13 +7,21 @@ import contextlib
 import queue
 from typing import Any
 
-from diffkd_ros.cosim.errors import NobodyTicksError, RotationMismatchError, SecondTickerError
+from diffkd_ros.cosim.errors import (
+    MapChangedError,
+    NobodyTicksError,
+    RotationMismatchError,
+    SecondTickerError,
+)
 from diffkd_ros.cosim.settings import SessionSettings
 
 # Allowed deviation of a sweep from a whole turn, as a fraction of it.
 _TURN_TOLERANCE = 0.01
 # Snapshots that wait while a frame is processed; beyond them the oldest is dropped.
 _QUEUED = 8
+# Settings to restore, by address. They belong to the process, because a session that loses its server cannot
+# restore them: the next one finds the world synchronous.
+_ORIGINAL: dict[str, Any] = {}
 
 
 def check_rotation(rotation_frequency: float, step: float) -> None:
@@ -49,10 +57,10 @@ class WorldClock:
 
     def __init__(self, client: Any, world: Any, settings: SessionSettings) -> None:
         self._client, self._world, self._settings = client, world, settings
-        self._original: Any = None
         self._callback: int | None = None
         self._snapshots: queue.Queue[Any] = queue.Queue(_QUEUED)
         self._frame: int | None = None
+        self._episode: int = world.id
         self.rotation = 0.0
         self.skipped = 0
 
@@ -64,7 +72,7 @@ class WorldClock:
         """
         settings = self._settings
         if settings.tick == 'own':
-            self._original = self._world.get_settings()
+            _ORIGINAL.setdefault(settings.address, self._world.get_settings())
             wanted = self._world.get_settings()
             wanted.synchronous_mode = True
             wanted.fixed_delta_seconds = settings.step
@@ -93,11 +101,16 @@ class WorldClock:
         """Tick the world, or wait for the next tick of the other client; returns `carla.WorldSnapshot`.
 
         Raises:
+            MapChangedError: if another client has loaded a map.
             SecondTickerError: if another client ticked between two of our ticks.
             NobodyTicksError: if the server answers, but no client ticks it.
             RotationMismatchError: if the step has changed.
         """
         return self._follow() if self._settings.tick == 'follow' else self._tick()
+
+    def _check_map(self, snapshot: Any) -> None:
+        if snapshot.id != self._episode:
+            raise MapChangedError(f'another client has loaded a map at {self._settings.address}')
 
     def _follow(self) -> Any:
         settings = self._settings
@@ -108,6 +121,7 @@ class WorldClock:
             raise NobodyTicksError(
                 f'no client has ticked the world at {settings.address} for {settings.timeout:g} s'
             ) from None
+        self._check_map(snapshot)
         if self._frame is not None:
             check_rotation(self.rotation, snapshot.timestamp.delta_seconds)
         self._frame = snapshot.frame
@@ -117,12 +131,11 @@ class WorldClock:
         settings = self._settings
         frame: int = self._world.tick(settings.timeout)
         snapshot = self._world.get_snapshot()
+        self._check_map(snapshot)
         if self._frame is not None and not frame == snapshot.frame == self._frame + 1:
-            # The other client uses the present settings: do not restore the original ones.
-            self._original = None
             raise SecondTickerError(
                 f'frame {max(frame, snapshot.frame)} at {settings.address} follows our frame {self._frame}: '
-                'another client ticks this world too. Only one may: here, set tick to follow'
+                'another client ticks this world too. Only one may: end it or set tick to follow, and restart'
             )
         self._frame = frame
         return snapshot
@@ -134,6 +147,11 @@ class WorldClock:
             self._callback = None
 
     def restore(self) -> None:
-        """Give the world its original settings back."""
-        if self._original is not None:
-            self._world.apply_settings(self._original)
+        """Restore the settings of before the first session, unless another client has set others since."""
+        address, step = self._settings.address, self._settings.step
+        if self._settings.tick == 'follow' or address not in _ORIGINAL:
+            return
+        present = self._world.get_settings()
+        if present.synchronous_mode and abs((present.fixed_delta_seconds or 0.0) - step) < 1e-6:
+            self._world.apply_settings(_ORIGINAL[address])
+        del _ORIGINAL[address]

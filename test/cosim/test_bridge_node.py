@@ -6,10 +6,11 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import time
 
 import numpy as np
 import pytest
-from patience import PATIENCE, scaled
+from patience import PATIENCE, scaled, until
 
 pytest.importorskip('carla', reason='the CARLA client has no wheel here')
 pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
@@ -84,7 +85,7 @@ def test_every_frame_is_answered(run):
 
 
 def settled(partner):
-    """Stamps by topic, and of the clock, from when everybody had found this process, too: no loss since."""
+    """Stamps by topic, and of the clock, from when all nodes had discovered this process: no loss since."""
     clocks = [m.clock.sec * 1_000_000_000 + m.clock.nanosec for m in partner.received['/clock']]
     topics = ['/ground_truth', '/cav_1/detections', '/cav_1/fusion_status']
     topics += [f'/{agent}/{kind}' for agent in AGENTS for kind in ('points', 'odometry')]
@@ -174,7 +175,7 @@ def test_a_server_that_comes_late_dies_and_comes_back(run, lone_bridge, partner,
 
 
 def test_a_second_ticker_is_named(run, lone_bridge, partner, empty):
-    lone_bridge(empty.port)
+    bridge = lone_bridge(empty.port)
     partner.diagnosis('bridge_node: carla', 'connected')
 
     def named():
@@ -186,6 +187,30 @@ def test_a_second_ticker_is_named(run, lone_bridge, partner, empty):
         )
 
     partner.until(named, 'the second ticker to be named')
+    # It stops ticking, and leaves the world as it was.
+    until(lambda: not empty.report()['synchronous'], 'the settings to be restored')
+    before = empty.report()
+    assert [kind for kind in before['actors'].values() if kind.startswith('sensor')] == []
+    # Longer than the pause before a new session.
+    time.sleep(scaled(3.0))
+    assert empty.report()['calls']['tick_cue'] == before['calls']['tick_cue']
+    assert bridge.returncode is None
+    partner.diagnosis('bridge_node: carla', 'SecondTickerError')
+
+
+def test_a_destroyed_lidar_is_reported(run, lone_bridge, partner, empty):
+    bridge = lone_bridge(empty.port)
+    partner.diagnosis('bridge_node: carla', 'connected')
+    (lidar,) = (n for n, kind in empty.report()['actors'].items() if kind.startswith('sensor'))
+    empty.call('destroy_actor', int(lidar))
+
+    def reported():
+        values = partner.diagnosis('bridge_node: carla', 'connected').values
+        return {value.key: value.value for value in values}['LiDARs attached again'] == '1'
+
+    until(reported, 'the destroyed LiDAR to be counted')
+    assert 'another client has destroyed the LiDAR of cav_1' in bridge.tail()
+    assert 'sensor.lidar.ray_cast' in empty.report()['actors'].values()
 
 
 @pytest.mark.parametrize(
@@ -211,6 +236,23 @@ def test_interrupted_it_leaves_the_world_as_it_was(run, lone_bridge, partner, em
     assert bridge.wait(PATIENCE)
     assert bridge.returncode == 0
     after = empty.report()
+    assert (after['actors'], after['synchronous']) == (before, False)
+
+
+def test_interrupted_after_the_server_hung_it_leaves_the_world_as_it_was(run, lone_bridge, partner):
+    with StandInProcess() as server:
+        before = server.report()['actors']
+        bridge = lone_bridge(server.port, timeout=scaled(1.0))
+        partner.diagnosis('bridge_node: carla', 'connected')
+        server.signal(signal.SIGSTOP)
+        # Twice: while the server hangs, and at the next try.
+        partner.diagnosis('bridge_node: carla', 'ServerLostError')
+        partner.diagnosis('bridge_node: carla', 'ServerAbsentError')
+        server.signal(signal.SIGCONT)
+        bridge.signal(signal.SIGINT)
+        assert bridge.wait(PATIENCE)
+        assert bridge.returncode == 0
+        after = server.report()
     assert (after['actors'], after['synchronous']) == (before, False)
 
 

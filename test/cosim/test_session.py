@@ -168,14 +168,49 @@ def test_vehicles_are_found_by_role_or_spawned_and_the_world_is_left_as_it_was(e
     assert after['synchronous'] == before['synchronous'] is False
 
 
+def measured(world, vehicle):
+    """The next sweep (n, 4) of a LiDAR that another client attaches to a vehicle, in CARLA's convention."""
+    lidar = world.world.spawn_actor(
+        world.world.get_blueprint_library().find('sensor.lidar.ray_cast'),
+        carla.Transform(carla.Location(z=1.9)),
+        attach_to=vehicle,
+    )
+    sweeps = []
+    lidar.listen(lambda sweep: sweeps.append(np.array(np.frombuffer(sweep.raw_data, '<f4')).reshape(-1, 4)))
+    until(lambda: sweeps, 'a sweep')
+    lidar.stop()
+    lidar.destroy()
+    return sweeps[0]
+
+
 def test_returns_on_the_own_body_are_left_out(empty):
+    empty.call('stand_in_sense', True, False)
     world = World(empty)
-    world.vehicle('cav_1', 0.0, 0.0)
-    # Returns on another vehicle at the position of the ego stand for returns on the ego.
-    other = world.vehicle('autopilot', 30.0, 0.0)
-    other.set_transform(carla.Transform(carla.Location(0.0, 0.0, 0.0)))
+    ego = world.vehicle('cav_1', 3.0, 5.0, yaw=30.0)
+    raw = measured(world, ego)
+    # The roof is 0.4 m below the LiDAR and 4.8 m x 1.9 m large.
+    roof = np.isclose(raw[:, 2], -0.4, atol=1e-3)
+    assert roof.sum() > 20
+    assert (np.abs(raw[roof, :2]) <= (2.4 + 1e-3, 0.95 + 1e-3)).all()
+    # The other returns are from the ground, beyond the shadow of the roof.
+    assert np.isclose(raw[~roof, 2], -1.92, atol=1e-3).all()
+    reach = np.abs(raw[~roof, :2]) * 0.4 / 1.92
+    assert ((reach[:, 0] > 2.4) | (reach[:, 1] > 0.95)).all()
     with CarlaSession(settings(empty)) as session:
-        assert len(raised(session.next_frame().agents[1])[0]) == 0
+        sweep = session.next_frame().agents[1]
+    assert len(raised(sweep)[0]) == 0
+    assert len(sweep.points) == (~roof).sum()
+
+
+def test_the_stand_in_has_the_intensities_of_carla(empty):
+    world = World(empty)
+    ego = world.vehicle('cav_1', 0.0, 0.0)
+    world.vehicle('autopilot', 10.0, 4.0)
+    assert (measured(world, ego)[:, 3] == 0.5).all()
+    empty.call('stand_in_sense', False, True)
+    raw = measured(world, ego)
+    expected = np.exp(-0.004 * np.linalg.norm(raw[:, :3], axis=1))
+    np.testing.assert_allclose(raw[:, 3], expected, rtol=1e-6)
 
 
 @pytest.fixture
@@ -236,6 +271,66 @@ def test_a_silent_neighbour_costs_its_sweep_only(empty):
         assert session.late_sweeps == 5
 
 
+def lidars(server):
+    return [int(n) for n, kind in server.report()['actors'].items() if kind.startswith('sensor')]
+
+
+@pytest.mark.parametrize('agent', [1, 2])
+def test_a_destroyed_lidar_is_attached_again(empty, agent):
+    world = World(empty)
+    for number in (1, 2):
+        world.vehicle(f'cav_{number}', 10.0 * number, 0.0)
+    # A new LiDAR misses its first step, which costs one timeout.
+    with CarlaSession(settings(empty, {1: 'cav_1', 2: 'cav_2'}, sweep_timeout=scaled(1.0))) as session:
+        assert sorted(session.next_frame().agents) == [1, 2]
+        assert session.replaced == {}
+        # LiDARs are attached in the order of the agents.
+        empty.call('destroy_actor', sorted(lidars(empty))[agent - 1])
+        until(lambda: sorted(session.next_frame().agents) == [1, 2], 'a frame with both vehicles')
+        assert session.replaced == {f'cav_{agent}': 1}
+        assert len(lidars(empty)) == 2
+    assert lidars(empty) == []
+
+
+# A server hangs during a session, and another session starts once it answers again.
+SERVER_HANGS = """
+import signal
+import sys
+
+from diffkd_ros.cosim.errors import CosimError
+from diffkd_ros.cosim.session import CarlaSession
+from diffkd_ros.cosim.settings import SessionSettings
+from diffkd_ros.cosim.testing.process import StandInProcess
+
+with StandInProcess() as server:
+    settings = SessionSettings({1: 'cav_1', 2: 'cav_2'}, 1, port=server.port, timeout=float(sys.argv[1]))
+    before = server.report()
+    session = CarlaSession(settings)
+    session.next_frame()
+    server.signal(signal.SIGSTOP)
+    try:
+        session.next_frame()
+    except CosimError as error:
+        print(type(error).__name__)
+    session.close()
+    server.signal(signal.SIGCONT)
+    print(len(server.report()['actors']) - len(before['actors']))
+    with CarlaSession(settings) as session:
+        print(len(session.next_frame().agents), len(server.report()['actors']) - len(before['actors']))
+    after = server.report()
+    print(after['actors'] == before['actors'], after['synchronous'], after['unknown'], after['failed'])
+"""
+
+
+def test_a_server_that_hung_is_left_as_it_was(tmp_path):
+    """In a separate process, like the one below."""
+    command = [sys.executable, '-c', SERVER_HANGS, str(scaled(2.0))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Two vehicles and two LiDARs, left by the first session and not doubled by the second.
+    assert done.stdout.splitlines() == ['ServerLostError', '4', '2 4', 'True False {} {}']
+
+
 # Three times: a server dies, then no server answers, then a new one starts at the same port.
 SERVERS_DIE = """
 import sys
@@ -268,7 +363,7 @@ for _ in range(3):
 class TestWhatGoesWrong:
     """Every problem has its own error."""
 
-    def test_nobody_answers(self):
+    def test_no_server_answers(self):
         with StandInProcess() as gone:
             port = gone.port
         with pytest.raises(errors.ServerAbsentError, match=f'127.0.0.1:{port}'):
@@ -283,6 +378,20 @@ class TestWhatGoesWrong:
         # A build of the same release is accepted.
         with StandInProcess('--version', '0.9.16-3-gabcdef') as build:
             CarlaSession(settings(build)).close()
+
+    def test_a_server_built_from_source(self):
+        """It reports a commit, which cannot be compared with a release."""
+        with StandInProcess('--version', '5c2e8f1-dirty') as built:
+            with pytest.raises(errors.VersionMismatchError, match=r'5c2e8f1-dirty.*set source_build'):
+                CarlaSession(settings(built))
+            with CarlaSession(settings(built, source_build=True)) as session:
+                assert list(session.next_frame().agents) == [1]
+        # Another release crashes the client.
+        with (
+            StandInProcess('--version', '0.9.15') as older,
+            pytest.raises(errors.VersionMismatchError, match='pip install'),
+        ):
+            CarlaSession(settings(older, source_build=True))
 
     def test_a_process_outlives_its_servers(self):
         """In a separate process, because the client aborts it if a lost session is destroyed."""
@@ -304,8 +413,36 @@ class TestWhatGoesWrong:
             empty.call('tick_cue')
             with pytest.raises(errors.SecondTickerError, match='set tick to follow'):
                 session.next_frame()
-        # The settings that the other client needs are kept.
-        assert empty.report()['synchronous']
+        assert not empty.report()['synchronous']
+
+    def test_the_settings_of_another_client_are_kept(self, empty):
+        with CarlaSession(settings(empty, step=0.1)) as session:
+            session.next_frame()
+            World(empty).synchronous(0.05)
+        after = World(empty).world.get_settings()
+        assert (after.synchronous_mode, after.fixed_delta_seconds) == (True, 0.05)
+
+    @pytest.mark.parametrize('tick', ['own', 'follow'])
+    @pytest.mark.parametrize('reset', [False, True])
+    def test_another_client_loads_a_map(self, empty, tick, reset):
+        world = World(empty)
+        if tick == 'follow':
+            world.vehicle('cav_1', 0.0, 0.0)
+            fixed = world.world.get_settings()
+            fixed.fixed_delta_seconds = 0.05
+            world.world.apply_settings(fixed)
+        wanted = settings(empty, tick=tick, spawn=tick == 'own')
+        with CarlaSession(wanted) as session:
+            session.next_frame()
+            empty.call('load_new_episode', 'Town02', reset, 0)
+            with pytest.raises(errors.MapChangedError, match='loaded a map'):
+                # A few frames of the old map may still be queued.
+                collections.deque(iter(session.next_frame, None), 0)
+        if tick == 'own':
+            with CarlaSession(wanted) as session:
+                assert list(session.next_frame().agents) == [1]
+        after = empty.report()
+        assert (after['synchronous'], list(after['actors'].values())) == (False, ['spectator'])
 
     def test_nobody_ticks(self, empty):
         world = World(empty)

@@ -26,7 +26,14 @@ def test_all_is_well(empty, capsys):
     assert empty.report()['unknown'] == {}
 
 
-def test_nobody_answers(capsys):
+def test_a_server_built_from_source(capsys):
+    with StandInProcess('--version', '5c2e8f1') as server:
+        assert smoke.main(['--port', str(server.port)]) == 1
+        assert 'VersionMismatchError' in capsys.readouterr().out
+        assert smoke.main(['--port', str(server.port), '--source-build']) == 0
+
+
+def test_no_server_answers(capsys):
     with StandInProcess() as gone:
         port = gone.port
     assert smoke.main(['--port', str(port), '--timeout', '1']) == 1

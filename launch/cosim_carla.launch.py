@@ -59,9 +59,9 @@ ARGUMENTS = [
     DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
     DeclareLaunchArgument(
         'params_file',
-        default_value=os.path.join(SHARE, 'config', 'cosim', 'carla.yaml'),
-        description='Parameters, which override those of config/coop.yaml and of the source; the other '
-        'arguments override them.',
+        default_value='',
+        description='File of parameters that override those of config/coop.yaml, config/cosim/carla.yaml and '
+        'the source; the other arguments override them; empty: none.',
     ),
     DeclareLaunchArgument(
         'stub',
@@ -86,10 +86,12 @@ def start(context):
     ego, source, stub = int(given['ego']), given['source'], given['stub'] == 'true'
     roles = cosim_graph.role_names(vehicles, list(filter(None, given['roles'].split(','))))
     model = {'model': given['model']}
-    files = [os.path.join(SHARE, 'config', 'coop.yaml')]
+    shipped = ['coop.yaml', 'cosim/carla.yaml']
     if source != 'python':
-        files.append(os.path.join(SHARE, 'config', 'cosim', f'{source}.yaml'))
-    files.append(given['params_file'])
+        shipped.append(f'cosim/{source}.yaml')
+    files = [os.path.join(SHARE, 'config', name) for name in shipped]
+    if given['params_file']:
+        files.append(given['params_file'])
     specs = cosim_graph.carla_vehicle_specs(source, roles, ego, {**model, 'device': given['device']})
     if source != 'ros_bridge':
         specs.append(
@@ -120,6 +122,7 @@ def start(context):
     ]
     if stub:
         options = ['--host', given['host'], '--port', given['port'], '--source', given['stub_source']]
+        options += ['--own-body', '--carla-intensity']
         # The Python of the nodes' scripts; `ros2` runs in the system's, even with an activated environment.
         command = ['python3', '-m', 'diffkd_ros.cosim.testing.carla_stand_in', *options]
         started.append(ExecuteProcess(cmd=[*command, '--vehicles', str(len(vehicles))], output='screen'))

@@ -166,5 +166,5 @@ def group(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nod
     """Starts nodes as processes, with the shipped parameter file."""
     logs = tmp_path_factory.mktemp('logs')
     environment = {'ROS_DOMAIN_ID': str(domain), 'ROS_LOG_DIR': str(logs / 'ros')}
-    with NodeGroup(share_directory() / 'config' / 'coop.yaml', logs, environment) as group:
+    with NodeGroup([share_directory() / 'config' / 'coop.yaml'], logs, environment) as group:
         yield group

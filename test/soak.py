@@ -307,7 +307,7 @@ def main() -> int:
     os.environ.update(environment)
     observer = Observer(options.domain)
     try:
-        with NodeGroup(share_directory() / 'config' / 'coop.yaml', options.out, environment) as group:
+        with NodeGroup([share_directory() / 'config' / 'coop.yaml'], options.out, environment) as group:
             result = Soak(group, observer, options).run()
     finally:
         observer.close()

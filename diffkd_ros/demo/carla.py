@@ -56,8 +56,9 @@ def run_carla_demo(
     roles = cosim_graph.role_names(range(1, vehicles + 1), [])
     drive = ('--seed', str(seed), '--vehicles', str(vehicles), '--frames', str(_DRIVE))
     with waiting(console, 'starting the stand-in for a CARLA server'):
-        server = StandInProcess('--source', 'sim', *drive)
-    with server, NodeGroup(share_directory() / 'config' / 'coop.yaml', logs, node_environment(logs)) as group:
+        server = StandInProcess('--source', 'sim', '--own-body', '--carla-intensity', *drive)
+    files = [share_directory() / 'config' / name for name in ('coop.yaml', 'cosim/carla.yaml')]
+    with server, NodeGroup(files, logs, node_environment(logs)) as group:
         with waiting(console, 'starting the vehicles'):
             for spec in cosim_graph.carla_vehicle_specs('python', roles, _EGO, parameters):
                 group.start(spec)

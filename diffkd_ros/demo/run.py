@@ -89,7 +89,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     )
     realtime: list[Mapping[str, Any]] = []
     with NodeGroup(
-        share_directory() / 'config' / 'coop.yaml', out / 'logs', node_environment(out / 'logs')
+        [share_directory() / 'config' / 'coop.yaml'], out / 'logs', node_environment(out / 'logs')
     ) as group:
         lockstep, evaluation = _play_in_lockstep(group, options, out, console)
         if options.realtime_seconds > 0:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -40,7 +40,7 @@ class NodeProcess:
     def __init__(
         self,
         spec: NodeSpec,
-        params_file: Path,
+        params_files: Sequence[Path],
         logs: Path,
         label: str,
         environment: Mapping[str, str],
@@ -57,8 +57,9 @@ class NodeProcess:
         command += ['-r', f'__ns:={spec.namespace}']
         for remapping in spec.remappings:
             command += ['-r', ':='.join(remapping)]
-        # The node's own file comes last, names the node in full and so overrides the shared one's wildcards.
-        command += ['--params-file', str(params_file.resolve())]
+        # The node's own file comes last, names the node in full and so overrides the shared ones' wildcards.
+        for file in params_files:
+            command += ['--params-file', str(file.resolve())]
         if spec.parameters:
             command += ['--params-file', str(own.resolve())]
         self._log = (logs / f'{self.label}.log').open('w')
@@ -123,13 +124,15 @@ class NodeGroup:
     """The nodes of one set-up; leaving the context stops them.
 
     Args:
-        params_file: parameter file shared by all nodes.
+        params_files: parameter files shared by all nodes; later ones override earlier ones.
         logs: folder for logs and parameter files.
         environment: variables set in addition to those of this process.
     """
 
-    def __init__(self, params_file: Path, logs: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._params_file, self._logs, self._environment = params_file, logs, environment or {}
+    def __init__(
+        self, params_files: Sequence[Path], logs: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._params_files, self._logs, self._environment = params_files, logs, environment or {}
         self._processes: list[NodeProcess] = []
 
     def __enter__(self) -> NodeGroup:
@@ -152,7 +155,7 @@ class NodeGroup:
             niceness: added to the niceness of this process.
         """
         label = label or spec.label
-        process = NodeProcess(spec, self._params_file, self._logs, label, self._environment, niceness)
+        process = NodeProcess(spec, self._params_files, self._logs, label, self._environment, niceness)
         self._processes.append(process)
         return process
 

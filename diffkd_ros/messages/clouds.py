@@ -8,6 +8,7 @@ bytes of a big-endian message in place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +38,10 @@ DATATYPES = dict(
 
 ACCEPTED = 'x, y, z as float32 or float64, and intensity of any numeric type'
 
+# Divisor for each range of a cloud's intensities; ignore: they become 0.
+_DIVISORS = {'0..1': 1.0, '0..255': 255.0, 'ignore': math.inf}
 # The range of a cloud's intensities. `auto`: integer fields 0..255, float fields by their values.
-INTENSITY_SCALES = ('auto', '0..1', '0..255')
+INTENSITY_SCALES = ('auto', *_DIVISORS)
 
 # A float intensity above this is not a noisy reflectance of 0..1: the range is 0..255.
 _UNIT_SCALE_LIMIT = 2.0
@@ -57,7 +60,7 @@ class CloudPoints:
         ring: (n,) uint16 laser index; None if the cloud has no such field.
         time: (n,) float32 seconds relative to the cloud's stamp; None if the cloud has no such field.
         dropped: number of points left out: not finite, or at the sensor's origin (a ray without return).
-        intensity_scale: divisor of the cloud's intensities, 1 or 255.
+        intensity_scale: divisor of the cloud's intensities: 1, 255, or infinite if they are ignored.
         largest_intensity: before the division.
         doubt: why the scale may be wrong, with the value found; empty if the data fit it.
     """
@@ -159,7 +162,8 @@ def read_cloud(cloud: Any, intensity_scale: str = 'auto') -> CloudPoints:
     Args:
         cloud: the message.
         intensity_scale: one of `INTENSITY_SCALES`, the range in the message; the result is in [0, 1]. With
-            `auto` it is 0..255 for an integer field, and for a float field with a value greater than 2.
+            `auto` it is 0..255 for an integer field, and for a float field with a value greater than 2. With
+            `ignore` all intensities are 0.
 
     Raises:
         PointCloudError: if a required field is missing, the sizes contradict the data, or no point is
@@ -186,7 +190,7 @@ def read_cloud(cloud: Any, intensity_scale: str = 'auto') -> CloudPoints:
     if intensity_scale == 'auto':
         scale = 255.0 if integer or largest > _UNIT_SCALE_LIMIT else 1.0
     else:
-        scale = 255.0 if intensity_scale == '0..255' else 1.0
+        scale = _DIVISORS[intensity_scale]
     if scale != 1.0:
         points[:, 3] /= scale
     np.clip(points[:, 3], 0.0, 1.0, out=points[:, 3])

@@ -119,32 +119,59 @@ def test_with_ros_bridge_there_is_no_bridge_of_ours(start):
     assert ('odometry', '/carla/friend/odometry') in started['/cav_2', 'vehicle_node']['remappings']
 
 
-def test_what_the_user_says_wins_over_what_is_shipped_for_the_source(start, tmp_path):
+def test_the_parameters_of_the_user_override_those_of_the_source(start, tmp_path):
     own, mount = tmp_path / 'own.yaml', [1.2, 0.0, 2.1, 0.0, 0.0, 0.0]
     said = {
         f'/**/{node}': {'ros__parameters': {'base_to_lidar': mount}} for node in ('ego_node', 'vehicle_node')
     }
     own.write_text(yaml.safe_dump(said))
     started = nodes(start('cosim_carla', source='ros_bridge', params_file=str(own)))
-    for (_, node), options in started.items():
-        effective = {}
-        for given in options['parameters']:
-            if not isinstance(given, dict):
-                given = (
-                    yaml.safe_load(Path(given).read_text()).get(f'/**/{node}', {}).get('ros__parameters', {})
-                )
-            # A later file overrides an earlier one.
-            effective |= given
-        assert effective['base_to_lidar'] == mount
+    for options in started.values():
+        assert effective(options)['base_to_lidar'] == mount
 
 
-def test_the_stand_in_plays_to_vehicles_that_are_there(start):
+def effective(options):
+    """The parameters of a started node; a later file overrides an earlier one."""
+    merged = {}
+    for given in options['parameters']:
+        if not isinstance(given, dict):
+            content = yaml.safe_load(Path(given).read_text())
+            given = content.get(f'/**/{options["executable"]}', {}).get('ros__parameters', {})
+        merged |= given
+    return merged
+
+
+@pytest.mark.parametrize(
+    ('name', 'changed'),
+    [
+        ('cosim_carla', {}),
+        ('cosim_carla', {'source': 'native'}),
+        ('cosim_carla', {'source': 'ros_bridge'}),
+        ('cosim_carla', {'params_file': 'own.yaml'}),
+        ('cosim_opencda', {}),
+    ],
+)
+def test_intensities_are_ignored_by_default(start, tmp_path, name, changed):
+    if 'params_file' in changed:
+        own = tmp_path / 'own.yaml'
+        own.write_text('/**/bridge_node: {ros__parameters: {timeout: 9.0}}')
+        changed = {'params_file': str(own)}
+    scales = {
+        node: effective(options).get('intensity_scale')
+        for (_, node), options in nodes(start(name, **changed)).items()
+        if node in ('ego_node', 'vehicle_node')
+    }
+    assert scales == {'ego_node': 'ignore', 'vehicle_node': 'ignore'}
+
+
+def test_with_the_stand_in_no_vehicles_are_spawned(start):
     actions = start('cosim_carla', stub='true', vehicles='1,2', port='2100')
     (stand_in,) = [a.options['cmd'] for a in actions if 'cmd' in a.options]
     # In the Python of the nodes, which may differ from that of `ros2`.
     assert stand_in[:3] == ['python3', '-m', 'diffkd_ros.cosim.testing.carla_stand_in']
     assert stand_in[stand_in.index('--port') + 1] == '2100'
     assert stand_in[stand_in.index('--vehicles') + 1] == '2'
+    assert {'--own-body', '--carla-intensity'} <= set(stand_in)
     assert nodes(actions)['/', 'bridge_node']['parameters'][-1]['spawn'] is False
 
 
@@ -159,7 +186,7 @@ def test_opencda_gets_a_gateway(start):
     assert started['/', 'gateway_node']['parameters'][-1]['vehicles'] == [1, 2, -1]
 
 
-def test_vehicles_and_roles_that_do_not_go_together_are_named(start):
+def test_vehicles_and_roles_that_do_not_match_are_named(start):
     with pytest.raises(DiffkdError, match='distinct and equal in number'):
         start('cosim_carla', roles='hero,friend')
 

@@ -128,6 +128,11 @@ def test_the_scale_can_be_given_and_data_that_contradict_it_are_named():
     assert f'intensities reach {BYTES.max() * 8}: values above 255' in read_cloud(counts).doubt
     for fine, scale in ((dark, 'auto'), (dark, '0..1'), (bright, 'auto'), (bright, '0..255')):
         assert read_cloud(fine, scale).doubt == ''
+    for any_of_them in (dark, bright, counts):
+        ignored = read_cloud(any_of_them, 'ignore')
+        assert (ignored.points[:, 3] == 0.0).all()
+        np.testing.assert_array_equal(ignored.points[:, :3], read_cloud(any_of_them).points[:, :3])
+        assert ignored.doubt == ''
 
 
 def ros_message(made):

@@ -25,7 +25,7 @@ class EncodingParameters(PoseParameters):
     intensity_scale: str = parameter(
         'auto',
         'Range of the intensities in the clouds; auto: 0..255 for integer fields, by the values for float '
-        'fields.',
+        'fields; ignore: all are set to 0.',
         choices=INTENSITY_SCALES,
     )
     v2x_reliability: str = parameter(

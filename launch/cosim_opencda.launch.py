@@ -2,7 +2,7 @@
 """Starts the gateway and one node per connected vehicle of an OpenCDA scenario, but not OpenCDA itself.
 
 ros2 launch diffkd_ros cosim_opencda.launch.py vehicles:=1,2 ego:=1
-python -m diffkd_opencda opencda.py -t my_scenario -v 0.9.12
+python -m diffkd_opencda opencda.py -t my_scenario -v 0.9.12   (CAVISE: without -v)
 """
 
 import os

@@ -1,52 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """Publishes OpenCDA's vehicles as ROS topics and returns the ego's detections to OpenCDA.
 
-Each step's sweeps arrive over TCP from `opencda/diffkd_opencda.py`, which runs in OpenCDA's own Python
+Each step's sweeps arrive over TCP from `opencda/diffkd_opencda`, which runs in OpenCDA's own Python
 environment. OpenCDA ticks the world and waits for the detections.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import select
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from diffkd_ros.cosim.opencda.diffkd_opencda import (
+    POINT_BYTES,
     PROTOCOL,
     GatewayError,
     receive_message,
     send_message,
 )
-from diffkd_ros.errors import DiffkdError
-from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
-from diffkd_ros.geometry.boxes import transform_boxes
-from diffkd_ros.geometry.carla import flip_points, pose_from_carla
-from diffkd_ros.geometry.poses import Matrix, PoseError
+from diffkd_ros.cosim.opencda.steps import StepError, read_step, rows_in_carla
+from diffkd_ros.frame import Boxes3D, CoopFrame, FrameError
 from diffkd_ros.messages.names import agent_name
-from diffkd_ros.messages.reading import NANOSECONDS, MessageError, boxes_of, stamp_of
+from diffkd_ros.messages.reading import MessageError, boxes_of, stamp_of
 from diffkd_ros.msg import Boxes3D as Boxes3DMessage
 from diffkd_ros.nodes.base import diagnostics, entry, qos
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import played
 from diffkd_ros.nodes.playing.lockstep import LockStep
 
-# Disconnect a client that sends nothing for this long, seconds: always within a message, but between messages
-# only if another client waits, because a simulator may be paused.
+# Longest time for a whole message, and between messages if another client waits, seconds. Without another
+# client there is no limit between messages, because a simulator may be paused.
 _SILENT = 2.0
-# Limit of `builtin_interfaces/Time`, nanoseconds.
-_STAMPS_END = 2**31 * NANOSECONDS
-
-
-class StepError(DiffkdError):
-    """A message that is not a readable step of the world."""
+# Points of a LiDAR with 128 channels and 4096 columns.
+_LARGEST_SWEEP = 128 * 4096
+# A step may include agents without nodes.
+_AGENTS = 8
+_LARGEST_HEAD = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,69 +58,6 @@ class GatewayParameters:
     )
 
 
-def frame_of_step(head: object, data: bytes, agents: Sequence[int], ego: int) -> CoopFrame:
-    """Read a step's message.
-
-    Args:
-        head: the decoded JSON line, of any type.
-        data: the sweeps, float32.
-        agents: agents that have nodes; others are ignored.
-        ego: the agent that fuses.
-
-    Raises:
-        StepError: if something is missing or of the wrong type or size, or the ego is not included.
-    """
-    if not isinstance(head, Mapping):
-        raise StepError(f'unreadable step: its head is no JSON object but {type(head).__name__}')
-    if head.get('protocol') != PROTOCOL:
-        raise StepError(
-            f'received protocol {head.get("protocol")!r}, expected {PROTOCOL}: use the '
-            'diffkd_opencda.py of this release'
-        )
-    try:
-        described = list(head['agents'])
-        stamp = round(float(head['stamp']) * NANOSECONDS)
-        if not 0 <= stamp < _STAMPS_END:
-            raise StepError(f'received a stamp of {head["stamp"]} s, expected 0 to 2^31 s')
-        sizes = [int(agent['points']) for agent in described]
-        if min(sizes, default=0) < 0 or len(data) != 16 * sum(sizes):
-            raise StepError(f'received {len(data)} bytes for sweeps of {sizes} points of 16 bytes')
-        points = np.frombuffer(data, '<f4').reshape(-1, 4)
-        sweeps = {}
-        for agent, end in zip(described, np.cumsum(sizes), strict=True):
-            velocity = agent.get('velocity')
-            sweeps[int(agent['agent'])] = AgentSweep(
-                flip_points(points[end - int(agent['points']) : end]),
-                pose_from_carla(*map(float, agent['pose'])),
-                velocity=None if velocity is None else flip_points(np.array([velocity], float))[0],
-            )
-        known = {agent: sweep for agent, sweep in sweeps.items() if agent in agents}
-        return CoopFrame(known, ego, stamp, scenario='opencda', index=int(head['frame']))
-    except (KeyError, TypeError, OverflowError, FrameError, PoseError) as error:
-        raise StepError(f'unreadable step: {type(error).__name__}: {error}') from error
-    except StepError:
-        raise
-    except (DiffkdError, ValueError) as error:
-        raise StepError(f'unreadable step: {error}') from error
-
-
-def rows_in_carla(boxes: Boxes3D, lidar_pose: Matrix) -> NDArray[np.float32]:
-    """Convert detections to the rows sent to the adapter.
-
-    Args:
-        boxes: with scores, in the LiDAR frame, REP-103.
-        lidar_pose: map <- LiDAR.
-
-    Returns:
-        (n, 8) float32 x, y, z, length, width, height, yaw in degrees and score in CARLA's map.
-    """
-    in_map = transform_boxes(lidar_pose, boxes.boxes)
-    scores = np.zeros(len(boxes)) if boxes.scores is None else boxes.scores
-    yaw = [-math.degrees(angle) for angle in in_map[:, 6]]
-    rows = np.c_[in_map[:, :6] * (1.0, -1.0, 1.0, 1.0, 1.0, 1.0), yaw, scores]
-    return rows.astype(np.float32).reshape(-1, 8)
-
-
 class GatewayNode(entry.RunnableNode):
     """Serves one OpenCDA process at a time, in a thread of its own."""
 
@@ -137,6 +67,7 @@ class GatewayNode(entry.RunnableNode):
         if p.ego not in p.vehicles:
             raise entry.SetupError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
         self._ego = agent_name(p.ego)
+        self._largest_step = _LARGEST_HEAD + max(_AGENTS, len(p.vehicles)) * _LARGEST_SWEEP * POINT_BYTES
         self._lockstep = LockStep(self, p.ego_timeout, waits=True, ego=self._ego)
         self._detections: dict[int, Boxes3D] = {}
         self._condition = threading.Condition()
@@ -180,7 +111,6 @@ class GatewayNode(entry.RunnableNode):
             self.get_logger().info(f'OpenCDA connected from {peer[0]}:{peer[1]}')
             try:
                 with connection:
-                    connection.settimeout(_SILENT)
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     while not self._stopping:
                         self._wait_for_step(connection)
@@ -209,22 +139,32 @@ class GatewayNode(entry.RunnableNode):
 
     def _step(self, connection: socket.socket) -> None:
         """Receive one step and send the answer."""
-        head, data = receive_message(connection)
+        head, data = receive_message(connection, self._largest_step, _SILENT)
+        connection.settimeout(_SILENT)
         try:
-            frame = frame_of_step(head, data, self._p.vehicles, self._p.ego)
+            step = read_step(head, data, self._p.vehicles, self._p.ego)
         except StepError as error:
             self._refused += 1
-            self._problem = str(error)
-            self.get_logger().warning(self._problem, throttle_duration_sec=5.0)
-            send_message(connection, {'protocol': PROTOCOL, 'error': self._problem})
+            self._refuse(connection, str(error))
             return
+        frame = step.frame
         boxes = self._fused(frame)
-        rows = rows_in_carla(boxes, frame.agents[frame.ego].pose)
+        if boxes is None:
+            # Not an empty list, which would mean that nothing is there.
+            self._refuse(connection, f'{self._ego} did not answer within {self._p.ego_timeout:g} s')
+            return
+        self._problem = ''
+        rows = rows_in_carla(boxes, frame.agents[frame.ego].pose, step.ego_body)
         answer = {'protocol': PROTOCOL, 'frame': frame.index, 'ego': frame.ego, 'detections': len(rows)}
         send_message(connection, answer, [rows])
 
-    def _fused(self, frame: CoopFrame) -> Boxes3D:
-        """The ego's detections for a frame; logs a warning and returns no boxes if it does not answer."""
+    def _refuse(self, connection: socket.socket, problem: str) -> None:
+        self._problem = problem
+        self.get_logger().warning(problem, throttle_duration_sec=5.0)
+        send_message(connection, {'protocol': PROTOCOL, 'error': problem})
+
+    def _fused(self, frame: CoopFrame) -> Boxes3D | None:
+        """The ego's detections for a frame; None if it does not answer."""
         message = played(frame)
         with self._condition:
             # Late answers to earlier steps, which may have the stamps of this scenario.
@@ -234,13 +174,7 @@ class GatewayNode(entry.RunnableNode):
         with self._condition:
             # The ego publishes its detections before its status, so they arrive soon.
             self._condition.wait_for(lambda: frame.stamp in self._detections, 0.5 if answered else 0.0)
-            boxes = self._detections.pop(frame.stamp, None)
-        if boxes is None:
-            self._problem = f'{self._ego} did not answer within {self._p.ego_timeout:g} s'
-            self.get_logger().warning(self._problem, throttle_duration_sec=5.0)
-            return Boxes3D.empty()
-        self._problem = ''
-        return boxes
+            return self._detections.pop(frame.stamp, None)
 
     def _items(self) -> list[diagnostics.Item]:
         lockstep = self._lockstep

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.cosim.bodies import Body
 from diffkd_ros.cosim.sweeps import Measured, pose_of
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import count_points
-from diffkd_ros.geometry.poses import Matrix, inverse, transform_points, yaw_of
+from diffkd_ros.geometry.poses import Matrix, transform_points, yaw_of
 
 # Vehicles farther than this from every agent are left out of the ground truth, metres.
 _TRUTH_RANGE = 100.0
 # Added to actor ids to give track ids that differ from all agent numbers.
 _TRACK = 1_000_000
-# Returns up to this far outside the vehicle's own box count as returns on it, metres.
-_SKIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,8 @@ class Vehicle:
             measured: sweep of a LiDAR on this vehicle.
             pose: map <- vehicle.
         """
-        box_from_lidar = inverse(pose @ self.body_from_box) @ measured.pose
-        local = transform_points(box_from_lidar, measured.points)[:, :3]
-        inside = (np.abs(local) <= 0.5 * self.size + _SKIN).all(axis=1)
-        return Measured(measured.points[~inside], measured.pose) if inside.any() else measured
+        body = Body(pose @ self.body_from_box, self.size)
+        return Measured(body.outside(measured.points, measured.pose), measured.pose)
 
 
 class Vehicles:

@@ -3,7 +3,8 @@
 
 Names, call order and constructor signatures of the different versions are those of OpenCDA; the contents are
 not. Sensors and vehicles are real actors of a CARLA server, objects come from the server or from
-`activate_mode`, and a simple planner brakes for objects ahead.
+`activate_mode`, and a simple planner brakes for objects anywhere. As in CARLA, sweeps include returns on the
+vehicle that carries the LiDAR.
 """
 
 from __future__ import annotations
@@ -63,7 +64,12 @@ class CavWorld:
     """State shared by the vehicles of a scenario."""
 
     def __init__(self) -> None:
-        self.ml_manager = None
+        self.ml_manager: Any = None
+        self.vehicle_managers: dict[int, VehicleManager] = {}
+
+    def get_vehicle_managers(self) -> dict[int, VehicleManager]:
+        """The connected vehicles."""
+        return self.vehicle_managers
 
 
 class LidarSensor:
@@ -71,12 +77,16 @@ class LidarSensor:
 
     def __init__(self, vehicle: Any, world: Any, config: dict) -> None:
         carla = carla_module()
+        self._vehicle = vehicle
+        self._box = vehicle.bounding_box
         blueprint = world.get_blueprint_library().find('sensor.lidar.ray_cast')
         for key, value in config.items():
+            if key == 'visualize':
+                continue
             blueprint.set_attribute(key, str(value))
         mount = carla.Transform(carla.Location(x=-0.5, z=1.9))
         self.sensor = world.spawn_actor(blueprint, mount, attach_to=vehicle)
-        self.data: Any = None
+        self._swept: Any = None
         self.frame = 0
         self.timestamp: Any = None
         self.sensor.listen(self.on_data_event)
@@ -84,8 +94,31 @@ class LidarSensor:
     def on_data_event(self, event: Any) -> None:
         """Called by the client."""
         self.timestamp = event.timestamp
-        self.data = np.copy(np.frombuffer(event.raw_data, 'f4')).reshape(-1, 4)
+        self._swept = np.copy(np.frombuffer(event.raw_data, 'f4')).reshape(-1, 4)
         self.frame = event.frame
+
+    @property
+    def data(self) -> Any:
+        """The latest sweep (n, 4), or None."""
+        return None if self._swept is None else np.concatenate([self._swept, self._own_body()])
+
+    def _own_body(self) -> Any:
+        """Returns on the vehicle's own roof and bonnet, in the frame of the LiDAR."""
+        to_map = np.array(self._vehicle.get_transform().get_matrix())
+        from_map = np.array(self.sensor.get_transform().get_inverse_matrix())
+        extent, centre = self._box.extent, self._box.location
+        x, y = np.meshgrid(np.linspace(-1.0, 1.0, 30) * extent.x, np.linspace(-1.0, 1.0, 16) * extent.y)
+        points = np.stack([x + centre.x, y + centre.y, 0.0 * x, 1.0 + 0.0 * x], axis=-1).reshape(-1, 4)
+        points = points @ (from_map @ to_map).T
+        # The roof is 0.4 m below the LiDAR, as in OpenCDA, and the bonnet another 0.4 m.
+        points[:, 2] = np.where(x < 0.3 * extent.x, -0.4, -0.8).reshape(-1)
+        points[:, 3] = 0.5
+        return points.astype(np.float32)
+
+
+def o3d_visualizer_init(number: int) -> Any:
+    """Open a window; fails as Open3D does without a display."""
+    raise AttributeError("'NoneType' object has no attribute 'background_color'")
 
 
 class PerceptionBase:
@@ -95,21 +128,34 @@ class PerceptionBase:
         """Called by the constructor of each version."""
         self.vehicle = vehicle
         self.carla_world = vehicle.get_world() if world is None else world
+        self.cav_world = cav_world
         self.activate = config['activate']
+        self.coperception = config.get('coperception', False)
         if self.activate and not cav_world.ml_manager:
             sys.exit('If you activate the perception module, then apply_ml must be set to true')
+        self.ml_manager = cav_world.ml_manager
+        self.rgb_camera = ['camera'] * config['camera']['num']
         self.lidar = LidarSensor(vehicle, self.carla_world, config['lidar']) if self.activate else None
+        self.o3d_vis = o3d_visualizer_init(vehicle.id) if self.activate else None
         self.objects: dict = {}
 
     def detect(self, ego_pos: Any) -> dict:
         """The objects around the vehicle."""
         self.ego_pos = ego_pos
         objects: dict = {'vehicles': [], 'traffic_lights': []}
-        return self.activate_mode(objects) if self.activate else self.deactivate_mode(objects)
+        if not self.activate:
+            return self.deactivate_mode(objects)
+        return self.coperception_mode(objects) if self.coperception else self.activate_mode(objects)
 
     def activate_mode(self, objects: dict, *args: Any) -> dict:
-        """OpenCDA's own detector would run here."""
-        raise NotImplementedError('the look-alike has no detector')
+        """OpenCDA's own detector, which detects what the model of the test says."""
+        objects['vehicles'] = self.ml_manager.object_detector(self.rgb_camera)
+        return self.retrieve_traffic_lights(objects)
+
+    def coperception_mode(self, objects: dict, *args: Any) -> dict:
+        """OpenCOOD's detections of the cooperating vehicles."""
+        objects['vehicles'] = self.ml_manager.inference()
+        return self.retrieve_traffic_lights(objects)
 
     def deactivate_mode(self, objects: dict) -> dict:
         """The ground truth of the server."""
@@ -233,28 +279,47 @@ class VehicleManager:
         cav_world: shared by all vehicles.
         generation: one of `GENERATIONS`, the one given to `modules`.
         config: of the perception.
+        v2x: has `cda_enabled` and `communication_range`.
     """
 
-    def __init__(self, vehicle: Any, cav_world: CavWorld, generation: str, config: dict) -> None:
+    def __init__(
+        self, vehicle: Any, cav_world: CavWorld, generation: str, config: dict, v2x: Any = None
+    ) -> None:
         module, _, make = GENERATIONS[generation]
         # Looked up in the module at run time, as in OpenCDA: the adapter replaces it there.
         manager = sys.modules[f'opencda.core.common.{module}'].PerceptionManager
         self.vehicle = vehicle
         self.perception_manager = make(manager, vehicle, config, cav_world)
+        self.v2x_manager = v2x
+        cav_world.vehicle_managers[vehicle.id] = self
         self.objects: dict = {}
+        # Error of the localisation along x and y of the map, metres, and of the yaw, degrees.
+        self.localisation_error = (0.0, 0.0, 0.0)
+
+    def localise(self) -> Any:
+        """The vehicle's estimated `carla.Transform`."""
+        estimated = self.vehicle.get_transform()
+        x, y, yaw = self.localisation_error
+        estimated.location.x += x
+        estimated.location.y += y
+        estimated.rotation.yaw += yaw
+        return estimated
 
     def update_info(self) -> None:
-        """Perceive."""
-        self.objects = self.perception_manager.detect(self.vehicle.get_transform())
+        """Localise and perceive."""
+        self.objects = self.perception_manager.detect(self.localise())
 
     def run_step(self) -> float:
-        """Plan: the desired speed, metres per second, which keeps a time gap to the nearest object ahead."""
-        to_vehicle = np.array(self.vehicle.get_transform().get_inverse_matrix())
+        """Plan: the desired speed, metres per second, which keeps a time gap to objects in the corridor.
+
+        For an object at the vehicle's own place or behind it, the vehicle stops.
+        """
+        to_vehicle = np.array(self.localise().get_inverse_matrix())
         speed = _CRUISE
         for found in self.objects['vehicles']:
             at = found.location
             x, y = (to_vehicle @ (at.x, at.y, at.z, 1.0))[:2]
-            if x > 0.0 and abs(y) < _CORRIDOR:
+            if abs(y) < _CORRIDOR:
                 speed = min(speed, max(0.0, (x - _STANDSTILL) / _HEADWAY))
         return float(speed)
 

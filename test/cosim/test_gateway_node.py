@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import socket
 import struct
 import sys
+import time
 
 import hidden_vehicle
 import numpy as np
 import pytest
 from patience import PATIENCE, until
+from step_message import step_of
 
 pytest.importorskip('carla', reason='the CARLA client has no wheel here')
 pytest.importorskip('msgpack', reason='the stand-in needs msgpack')
@@ -21,13 +25,10 @@ import carla
 import opencda_look_alike as opencda
 
 from diffkd_ros.cosim import graph as cosim_graph
-from diffkd_ros.cosim.gateway_node import StepError, frame_of_step, rows_in_carla
 from diffkd_ros.cosim.opencda import diffkd_opencda
 from diffkd_ros.cosim.testing.process import StandInProcess
-from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in
 from diffkd_ros.geometry.carla import flip_points, pose_to_carla
-from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.launching import graph
 from diffkd_ros.sources.opv2v import write_opv2v
 
@@ -41,20 +42,28 @@ def scene():
 
 @pytest.fixture(scope='module')
 def nodes(group, model):
-    for spec in graph.vehicle_specs([1, 2], 1, {'model': str(model), 'use_sim_time': True}):
+    group.vehicles = [
         group.start(spec)
+        for spec in graph.vehicle_specs([1, 2], 1, {'model': str(model), 'use_sim_time': True})
+    ]
     group.wait_ready(PATIENCE)
     return group
 
 
 @pytest.fixture
-def start_gateway(nodes):
-    """Starts a gateway for some vehicles and returns its address; only one at a time."""
-    made = []
+def gateways():
+    """Processes of the gateways that the test has started."""
+    return []
 
-    def start(vehicles):
+
+@pytest.fixture
+def start_gateway(nodes, gateways):
+    """Starts a gateway for some vehicles and returns its address; only one at a time."""
+    made = gateways
+
+    def start(vehicles, ego_timeout=60.0):
         gateway = nodes.start(
-            cosim_graph.gateway_spec({'port': 0, 'vehicles': vehicles, 'ego_timeout': 60.0}),
+            cosim_graph.gateway_spec({'port': 0, 'vehicles': vehicles, 'ego_timeout': ego_timeout}),
             label=f'gateway_{len(vehicles)}_{len(made)}',
         )
         made.append(gateway)
@@ -74,9 +83,17 @@ def server(scene, tmp_path_factory):
 
 
 class Scenario:
-    """Like OpenCDA's scenario manager: ticks, then each vehicle perceives and plans."""
+    """Like OpenCDA's scenario manager: ticks, then each vehicle perceives and plans.
 
-    def __init__(self, server, gateway, monkeypatch):
+    Args:
+        server: the stand-in.
+        gateway: its address.
+        monkeypatch: of pytest.
+        places: x, y, yaw in CARLA's map of vehicles to spawn; the first two are connected. By default the
+            vehicles of the server's drive are.
+    """
+
+    def __init__(self, server, gateway, monkeypatch, places=()):
         for name, module in opencda.modules('first').items():
             monkeypatch.setitem(sys.modules, name, module)
         self.hub = diffkd_opencda.install(gateway, timeout=PATIENCE, sweep_timeout=PATIENCE)
@@ -86,12 +103,17 @@ class Scenario:
         changed = self.world.get_settings()
         changed.synchronous_mode, changed.fixed_delta_seconds = True, 0.1
         self.world.apply_settings(changed)
+        blueprint = self.world.get_blueprint_library().find('vehicle.lincoln.mkz_2020')
+        spawned = [
+            self.world.spawn_actor(blueprint, carla.Transform(carla.Location(x, y), carla.Rotation(yaw=yaw)))
+            for x, y, yaw in places
+        ]
         self.world.tick(PATIENCE)
         actors = {a.attributes['role_name']: a for a in self.world.get_actors().filter('vehicle.*')}
         cav_world = opencda.CavWorld()
         self.managers = [
-            opencda.VehicleManager(actors[role], cav_world, 'first', opencda.PERCEPTION)
-            for role in ('cav_1', 'cav_2')
+            opencda.VehicleManager(actor, cav_world, 'first', opencda.PERCEPTION)
+            for actor in (spawned[:2] or [actors['cav_1'], actors['cav_2']])
         ]
         until(self._sees, 'the first sweep of every LiDAR')
 
@@ -116,8 +138,8 @@ class Scenario:
 def scenario(server, monkeypatch):
     made = []
 
-    def start(gateway):
-        made.append(Scenario(server, gateway, monkeypatch))
+    def start(gateway, on=None, places=()):
+        made.append(Scenario(on or server, gateway, monkeypatch, places))
         return made[-1]
 
     yield start
@@ -158,10 +180,83 @@ def test_a_hidden_vehicle_changes_what_the_planner_does(start_gateway, scenario)
     assert speeds[-1] == 12.0
 
 
+# The ego, a neighbour that comes towards it, and a stopped car in the ego's lane.
+ROAD = [(0.0, 0.0, 0.0), (50.0, 3.5, 180.0), (30.0, 0.0, 0.0)]
+
+
+@pytest.mark.parametrize('killed_at', [None, 12])
+def test_the_ego_drives_off_and_stops_for_the_car_ahead(killed_at, start_gateway, gateways, scenario, empty):
+    """With returns on the vehicles' own roofs and bonnets, as in CARLA, also if the gateway is killed.
+
+    With them, the model detects the ego itself with a score of 0.8; without them it does so in the sweep of
+    the neighbour.
+    """
+    loop = scenario(start_gateway([1, 2]), empty, ROAD)
+    ego = loop.managers[0].vehicle
+    speeds = []
+    for step in range(45):
+        if step == killed_at:
+            gateways[0].signal(signal.SIGKILL)
+            assert gateways[0].wait(PATIENCE)
+        speeds.append(loop.step())
+        ego.set_target_velocity(carla.Vector3D(speeds[-1], 0.0, 0.0))
+        at = ego.get_location()
+        apart = [at.distance(found.location) for found in loop.managers[0].objects['vehicles']]
+        assert min(apart) > 4.0
+    assert speeds[0] > 10.0
+    # The planner stops 5 m before the centre of the car.
+    assert 22.0 < ego.get_location().x < 25.5
+    assert speeds[-1] < 2.0
+    assert loop.hub.exchanges == (45 if killed_at is None else killed_at)
+
+
+def truth(loop):
+    """Ids of all vehicles of the server but the ego's."""
+    return {each.id for each in loop.world.get_actors().filter('vehicle.*')} - {loop.managers[0].vehicle.id}
+
+
+def seen(loop):
+    return {found.carla_id for found in loop.managers[0].objects['vehicles']}
+
+
+def test_a_killed_gateway_leaves_the_planner_what_opencda_has(start_gateway, gateways, scenario):
+    loop = scenario(start_gateway([1, 2]))
+    loop.step()
+    assert loop.hub.exchanges == 1
+    gateways[0].signal(signal.SIGKILL)
+    assert gateways[0].wait(PATIENCE)
+    # 0.1 s each; the last detections are held for 0.5 s.
+    for _ in range(8):
+        loop.step()
+    assert seen(loop) == truth(loop)
+    assert (loop.hub.exchanges, loop.hub.failures) == (1, 8)
+
+
+def test_an_ego_that_does_not_answer_does_not_mean_that_nothing_is_there(nodes, start_gateway, scenario):
+    loop = scenario(start_gateway([1, 2], ego_timeout=8.0))
+    loop.step()
+    assert loop.hub.exchanges == 1
+    ego = next(each for each in nodes.vehicles if 'ego_node' in each.label)
+    ego.signal(signal.SIGSTOP)
+    try:
+        for _ in range(8):
+            loop.step()
+    finally:
+        ego.signal(signal.SIGCONT)
+    assert seen(loop) == truth(loop)
+    assert loop.hub.failures == 8
+
+    def answered():
+        loop.step()
+        return loop.hub.exchanges > 1
+
+    until(answered, 'an answer of the ego')
+
+
 def test_a_restarted_scenario_is_answered_again(start_gateway, scene):
     """Its stamps repeat; answers to the first run do not count for the second."""
     agents = [
-        {'agent': agent, 'points': len(sweep.points), 'pose': pose_to_carla(sweep.pose)}
+        {'agent': agent, 'points': len(sweep.points), 'lidar': pose_to_carla(sweep.pose)}
         for agent, sweep in scene[0].agents.items()
     ]
     sweeps = [flip_points(sweep.points) for sweep in scene[0].agents.values()]
@@ -169,7 +264,7 @@ def test_a_restarted_scenario_is_answered_again(start_gateway, scene):
     found = []
     with socket.create_connection(diffkd_opencda.address_of(start_gateway([1, 2])), 60.0) as connection:
         for frame, stamp in enumerate([1000.0, 1000.1, 1000.0, 1000.1]):
-            head = {'protocol': 1, 'frame': frame, 'stamp': stamp, 'agents': agents}
+            head = {'protocol': 2, 'frame': frame, 'stamp': stamp, 'agents': agents}
             diffkd_opencda.send_message(connection, head, sweeps)
             answer, data = diffkd_opencda.receive_message(connection)
             assert answer['frame'] == frame
@@ -219,62 +314,32 @@ def test_a_silent_client_is_disconnected_if_another_waits(start_gateway):
         socket.create_connection(address, 20.0) as halting,
         socket.create_connection(address, 20.0) as waiting,
     ):
-        halting.sendall(message(b'{"protocol": 1}\n')[:-5])
+        halting.sendall(message(b'{"protocol": 2}\n')[:-5])
         diffkd_opencda.send_message(waiting, {'protocol': 99})
         answer, _ = diffkd_opencda.receive_message(waiting)
         assert 'protocol 99' in answer['error']
         assert (silent.recv(1), halting.recv(1)) == (b'', b'')
 
 
-def step_of(sweep, **changed):
-    agent = {
-        'agent': 1,
-        'points': len(sweep),
-        'pose': [1.0, 2.0, 3.0, 0.0, 90.0, 0.0],
-        'velocity': [1.0, 2.0, 0.0],
-    }
-    head = {'protocol': 1, 'frame': 5, 'stamp': 0.25, 'agents': [agent | changed]}
-    return json.loads(json.dumps(head)), sweep.tobytes()
+def test_a_client_that_sends_a_byte_at_a_time_is_disconnected(start_gateway):
+    """Its message is not complete in time, although it is never silent for long."""
+    address = diffkd_opencda.address_of(start_gateway([1]))
+    with socket.create_connection(address, 20.0) as slow, socket.create_connection(address, 20.0) as waiting:
+        diffkd_opencda.send_message(waiting, {'protocol': 99})
+        started = time.monotonic()
+        text = message(b'{"protocol": 2}' + b' ' * 100 + b'\n')
+        with contextlib.suppress(OSError):
+            for byte in text:
+                slow.sendall(bytes([byte]))
+                time.sleep(0.5)
+                if time.monotonic() - started > 12.0:
+                    break
+        answer, _ = diffkd_opencda.receive_message(waiting, timeout=10.0)
+        assert 'protocol 99' in answer['error']
+        assert time.monotonic() - started < 12.0
 
 
-def test_a_step_is_read_into_a_right_handed_frame():
-    frame = frame_of_step(*step_of(np.array([[1, 2, 3, 0.5]], np.float32)), [1, 2], 1)
-    assert (frame.stamp, frame.index) == (250_000_000, 5)
-    np.testing.assert_allclose(frame.agents[1].points, [[1, -2, 3, 0.5]])
-    # In CARLA y and yaw point to the right, in REP-103 to the left.
-    np.testing.assert_allclose(frame.agents[1].pose, pose_from_euler((1, -2, 3), yaw=-np.pi / 2), atol=1e-12)
-    np.testing.assert_allclose(frame.agents[1].velocity, (1, -2, 0))
-
-
-@pytest.mark.parametrize(
-    'changed',
-    [
-        {'points': 7},
-        {'points': -1},
-        {'points': 'many'},
-        {'pose': [0.0] * 5},
-        {'pose': [float('nan')] * 6},
-        {'velocity': [1.0]},
-        {'agent': 2},
-    ],
-)
-def test_a_damaged_step_is_one_error(changed):
-    with pytest.raises(StepError):
-        frame_of_step(*step_of(np.zeros((2, 4), np.float32), **changed), [1, 2], 1)
-
-
-@pytest.mark.parametrize('stamp', [-1.0, 2.0**31, 1e20, float('nan'), float('inf')])
-def test_a_stamp_that_no_message_can_carry_is_refused(stamp):
-    head, data = step_of(np.zeros((2, 4), np.float32))
-    with pytest.raises(StepError):
-        frame_of_step(head | {'stamp': stamp}, data, [1, 2], 1)
-
-
-def test_detections_go_back_into_carlas_map():
-    boxes = Boxes3D(
-        np.array([[10.0, 2.0, -1.0, 4.0, 2.0, 1.5, np.pi / 6]]), scores=np.array([0.8], np.float32)
-    )
-    # The LiDAR stands at (3, 4, 2), heading left.
-    (row,) = rows_in_carla(boxes, pose_from_euler((3.0, 4.0, 2.0), yaw=np.pi / 2))
-    np.testing.assert_allclose(row, (1.0, -14.0, 1.0, 4.0, 2.0, 1.5, -120.0, 0.8), atol=1e-5)
-    assert rows_in_carla(Boxes3D.empty(), np.eye(4)).shape == (0, 8)
+def test_a_message_larger_than_all_sweeps_can_be_is_refused_unread(start_gateway):
+    with socket.create_connection(diffkd_opencda.address_of(start_gateway([1])), 20.0) as stranger:
+        stranger.sendall(struct.pack('<I', 100_000_000))
+        assert stranger.recv(1) == b''

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import logging
-import math
 import socket
 import sys
 import threading
-from pathlib import Path
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +22,9 @@ import carla
 import opencda_look_alike as opencda
 
 from diffkd_ros.cosim.opencda import diffkd_opencda
+from diffkd_ros.cosim.opencda.diffkd_opencda import hub as hub_module
 from diffkd_ros.cosim.opencda.diffkd_opencda import receive_message, send_message
+from diffkd_ros.cosim.opencda.diffkd_opencda.perception import box_corners
 
 # A vehicle at (30, -4) in CARLA's map, turned 25 degrees to the right, and one with a low score.
 ROWS = np.array(
@@ -55,7 +56,10 @@ class Gateway:
                     head, data = receive_message(connection)
                     self.steps.append((head, np.frombuffer(data, '<f4').reshape(-1, 4)))
                     if self.answer != 'silence':
-                        send_message(connection, self.answer, [self.rows])
+                        answer = self.answer
+                        if isinstance(answer, dict):
+                            answer = {'frame': head['frame'], **answer}
+                        send_message(connection, answer, [self.rows])
             except (OSError, diffkd_opencda.GatewayError):
                 continue
 
@@ -91,13 +95,13 @@ def scenario(empty, monkeypatch):
     world.tick(PATIENCE)
     made = []
 
-    def make(gateway_address, generation='first', active=True, **options):
+    def make(gateway_address, generation='first', active=True, perception=(), cav_world=None, **options):
         for name, module in opencda.modules(generation).items():
             monkeypatch.setitem(sys.modules, name, module)
         patient = {'timeout': PATIENCE, 'sweep_timeout': PATIENCE}
         hub = diffkd_opencda.install(gateway_address, **patient | options)
-        cav_world = opencda.CavWorld()
-        config = {**opencda.PERCEPTION, 'activate': active}
+        cav_world = cav_world or opencda.CavWorld()
+        config = {**opencda.PERCEPTION, 'activate': active, **dict(perception)}
         managers = [
             opencda.VehicleManager(vehicle, cav_world, generation, config) for vehicle in vehicles[:2]
         ]
@@ -139,7 +143,7 @@ def test_every_generation_gets_the_detections_in_one_exchange_a_step(generation,
     box = carla.BoundingBox(carla.Location(), carla.Vector3D(2.4, 0.95, 0.75))
     place = carla.Transform(carla.Location(30.0, -4.0, 0.75), carla.Rotation(yaw=25.0))
     expected = np.array([[v.x, v.y, v.z] for v in box.get_world_vertices(place)])
-    corners = diffkd_opencda.box_corners(ROWS[0])
+    corners = box_corners(ROWS[0])
     apart = np.linalg.norm(corners[:, None] - expected[None], axis=2)
     assert apart.min(axis=1) == pytest.approx(np.zeros(8), abs=1e-4)
     # The agent that does not fuse gets what OpenCDA provides without perception: the ground truth.
@@ -156,71 +160,137 @@ def test_the_gateway_gets_every_vehicles_sweep_of_the_step(scenario, gateway):
     assert (first['agent'], second['agent']) == (1, 2)
     expected = np.concatenate([manager.perception_manager.lidar.data for manager in managers])
     np.testing.assert_array_equal(points, expected)
-    x, y, z, roll, yaw, pitch = first['pose']
+    x, y, z, roll, yaw, pitch = first['lidar']
     assert (x, y, z, roll, yaw, pitch) == pytest.approx((-0.5, 0.0, 1.9, 0.0, 0.0, 0.0), abs=1e-4)
-    assert abs(second['pose'][4]) == pytest.approx(180.0, abs=1e-3)
+    assert abs(second['lidar'][4]) == pytest.approx(180.0, abs=1e-3)
     assert second['velocity'] == pytest.approx([-2.0, 1.0, 0.0])
     assert head['stamp'] == managers[0].perception_manager.lidar.timestamp
 
 
-def test_without_a_gateway_the_step_goes_on_with_a_warning(scenario, caplog, monkeypatch):
-    monkeypatch.setattr(diffkd_opencda, '_RETRY', PATIENCE)
-    with socket.create_server(('127.0.0.1', 0)) as closed:
-        address = f'127.0.0.1:{closed.getsockname()[1]}'
-    hub, (ego, _), _, step = scenario(address)
+@pytest.fixture
+def closed():
+    """An address where nothing listens."""
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return f'127.0.0.1:{server.getsockname()[1]}'
+
+
+def ids(manager):
+    return {each.carla_id for each in manager.objects['vehicles']}
+
+
+def test_without_a_gateway_every_vehicle_gets_what_opencda_has(scenario, closed, caplog, monkeypatch):
+    monkeypatch.setattr(hub_module, '_RETRY', PATIENCE)
+    hub, (ego, other), vehicles, step = scenario(closed)
     with caplog.at_level(logging.WARNING):
         for _ in range(10):
             step()
-    assert ego.objects['vehicles'] == []
+    assert ids(ego) == {vehicles[1].id, vehicles[2].id}
+    assert ids(other) == {vehicles[0].id, vehicles[2].id}
     assert (hub.exchanges, hub.failures) == (0, 10)
-    assert address in caplog.text
-    # There is not an attempt and a warning for every step.
+    assert closed in caplog.text
+    # There is not a warning for every step.
     assert len(caplog.records) == 1
 
 
+class OwnModel:
+    """OpenCDA's detector, loaded with --apply_ml."""
+
+    def object_detector(self, cameras):
+        return ['own detection']
+
+
+def test_without_a_gateway_opencdas_own_detector_is_used_if_it_is_loaded(scenario, closed):
+    world = opencda.CavWorld()
+    world.ml_manager = OwnModel()
+    _, managers, _, step = scenario(closed, cav_world=world, perception={'camera': {'num': 2}})
+    step()
+    assert [manager.objects['vehicles'] for manager in managers] == [['own detection']] * 2
+
+
+def test_the_last_detections_are_held_and_moved_on_by_their_velocity(scenario, gateway, monkeypatch):
+    monkeypatch.setattr(hub_module, '_RETRY', PATIENCE)
+    hub, (ego, _), vehicles, step = scenario(gateway.address, hold=0.11)
+    vehicles[2].set_target_velocity(carla.Vector3D(4.0, -2.0, 0.0))
+    step()
+    step()
+    (seen,) = ego.objects['vehicles']
+    gateway.close()
+    for count in (1, 2):
+        step()
+        (held,) = ego.objects['vehicles']
+        assert held.score == seen.score
+        passed = 0.05 * count
+        assert held.location.x - seen.location.x == pytest.approx(4.0 * passed, abs=1e-4)
+        assert held.location.y - seen.location.y == pytest.approx(-2.0 * passed, abs=1e-4)
+    step()
+    assert ids(ego) == {vehicles[1].id, vehicles[2].id}
+    assert not hasattr(ego.objects['vehicles'][0], 'score')
+    assert (hub.exchanges, hub.failures) == (2, 3)
+
+
 def test_a_silent_gateway_costs_its_timeout_once(scenario, caplog, monkeypatch):
-    monkeypatch.setattr(diffkd_opencda, '_RETRY', PATIENCE)
+    """Later steps are sent in the background."""
+    monkeypatch.setattr(hub_module, '_RETRY', 0.0)
     gateway = Gateway('silence')
-    hub, (ego, _), _, step = scenario(gateway.address, timeout=0.5)
+    hub, (ego, _), vehicles, step = scenario(gateway.address, timeout=0.8)
     step()
-    step()
-    until(lambda: gateway.steps, 'the first step at the gateway')
-    assert len(gateway.steps) == 1
-    assert ego.objects['vehicles'] == []
-    assert hub.failures == 2
-    assert 'without cooperative detections' in caplog.text
+    started = time.monotonic()
+    for _ in range(5):
+        step()
+    # With an attempt of 0.8 s in each step it would be 4 s.
+    assert time.monotonic() - started < 2.0
+    until(lambda: len(gateway.steps) > 1, 'a later step at the gateway')
+    assert ids(ego) == {vehicles[1].id, vehicles[2].id}
+    assert hub.failures == 6
+    assert 'no answer within 0.8 s' in caplog.text
     gateway.close()
 
 
-def test_it_comes_back_when_the_gateway_does(scenario, gateway, monkeypatch):
-    monkeypatch.setattr(diffkd_opencda, '_RETRY', 0.0)
-    hub, (ego, _), _, step = scenario(gateway.address)
+def test_it_comes_back_when_the_gateway_does(scenario, gateway, monkeypatch, caplog):
+    monkeypatch.setattr(hub_module, '_RETRY', 0.0)
+    hub, (ego, _), vehicles, step = scenario(gateway.address, hold=0.0)
     step()
     gateway.close()
     step()
-    assert ego.objects['vehicles'] == []
+    assert ids(ego) == {vehicles[1].id, vehicles[2].id}
     again = Gateway()
-    hub._address = diffkd_opencda.address_of(again.address)
-    step()
-    assert len(ego.objects['vehicles']) == 1
-    assert (hub.exchanges, hub.failures) == (2, 1)
+    hub.gateway.address = diffkd_opencda.address_of(again.address)
+
+    def answered():
+        step()
+        return hub.exchanges > 1
+
+    until(answered, 'an answer of the new gateway')
+    assert [each.score for each in ego.objects['vehicles']] == pytest.approx([0.9])
+    assert 'cooperative detections again' in caplog.text
     again.close()
 
 
-def test_what_the_gateway_refuses_is_told(scenario, caplog):
-    gateway = Gateway({'error': 'protocol 1 came, this gateway speaks 2'})
-    _, (ego, _), _, step = scenario(gateway.address)
+@pytest.mark.parametrize('answer', [{'frame': 1}, {'ego': None}, {'ego': 1, 'rows': 'NaN'}])
+def test_an_answer_that_does_not_fit_is_a_failure(answer, scenario):
+    rows = ROWS * np.nan if answer.pop('rows', None) else ROWS
+    gateway = Gateway({'ego': 1, **answer}, rows)
+    hub, (ego, _), vehicles, step = scenario(gateway.address)
     step()
-    assert ego.objects['vehicles'] == []
+    assert (hub.exchanges, hub.failures) == (0, 1)
+    assert ids(ego) == {vehicles[1].id, vehicles[2].id}
+    gateway.close()
+
+
+def test_the_reason_of_a_refusal_is_logged(scenario, caplog):
+    gateway = Gateway({'error': 'protocol 1 came, this gateway speaks 2'})
+    _, (ego, _), vehicles, step = scenario(gateway.address)
+    step()
+    assert ids(ego) == {vehicles[1].id, vehicles[2].id}
     assert 'this gateway speaks 2' in caplog.text
     gateway.close()
 
 
-def test_an_answer_that_is_no_object_costs_the_step_its_detections_only(scenario):
+def test_an_answer_that_is_no_object_is_a_failure(scenario):
     gateway = Gateway([1])
-    hub, (ego, _), _, step = scenario(gateway.address)
+    hub, (ego, _), vehicles, step = scenario(gateway.address)
     step()
-    assert ego.objects['vehicles'] == []
+    assert ids(ego) == {vehicles[1].id, vehicles[2].id}
     assert (hub.exchanges, hub.failures) == (0, 1)
     gateway.close()
 
@@ -232,49 +302,37 @@ def test_where_perception_is_off_opencda_is_left_alone(scenario, gateway):
     assert hub.exchanges == 0
 
 
-def test_an_opencda_without_a_perception_manager_is_named(monkeypatch):
-    for name, module in opencda.modules('first').items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delattr(sys.modules['opencda.core.common.vehicle_manager'], 'PerceptionManager')
-    with pytest.raises(ImportError, match=r'PerceptionManager.*agent_manager'):
-        diffkd_opencda.install()
+def test_opencdas_cooperative_mode_gets_the_detections_too(scenario, gateway):
+    hub, (ego, other), vehicles, step = scenario(gateway.address, perception={'coperception': True})
+    step()
+    assert [each.score for each in ego.objects['vehicles']] == pytest.approx([0.9])
+    assert ids(other) == {vehicles[0].id, vehicles[2].id}
+    assert hub.exchanges == 1
 
 
-def test_a_script_runs_unchanged_behind_it(monkeypatch, tmp_path):
-    for name, module in opencda.modules('keyword').items():
-        monkeypatch.setitem(sys.modules, name, module)
-    script = tmp_path / 'opencda.py'
-    script.write_text(
-        'import pathlib, sys\n'
-        'import opencda.core.common.agent_manager as holder\n'
-        'assert __name__ == "__main__"\n'
-        'pathlib.Path(sys.argv[2]).write_text(holder.PerceptionManager.__name__)\n'
-    )
-    monkeypatch.setattr(sys, 'argv', [])
-    monkeypatch.setattr(sys, 'path', list(sys.path))
-    out = tmp_path / 'out'
-    assert diffkd_opencda.main([str(script), '-t', str(out)]) == 0
-    assert out.read_text() == 'DiffKDPerceptionManager'
+def test_a_window_is_opened_only_if_the_scenario_asks_for_it(scenario, closed):
+    """The look-alike's fails, as Open3D does without a display."""
+    with pytest.raises(AttributeError, match='background_color'):
+        scenario(closed, perception={'lidar': {**opencda.PERCEPTION['lidar'], 'visualize': True}})
+    scenario(closed)
+    # OpenCDA's function is there again.
+    with pytest.raises(AttributeError, match='background_color'):
+        opencda.o3d_visualizer_init(1)
 
 
-def test_it_is_python_3_7_and_needs_numpy_only():
-    text = Path(diffkd_opencda.__file__).read_text()
-    tree = ast.parse(text, feature_version=(3, 7))
-    imported = {
-        alias.name.split('.')[0] if isinstance(node, ast.Import) else node.module.split('.')[0]
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for alias in node.names
-    }
-    assert imported - set(sys.stdlib_module_names) == {'numpy', 'carla'}
-
-
-def test_corners_go_around_the_box():
-    corners = diffkd_opencda.box_corners([0.0, 0.0, 1.0, 4.0, 2.0, 1.0, 90.0, 1.0])
-    # Turned to the right: its front is at +y, its left side at +x.
-    np.testing.assert_allclose(corners[0], (1.0, 2.0, 0.5), atol=1e-9)
-    np.testing.assert_allclose(corners[4], (1.0, 2.0, 1.5), atol=1e-9)
-    area = 0.5 * sum(
-        corners[k, 0] * corners[(k + 1) % 4, 1] - corners[(k + 1) % 4, 0] * corners[k, 1] for k in range(4)
-    )
-    assert math.isclose(area, 8.0)
+def test_the_gateway_learns_opencdas_settings(scenario, gateway):
+    """Communication range, the localisation's error, the vehicle's body and how fast the LiDAR turns."""
+    _, (ego, other), vehicles, step = scenario(gateway.address)
+    ego.v2x_manager = SimpleNamespace(cda_enabled=True, communication_range=35)
+    other.v2x_manager = SimpleNamespace(cda_enabled=False, communication_range=35)
+    ego.localisation_error = (0.5, -0.25, 3.0)
+    step()
+    first, second = gateway.steps[-1][0]['agents']
+    assert (first['reach'], second['reach']) == (35.0, 0.0)
+    (x, y, yaw), actual = first['localised']
+    assert (x - actual[0], y - actual[1], yaw - actual[2]) == pytest.approx((0.5, -0.25, 3.0), abs=1e-4)
+    assert second['localised'] is None
+    assert first['rotation'] == pytest.approx([10.0, 0.05])
+    box = vehicles[0].bounding_box
+    assert first['body']['extent'] == pytest.approx([box.extent.x, box.extent.y, box.extent.z])
+    assert first['body']['vehicle'] == pytest.approx([0.0, 0.0, 0.0, 0.0, 0.0, 0.0], abs=1e-4)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connected vehicle's own body: its LiDAR returns and detections do not belong to the surroundings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffkd_ros.frame import checked_boxes
+from diffkd_ros.geometry.poses import Matrix, inverse, transform_points
+
+# Returns up to this far outside the vehicle's box count as returns on it, metres.
+_SKIN = 0.05
+
+
+@dataclass(frozen=True)
+class Body:
+    """The box of a vehicle.
+
+    Attributes:
+        pose: map <- centre of the box.
+        size: length, width, height in metres.
+    """
+
+    pose: Matrix
+    size: NDArray[np.float64]
+
+    def outside(self, points: NDArray[np.float32], lidar_pose: Matrix) -> NDArray[np.float32]:
+        """The points (n, 4) of a LiDAR at `lidar_pose` (map <- LiDAR) that are not on the body."""
+        local = transform_points(inverse(self.pose) @ lidar_pose, points)[:, :3]
+        inside = (np.abs(local) <= 0.5 * self.size + _SKIN).all(axis=1)
+        return points[~inside] if inside.any() else points
+
+    def under(self, boxes: ArrayLike) -> NDArray[np.bool_]:
+        """Returns whether each upright box (n, 7) in the map lies on the body.
+
+        It does if, seen from above, the centre of one of the two lies in the other. Two different vehicles
+        cannot be that close.
+        """
+        rows = checked_boxes(boxes)
+        local = transform_points(inverse(self.pose), rows)[:, :2]
+        centre_on_body = (np.abs(local) <= 0.5 * self.size[:2]).all(axis=1)
+        x, y = (self.pose[:2, 3] - rows[:, :2]).T
+        cos, sin = np.cos(rows[:, 6]), np.sin(rows[:, 6])
+        local = np.stack([cos * x + sin * y, cos * y - sin * x], axis=1)
+        return centre_on_body | (np.abs(local) <= 0.5 * rows[:, 3:5]).all(axis=1)

@@ -47,6 +47,7 @@ PYTHON_MODULES = {
     'rich': ('rich', 'python3-rich'),
     'rosbags': ('rosbags', 'python3-rosbags-pip'),
     'safetensors': ('safetensors', None),
+    'scipy': ('scipy', None),
     'spconv': ('spconv', None),
     'tf2_ros': ('', 'tf2_ros_py'),
     'torch': ('torch', None),

@@ -30,6 +30,10 @@ from diffkd_ros.share import share_directory
 
 SECOND = 1_000_000_000
 
+# Long enough for a whole run: the executor takes one message per subscription and turn, so on a busy
+# machine a topic with several senders overflows a short queue.
+HISTORY = qos.link('reliable', 1000, 0.0)
+
 # Read once, when the first participant of this process is created.
 os.environ.update(fast_dds_environment(share_directory()))
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
@@ -64,7 +68,7 @@ class Partner:
                 self.received[topic].append(message)
                 self._condition.notify_all()
 
-        self.node.create_subscription(message_class, topic, store, qos.FEATURES)
+        self.node.create_subscription(message_class, topic, store, HISTORY)
 
     def publish(self, topic: str, message: object) -> None:
         publisher = self._publishers.get(topic)

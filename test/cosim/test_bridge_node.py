@@ -66,9 +66,15 @@ def run(group, partner, model, tmp_path_factory):
         assert bridge.wait(PATIENCE), bridge.tail()
         assert bridge.returncode == 0, bridge.tail()
         report = server.report()
-    last = max(stamp_of(m.header) for m in partner.received['/cav_1/points'])
-    partner.message_at('/cav_1/detections', last)
-    partner.message_at('/cav_1/fusion_status', last)
+
+    def complete():
+        # The bridge ended after the last answer; this process may still have messages to take.
+        headed = [topic for _, topic in topics[1:]] + ['/cav_1/detections', '/cav_1/fusion_status']
+        last = max(max(by_stamp(partner, topic), default=0) for topic in headed)
+        features = [m for m in partner.received['/v2x/features'] if stamp_of(m.header) == last]
+        return len(features) == len(AGENTS) - 1 and all(last in by_stamp(partner, topic) for topic in headed)
+
+    partner.until(complete, 'the messages of the last frame')
     return json.loads(out.read_text()), report
 
 

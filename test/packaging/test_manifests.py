@@ -4,7 +4,6 @@
 import ast
 import os
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -23,7 +22,6 @@ else:
 PROJECT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((PROJECT / 'pyproject.toml').read_text())
 CMAKE = re.sub('#.*', '', (PROJECT / 'CMakeLists.txt').read_text())
-README = (PROJECT / 'README.md').read_text()
 PACKAGE = parse_package(str(PROJECT / 'package.xml'))
 EXTRAS = PYPROJECT['project']['optional-dependencies']
 NODES = sorted(name for name in PYPROJECT['project']['scripts'] if name != 'diffkd')
@@ -51,7 +49,7 @@ PYTHON_MODULES = {
     'spconv': ('spconv', None),
     'tf2_ros': ('', 'tf2_ros_py'),
     'torch': ('torch', None),
-    'transforms3d': ('transforms3d', 'tf_transformations'),  # which depends on it
+    'transforms3d': ('transforms3d', 'python3-transforms3d'),
     'typer': ('typer', 'python3-typer'),
     'yaml': ('pyyaml', 'python3-yaml'),
 }
@@ -102,17 +100,6 @@ def test_every_foreign_import_is_declared_for_ros(rosdep_keys):
         _, key = PYTHON_MODULES.get(module, (None, module))
         if key is not None:
             assert key in rosdep_keys, f'{module} is imported, but package.xml does not name {key}'
-
-
-def test_the_readme_has_pip_install_what_rosdep_may_not():
-    """On Ubuntu 24.04 rosdep cannot install packages with pip."""
-    (block,) = re.findall(r'```bash\n(.*?rosdep install.*?)```', README, re.DOTALL)
-    by_pip = {key.name for key in PACKAGE.exec_depends if key.name.endswith('-pip')}
-    assert set(re.search("--skip-keys '(.*?)'", block)[1].split()) == by_pip
-    (install,) = re.findall('^pip install (.*)$', block, re.MULTILINE)
-    installed = requirement_names(shlex.split(install))
-    assert {name for name, key in PYTHON_MODULES.values() if key in by_pip} <= installed
-    assert block.index('activate') < block.index('pip install')
 
 
 def test_every_foreign_import_is_declared_for_pip():

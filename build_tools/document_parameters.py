@@ -15,7 +15,6 @@ from typing import get_type_hints
 from diffkd_ros.cosim.bridge_node import BridgeParameters
 from diffkd_ros.cosim.gateway_node import GatewayParameters
 from diffkd_ros.nodes.autoware_node import AutowareParameters
-from diffkd_ros.nodes.base.parameters import READ_ONLY
 from diffkd_ros.nodes.cpm_node import CpmParameters
 from diffkd_ros.nodes.ego_node import EgoParameters
 from diffkd_ros.nodes.evaluator_node import EvaluatorParameters
@@ -74,10 +73,9 @@ def rows(table: type, left_out: frozenset[str] = frozenset()) -> list[str]:
         '| parameter | type | default | allowed | read-only | what it is |',
         '|---|---|---|---|---|---|',
     ]
-    mark = 'yes' if READ_ONLY else 'no'
     return lines + [
         f'| `{spec.name}` | {_KINDS[kinds[spec.name]]} | `{_shown(spec.default)}` | {_allowed(spec)} '
-        f'| {mark} | {spec.metadata["description"]} |'
+        f'| {"no" if spec.metadata["live"] else "yes"} | {spec.metadata["description"]} |'
         for spec in fields(table)
         if spec.name not in left_out
     ]

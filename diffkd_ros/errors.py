@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+
+NOT_STARTED = 2
+"""Exit code of a node that cannot start; starting it again does not help."""
 
 
 class DiffkdError(Exception):
@@ -23,6 +27,11 @@ class MissingExtra(DiffkdError):  # noqa: N818
 
     def __str__(self) -> str:
         name, extra = self.args
+        try:
+            distribution('diffkd-ros')
+        except PackageNotFoundError:
+            # Built by colcon, where this package has no extras.
+            return f'{name} is missing: rosdep or pip installs {_DISTRIBUTIONS.get(name, name)}'
         return f"{name} is missing: pip install 'diffkd-ros[{extra}]'"
 
 
@@ -35,6 +44,8 @@ _EXTRAS = {
     'sparse': 'spconv',
     'train': 'lightning onnx onnxscript safetensors tensorboard torch',
 }
+# Where a distribution is not named as its module.
+_DISTRIBUTIONS = {'PIL': 'pillow'}
 EXTRA_OF = {module: extra for extra, modules in _EXTRAS.items() for module in modules.split()}
 """The extra in `pyproject.toml` that installs a top-level module."""
 

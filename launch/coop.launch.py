@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, Shutdown
+from launch.actions import DeclareLaunchArgument
 
 from diffkd_ros.launching import actions, graph
 from diffkd_ros.sources.source import DEFAULT_SEED
@@ -49,51 +49,53 @@ ARGUMENTS = [
         'use_sim_time',
         default_value='false',
         description='Take the time from /clock, published by the player or a simulator.',
-        choices=['true', 'false'],
+        choices=actions.BOOLEAN,
     ),
-    DeclareLaunchArgument(
-        'rviz', default_value='false', description='Start RViz.', choices=['true', 'false']
-    ),
+    DeclareLaunchArgument('rviz', default_value='false', description='Start RViz.', choices=actions.BOOLEAN),
+    *actions.vehicle_arguments(respawn='false'),
 ]
 
 
 def start(context):
     """Actions for the given arguments."""
     given = actions.given(ARGUMENTS, context)
-    vehicles = [int(number) for number in given['vehicles'].split(',')]
-    ego = int(given['ego'])
+    rviz = actions.rviz(SHARE, given['rviz'])
+    vehicles, ego = actions.numbers(given, 'vehicles', int), actions.number(given, 'ego', int)
     model = {'model': given['model']}
     specs = graph.vehicle_specs(vehicles, ego, {**model, 'device': given['device']})
+    specs = actions.on_vehicles(given, specs)
+    respawned = specs if given['respawn'] == 'true' else []
+    others = []
     if given['source'] != 'live':
-        specs.append(
+        others.append(
             graph.player_spec(
                 {
                     'source': given['source'],
-                    'seed': int(given['seed']),
+                    'seed': actions.number(given, 'seed', int),
                     'vehicles': len(vehicles),
                     'ego': ego,
                     'mode': given['mode'],
-                    'rates': [float(given['rate'])],
-                    'frames': int(given['frames']),
+                    'rates': [actions.number(given, 'rate', float)],
+                    'frames': actions.number(given, 'frames', int),
                 },
                 evaluated=True,
                 recorded=bool(given['record']),
             )
         )
-        specs.append(graph.evaluator_spec(ego, model))
+        others.append(graph.evaluator_spec(ego, model))
     if given['record']:
-        specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
+        others.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
     clock = {'use_sim_time': given['use_sim_time'] == 'true'}
     started = [
         actions.node(
             replace(spec, parameters={**spec.parameters, **clock}),
             given['params_file'],
-            # Everything ends with the player.
-            on_exit=[Shutdown()] if spec.executable == 'player_node' else None,
+            log_level=given['log_level'],
+            respawn=spec in respawned,
         )
-        for spec in specs
+        for spec in [*specs, *others]
     ]
-    return started + actions.rviz(SHARE, given['rviz'])
+    return started + rviz
 
 
 def generate_launch_description():

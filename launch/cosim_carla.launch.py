@@ -115,11 +115,7 @@ def start(context):
     if given['record']:
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
     # The bridge reconnects to a restarted server; respawning covers a crash of CARLA's client library.
-    respawned = {'respawn': True, 'respawn_delay': 5.0}
-    started = [
-        actions.node(spec, *files, **(respawned if spec.executable == 'bridge_node' else {}))
-        for spec in specs
-    ]
+    started = [actions.node(spec, *files, respawn=spec.executable == 'bridge_node') for spec in specs]
     if stub:
         options = ['--host', given['host'], '--port', given['port'], '--source', given['stub_source']]
         options += ['--own-body', '--carla-intensity']

@@ -11,13 +11,7 @@ import importlib.util
 import os
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    ExecuteProcess,
-    Shutdown,
-    TimerAction,
-)
+from launch.actions import DeclareLaunchArgument, EmitEvent, ExecuteProcess, TimerAction
 from launch.events import matches_action
 from launch.events.process import ShutdownProcess
 
@@ -58,15 +52,13 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument('speed', default_value='1.0', description='Speed-up in real time.'),
     DeclareLaunchArgument('out', default_value='replay', description='Folder for the results.'),
-    DeclareLaunchArgument(
-        'rviz', default_value='false', description='Start RViz.', choices=['true', 'false']
-    ),
+    DeclareLaunchArgument('rviz', default_value='false', description='Start RViz.', choices=actions.BOOLEAN),
 ]
 
 
-def player(given, paths, dataset, on_exit):
-    """The action that plays the bag."""
-    speed = float(given['speed'])
+def player(given, paths, dataset, then):
+    """The action that plays the bag, and then starts other actions."""
+    speed = actions.number(given, 'speed', float)
     if given['mode'] == 'realtime' and len(paths) == 1 and importlib.util.find_spec('ros2bag'):
         topics = ['/tf', '/tf_static', graph.TRUTH_TOPIC]
         for vehicle in dataset.agents:
@@ -74,19 +66,20 @@ def player(given, paths, dataset, on_exit):
         command = ['ros2', 'bag', 'play', paths[0], '--clock', '--rate', str(speed)]
         # Until the nodes have loaded their model and found each other.
         command += ['--delay', '15', '--disable-keyboard-controls', '--topics', *topics]
-        return ExecuteProcess(cmd=command, output='screen', on_exit=on_exit)
+        return ExecuteProcess(cmd=command, output='screen', on_exit=actions.at_exit(then))
     parameters = {'source': 'bag:' + ','.join(paths), 'ego': dataset.ego, 'mode': given['mode']}
     if given['mode'] == 'realtime':
         parameters['rates'] = [speed * dataset.rate]
     spec = graph.player_spec(parameters, evaluated=True, answers_recorded=True)
-    return actions.node(spec, given['params_file'], on_exit=on_exit)
+    return actions.node(spec, given['params_file'], then=then)
 
 
 def start(context):
     """Actions for the given arguments and the agents in the bag."""
     given = actions.given(ARGUMENTS, context)
     paths = [*given['bag'].split(','), *filter(None, [given['ground_truth']])]
-    chosen = int(given['ego']) if given['ego'] else None
+    chosen = actions.number(given, 'ego', int) if given['ego'] else None
+    rviz = actions.rviz(SHARE, given['rviz'])
     dataset = RosbagDataset(paths, chosen)
     ego = dataset.ego
     out = os.path.abspath(given['out'])
@@ -107,13 +100,15 @@ def start(context):
     evaluate += ['--model', given['model'], '--out', out]
     # The Python of the nodes' scripts; `ros2` runs in the system's, even with an activated environment.
     report = ExecuteProcess(
-        cmd=['python3', '-m', 'diffkd_ros.cli', *evaluate], output='screen', on_exit=[Shutdown()]
+        cmd=['python3', '-m', 'diffkd_ros.cli', *evaluate], output='screen', on_exit=actions.at_exit()
     )
     evaluator = actions.node(
-        graph.evaluator_spec(ego, {**model, 'out': os.path.join(out, 'online.json')}), given['params_file']
+        graph.evaluator_spec(ego, {**model, 'out': os.path.join(out, 'online.json')}),
+        given['params_file'],
+        then=[],
     )
     # The report reads the bag of detections once the recorder has closed it.
-    recorder = actions.node(graph.answer_recorder_spec(ego, answers), given['params_file'], on_exit=[report])
+    recorder = actions.node(graph.answer_recorder_spec(ego, answers), given['params_file'], then=[report])
     finish = [
         EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action)))
         for action in (evaluator, recorder)
@@ -128,7 +123,7 @@ def start(context):
         recorder,
         player(given, paths, dataset, at_end),
     ]
-    return started + actions.rviz(SHARE, given['rviz'])
+    return started + rviz
 
 
 def generate_launch_description():

@@ -39,7 +39,9 @@ class Action:
         self.arguments, self.options = arguments, options
 
     def __repr__(self):
-        return f'{type(self).__name__}{self.arguments}{sorted(self.options.items())}'
+        # The address in the representation of a function differs each time.
+        shown = {name: value for name, value in self.options.items() if not callable(value)}
+        return f'{type(self).__name__}{self.arguments}{sorted(shown.items())}'
 
 
 class Node(Action):
@@ -55,6 +57,7 @@ class Node(Action):
         remappings=None,
         parameters=None,
         arguments=None,
+        ros_arguments=None,
         output='log',
         on_exit=None,
         respawn=False,
@@ -93,11 +96,21 @@ def _stand_in() -> dict[str, types.SimpleNamespace]:
     }
 
 
+def ended(action: Action, code: int, *, is_shutdown: bool = False) -> list:
+    """The actions that follow the end of a started process."""
+    event = types.SimpleNamespace(returncode=code, process_name='some_node-1')
+    return action.options['on_exit'](event, types.SimpleNamespace(is_shutdown=is_shutdown))
+
+
 def load(monkeypatch, path: Path) -> types.ModuleType:
     """The launch file as a module, with this environment activated for its commands."""
     monkeypatch.setenv('PATH', f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
-    share = types.SimpleNamespace(get_package_share_directory=lambda name: str(share_directory()))
-    monkeypatch.setitem(sys.modules, 'ament_index_python.packages', share)
+    index = types.SimpleNamespace(
+        get_package_share_directory=lambda name: str(share_directory()),
+        get_package_prefix=lambda name: '/opt/ros',
+        PackageNotFoundError=KeyError,
+    )
+    monkeypatch.setitem(sys.modules, 'ament_index_python.packages', index)
     for name, module in ({} if REAL else _stand_in()).items():
         monkeypatch.setitem(sys.modules, name, module)
     return load_script(path)

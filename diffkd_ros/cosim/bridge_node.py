@@ -8,12 +8,12 @@ increasing pauses, except while another client ticks the world, too: then the br
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from geometry_msgs.msg import TransformStamped
 
@@ -339,10 +339,10 @@ def _in_native_frames(message: PlayedFrame) -> PlayedFrame:
     return message
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    return entry.run(BridgeNode, 'bridge_node', args)
+    entry.run(BridgeNode, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from diffkd_ros.cosim.opencda.diffkd_opencda import (
     POINT_BYTES,
@@ -203,10 +203,10 @@ class GatewayNode(entry.RunnableNode):
         self.log_last(f'{self._lockstep.sent} steps, {self._lockstep.answered} answered')
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    return entry.run(GatewayNode, 'gateway_node', args)
+    entry.run(GatewayNode, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

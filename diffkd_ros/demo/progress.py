@@ -76,5 +76,5 @@ def waiting(console: Console, text: str) -> Iterator[None]:
 
 def frame_number(line: str) -> int:
     """The frame number in a player's log line, 0 if there is none."""
-    match = _FRAME.match(line)
+    match = _FRAME.search(line)
     return int(match[1]) if match else 0

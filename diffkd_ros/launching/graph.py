@@ -35,12 +35,24 @@ class NodeSpec:
 
     @property
     def label(self) -> str:
-        """Unique name of the node, such as ``cav_2.vehicle_node``."""
-        return '.'.join(part for part in (self.namespace.strip('/'), self.executable) if part)
+        """Unique name of the node and of its logger, such as ``cav_2.vehicle_node``."""
+        return f'{self.namespace}/{self.executable}'.strip('/').replace('//', '/').replace('/', '.')
+
+
+def vehicle_spec(namespace: str, *, fuses: bool, parameters: Mapping[str, object]) -> NodeSpec:
+    """The node of a vehicle: `ego_node` if it fuses, `vehicle_node` if it only shares features.
+
+    Args:
+        namespace: absolute.
+        fuses: whether it is an ego.
+        parameters: of the node (`model`, `device`, ...).
+    """
+    executable = 'ego_node' if fuses else 'vehicle_node'
+    return NodeSpec(executable, namespace, (('v2x/features', V2X_TOPIC),), parameters)
 
 
 def vehicle_specs(vehicles: Sequence[int], ego: int, parameters: Mapping[str, object]) -> list[NodeSpec]:
-    """One node per vehicle, the ego first: `ego_node` for the ego, `vehicle_node` for the others.
+    """One node per vehicle, the ego first.
 
     Args:
         vehicles: agent numbers.
@@ -55,12 +67,7 @@ def vehicle_specs(vehicles: Sequence[int], ego: int, parameters: Mapping[str, ob
             f'vehicles must be distinct and include the ego, got vehicles {list(vehicles)}, ego {ego}'
         )
     return [
-        NodeSpec(
-            'ego_node' if vehicle == ego else 'vehicle_node',
-            f'/{agent_name(vehicle)}',
-            (('v2x/features', V2X_TOPIC),),
-            parameters,
-        )
+        vehicle_spec(f'/{agent_name(vehicle)}', fuses=vehicle == ego, parameters=parameters)
         for vehicle in sorted(vehicles, key=lambda number: (number != ego, number))
     ]
 

@@ -54,7 +54,7 @@ class NodeProcess:
         node = f'{spec.namespace.rstrip("/")}/{spec.executable}'
         own.write_text(yaml.safe_dump({node: {'ros__parameters': dict(spec.parameters)}}))
         command = [sys.executable, '-m', f'diffkd_ros.{spec.package}.{spec.executable}', '--ros-args']
-        command += ['-r', f'__ns:={spec.namespace}']
+        command += ['-r', f'__ns:={spec.namespace}', '--log-level', f'{spec.label}:=debug']
         for remapping in spec.remappings:
             command += ['-r', ':='.join(remapping)]
         # The node's own file comes last, names the node in full and so overrides the shared ones' wildcards.

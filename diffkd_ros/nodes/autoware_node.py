@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from diffkd_ros.frame import FrameError
 from diffkd_ros.messages.reading import MessageError, boxes_of
@@ -24,7 +24,9 @@ except ImportError:  # comes with Autoware
 class AutowareParameters:
     """Parameters of `autoware_node`."""
 
-    min_score: float = parameter(0.0, 'Detections with a lower score are dropped.', minimum=0.0, maximum=1.0)
+    min_score: float = parameter(
+        0.0, 'Detections with a lower score are dropped.', minimum=0.0, maximum=1.0, live=True
+    )
 
 
 class AutowareNode(entry.RunnableNode):
@@ -32,12 +34,15 @@ class AutowareNode(entry.RunnableNode):
 
     def __init__(self) -> None:
         super().__init__('autoware_node')
-        self._p = declare(self, AutowareParameters)
+        self._p = declare(self, AutowareParameters, self._adopt)
         if autoware_msgs is None:
             raise entry.SetupError('autoware_node needs the package autoware_perception_msgs')
         self._publisher = self.create_publisher(autoware_msgs.DetectedObjects, 'objects', qos.RESULTS)
         self._subscription = self.create_subscription(Boxes3D, 'detections', self._convert, qos.RESULTS)
         self.get_logger().info('ready')
+
+    def _adopt(self, p: AutowareParameters) -> None:
+        self._p = p
 
     def _convert(self, message: Boxes3D) -> None:
         try:
@@ -51,10 +56,10 @@ class AutowareNode(entry.RunnableNode):
         self._publisher.publish(detected_objects(autoware_msgs, message.header, objects))
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    return entry.run(AutowareNode, 'autoware_node', args)
+    entry.run(AutowareNode, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

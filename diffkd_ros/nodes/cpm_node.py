@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from diffkd_ros.frame import FrameError
 from diffkd_ros.messages.reading import MessageError, boxes_of, stamp_of
@@ -36,7 +36,9 @@ class CpmParameters(PoseParameters):
     altitude: float = parameter(
         0.0, "Altitude of the map frame's origin above the ellipsoid, m.", minimum=-1000.0, maximum=8000.0
     )
-    min_score: float = parameter(0.0, 'Detections with a lower score are dropped.', minimum=0.0, maximum=1.0)
+    min_score: float = parameter(
+        0.0, 'Detections with a lower score are dropped.', minimum=0.0, maximum=1.0, live=True
+    )
 
 
 class CpmNode(entry.RunnableNode):
@@ -44,7 +46,7 @@ class CpmNode(entry.RunnableNode):
 
     def __init__(self) -> None:
         super().__init__('cpm_node')
-        self._p = declare(self, CpmParameters)
+        self._p = declare(self, CpmParameters, self._adopt)
         if cpm_msgs is None:
             raise entry.SetupError('cpm_node needs the package etsi_its_cpm_ts_msgs')
         self._origin = MapOrigin(self._p.latitude, self._p.longitude, self._p.altitude)
@@ -54,6 +56,9 @@ class CpmNode(entry.RunnableNode):
         self._publisher = self.create_publisher(cpm_msgs.CollectivePerceptionMessage, 'cpm', qos.RESULTS)
         self._subscription = self.create_subscription(Boxes3D, 'detections', self._convert, qos.RESULTS)
         self.get_logger().info('ready')
+
+    def _adopt(self, p: CpmParameters) -> None:
+        self._p = p
 
     def _convert(self, message: Boxes3D) -> None:
         stamp = stamp_of(message.header)
@@ -69,10 +74,10 @@ class CpmNode(entry.RunnableNode):
         self._publisher.publish(cpm_message(cpm_msgs, self._p.station_id, values))
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    return entry.run(CpmNode, 'cpm_node', args)
+    entry.run(CpmNode, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

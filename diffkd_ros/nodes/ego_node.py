@@ -6,9 +6,9 @@ Each own sweep is fused with the features received by then; the ego never waits 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 from rclpy.subscription import Subscription
@@ -42,13 +42,29 @@ class EgoParameters(EncodingParameters):
     """Parameters of `ego_node`."""
 
     max_age: float = parameter(
-        0.5, "Oldest neighbour's feature that is fused, s before the own sweep.", minimum=0.0, maximum=5.0
+        0.5,
+        "Oldest neighbour's feature that is fused, s before the own sweep.",
+        minimum=0.0,
+        maximum=5.0,
+        live=True,
     )
     future_tolerance: float = parameter(
         0.05,
         "Newest neighbour's feature that is fused, s after the own sweep.",
         minimum=0.0,
         maximum=1.0,
+    )
+    allowed_neighbours: tuple[str, ...] = parameter(
+        ('*',),
+        'Neighbours whose features may be fused, by name; * and ? are wildcards, an empty name allows none.',
+        live=True,
+    )
+    min_score: float = parameter(
+        0.0,
+        "Detections with a lower score are not published; the model's own threshold applies, too.",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
     )
 
 
@@ -68,21 +84,25 @@ class FusionPipeline(Pipeline):
 
     def __init__(self, node: EgoNode) -> None:
         super().__init__(node, node.p)
-        self._p = p = node.p
+        self._ego = node
+        p = node.p
         self._detector = CooperativeDetector(self.card, threads=p.threads, device=p.device)
         self._warm_up()
-        self._neighbours = NeighbourSelector(self.card, node.agent, p.max_age, p.future_tolerance)
+        self._neighbours = NeighbourSelector(
+            self.card, node.agent, p.max_age, p.future_tolerance, p.allowed_neighbours
+        )
         self._features: Subscription | None = None
         self._fused = 0
         self._detections = node.create_lifecycle_publisher(Boxes3D, 'detections', qos.RESULTS)
         self._status = node.create_lifecycle_publisher(FusionStatus, 'fusion_status', qos.RESULTS)
         self._markers = node.create_lifecycle_publisher(MarkerArray, 'markers', qos.RESULTS)
         self._vision = VisionOutput(node, self.card) if vision.available else None
-        vision_topics = f'{VisionOutput.DETECTIONS}, {VisionOutput.LABELS}'
-        self.summary = (
-            f'{node.agent} runs {self.card.model_id}; outputs: detections, markers, fusion_status'
-            + (f', {vision_topics}' if vision.available else f'; vision_msgs is missing: no {vision_topics}')
+        own, of_vision = (
+            'detections, markers, fusion_status',
+            f'{VisionOutput.DETECTIONS}, {VisionOutput.LABELS}',
         )
+        outputs = f'{of_vision}, {own}' if vision.available else f'{own}; no {of_vision} without vision_msgs'
+        self.summary = f'{node.agent} runs {self.card.model_id}; outputs: {outputs}'
 
     def _warm_up(self) -> None:
         """Run the detector once for each number of agents: the first run allocates memory and compiles."""
@@ -93,7 +113,8 @@ class FusionPipeline(Pipeline):
 
     def activate(self) -> None:
         """Subscribe to clouds, poses and neighbours' features; publish the class names."""
-        profile = qos.link(self._p.v2x_reliability, self._p.v2x_depth, self._p.v2x_lifespan)
+        p = self._ego.p
+        profile = qos.link(p.v2x_reliability, p.v2x_depth, p.v2x_lifespan)
         self._features = self.node.create_subscription(
             BevFeature, 'v2x/features', self._neighbours.add, profile
         )
@@ -121,12 +142,14 @@ class FusionPipeline(Pipeline):
 
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> None:
         """Fuse a sweep with the features received by now, and publish the results."""
+        p = self._ego.p
+        self._neighbours.limit(p.max_age, p.allowed_neighbours)
         verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
         accepted = [(v.feature, v.pose) for v in verdicts if v.feature is not None and v.pose is not None]
         fused = [feature, *(neighbour for neighbour, _ in accepted)]
         poses = [pose.pose, *(neighbour_pose for _, neighbour_pose in accepted)]
         timer.mark('neighbours')
-        detection = self._detector.detect(fused, poses)
+        detection = _above(p.min_score, self._detector.detect(fused, poses))
         timer.add(detection.latency_ms)
         self._neighbours.weigh(verdicts, detection.gate_weights[1:])
         header = sweep.cloud.header
@@ -171,6 +194,14 @@ class FusionPipeline(Pipeline):
         ]
 
 
+def _above(min_score: float, detection: Detection) -> Detection:
+    """The detection without boxes of lower scores."""
+    boxes = detection.boxes
+    if boxes.scores is None or not min_score:
+        return detection
+    return replace(detection, boxes=boxes[boxes.scores >= min_score])
+
+
 def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> NeighbourStatus:
     """One neighbour's entry in `FusionStatus`; counts saturate at 2^32 - 1.
 
@@ -197,10 +228,10 @@ def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> Nei
     )
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    return entry.run(EgoNode, 'ego_node', args)
+    entry.run(EgoNode, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
@@ -17,7 +17,7 @@ from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros import frame
 from diffkd_ros.geometry.boxes import within
-from diffkd_ros.messages.reading import MessageError, boxes_of, latency_of, stamp_of
+from diffkd_ros.messages.reading import NANOSECONDS, MessageError, boxes_of, latency_of, stamp_of
 from diffkd_ros.metrics.average_precision import AveragePrecision, EvaluationError, match
 from diffkd_ros.metrics.latency import LatencyTable
 from diffkd_ros.metrics.link_cost import LinkCost
@@ -28,12 +28,11 @@ from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.output.truth_markers import truth_markers
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.model_folder import model_folder
-from diffkd_ros.sources.restamping import SCENARIO_GAP
 
 # Most frames kept whose detections or ground truth have not arrived yet.
 _PENDING = 200
 # Stamps that fall back by more than this belong to a new run, nanoseconds.
-_RESTART = 1_000_000_000
+_RESTART = NANOSECONDS
 # Minimum overlap of a vehicle drawn as found.
 _DRAWN_IOU = 0.5
 
@@ -50,7 +49,10 @@ class EvaluatorParameters:
 
 
 class _DriveTime:
-    """Removes the gaps that a player leaves between scenarios, so that they do not lower bit rates."""
+    """Removes the gaps that a player leaves between scenarios, so that they do not lower bit rates.
+
+    A gap is a step that is longer than the one before by more than 1 s.
+    """
 
     def __init__(self) -> None:
         self._last = self._step = self._removed = 0
@@ -58,10 +60,11 @@ class _DriveTime:
     def without_gaps(self, stamp: int) -> int:
         """The stamp, nanoseconds, shifted so that each scenario follows the previous one."""
         step = stamp - self._last
-        if 0 < step < SCENARIO_GAP // 2:
-            self._step = step
-        elif step > 0 and self._last:
-            self._removed += step - self._step
+        if step > 0 and self._last:
+            if self._step and step > self._step + NANOSECONDS:
+                self._removed += step - self._step
+            else:
+                self._step = step
         self._last = max(self._last, stamp)
         return stamp - self._removed
 
@@ -186,7 +189,7 @@ class EvaluatorNode(entry.RunnableNode):
 
     def _report(self) -> None:
         if self._precision.frames:
-            self.get_logger().info(self._summary())
+            self.log_progress(self._summary())
 
     def _summary(self) -> str:
         precision = self._precision.compute()
@@ -221,10 +224,10 @@ class EvaluatorNode(entry.RunnableNode):
             write_json(Path(self._p.out), self.result())
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    return entry.run(EvaluatorNode, 'evaluator_node', args)
+    entry.run(EvaluatorNode, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.metrics.latency import LatencyTable
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.nodes.base import entry
 from diffkd_ros.nodes.base.parameters import declare, parameter
-from diffkd_ros.nodes.playing.feeder import FrameFeeder, PlayedFrame, open_played
+from diffkd_ros.nodes.playing.feeder import FrameFeeder, PlayedFrame, open_played, stamped
 from diffkd_ros.nodes.playing.lockstep import LockStep
+from diffkd_ros.sources.restamping import REALTIME_GAP
 from diffkd_ros.sources.source import DEFAULT_SEED, Source
 
 # Of simulated frames in lock-step, Hz.
@@ -99,15 +102,18 @@ class PlayerNode(entry.RunnableNode):
             answer_subscribers=p.answer_subscribers,
         )
         self._runs: list[dict[str, object]] = []
+        self._feeder: FrameFeeder | None = None
         self._progress = self.create_timer(1.0, self._report)
         self._thread = threading.Thread(target=self._play, name='player', daemon=True)
         self._thread.start()
 
-    def _frames(self, rate: float, start: int) -> Iterable[PlayedFrame]:
+    def _source(self, rate: float) -> Source:
         p = self._p
         simulator = {'agents': p.vehicles, 'rate': rate, 'frames_per_scenario': p.frames_per_scenario}
-        source = Source(p.source, default_seed=p.seed, simulator=simulator)
-        return open_played(source, start, p.ego)
+        return Source(p.source, default_seed=p.seed, simulator=simulator)
+
+    def _frames(self, rate: float, start: int) -> Iterable[PlayedFrame]:
+        return open_played(self._source(rate), start, self._p.ego)
 
     def _play(self) -> None:
         try:
@@ -115,69 +121,92 @@ class PlayerNode(entry.RunnableNode):
                 self._play_in_lockstep()
             else:
                 self._play_in_real_time()
-            self._report()
             self.done.set_result(None)
         except Exception as error:  # ends the node, which would otherwise stay idle
             self.done.set_exception(error)
 
-    def _play_in_lockstep(self) -> None:
-        latencies: list[float] = []
-        feeder = FrameFeeder(functools.partial(self._frames, _LOCKSTEP_RATE, time.time_ns()), self._p.frames)
+    @contextlib.contextmanager
+    def _feeding(self, rate: float, limit: int) -> Iterator[FrameFeeder]:
+        """Prepare frames until the end of the context, or of the node."""
+        feeder = self._feeder = FrameFeeder(functools.partial(self._frames, rate, time.time_ns()), limit)
         try:
-            for frame in feeder:
-                self._lockstep.connect(frame)
-                latency = self._lockstep.publish(frame)
-                if latency is not None:
-                    latencies.append(latency)
-                if not self._lockstep.sleep(0.0):
-                    break
+            yield feeder
         finally:
             feeder.stop()
+
+    def _play_in_lockstep(self) -> None:
+        latencies: list[float] = []
+        try:
+            with self._feeding(_LOCKSTEP_RATE, self._p.frames) as feeder:
+                for frame in feeder:
+                    self._lockstep.connect(frame)
+                    latency = self._lockstep.publish(frame)
+                    if latency is not None:
+                        latencies.append(latency)
+                    if not self._lockstep.sleep(0.0):
+                        break
+        finally:
             self._runs.append({'rate': None} | _counts(self._lockstep.sent, latencies, 0))
 
     def _play_in_real_time(self) -> None:
-        """Play each rate in turn, without waiting for answers."""
+        """Play each rate in turn, without waiting for answers.
+
+        The frames of a bag keep their stamps, all others are stamped with the wall clock. A pause between
+        scenarios prevents that something of one is fused in the next.
+        """
+        recorded = self._source(self._p.rates[0]).kind == 'bag'
         for number, rate in enumerate(self._p.rates):
             seconds = self._p.seconds_more if number else self._p.seconds
+            # 0 seconds mean no limit; a short time that rounds to 0 frames does not.
+            limit = max(1, round(seconds * rate)) if seconds else 0
             stamps: list[int] = []
             late = 0
-            open_frames = functools.partial(self._frames, rate, time.time_ns())
-            # 0 seconds mean no limit; a short time that rounds to 0 frames does not.
-            feeder = FrameFeeder(open_frames, max(1, round(seconds * rate)) if seconds else 0)
+            due, scenario = 0.0, ''
             try:
-                begin = 0.0
-                for count, frame in enumerate(feeder):
-                    if not count:
-                        self._lockstep.connect(frame)
-                        begin = time.monotonic()
-                    ahead = begin + count / rate - time.monotonic()
-                    late += ahead < -0.5 / rate
-                    if not self._lockstep.sleep(ahead):
-                        return
-                    self._lockstep.publish(frame)
-                    stamps.append(frame.stamp)
+                with self._feeding(rate, limit) as feeder:
+                    for frame in feeder:
+                        if not stamps:
+                            self._lockstep.connect(frame)
+                            due = time.monotonic()
+                        if frame.scenario != scenario and (number or stamps):
+                            due += REALTIME_GAP / NANOSECONDS
+                        scenario = frame.scenario
+                        ahead = due - time.monotonic()
+                        late += ahead < -0.5 / rate
+                        if not self._lockstep.sleep(ahead):
+                            return
+                        sent = frame if recorded else stamped(frame, time.time_ns())
+                        self._lockstep.publish(sent)
+                        stamps.append(sent.stamp)
+                        due += 1.0 / rate
             finally:
-                feeder.stop()
                 latencies = self._lockstep.wait_answers(stamps, min(1.0, self._p.timeout))
                 self._runs.append({'rate': rate} | _counts(len(stamps), latencies, late))
+            if not self._lockstep.sleep(0.0):
+                return
             self.get_logger().info(f'{rate:g} Hz: {len(latencies)} of {len(stamps)} sweeps answered')
             if len(latencies) < self._p.stop_below * len(stamps):
                 return
 
     def _report(self) -> None:
+        if self._lockstep.sent:
+            self.log_progress(self._summary())
+
+    def _summary(self) -> str:
         lockstep = self._lockstep
-        if not lockstep.sent:
-            return
         of = f' of {self._p.frames}' if self._p.mode == 'lockstep' and self._p.frames else ''
         message = f'frame {lockstep.sent}{of}, {lockstep.features_missing} features missing'
         if lockstep.output.poses_left_out:
             message += f', {lockstep.output.poses_left_out} invalid poses not published to /tf'
-        self.get_logger().info(message)
+        return message
 
     def close(self) -> None:
         """End the playing thread and write the counts."""
         self._lockstep.stop()
+        if self._feeder is not None:
+            self._feeder.stop()
         self._thread.join(2.0)
+        self.log_last(self._summary())
         if self._p.out:
             missing = self._lockstep.features_missing
             result = {'mode': self._p.mode, 'features_missing': missing, 'runs': self._runs}
@@ -197,10 +226,10 @@ def _counts(sent: int, latencies: list[float], late: int) -> dict[str, object]:
     }
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    return entry.run(PlayerNode, 'player_node', args)
+    entry.run(PlayerNode, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

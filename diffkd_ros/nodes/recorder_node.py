@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from diffkd_ros.bags.writer import BagError
 from diffkd_ros.nodes.base import entry
@@ -84,7 +83,7 @@ class RecorderNode(entry.RunnableNode):
                 self.done.set_exception(error)
 
     def _report(self) -> None:
-        self.get_logger().info(self._summary())
+        self.log_progress(self._summary())
 
     def _summary(self) -> str:
         counts = self._bag.counts
@@ -113,10 +112,10 @@ def _message_class(name: str) -> type:
     return getattr(importlib.import_module(f'{package}.{folder}'), message)
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    return entry.run(RecorderNode, 'recorder_node', args)
+    entry.run(RecorderNode, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from rclpy.qos import ReliabilityPolicy
 
@@ -76,7 +76,9 @@ class SharingPipeline(Pipeline):
         ]
 
     def _link_item(self) -> Item:
-        reliability = self._vehicle.p.v2x_reliability
+        # Not of the parameter, which a quality-of-service override may replace.
+        best_effort = self._publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+        reliability = 'best_effort' if best_effort else 'reliable'
         receivers = {
             f'{info.node_namespace.rstrip("/")}/{info.node_name}': info.qos_profile.reliability
             for info in self.node.get_subscriptions_info_by_topic(self._publisher.topic_name)
@@ -114,10 +116,10 @@ def link_problem(reliability: str, receivers: Mapping[str, ReliabilityPolicy], s
     return ''
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    return entry.run(VehicleNode, 'vehicle_node', args)
+    entry.run(VehicleNode, args)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

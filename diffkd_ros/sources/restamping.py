@@ -10,6 +10,8 @@ from diffkd_ros.frame import CoopFrame
 
 # Nanoseconds between scenarios, so that nothing of one scenario is fused in the next.
 SCENARIO_GAP = 10_000_000_000
+# The same in real time, in addition to the period. A recording is split where nothing is recorded for 1 s.
+REALTIME_GAP = 1_200_000_000
 
 
 def restamped(frames: Iterable[CoopFrame], start: int) -> Iterator[CoopFrame]:

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from launch_stand_in import REAL, load
+from launch_stand_in import REAL, ended, load
 from patience import PATIENCE
 
 from diffkd_ros.bags.answers import read_answers
@@ -142,13 +142,18 @@ def test_the_report_of_a_replay_scores_its_answers(started, group, domain, tmp_p
     player = group.start(player_spec)
     assert player.wait(PATIENCE), player.tail()
     # Some time after it has ended, evaluator and recorder are ended too.
-    (timer,) = action.options['on_exit']
-    ended = [
+    (timer,) = ended(action, 0)
+    last = [
         event.options['event'].options['process_matcher'].arguments[0] for event in timer.options['actions']
     ]
-    assert [end.options['executable'] for end in ended] == ['evaluator_node', 'recorder_node']
+    assert [node.options['executable'] for node in last] == ['evaluator_node', 'recorder_node']
+    assert ended(nodes['evaluator_node'][0], 0) == []
     group.stop([running['evaluator_node'], running['recorder_node']], patience=PATIENCE)
-    (report,) = nodes['recorder_node'][0].options['on_exit']
+    (report,) = ended(nodes['recorder_node'][0], 0)
+    (end,) = ended(report, 0)
+    assert type(end).__name__ == 'Shutdown'
+    with pytest.raises(DiffkdError, match='exit code 1'):
+        ended(report, 1)
     command = [*report.options['cmd'], '--workers', '1']
     done = subprocess.run(
         command, env=child_environment({}), capture_output=True, text=True, timeout=PATIENCE
@@ -172,5 +177,5 @@ def test_real_launch(launch_module, bag, tmp_path):
     for argument in launch_module.ARGUMENTS:
         if argument.default_value is not None:
             context.launch_configurations[argument.name] = argument.default_value[0].perform(context)
-    context.launch_configurations |= {'bag': str(bag), 'out': str(tmp_path / 'out')}
+    context.launch_configurations.update({'bag': str(bag), 'out': str(tmp_path / 'out')})
     assert len(launch_module.start(context)) == 5

@@ -3,16 +3,29 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, ClassVar, NoReturn
 
 import rclpy
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 
-from diffkd_ros.errors import DiffkdError
+from diffkd_ros.errors import NOT_STARTED, DiffkdError
+from diffkd_ros.nodes.base import parameters, qos
+
+# Seconds between two log lines about the progress of a node at the level INFO.
+_PROGRESS_PERIOD = 30.0
 
 
 class SetupError(DiffkdError):
@@ -24,10 +37,14 @@ class RunnableNode(Node):
 
     Attributes:
         done: ends the process once it has a result or an exception; may be set from any thread.
+        current: the node of this process, to log an error of its constructor with its name.
     """
+
+    current: ClassVar[RunnableNode | None] = None
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
+        RunnableNode.current = self
         self.done: Future[None] = Future()
 
     def start(self) -> None:
@@ -43,23 +60,63 @@ class RunnableNode(Node):
         ROS may be shut down already: nothing can be published, and logging needs `log_last`.
         """
 
+    def log_progress(self, text: str) -> None:
+        """Log at DEBUG, and every 30 seconds at INFO."""
+        if not self.get_logger().info(text, throttle_duration_sec=_PROGRESS_PERIOD):
+            self.get_logger().debug(text)
+
     def log_last(self, text: str) -> None:
         """Log to the console only, because /rosout is not available after Ctrl-C has shut down ROS."""
         # The node's own logger would publish to /rosout.
-        rclpy.logging.get_logger('diffkd_ros').info(f'{self.get_name()}: {text}')
+        rclpy.logging.get_logger('diffkd_ros').info(f'{self.get_logger().name}: {text}')
+
+    def create_publisher(
+        self, msg_type: Any, topic: str, qos_profile: QoSProfile | int, **options: Any
+    ) -> Publisher:
+        """As of rclpy; the parameters `qos_overrides.TOPIC.publisher.*` override the profile."""
+        options['qos_overriding_options'] = qos.overriding_options(self, 'publisher', topic)
+        # A copy, because rclpy changes the profile.
+        return super().create_publisher(msg_type, topic, copy(qos_profile), **options)
+
+    def create_subscription(
+        self,
+        msg_type: Any,
+        topic: str,
+        callback: Callable[..., None],
+        qos_profile: QoSProfile | int,
+        **options: Any,
+    ) -> Subscription:
+        """As of rclpy; the parameters `qos_overrides.TOPIC.subscription.*` override the profile."""
+        options['qos_overriding_options'] = qos.overriding_options(self, 'subscription', topic)
+        return super().create_subscription(msg_type, topic, callback, copy(qos_profile), **options)
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As of rclpy, with the reason why a parameter cannot be changed."""
+        refusal = parameters.refusal(self, [given.name for given in parameter_list])
+        if refusal:
+            return SetParametersResult(successful=False, reason=refusal)
+        return super().set_parameters_atomically(parameter_list)
 
 
-def run(make_node: Callable[[], RunnableNode], name: str, args: Sequence[str] | None = None) -> int:
-    """Run one node until it is done or interrupted.
+def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None) -> NoReturn:
+    """Run one node until it is done or interrupted, and end the process.
+
+    The exit code is 0 if the node is done or was interrupted, 1 if it failed, 2 if it could not start.
 
     Args:
         make_node: constructs the node.
-        name: of the node, to log an error of the construction.
         args: command line, `sys.argv` if None.
-
-    Returns:
-        Exit code: 0 if the node is done or was interrupted, 1 if it failed, 2 if it could not start.
     """
+    code = _run(make_node, args)
+    # Not sys.exit: tearing down the interpreter takes half a second of CPU time, seconds on a busy machine.
+    # ROS logs with C's streams.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)
+    os._exit(code)
+
+
+def _run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None) -> int:
     node: RunnableNode | None = None
     code = 0
     try:
@@ -67,25 +124,30 @@ def run(make_node: Callable[[], RunnableNode], name: str, args: Sequence[str] | 
         try:
             node = make_node()
             node.start()
+            qos.warn_of_unused_overrides(node)
         except DiffkdError as error:
-            rclpy.logging.get_logger(name).fatal(str(error))
-            return 2
+            named = RunnableNode.current
+            logger = rclpy.logging.get_logger('diffkd_ros') if named is None else named.get_logger()
+            logger.fatal(str(error))
+            return NOT_STARTED
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin_until_future_complete(node.done)
-        if node.done.done() and node.done.exception() is not None:
+        # What fails in a thread while SIGTERM shuts down ROS is not an error.
+        if rclpy.ok() and node.done.done() and node.done.exception() is not None:
             node.get_logger().fatal(str(node.done.exception()))
             code = 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        # A callback that runs while SIGTERM shuts down ROS may fail; that is not an error.
+        # Nor is what fails in a callback then.
         if rclpy.ok():
             raise
     finally:
-        # Under `ros2 launch` a node gets SIGINT twice, from terminal and launcher: the second one must not
-        # interrupt the clean-up.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Under `ros2 launch` a node gets SIGINT twice, from terminal and launcher, and SIGTERM if it takes
+        # 5 seconds: neither may interrupt the clean-up.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             node.close()
             node.destroy_node()

@@ -4,23 +4,27 @@
 The annotation of a field is the parameter's type; its metadata hold description, range and choices. `declare`
 declares every field on the node and returns the dataclass with the values. rclpy ignores values given for
 undeclared parameters, so that a misspelt name in a YAML file would have no effect; here it is an error.
+
+Parameters are read once, at start. Those declared with `live` can be changed while the node runs.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import Field, field, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import Field, field, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.nodes.base import qos
 
 Table = TypeVar('Table')
 
-# Parameters of rclpy itself, in addition to `qos_overrides.*`.
+# Parameters of rclpy itself.
 _BUILT_IN = {'use_sim_time', 'start_type_description_service'}
 
 _KINDS: dict[Any, tuple[type, str]] = {
@@ -32,9 +36,6 @@ _KINDS: dict[Any, tuple[type, str]] = {
     tuple[float, ...]: (float, 'a list of floats'),
     tuple[str, ...]: (str, 'a list of strings'),
 }
-
-# A node reads its parameters once, at start, so later changes are refused.
-READ_ONLY = True
 
 
 class ParameterError(DiffkdError):
@@ -48,6 +49,7 @@ def parameter(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
+    live: bool = False,
 ) -> Any:
     """A field of a parameter table.
 
@@ -57,8 +59,15 @@ def parameter(
         minimum: smallest value allowed, for numbers.
         maximum: largest value allowed, for numbers.
         choices: values allowed, for strings.
+        live: it can be changed while the node runs.
     """
-    metadata = {'description': description, 'minimum': minimum, 'maximum': maximum, 'choices': choices}
+    metadata = {
+        'description': description,
+        'minimum': minimum,
+        'maximum': maximum,
+        'choices': choices,
+        'live': live,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -89,7 +98,7 @@ def _checked(name: str, value: Any, kind: Any, metadata: Any) -> Any:
 
 def _descriptor(spec: Field, kind: Any) -> ParameterDescriptor:
     metadata = spec.metadata
-    descriptor = ParameterDescriptor(description=metadata['description'], read_only=READ_ONLY)
+    descriptor = ParameterDescriptor(description=metadata['description'], read_only=not metadata['live'])
     if metadata['choices']:
         descriptor.additional_constraints = f'one of {", ".join(metadata["choices"])}'
     low, high = metadata['minimum'], metadata['maximum']
@@ -105,8 +114,14 @@ def _descriptor(spec: Field, kind: Any) -> ParameterDescriptor:
     return descriptor
 
 
-def declare(node: Node, table: type[Table]) -> Table:
+def declare(node: Node, table: type[Table], changed: Callable[[Table], None] | None = None) -> Table:
     """Declare the parameters of a table on a node and return their values.
+
+    Args:
+        node: that has the parameters.
+        table: of the parameters.
+        changed: called in the executor's thread with the new values when live parameters were set; needed if
+            the table has any.
 
     Raises:
         ParameterError: if an override has a name that is not in the table (the nearest known name is
@@ -115,7 +130,11 @@ def declare(node: Node, table: type[Table]) -> Table:
     specs = {spec.name: spec for spec in fields(table)}  # type: ignore[arg-type]
     overrides = node._parameter_overrides
     for name in overrides:
-        if name not in specs and name not in _BUILT_IN and not name.startswith('qos_overrides.'):
+        if name.startswith(qos.OVERRIDES):
+            error = qos.override_error(name, overrides[name].value)
+            if error:
+                raise ParameterError(error)
+        elif name not in specs and name not in _BUILT_IN:
             near = difflib.get_close_matches(name, specs, n=1, cutoff=0.5)
             hint = f'; did you mean {near[0]}?' if near else ''
             raise ParameterError(
@@ -128,4 +147,33 @@ def declare(node: Node, table: type[Table]) -> Table:
         values[name] = _checked(name, given, kinds[name], spec.metadata)
         value = list(values[name]) if isinstance(values[name], tuple) else values[name]
         node.declare_parameter(name, value, _descriptor(spec, kinds[name]), ignore_override=True)
-    return table(**values)
+    current = table(**values)
+
+    def change(parameters: Sequence[Parameter]) -> SetParametersResult:
+        nonlocal current
+        given = {p.name: p.value for p in parameters if p.name in specs}
+        try:
+            new = {n: _checked(n, value, kinds[n], specs[n].metadata) for n, value in given.items()}
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if new and changed is not None:
+            # rclpy has checked the descriptors before, so nothing can refuse the values any more.
+            current = replace(current, **new)  # type: ignore[type-var]
+            changed(current)
+            node.get_logger().info('set ' + ', '.join(f'{n} to {value}' for n, value in new.items()))
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(change)
+    return current
+
+
+def refusal(node: Node, names: Iterable[str]) -> str:
+    """Why parameters of these names cannot be set while the node runs; empty if they can."""
+    fixed = [n for n in names if node.has_parameter(n) and node.describe_parameter(n).read_only]
+    if not fixed:
+        return ''
+    live = sorted(n for n, descriptor in node._descriptors.items() if not descriptor.read_only)
+    return (
+        f'{", ".join(fixed)} is only read at start: restart {node.get_fully_qualified_name()} with the new '
+        f'value; while it runs only {", ".join(live)} can be set'
+    )

@@ -3,13 +3,21 @@
 
 The default is reliable: with the defaults of Fast DDS, best-effort messages larger than about 0.5 MB, as most
 sweeps are, get lost without notice. A reliable keep-last queue overwrites old messages instead of blocking.
+
+As in other ROS nodes, the parameters `qos_overrides.TOPIC.publisher.POLICY` and
+`qos_overrides.TOPIC.subscription.POLICY` override a profile; TOPIC is the full name after remapping, POLICY
+is history, depth or reliability.
 """
 
 from __future__ import annotations
 
+import re
+
 import rclpy
 from rclpy.duration import Duration
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -19,6 +27,10 @@ except ImportError:  # Humble
 __all__ = ['SubscriptionEventCallbacks']
 
 RELIABILITIES = ('reliable', 'best_effort')
+HISTORIES = ('keep_last', 'keep_all')
+OVERRIDES = 'qos_overrides.'
+_POLICIES = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY)
+_OVERRIDE = re.compile(r'qos_overrides\.(/[\w/]+)\.(publisher|subscription)\.(history|depth|reliability)')
 
 
 def _reliable(depth: int) -> QoSProfile:
@@ -64,3 +76,40 @@ def link(reliability: str, depth: int, lifespan: float) -> QoSProfile:
 def loses_large_best_effort() -> bool:
     """Whether the middleware in use loses large best-effort messages with its default configuration."""
     return 'fastrtps' in rclpy.get_rmw_implementation_identifier()
+
+
+def overriding_options(node: Node, kind: str, topic: str) -> QoSOverridingOptions:
+    """The policies of a topic that the node's parameters override.
+
+    Args:
+        node: owner of the publisher or subscription.
+        kind: 'publisher' or 'subscription'.
+        topic: relative name.
+    """
+    # rclpy creates the publisher of /parameter_events before it reads the parameters.
+    given = getattr(node, '_parameter_overrides', {})
+    prefix = f'{OVERRIDES}{node.resolve_topic_name(topic)}.{kind}.'
+    return QoSOverridingOptions([p for p in _POLICIES if f'{prefix}{p.name.lower()}' in given])
+
+
+def override_error(name: str, value: object) -> str:
+    """Why a parameter `qos_overrides.*` is invalid; empty if it is valid."""
+    match = _OVERRIDE.fullmatch(name)
+    if match is None:
+        return (
+            f'parameter {name} is not of the form qos_overrides./TOPIC.publisher.POLICY or '
+            'qos_overrides./TOPIC.subscription.POLICY with POLICY history, depth or reliability'
+        )
+    if match[3] == 'depth':
+        if type(value) is int and value > 0:
+            return ''
+        return f'parameter {name} must be an int of 1 or more, got {value!r}'
+    choices = HISTORIES if match[3] == 'history' else RELIABILITIES
+    return '' if value in choices else f'parameter {name} must be one of {", ".join(choices)}, got {value!r}'
+
+
+def warn_of_unused_overrides(node: Node) -> None:
+    """Log a warning for each override whose topic the node does not have."""
+    for name in node._parameter_overrides:
+        if name.startswith(OVERRIDES) and not node.has_parameter(name):
+            node.get_logger().warning(f'{name} has no effect so far: the node has no such topic')

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import ReliabilityPolicy
 from rclpy.subscription import Subscription
 
 from diffkd_ros.nodes.base import qos
@@ -32,7 +32,6 @@ class InputSubscription:
         raw: whether the callback gets serialised messages.
 
     Attributes:
-        best_effort: whether the subscription is best effort.
         incompatible: whether a publisher has an incompatible quality of service, so that nothing arrives.
     """
 
@@ -50,37 +49,40 @@ class InputSubscription:
         self._node, self._message_class, self._name, self._depth = node, message_class, topic, depth
         self._callback, self._raw = callback, raw
         self._automatic = reliability == 'auto'
-        self.best_effort = reliability == 'best_effort'
         self.incompatible = False
-        self._subscription = self._subscribe()
+        self._subscription = self._subscribe('reliable' if self._automatic else reliability)
 
-    def _profile(self) -> QoSProfile:
-        return qos.link('best_effort' if self.best_effort else 'reliable', self._depth, 0.0)
-
-    def _subscribe(self) -> Subscription:
+    def _subscribe(self, reliability: str) -> Subscription:
         return self._node.create_subscription(
             self._message_class,
             self._name,
             self._callback,
-            self._profile(),
+            qos.link(reliability, self._depth, 0.0),
             event_callbacks=qos.SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
             raw=self._raw,
         )
 
     def _on_incompatible(self, event: Any) -> None:
-        if self._automatic and not self.best_effort:
-            self.best_effort = True
-            self._node.get_logger().warning(
-                f'a publisher of {self.topic} offers best effort only: subscribing best effort'
-            )
+        if self._automatic:
+            self._automatic = False
             self._node.destroy_subscription(self._subscription)
-            self._subscription = self._subscribe()
+            self._subscription = self._subscribe('best_effort')
+            # Not if the parameters override the reliability of this topic.
+            if self.best_effort:
+                self._node.get_logger().warning(
+                    f'a publisher of {self.topic} offers best effort only: subscribing best effort'
+                )
         else:
             self.incompatible = True
             self._node.get_logger().warning(
                 f'a publisher of {self.topic} offers an incompatible quality of service '
                 f'(policy {event.last_policy_kind}): its messages will not arrive'
             )
+
+    @property
+    def best_effort(self) -> bool:
+        """Whether the subscription is best effort."""
+        return self._subscription.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
 
     @property
     def topic(self) -> str:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,18 +83,31 @@ class NeighbourSelector:
         own_id: the ego's agent id.
         max_age: oldest age fused, seconds.
         future_tolerance: how much newer than the sweep a feature may be, seconds.
+        allowed: names of neighbours whose features may be fused, with the wildcards of `fnmatch`.
 
     Attributes:
         buffer: the messages and each neighbour's statistics.
     """
 
-    def __init__(self, card: ModelCard, own_id: str, max_age: float, future_tolerance: float) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        own_id: str,
+        max_age: float,
+        future_tolerance: float,
+        allowed: Sequence[str] = ('*',),
+    ) -> None:
         self._card = card
-        self._max_age, self._future_tolerance = max_age, future_tolerance
+        self._max_age, self._future_tolerance, self._allowed = max_age, future_tolerance, allowed
         self._sweeps = _SweepClock()
         self.buffer = PeerBuffer[BevFeature](
             own_id, round(max_age * NANOSECONDS), round(future_tolerance * NANOSECONDS)
         )
+
+    def limit(self, max_age: float, allowed: Sequence[str]) -> None:
+        """Change these limits, from the next sweep on; see the constructor."""
+        self._max_age, self._allowed = max_age, allowed
+        self.buffer.max_age = round(max_age * NANOSECONDS)
 
     def add(self, message: BevFeature) -> None:
         """Store a message that just arrived, without checking or decoding it."""
@@ -204,6 +219,8 @@ class NeighbourSelector:
     def _objection(self, pick: Pick[BevFeature]) -> _Refused | None:
         """Why a message is refused, checking everything except its pose and payload."""
         message, card = pick.entry.message, self._card
+        if not any(fnmatchcase(pick.entry.sender, pattern) for pattern in self._allowed):
+            return _Refused(Refusal.NOT_ALLOWED, 'see allowed_neighbours')
         if pick.refusal is not None:
             return _Refused(pick.refusal, f'{pick.age / NANOSECONDS:.2f} s old')
         if message.model_id != card.model_id:

@@ -74,12 +74,13 @@ class PeerBuffer(Generic[Message]):
         future_tolerance: how much newer than the sweep a feature may be, nanoseconds.
 
     Attributes:
+        max_age: see above; may be changed between two sweeps.
         own: number of messages ignored because they carry the receiver's id.
     """
 
     def __init__(self, own_id: str, max_age: int, future_tolerance: int) -> None:
         self._own_id = own_id
-        self._max_age = max_age
+        self.max_age = max_age
         self._future_tolerance = future_tolerance
         self._lock = threading.Lock()
         self._senders: dict[str, deque[Received[Message]]] = {}
@@ -136,7 +137,7 @@ class PeerBuffer(Generic[Message]):
                 due = [e for e in queue if e.stamp <= stamp + self._future_tolerance]
                 entry = max(due, key=_stamp_of) if due else min(queue, key=_stamp_of)
                 age = stamp - entry.stamp
-                if not fresh and abs(age) > max(_REPORTED, self._max_age):
+                if not fresh and abs(age) > max(_REPORTED, self.max_age):
                     self._forget(sender)
                     continue
                 # Older ones are of no use to later sweeps either.
@@ -152,7 +153,7 @@ class PeerBuffer(Generic[Message]):
             return picks
 
     def _refusal(self, age: int, fresh: bool) -> Refusal | None:
-        if -self._future_tolerance <= age <= self._max_age:
+        if -self._future_tolerance <= age <= self.max_age:
             return None
         if not fresh and age > 0:
             return Refusal.ABSENT

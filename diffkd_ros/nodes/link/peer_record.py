@@ -20,6 +20,7 @@ _ENOUGH = 5
 class Refusal(Enum):
     """Why a neighbour's feature is not fused; the value is the text in FusionStatus and diagnostics."""
 
+    NOT_ALLOWED = 'not an allowed neighbour'
     ABSENT = 'nothing new arrived'
     STALE = 'older than max_age'
     FUTURE = 'from the future: the clocks disagree'

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from copy import copy
+from typing import Any, Generic, TypeVar
 
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile
 
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.nodes.base import qos
 from diffkd_ros.nodes.base.diagnostics import OK, WARN, DiagnosticsPublisher, Item
 from diffkd_ros.nodes.base.entry import RunnableNode, SetupError
 from diffkd_ros.nodes.base.parameters import declare
@@ -41,7 +44,7 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
         build: builds the pipeline, when the node is configured.
 
     Attributes:
-        p: values of the parameters.
+        p: values of the parameters; replaced when one is set.
         agent: the agent's name on the V2X link.
 
     Raises:
@@ -51,7 +54,7 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
 
     def __init__(self, name: str, table: type[Table], build: Callable[[], Pipeline]) -> None:
         super().__init__(name)
-        self.p: Table = declare(self, table)
+        self.p: Table = declare(self, table, self._adopt)
         self.agent = self.p.agent_id or self.get_namespace().strip('/')
         if not self.agent:
             raise SetupError('an agent needs a name: set the parameter agent_id or a namespace')
@@ -132,6 +135,16 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
             self.get_logger().error(f'transition {transition_id} refused: {error}')
             return TransitionCallbackReturn.ERROR
 
+    def _adopt(self, p: Table) -> None:
+        self.p = p
+
+    def create_lifecycle_publisher(
+        self, msg_type: Any, topic: str, qos_profile: QoSProfile | int, **options: Any
+    ) -> LifecyclePublisher:
+        """As of rclpy; the parameters `qos_overrides.TOPIC.publisher.*` override the profile."""
+        options['qos_overriding_options'] = qos.overriding_options(self, 'publisher', topic)
+        return super().create_lifecycle_publisher(msg_type, topic, copy(qos_profile), **options)
+
     def _log_exception(self) -> None:
         """Log the exception that a transition raised; rclpy does not."""
         self._failure = traceback.format_exc()
@@ -166,4 +179,4 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
     def close(self) -> None:
         """Stop the inference thread."""
         if self._pipeline is not None:
-            self._pipeline.worker.stop()
+            self._pipeline.worker.stop(timeout=1.0)

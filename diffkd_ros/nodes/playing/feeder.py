@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.frame import CoopFrame
-from diffkd_ros.messages.building import frame_messages
+from diffkd_ros.messages.building import frame_messages, time_message
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.msg import Boxes3D
 from diffkd_ros.sources.restamping import restamped
@@ -34,6 +33,7 @@ class PlayedFrame:
 
     Attributes:
         stamp: of the ego's cloud, nanoseconds.
+        scenario: that the frame belongs to.
         ego: name of the agent that fuses.
         stamps: of the clouds, by agent name.
         clouds: by agent name.
@@ -42,6 +42,7 @@ class PlayedFrame:
     """
 
     stamp: int
+    scenario: str
     ego: str
     stamps: dict[str, int]
     clouds: dict[str, PointCloud2 | bytes]
@@ -54,6 +55,7 @@ def played(frame: CoopFrame) -> PlayedFrame:
     messages = frame_messages(frame)
     return PlayedFrame(
         frame.stamp,
+        frame.scenario,
         agent_name(frame.ego),
         dict.fromkeys(messages.clouds, frame.stamp),
         messages.clouds,
@@ -67,6 +69,7 @@ def replayed(frame: RecordedFrame) -> PlayedFrame:
     clouds = {agent_name(agent): data for agent, data in frame.clouds.items()}
     return PlayedFrame(
         frame.stamp,
+        'recorded',
         agent_name(frame.ego),
         {agent_name(agent): stamp for agent, stamp in frame.stamps.items()},
         clouds,
@@ -76,6 +79,16 @@ def replayed(frame: RecordedFrame) -> PlayedFrame:
         },
         frame.ground_truth,
     )
+
+
+def stamped(frame: PlayedFrame, stamp: int) -> PlayedFrame:
+    """A frame whose messages, none of them serialised, all get another stamp, nanoseconds; changes them."""
+    messages = [*frame.clouds.values(), *itertools.chain.from_iterable(frame.odometry.values())]
+    if frame.ground_truth is not None:
+        messages.append(frame.ground_truth)
+    for message in messages:
+        message.header.stamp = time_message(stamp)
+    return replace(frame, stamp=stamp, stamps=dict.fromkeys(frame.stamps, stamp))
 
 
 def open_played(source: Source, start: int, ego: int) -> Iterator[PlayedFrame]:
@@ -109,30 +122,47 @@ class FrameFeeder:
 
     def __init__(self, open_frames: Callable[[], Iterable[PlayedFrame]], limit: int) -> None:
         self._open_frames, self._limit = open_frames, limit
-        self._queue: queue.Queue[PlayedFrame | Exception | None] = queue.Queue(_AHEAD)
-        self._stopping = threading.Event()
+        self._condition = threading.Condition()
+        self._ready: deque[PlayedFrame] = deque()
+        self._ended = False
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name='frames', daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[PlayedFrame]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield item
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._ready or self._ended)
+                if not self._ready:
+                    break
+                frame = self._ready.popleft()
+                self._condition.notify_all()
+            yield frame
+        if self._error is not None:
+            raise self._error
 
     def stop(self) -> None:
-        """End the thread and drop the prepared frames."""
-        self._stopping.set()
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                self._queue.get(timeout=0.05)
+        """End the iteration and drop the prepared frames; returns at once.
+
+        The thread ends after the frame that it prepares, which may take seconds while the simulator compiles.
+        """
+        with self._condition:
+            self._ended = True
+            self._ready.clear()
+            self._condition.notify_all()
 
     def _run(self) -> None:
         try:
             for frame in itertools.islice(self._open_frames(), self._limit or None):
-                self._queue.put(frame)
-                if self._stopping.is_set():
-                    return
-            self._queue.put(None)
+                with self._condition:
+                    self._condition.wait_for(lambda: self._ended or len(self._ready) < _AHEAD)
+                    if self._ended:
+                        return
+                    self._ready.append(frame)
+                    self._condition.notify_all()
         except Exception as error:  # raised by the iterator
-            self._queue.put(error)
+            self._error = error
+        finally:
+            with self._condition:
+                self._ended = True
+                self._condition.notify_all()

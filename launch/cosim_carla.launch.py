@@ -82,8 +82,8 @@ ARGUMENTS = [
 def start(context):
     """Actions for the given arguments."""
     given = actions.given(ARGUMENTS, context)
-    vehicles = [int(number) for number in given['vehicles'].split(',')]
-    ego, source, stub = int(given['ego']), given['source'], given['stub'] == 'true'
+    vehicles, ego = actions.numbers(given, 'vehicles', int), actions.number(given, 'ego', int)
+    source, stub = given['source'], given['stub'] == 'true'
     roles = cosim_graph.role_names(vehicles, list(filter(None, given['roles'].split(','))))
     model = {'model': given['model']}
     shipped = ['coop.yaml', 'cosim/carla.yaml']
@@ -98,9 +98,9 @@ def start(context):
             cosim_graph.bridge_spec(
                 {
                     'host': given['host'],
-                    'port': int(given['port']),
+                    'port': actions.number(given, 'port', int),
                     'tick': given['tick'],
-                    'step': float(given['step']),
+                    'step': actions.number(given, 'step', float),
                     'vehicles': vehicles,
                     'roles': list(roles.values()),
                     'ego': ego,

@@ -44,14 +44,18 @@ ARGUMENTS = [
 def start(context):
     """Actions for the given arguments."""
     given = actions.given(ARGUMENTS, context)
-    vehicles = [int(number) for number in given['vehicles'].split(',')]
-    ego = int(given['ego'])
+    vehicles, ego = actions.numbers(given, 'vehicles', int), actions.number(given, 'ego', int)
     files = [os.path.join(SHARE, 'config', 'coop.yaml'), given['params_file']]
     parameters = {'model': given['model'], 'device': given['device'], 'use_sim_time': True}
     specs = graph.vehicle_specs(vehicles, ego, parameters)
     specs.append(
         cosim_graph.gateway_spec(
-            {'host': given['host'], 'port': int(given['port']), 'vehicles': vehicles, 'ego': ego}
+            {
+                'host': given['host'],
+                'port': actions.number(given, 'port', int),
+                'vehicles': vehicles,
+                'ego': ego,
+            }
         )
     )
     if given['record']:

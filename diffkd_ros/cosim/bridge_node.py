@@ -193,9 +193,7 @@ class BridgeNode(entry.RunnableNode):
     def _log_progress(self) -> None:
         if self._p.frames and self._lockstep.sent:
             missing = self._lockstep.features_missing
-            self.get_logger().info(
-                f'frame {self._lockstep.sent} of {self._p.frames}, {missing} features missing'
-            )
+            self.log_progress(f'frame {self._lockstep.sent} of {self._p.frames}, {missing} features missing')
 
     def _report(self, error: Exception) -> None:
         name = type(error).__name__

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from diffkd_ros import errors
 from diffkd_ros.bags.convert import write_bag
 from diffkd_ros.cli import app
 from diffkd_ros.errors import EXTRA_OF, MissingExtra
@@ -102,6 +103,16 @@ def test_extras_are_those_of_the_package():
             assert names & required[extra], f'{module} of {names} is not required by the extra {extra}'
             checked += 1
     assert checked > 5
+
+
+def test_without_pip_a_missing_package_is_named_without_an_extra(monkeypatch):
+    """colcon leaves no metadata of a Python distribution, and knows no extras."""
+
+    def not_found(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(errors, 'distribution', not_found)
+    assert str(MissingExtra('PIL', 'report')) == 'PIL is missing: rosdep or pip installs pillow'
 
 
 def test_a_missing_extra_survives_the_way_from_a_worker_process():

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 from patience import PATIENCE
@@ -60,7 +63,27 @@ def test_a_model_folder_that_does_not_match_its_card(group, model, tmp_path):
     ],
 )
 def test_a_node_that_cannot_start_logs_the_reason_in_one_line(group, spec, message):
-    assert message in fails(group, spec)
+    line = fails(group, spec)
+    assert message in line
+    # The name of the node with its namespace.
+    assert f'[{spec.label}]: ' in line
+
+
+def test_a_missing_python_package_is_named_in_one_line(domain, tmp_path):
+    """Recordings are read by a package that nodes do not need otherwise."""
+    (tmp_path / 'bag').mkdir()
+    start = (
+        "import sys; sys.modules['rosbags'] = None; import diffkd_ros.nodes.player_node as node; node.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', start, '--ros-args', '-p', f'source:=bag:{tmp_path / "bag"}'],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(domain), 'ROS_LOG_DIR': str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert '[player_node]: rosbags is missing: ' in line
 
 
 def test_an_agent_needs_a_name(group, model):
@@ -84,6 +107,7 @@ def test_interrupted_nodes_end_cleanly(group, model, signals):
         assert process.wait(PATIENCE)
         assert process.returncode == 0, process.tail()
         assert 'Traceback' not in process.tail()
+        assert f'[diffkd_ros]: {process.label}: ' in process.tail().splitlines()[-1]
     group.stop(processes)
 
 

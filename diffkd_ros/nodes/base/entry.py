@@ -21,7 +21,7 @@ from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 from rclpy.task import Future
 
-from diffkd_ros.errors import NOT_STARTED, DiffkdError
+from diffkd_ros.errors import NOT_STARTED, DiffkdError, missing_extra
 from diffkd_ros.nodes.base import parameters, qos
 
 # Seconds between two log lines about the progress of a node at the level INFO.
@@ -125,10 +125,13 @@ def _run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None) -> i
             node = make_node()
             node.start()
             qos.warn_of_unused_overrides(node)
-        except DiffkdError as error:
+        except (DiffkdError, ModuleNotFoundError) as error:
+            missing = missing_extra(error) if isinstance(error, ModuleNotFoundError) else error
+            if missing is None:
+                raise
             named = RunnableNode.current
             logger = rclpy.logging.get_logger('diffkd_ros') if named is None else named.get_logger()
-            logger.fatal(str(error))
+            logger.fatal(str(missing))
             return NOT_STARTED
         executor = SingleThreadedExecutor()
         executor.add_node(node)

@@ -53,7 +53,7 @@ class Gateway:
             self._connections.append(connection)
             try:
                 while True:
-                    head, data = receive_message(connection)
+                    head, data = receive_message(connection, timeout=PATIENCE)
                     self.steps.append((head, np.frombuffer(data, '<f4').reshape(-1, 4)))
                     if self.answer != 'silence':
                         answer = self.answer

@@ -19,15 +19,7 @@ ARGUMENTS = [
         'vehicles', default_value='1,2,3', description='Numbers of the connected vehicles.'
     ),
     DeclareLaunchArgument('ego', default_value='1', description='Number of the vehicle that fuses.'),
-    DeclareLaunchArgument(
-        'model', default_value='sim_edge', description='Model folder, or the name of a shipped model.'
-    ),
-    DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
-    DeclareLaunchArgument(
-        'params_file',
-        default_value=os.path.join(SHARE, 'config', 'coop.yaml'),
-        description='Parameters of all nodes; the other arguments override them.',
-    ),
+    *actions.model_arguments(SHARE),
     DeclareLaunchArgument(
         'source',
         default_value='sim',

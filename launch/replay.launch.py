@@ -34,15 +34,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'ego', default_value='', description='Number of the vehicle that fuses; empty: from the bag.'
     ),
-    DeclareLaunchArgument(
-        'model', default_value='sim_edge', description='Model folder, or the name of a shipped model.'
-    ),
-    DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
-    DeclareLaunchArgument(
-        'params_file',
-        default_value=os.path.join(SHARE, 'config', 'coop.yaml'),
-        description='Parameters of all nodes; the other arguments override them.',
-    ),
+    *actions.model_arguments(SHARE),
     DeclareLaunchArgument(
         'mode',
         default_value='lockstep',

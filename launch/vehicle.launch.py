@@ -7,8 +7,6 @@ ros2 launch diffkd_ros vehicle.launch.py namespace:=cav_1 ego:=true autoware:=tr
 Several vehicles of one machine, simulated or recorded ones: coop.launch.py.
 """
 
-import os
-
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument
 
@@ -26,15 +24,7 @@ ARGUMENTS = [
         description='Receive the features of other vehicles and publish detections.',
         choices=actions.BOOLEAN,
     ),
-    DeclareLaunchArgument(
-        'model', default_value='sim_edge', description='Model folder, or the name of a shipped model.'
-    ),
-    DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
-    DeclareLaunchArgument(
-        'params_file',
-        default_value=os.path.join(SHARE, 'config', 'coop.yaml'),
-        description='Parameters of all nodes; the other arguments override them.',
-    ),
+    *actions.model_arguments(SHARE),
     DeclareLaunchArgument(
         'use_sim_time',
         default_value='false',

@@ -24,6 +24,27 @@ BOOLEAN = ('true', 'false')
 _RESPAWN_DELAY = 2.0
 
 
+def model_arguments(share: str) -> list[Any]:
+    """The launch arguments `model`, `device` and `params_file`, the last with config/coop.yaml as default.
+
+    Args:
+        share: the package's share folder.
+    """
+    from launch.actions import DeclareLaunchArgument
+
+    return [
+        DeclareLaunchArgument(
+            'model', default_value='sim_edge', description='Model folder, or the name of a shipped model.'
+        ),
+        DeclareLaunchArgument('device', default_value='cpu', description='cpu, cuda or tensorrt.'),
+        DeclareLaunchArgument(
+            'params_file',
+            default_value=str(Path(share) / 'config' / 'coop.yaml'),
+            description='Parameters of all nodes; the other arguments override them.',
+        ),
+    ]
+
+
 def vehicle_arguments(*, respawn: str) -> list[Any]:
     """The launch arguments of vehicles, which `on_vehicles` and `node` use.
 

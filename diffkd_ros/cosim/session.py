@@ -7,10 +7,12 @@ import ctypes
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from diffkd_ros.cosim.callbacks import ClientCallbacks
 from diffkd_ros.cosim.client import carla_module, connect, named_errors
 from diffkd_ros.cosim.errors import (
     BlueprintMissingError,
@@ -34,6 +36,8 @@ _NANOSECONDS = 1_000_000_000
 _WARM_UP = 20
 # Seconds per step to wait for sweeps meanwhile: a stream that is being opened misses a few steps.
 _WARM_UP_WAIT = 0.25
+# Seconds to wait on closing until the client's threads call the session no more; they take milliseconds.
+_RELEASE_WAIT = 1.0
 # Ids of vehicles that this process has spawned and not destroyed, by address and episode (a loaded map): a
 # session that loses its server leaves them, and the next one takes them over.
 _LEFT: dict[tuple[str, int], set[int]] = defaultdict(set)
@@ -83,7 +87,8 @@ class CarlaSession:
         self._connected: dict[int, _Connected] = {}
         self._spawned: list[Any] = []
         self._abandoned: list[Any] = []
-        self._clock = WorldClock(self._client, self._world, settings)
+        self._callbacks = ClientCallbacks()
+        self._clock = WorldClock(self._client, self._world, settings, self._callbacks)
         self._index = 0
         self._lost = False
         self.late_sweeps = 0
@@ -230,7 +235,7 @@ class CarlaSession:
         if self._settings.native:
             sensor.enable_for_ros()
         else:
-            sensor.listen(lambda measurement: self._sweeps.add(agent, measurement))
+            sensor.listen(self._callbacks.give(partial(self._sweeps.add, agent)))
         return sensor
 
     def _spawn_missing(self) -> None:
@@ -358,6 +363,8 @@ class CarlaSession:
         self._attempt(self._clock.restore)
         # `destroy` does not report a lost server.
         self._attempt(self._client.get_server_version)
+        if not self._lost:
+            self._callbacks.wait_released(_RELEASE_WAIT)
         if self._lost:
             # CARLA's objects abort the process when they are destroyed after their server has gone, so they
             # are kept alive until the process ends.

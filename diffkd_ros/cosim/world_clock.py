@@ -7,6 +7,7 @@ import contextlib
 import queue
 from typing import Any
 
+from diffkd_ros.cosim.callbacks import ClientCallbacks
 from diffkd_ros.cosim.errors import (
     MapChangedError,
     NobodyTicksError,
@@ -49,14 +50,17 @@ class WorldClock:
         client: `carla.Client`.
         world: `carla.World`.
         settings: of the session.
+        callbacks: of the session.
 
     Attributes:
         rotation: turns per second of a LiDAR, one per step.
         skipped: snapshots dropped because they were not fetched in time.
     """
 
-    def __init__(self, client: Any, world: Any, settings: SessionSettings) -> None:
-        self._client, self._world, self._settings = client, world, settings
+    def __init__(
+        self, client: Any, world: Any, settings: SessionSettings, callbacks: ClientCallbacks
+    ) -> None:
+        self._client, self._world, self._settings, self._callbacks = client, world, settings, callbacks
         self._callback: int | None = None
         self._snapshots: queue.Queue[Any] = queue.Queue(_QUEUED)
         self._frame: int | None = None
@@ -79,7 +83,7 @@ class WorldClock:
             self._world.apply_settings(wanted)
             step = settings.step
         else:
-            self._callback = self._world.on_tick(self._on_tick)
+            self._callback = self._world.on_tick(self._callbacks.give(self._on_tick))
             step = self._world.get_settings().fixed_delta_seconds
             if not step:
                 raise RotationMismatchError(

@@ -82,15 +82,19 @@ import threading
 
 import carla
 
+from diffkd_ros.cosim.callbacks import ClientCallbacks
+
 client = carla.Client('127.0.0.1', int(sys.argv[1]))
 client.set_timeout(10.0)
 world = client.get_world()
 for blueprint in world.get_blueprint_library().filter('sensor.*'):
     sensor = world.spawn_actor(blueprint, carla.Transform())
     measured = threading.Event()
-    sensor.listen(lambda measurement: measured.set())
+    callbacks = ClientCallbacks()
+    sensor.listen(callbacks.give(lambda measurement: measured.set()))
     print(blueprint.id, measured.wait(10.0))
     sensor.stop()
+    assert callbacks.wait_released(10.0)
     sensor.destroy()
 """
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import collections
+import gc
 import math
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -492,3 +494,21 @@ class TestWhatGoesWrong:
     def test_no_such_blueprint(self, empty):
         with pytest.raises(errors.BlueprintMissingError, match=r'vehicle\.flying\.carpet'):
             CarlaSession(settings(empty, blueprint='vehicle.flying.carpet'))
+
+
+def callbacks_held():
+    """Number of functions that the client may still call."""
+    name = 'ClientCallbacks.give.<locals>.callback'
+    functions = (found for found in gc.get_objects() if isinstance(found, types.FunctionType))
+    return sum(function.__qualname__ == name for function in functions)
+
+
+@pytest.mark.parametrize(('tick', 'expected'), [('own', 2), ('follow', 3)])
+def test_a_closed_session_is_not_called_any_more(request, empty, tick, expected):
+    """The client aborts a process that ends while one of its threads is about to call into Python."""
+    if tick == 'follow':
+        request.getfixturevalue('ticking')
+    with CarlaSession(settings(empty, {1: 'hero', 2: 'friend'}, tick=tick, spawn=tick == 'own')) as session:
+        session.next_frame()
+        assert callbacks_held() == expected
+    assert callbacks_held() == 0

@@ -35,8 +35,7 @@ SECOND = 1_000_000_000
 HISTORY = qos.link('reliable', 1000, 0.0)
 
 # Read once, when the first participant of this process is created.
-os.environ.update(fast_dds_environment(share_directory()))
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+os.environ.update(fast_dds_environment(share_directory(), loopback=True))
 _DOMAINS = itertools.count(os.getpid())
 
 

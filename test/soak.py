@@ -296,9 +296,8 @@ def main() -> int:
     options.out = (options.out or Path(tempfile.mkdtemp(prefix='soak'))).resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     environment = {
-        **fast_dds_environment(share_directory()),
+        **fast_dds_environment(share_directory(), loopback=True),
         'ROS_DOMAIN_ID': str(options.domain),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'ROS_LOG_DIR': str(options.out / 'ros'),
         'OMP_NUM_THREADS': '1',
         'OPENBLAS_NUM_THREADS': '1',

@@ -30,9 +30,8 @@ def prepared_folder(out: Path, outputs: Iterable[str]) -> Path:
 def node_environment(logs: Path) -> dict[str, str]:
     """Environment variables of the nodes: a free DDS domain on this machine, one thread per library."""
     return {
-        **fast_dds_environment(share_directory()),
+        **fast_dds_environment(share_directory(), loopback=True),
         'ROS_DOMAIN_ID': str(free_domain()),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'ROS_LOG_DIR': str(logs / 'ros'),
         'RCUTILS_COLORIZED_OUTPUT': '0',
         'OMP_NUM_THREADS': '1',

@@ -16,26 +16,32 @@ from diffkd_ros.share import ament_prefixes
 # reads the variable of version 2 too and then logs errors, so only one may be set. ROS_DISTRO does not help:
 # wheels do not set it.
 _PROFILES = {
-    'libfastrtps': ('FASTRTPS_DEFAULT_PROFILES_FILE', 'fastdds_2.xml'),
-    'libfastdds': ('FASTDDS_DEFAULT_PROFILES_FILE', 'fastdds.xml'),
+    'libfastrtps': ('FASTRTPS_DEFAULT_PROFILES_FILE', 'fastdds_2'),
+    'libfastdds': ('FASTDDS_DEFAULT_PROFILES_FILE', 'fastdds'),
 }
+_RANGE = 'ROS_AUTOMATIC_DISCOVERY_RANGE'
 
 
 def fast_dds_environment(
-    share: Path, environment: Mapping[str, str] = os.environ, prefix: Path = Path(sys.prefix)
+    share: Path,
+    environment: Mapping[str, str] = os.environ,
+    prefix: Path = Path(sys.prefix),
+    *,
+    loopback: bool = False,
 ) -> dict[str, str]:
-    """The environment variable that makes the installed Fast DDS load a profile.
+    """The environment variables that make the installed Fast DDS load a profile.
 
-    A value that is already set is kept. Other middlewares ignore the variable. If neither version of Fast DDS
-    is found, the variables of both are returned.
+    A profile that is already set is kept. Other middlewares ignore the variable. If neither version of Fast
+    DDS is found, the variables of both are returned.
 
     Args:
         share: the package's share folder.
         environment: holds the prefixes of a sourced ROS installation.
         prefix: of the Python environment, into which wheels install.
+        loopback: find no processes on other machines, as with the discovery range LOCALHOST.
 
     Returns:
-        Variable -> path of the profile.
+        Variable -> path of the profile; for loopback also the discovery range.
     """
     # On Debian, libraries may lie in a folder named after the architecture.
     found = (
@@ -46,7 +52,18 @@ def fast_dds_environment(
     )
     library = next(found, None)
     wanted = _PROFILES.values() if library is None else [_PROFILES[library]]
-    return {variable: environment.get(variable) or str(share / 'config' / name) for variable, name in wanted}
+    loopback = loopback or environment.get(_RANGE) == 'LOCALHOST'
+    suffix = '_loopback' if loopback else ''
+    variables = {
+        variable: environment.get(variable) or str(share / 'config' / f'{name}{suffix}.xml')
+        for variable, name in wanted
+    }
+    if loopback:
+        ours = library is not None and not any(environment.get(variable) for variable in variables)
+        ours = ours and 'fastrtps' in environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
+        # LOCALHOST adds shared memory to any profile of Fast DDS; ours is limited to one machine without it.
+        variables[_RANGE] = 'SUBNET' if ours else 'LOCALHOST'
+    return variables
 
 
 def free_domain(first: int | None = None) -> int:

@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip('rclpy', reason='the nodes need ROS 2')
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+
 from diffkd_ros.launching.middleware import fast_dds_environment
 from diffkd_ros.share import share_directory
 
@@ -59,6 +64,41 @@ def test_the_version_in_use_reads_the_profile_without_a_word(partner):
     assert done.stdout + done.stderr == ''
 
 
+def test_restricted_to_this_machine_it_still_uses_no_shared_memory(tmp_path):
+    (tmp_path / 'lib').mkdir()
+    (tmp_path / 'lib/libfastdds.so').touch()
+    share, variable = share_directory(), 'FASTDDS_DEFAULT_PROFILES_FILE'
+    profile = {variable: str(CONFIG / 'fastdds_loopback.xml')}
+    local = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    # With LOCALHOST rmw_fastrtps adds shared memory to any profile.
+    without = {**profile, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET'}
+    assert fast_dds_environment(share, {}, tmp_path, loopback=True) == without
+    assert fast_dds_environment(share, local, tmp_path) == without
+    # Others know no profile that would replace it.
+    zenoh = {'RMW_IMPLEMENTATION': 'rmw_zenoh_cpp'}
+    assert fast_dds_environment(share, zenoh, tmp_path, loopback=True) == {**profile, **local}
+    own = {variable: '/my/own.xml'}
+    assert fast_dds_environment(share, own, tmp_path, loopback=True) == {**own, **local}
+    assert fast_dds_environment(share, {}, tmp_path / 'neither', loopback=True).items() >= local.items()
+
+
+def test_no_shared_memory_is_used(partner):
+    """A process that is killed while it holds a lock there would block the others."""
+    if not rclpy.get_rmw_implementation_identifier().startswith('rmw_fastrtps'):
+        pytest.skip('the middleware in use is not Fast DDS')
+    partner.publish('/diagnostics', DiagnosticArray())
+    mapped = Path('/proc/self/maps').read_text()
+    assert 'libfast' in mapped
+    assert not re.search(r'/dev/shm/\S*fast', mapped)
+
+
+def test_killed_subscribers_do_not_block_a_publisher():
+    script = Path(__file__).parents[1] / 'killed_neighbours.py'
+    done = subprocess.run([sys.executable, script, '--kills', '15'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'kills=15' in done.stdout
+
+
 def settings(path):
     """Tag and text of every leaf; names are compared as version 3 writes them."""
     result = []
@@ -69,5 +109,15 @@ def settings(path):
     return result
 
 
-def test_both_versions_say_the_same():
-    assert settings(CONFIG / 'fastdds.xml') == settings(CONFIG / 'fastdds_2.xml')
+@pytest.mark.parametrize('suffix', ['', '_loopback'])
+def test_both_versions_say_the_same(suffix):
+    assert settings(CONFIG / f'fastdds{suffix}.xml') == settings(CONFIG / f'fastdds_2{suffix}.xml')
+
+
+def test_the_loopback_profile_differs_in_the_interface_only():
+    everywhere, loopback = settings(CONFIG / 'fastdds.xml'), settings(CONFIG / 'fastdds_loopback.xml')
+    assert [item for item in loopback if item not in everywhere] == [
+        ('interfaceWhiteList', ''),
+        ('address', '127.0.0.1'),
+    ]
+    assert [item for item in loopback if item in everywhere] == everywhere

@@ -23,7 +23,7 @@ class SequenceStatistics:
         received: messages that arrived, without repeated ones.
         repeated: messages that arrived twice in succession.
         lost: messages missing from the sequence; one that arrives late is not lost.
-        unheard: messages sent before the first one received, and again after each restart.
+        unheard: messages sent before the first one received, again after each restart, and during pauses.
         restarts: how often the sequence started again, or continued farther ahead than a link can lose.
     """
 
@@ -33,6 +33,7 @@ class SequenceStatistics:
     unheard: int = 0
     restarts: int = 0
     _last: tuple[int, int] | None = None
+    _paused: bool = False
     _missing: deque[int] = field(default_factory=lambda: deque(maxlen=_LATE_WINDOW))
 
     def follow(self, sequence: int, stamp: int) -> bool:
@@ -54,7 +55,9 @@ class SequenceStatistics:
         else:
             last, last_stamp = self._last
             gap = (sequence - last - 1) % _SEQUENCE_RANGE
-            if gap <= _LONGEST_GAP:
+            if gap <= _LONGEST_GAP and self._paused:
+                self.unheard += gap
+            elif gap <= _LONGEST_GAP:
                 self.lost += gap
                 newest = range(max(0, gap - _LATE_WINDOW), gap)
                 self._missing.extend((last + 1 + k) % _SEQUENCE_RANGE for k in newest)
@@ -67,8 +70,12 @@ class SequenceStatistics:
                 self.restarts += 1
                 self.unheard += gap if gap < _SEQUENCE_RANGE // 2 else sequence
                 self._missing.clear()
-        self._last = (sequence, stamp)
+        self._last, self._paused = (sequence, stamp), False
         return True
+
+    def pause(self) -> None:
+        """Note that no messages are received until the next one, which therefore are not lost."""
+        self._paused = True
 
     @property
     def loss(self) -> float:

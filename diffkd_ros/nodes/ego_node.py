@@ -92,7 +92,6 @@ class FusionPipeline(Pipeline):
             self.card, node.agent, p.max_age, p.future_tolerance, p.allowed_neighbours
         )
         self._features: Subscription | None = None
-        self._fused = 0
         self._detections = node.create_lifecycle_publisher(Boxes3D, 'detections', qos.RESULTS)
         self._status = node.create_lifecycle_publisher(FusionStatus, 'fusion_status', qos.RESULTS)
         self._markers = node.create_lifecycle_publisher(MarkerArray, 'markers', qos.RESULTS)
@@ -128,7 +127,7 @@ class FusionPipeline(Pipeline):
         if self._features is not None:
             self.node.destroy_subscription(self._features)
             self._features = None
-        self._neighbours.buffer.clear()
+        self._neighbours.buffer.pause()
 
     def receive(self, sweep: Sweep) -> None:
         """Store a sweep that arrived, and its stamp to compare neighbours' clocks with."""
@@ -157,7 +156,6 @@ class FusionPipeline(Pipeline):
         if self._vision is not None:
             self._vision.publish(header, detection.boxes)
         timer.mark('publish')
-        self._fused += 1
         stages = self.finish(sweep, timer)
         self._status.publish(self._status_message(header, verdicts, detection, stages))
         if self._markers.get_subscription_count():
@@ -166,15 +164,17 @@ class FusionPipeline(Pipeline):
     def _status_message(
         self, header: Header, verdicts: list[Verdict], detection: Detection, stages: dict[str, float]
     ) -> FusionStatus:
+        account = self.worker.account()
         message = FusionStatus(
             header=header,
             model_id=self.card.model_id,
             ego_reliability=float(detection.reliability),
             stages=list(stages),
-            sweeps_received=self.input.received,
-            sweeps_fused=self._fused,
-            sweeps_overwritten=self.worker.overwritten,
-            sweeps_refused=self.input.refused.total(),
+            sweeps_received=account.received,
+            # Including this one, which is still being processed.
+            sweeps_fused=account.used + 1,
+            sweeps_overwritten=account.overwritten,
+            sweeps_refused=account.refused.total(),
         )
         fill(message.latency_ms, list(stages.values()))
         # Accepted neighbours come first, in the order that the detector got them.
@@ -188,7 +188,7 @@ class FusionPipeline(Pipeline):
     def items(self) -> list[Item]:
         """The items of input, neighbours, clock, inference and model."""
         return [
-            self.input_item('sweeps fused', self._fused),
+            self.input_item('sweeps fused'),
             *self._neighbours.items(),
             *self.report.items(),
         ]

@@ -70,7 +70,7 @@ class SharingPipeline(Pipeline):
     def items(self) -> list[Item]:
         """The items of input, link, inference and model."""
         return [
-            self.input_item('features sent', self._vehicle.sent),
+            self.input_item('sweeps sent as features'),
             self._link_item(),
             *self.report.items(),
         ]

@@ -73,10 +73,16 @@ def test_it_works_only_when_active_and_after_each_clean_up_again(change, partner
         partner.until(lambda: partner.node.count_subscribers('/cav_2/points') == 0, 'no subscriber')
         count = len(features)
         assert change(Transition.TRANSITION_ACTIVATE)
-        again = drive(partner, scene, last + 10 * SECOND)
+        again = drive(partner, scene, last + 5 * SECOND)
         # The sequence continues after a deactivation: receivers count no loss.
         assert features[count].sequence == features[count - 1].sequence + 1
         assert again > last
+        # Nor is what was published meanwhile missing; the period of the sweeps is known after a few.
+        for k in range(1, 5):
+            partner.sweep('cav_2', again + k * SECOND // 10, scene.agents[2])
+            partner.message_at('/v2x/features', again + k * SECOND // 10)
+        values = {v.key: v.value for v in partner.diagnosis('input', 'points in the last sweep').values}
+        assert values['sweeps missing by their stamps'] == '0'
         assert change(Transition.TRANSITION_DEACTIVATE)
         assert change(Transition.TRANSITION_CLEANUP)
         partner.until(lambda: partner.node.count_publishers('/v2x/features') == 0, 'no publisher')

@@ -128,6 +128,35 @@ def test_invented_names_take_limited_memory(buffer):
         buffer.add(f'v{k}', k, 0, None)
     assert len(buffer.pick(1000)) == 64
     assert len(buffer.snapshot(forgotten=True)) == 64
+    # The totals include those whose record was dropped.
+    total = buffer.totals()
+    assert (total.received, accounted(total)) == (1000, 1000)
+
+
+def test_messages_sent_while_none_are_received_are_not_lost(buffer):
+    for k in (*range(6), *range(30, 36)):
+        if k == 30:
+            buffer.pause()
+        buffer.add('a', k * S // 10, k, None)
+    buffer.add('a', 4 * S, 40, None)
+    record = buffer.snapshot()['a']
+    assert (record.received, record.lost, record.unheard, record.gaps.missing) == (13, 4, 24, 4)
+
+
+def test_gaps_in_the_stamps_of_a_sender_that_skips_sweeps_and_restarts(buffer):
+    for k in range(6):
+        buffer.add('a', k * S // 10, k, None)
+    buffer.add('a', 8 * S // 10, 6, None)
+    record = buffer.snapshot()['a']
+    assert (record.lost, record.gaps.missing) == (0, 2)
+    # Restarted after 3 s.
+    for k in range(6):
+        buffer.add('a', 4 * S + k * S // 10, k, None)
+    # A late message fills no gap and makes none.
+    for sequence in (8, 7, 9):
+        buffer.add('a', (40 + sequence) * S // 10, sequence, None)
+    record = buffer.snapshot()['a']
+    assert (record.restarts, record.lost, record.gaps.missing) == (1, 1, 4)
 
 
 def use(buffer, stamp, refusal=None):

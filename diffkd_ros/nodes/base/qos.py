@@ -39,6 +39,8 @@ def _reliable(depth: int) -> QoSProfile:
 
 # Only the newest sweep is used.
 POINTS = _reliable(1)
+# A receiver takes every sweep that arrived while its thread was busy, so that those not used are counted.
+POINTS_RECEIVED = 10
 # In lock-step every sweep is used: the previous one may still be in retransmission to a recorder.
 POINTS_IN_LOCKSTEP = _reliable(10)
 # All senders share the topic, and ROS topics have no keys: with depth 1 they would overwrite each other.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.messages.clouds import CloudPoints, PointCloudError, layout_of, read_cloud
 from diffkd_ros.messages.reading import stamp_of
+from diffkd_ros.metrics.stamp_gaps import StampGaps
 from diffkd_ros.nodes.base import diagnostics, qos
 from diffkd_ros.nodes.base.subscription import InputSubscription
 from diffkd_ros.nodes.input.pose_buffer import MissingPoseError
@@ -36,7 +36,15 @@ _USUAL_SHARE = 0.2
 
 
 class RefusedSweepError(DiffkdError):
-    """A sweep cannot be used; it is already counted."""
+    """A sweep cannot be used; it is already logged.
+
+    Attributes:
+        reason: 'cloud' or 'pose', under which it is counted.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,7 @@ class SweepInput:
         self._last_bytes = 0
         self._layout = ''
         self._warned = ''
-        self.received = 0
-        self.refused: Counter[str] = Counter()
+        self._gaps = StampGaps()
 
     def subscribe(self, on_sweep: Callable[[Sweep], None]) -> None:
         """Start receiving.
@@ -97,7 +104,7 @@ class SweepInput:
         self._on_sweep = on_sweep
         self._poses.subscribe()
         self._subscription = InputSubscription(
-            self._node, PointCloud2, 'points', qos.POINTS.depth, self._reliability, self._on_cloud
+            self._node, PointCloud2, 'points', qos.POINTS_RECEIVED, self._reliability, self._on_cloud
         )
 
     def unsubscribe(self) -> None:
@@ -108,15 +115,16 @@ class SweepInput:
         self._poses.unsubscribe()
         self._last_arrival = None
         self._last_refusal = ''
+        self._gaps.pause()
 
     def forget_after(self, stamp: int) -> None:
         """Drop poses with a later stamp, after time has jumped back to this one."""
         self._poses.forget_after(stamp)
 
     def _on_cloud(self, cloud: PointCloud2, info: MessageInfo) -> None:
-        self.received += 1
         self._last_arrival = time.monotonic()
         stamp = stamp_of(cloud.header)
+        self._gaps.follow(stamp)
         assert self._on_sweep is not None
         self._on_sweep(Sweep(cloud, stamp, int(info['source_timestamp']), time.time_ns()))
 
@@ -124,7 +132,7 @@ class SweepInput:
         """The sweep's points.
 
         Raises:
-            RefusedSweepError: if the cloud cannot be used; it is counted, logged and shown in diagnostics.
+            RefusedSweepError: if the cloud cannot be used; it is logged and shown in diagnostics.
         """
         try:
             points = read_cloud(sweep.cloud, self._scale)
@@ -142,7 +150,7 @@ class SweepInput:
         """The LiDAR's pose map <- LiDAR at the sweep.
 
         Raises:
-            RefusedSweepError: if there is no valid pose; it is counted, logged and shown in diagnostics.
+            RefusedSweepError: if there is no valid pose; it is logged and shown in diagnostics.
         """
         try:
             return self._poses.pose_at(sweep.stamp, sweep.cloud.header.frame_id)
@@ -150,19 +158,18 @@ class SweepInput:
             raise self.refuse('pose', error) from error
 
     def refuse(self, reason: str, error: Exception) -> RefusedSweepError:
-        """Count and log a refused sweep, and show it in diagnostics.
+        """Log a refused sweep, and show it in diagnostics.
 
         Args:
-            reason: 'cloud' or 'pose', for the counts.
+            reason: 'cloud' or 'pose'.
             error: the cause.
 
         Returns:
             An exception for the caller to raise.
         """
-        self.refused[reason] += 1
         self._last_refusal = str(error)
         self._node.get_logger().warning(f'sweep refused ({reason}): {error}', throttle_duration_sec=5.0)
-        return RefusedSweepError(str(error))
+        return RefusedSweepError(reason, str(error))
 
     def accept(self) -> None:
         """Clear the last refusal, after a sweep was used."""
@@ -187,21 +194,23 @@ class SweepInput:
         return _misplaced(points.points, self._grid)
 
     def diagnostics(self, values: Mapping[str, object]) -> diagnostics.Item:
-        """The item `input`, including the node's own values."""
+        """The item `input`.
+
+        Args:
+            values: how the sweeps received were used.
+        """
         if self._subscription is None:
             level, message = diagnostics.OK, 'not subscribed: the node is not active'
         else:
             level, message = self._state(self._subscription)
-        counts = {f'sweeps refused ({reason})': count for reason, count in sorted(self.refused.items())}
         points = self._last_points
         return diagnostics.Item(
             'input',
             level,
             message,
             {
-                'sweeps received': self.received,
-                **counts,
                 **values,
+                'sweeps missing by their stamps': self._gaps.missing,
                 'layout': self._layout,
                 'points': len(points.points),
                 'points dropped': points.dropped,

@@ -184,15 +184,17 @@ class NeighbourSelector:
 
     def _total(self, known: int) -> diagnostics.Item:
         """Totals over all neighbours, including those no longer reported."""
-        records = self.buffer.snapshot(forgotten=True).values()
+        total = self.buffer.totals()
         values = {
-            'received': sum(r.received for r in records),
-            'lost': sum(r.lost for r in records),
-            'fused': sum(r.fused for r in records),
-            'refused': sum(r.refused.total() for r in records),
-            'overwritten': sum(r.overwritten for r in records),
-            'waiting': sum(r.waiting for r in records),
-            'sent before they were heard': sum(r.unheard for r in records),
+            'received': total.received,
+            'lost': total.lost,
+            'missing by their stamps': total.gaps.missing,
+            'fused': total.fused,
+            'refused': total.refused.total(),
+            'overwritten': total.overwritten,
+            'waiting': total.waiting,
+            'sent before they were heard': total.unheard,
+            'repeated': total.repeated,
             'own ignored': self.buffer.own,
         }
         message = f'messages from {known}' if known else 'no messages on v2x/features: the ego is alone'
@@ -292,6 +294,7 @@ def _diagnosis(sender: str, record: PeerRecord) -> diagnostics.Item:
         'received': record.received,
         'lost': record.lost,
         'lost [%]': f'{100 * record.loss:.1f}',
+        'missing by their stamps': record.gaps.missing,
         'fused': record.fused,
         'overwritten': record.overwritten,
         'waiting': record.waiting,

@@ -82,9 +82,11 @@ class PeerBuffer(Generic[Message]):
         self._own_id = own_id
         self.max_age = max_age
         self._future_tolerance = future_tolerance
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._senders: dict[str, deque[Received[Message]]] = {}
         self._records: dict[str, PeerRecord] = {}
+        # Totals of senders whose record was dropped.
+        self._dropped = PeerRecord()
         self.own = 0
 
     def add(
@@ -116,8 +118,9 @@ class PeerBuffer(Generic[Message]):
             if not record.arrived(stamp, sequence, size, newest_sweep):
                 return
             if len(self._records) > _MAX_SENDERS:
-                self._forget(next(iter(self._records)))
-                self._records.pop(next(iter(self._records)))
+                oldest = next(iter(self._records))
+                self._forget(oldest)
+                self._dropped.include(self._records.pop(oldest))
             queue = self._senders.setdefault(sender, deque())
             while queue and (stamp < queue[-1].stamp - _RESTART or len(queue) >= _DEPTH):
                 self._leave(queue.popleft())
@@ -167,9 +170,7 @@ class PeerBuffer(Generic[Message]):
         self._count(entry, 1)
 
     def _count(self, entry: Received[Message], by: int) -> None:
-        record = self._records.get(entry.sender)
-        if record is None:
-            return
+        record = self._records.get(entry.sender, self._dropped)
         if entry.fused:
             record.fused += by
         elif entry.refusal is not None:
@@ -190,11 +191,13 @@ class PeerBuffer(Generic[Message]):
         for entry in self._senders.pop(sender, ()):
             self._leave(entry)
 
-    def clear(self) -> None:
-        """Drop all messages."""
+    def pause(self) -> None:
+        """Drop all messages; those sent before the next one received are not lost."""
         with self._lock:
             for sender in list(self._senders):
                 self._forget(sender)
+            for record in self._records.values():
+                record.pause()
 
     def forget_after(self, stamp: int) -> None:
         """Drop messages stamped later than `stamp`, to which time has jumped back."""
@@ -228,6 +231,14 @@ class PeerBuffer(Generic[Message]):
                 record = self._records[entry.sender]
                 record.last_refusal = detail
                 record.gate_weight = 0.0
+
+    def totals(self) -> PeerRecord:
+        """Totals over all senders since the start, also those whose record was dropped."""
+        total = PeerRecord()
+        with self._lock:
+            for record in (self._dropped, *self.snapshot(forgotten=True).values()):
+                total.include(record)
+        return total
 
     def snapshot(self, *, forgotten: bool = False) -> dict[str, PeerRecord]:
         """Copy the records of all senders still reported; messages in the buffer count as used so far.

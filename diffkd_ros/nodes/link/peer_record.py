@@ -10,6 +10,7 @@ from enum import Enum
 
 from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.metrics.sequence import SequenceStatistics
+from diffkd_ros.metrics.stamp_gaps import StampGaps
 
 # Latest messages that rate, age and clock lead are computed from.
 _WINDOW = 20
@@ -45,6 +46,7 @@ class PeerRecord(SequenceStatistics):
         refused: messages a sweep considered but none fused, by the last reason given.
         overwritten: messages replaced by a newer one before any sweep considered them.
         waiting: messages no sweep has considered yet.
+        gaps: of the stamps: messages lost, and sweeps of which the sender made no message.
         gate_weight: share that the latest fused feature supplied over the cells it covers.
         last_refusal: reason and detail of the latest refusal, empty once a feature is fused again.
     """
@@ -53,6 +55,7 @@ class PeerRecord(SequenceStatistics):
     refused: Counter[Refusal] = field(default_factory=Counter)
     overwritten: int = 0
     waiting: int = 0
+    gaps: StampGaps = field(default_factory=StampGaps)
     gate_weight: float = 0.0
     last_refusal: str = ''
     _window: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -71,14 +74,40 @@ class PeerRecord(SequenceStatistics):
         Returns:
             Whether the message is new, not repeated.
         """
+        restarts = self.restarts
         if not self.follow(sequence, stamp):
             return False
+        if self.restarts > restarts:
+            self.gaps.pause()
+        if self._last == (sequence, stamp):  # else it is late
+            self.gaps.follow(stamp)
         if self._window and stamp <= self._window[-1][0]:
             self._window.clear()
         self._window.append((stamp, size))
         if newest_sweep is not None:
             self._leads.append(stamp - newest_sweep)
         return True
+
+    def pause(self) -> None:
+        """Note that no messages are received until the next one, which therefore are not lost."""
+        super().pause()
+        self.gaps.pause()
+
+    def include(self, other: PeerRecord) -> None:
+        """Add the totals of another sender."""
+        for name in (
+            'received',
+            'repeated',
+            'lost',
+            'unheard',
+            'restarts',
+            'fused',
+            'overwritten',
+            'waiting',
+        ):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.refused += other.refused
+        self.gaps.missing += other.gaps.missing
 
     def considered(self, age: int) -> None:
         """Note the age of a message, nanoseconds, when a sweep first considers it."""

@@ -97,16 +97,21 @@ class Pipeline(ABC):
         self.report.add(sweep.stamp, stages)
         return stages
 
-    def input_item(self, used: str, count: int) -> Item:
-        """The item `input`.
+    def input_item(self, used: str) -> Item:
+        """The item `input`; `used` is the name for the count of used sweeps."""
+        account = self.worker.account()
+        return self.input.diagnostics(
+            {
+                'sweeps received': account.received,
+                used: account.used,
+                'sweeps overwritten': account.overwritten,
+                **{f'sweeps refused ({reason})': n for reason, n in sorted(account.refused.items())},
+                'sweeps failed': account.failed,
+                'sweeps pending': account.pending,
+            }
+        )
 
-        Args:
-            used: name for the count of used sweeps.
-            count: number of them.
-        """
-        return self.input.diagnostics({'sweeps overwritten': self.worker.overwritten, used: count})
-
-    def _encode(self, sweep: Sweep) -> None:
+    def _encode(self, sweep: Sweep) -> str:
         timer = sweep.timer()
         timer.mark('wait')
         try:
@@ -118,11 +123,11 @@ class Pipeline(ABC):
             pose = self.input.pose(sweep)
             timer.mark('pose')
         except CloudError as error:
-            self.input.refuse('cloud', error)
-            return
-        except RefusedSweepError:
-            return
+            return self.input.refuse('cloud', error).reason
+        except RefusedSweepError as error:
+            return error.reason
         self.process(sweep, feature, pose, timer)
+        return ''
 
     def _on_error(self, error: Exception) -> None:
         if not self.node.context.ok():

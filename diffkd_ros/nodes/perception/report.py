@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latency and failures of the inference, for diagnostics."""
+"""Latency and latest failure of the inference, for diagnostics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class InferenceReport:
         self._max_latency, self._max_overrun = max_latency * 1e3, round(max_overrun * NANOSECONDS)
         self._lock = threading.Lock()
         self._stages: deque[dict[str, float]] = deque(maxlen=_WINDOW)
-        self._done = self._failures = self._overruns = self._reported = 0
+        self._overruns = self._reported = 0
         self._over_since: int | None = None
         self._over_for = 0
         self._last_failure = ''
@@ -48,7 +48,6 @@ class InferenceReport:
         """
         with self._lock:
             self._stages.append(stages)
-            self._done += 1
             self._last_failure = ''
             if stages['total'] <= self._max_latency:
                 self._over_since = None
@@ -63,19 +62,16 @@ class InferenceReport:
     def fail(self, error: Exception) -> None:
         """Record an exception."""
         with self._lock:
-            self._failures += 1
             self._last_failure = f'{type(error).__name__}: {error}'
 
     def items(self) -> list[diagnostics.Item]:
         """The items `inference` and `model`; each overrun is a warning in one call only."""
         with self._lock:
-            stages, done, failures, overruns = list(self._stages), self._done, self._failures, self._overruns
+            stages, overruns = list(self._stages), self._overruns
             fresh = overruns - self._reported
             self._reported = overruns
             last, over_for = self._last_failure, self._over_for
         values: dict[str, object] = {
-            'sweeps done': done,
-            'failures': failures,
             'over budget': overruns,
             'budget': f'{self._max_latency:g} ms',
         }

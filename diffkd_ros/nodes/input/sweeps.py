@@ -115,7 +115,7 @@ class SweepInput:
         self._poses.unsubscribe()
         self._last_arrival = None
         self._last_refusal = ''
-        self._gaps.pause()
+        self._gaps.reset()
 
     def forget_after(self, stamp: int) -> None:
         """Drop poses with a later stamp, after time has jumped back to this one."""
@@ -211,6 +211,7 @@ class SweepInput:
             {
                 **values,
                 'sweeps missing by their stamps': self._gaps.missing,
+                'pauses of more than 1 s': self._gaps.pauses,
                 'layout': self._layout,
                 'points': len(points.points),
                 'points dropped': points.dropped,

@@ -78,7 +78,7 @@ class PeerRecord(SequenceStatistics):
         if not self.follow(sequence, stamp):
             return False
         if self.restarts > restarts:
-            self.gaps.pause()
+            self.gaps.reset()
         if self._last == (sequence, stamp):  # else it is late
             self.gaps.follow(stamp)
         if self._window and stamp <= self._window[-1][0]:
@@ -91,7 +91,7 @@ class PeerRecord(SequenceStatistics):
     def pause(self) -> None:
         """Note that no messages are received until the next one, which therefore are not lost."""
         super().pause()
-        self.gaps.pause()
+        self.gaps.reset()
 
     def include(self, other: PeerRecord) -> None:
         """Add the totals of another sender."""

@@ -72,6 +72,14 @@ def test_a_sender_whose_time_falls_back_has_restarted(buffer):
     assert picked(buffer, 3 * S)['a'] == ('after', 0, None)
 
 
+def test_of_two_messages_with_the_same_stamp_the_last_received_is_picked(buffer):
+    """A simulation that is started again repeats its stamps, and its time may fall back by little."""
+    for world in ('before', 'after'):
+        for k in range(3):
+            buffer.add('a', 10 * S + k * S // 10, 3 * (world == 'after') + k, f'{world} {k}')
+    assert picked(buffer, 10 * S + 2 * S // 10)['a'] == ('after 2', 0, None)
+
+
 def test_a_stamp_of_another_epoch_is_not_called_late(buffer):
     buffer.add('a', 1_700_000_000 * S, 0, 'a')
     assert picked(buffer, 9 * S)['a'][2] is Refusal.CLOCK

@@ -129,6 +129,8 @@ class PeerBuffer(Generic[Message]):
     def pick(self, stamp: int) -> list[Pick[Message]]:
         """Pick each sender's newest message that is not newer than a sweep, in order of the senders' names.
 
+        Of several with the same stamp, the last received is picked: the others are from before a restart.
+
         Args:
             stamp: of the receiver's sweep, nanoseconds.
         """
@@ -137,7 +139,7 @@ class PeerBuffer(Generic[Message]):
             for sender in sorted(self._senders):
                 queue = self._senders[sender]
                 fresh = any(entry.fresh for entry in queue)
-                due = [e for e in queue if e.stamp <= stamp + self._future_tolerance]
+                due = [e for e in reversed(queue) if e.stamp <= stamp + self._future_tolerance]
                 entry = max(due, key=_stamp_of) if due else min(queue, key=_stamp_of)
                 age = stamp - entry.stamp
                 if not fresh and abs(age) > max(_REPORTED, self.max_age):

@@ -83,20 +83,16 @@ def test_restricted_to_this_machine_it_still_uses_no_shared_memory(tmp_path):
 
 
 def test_no_shared_memory_is_used(partner):
-    """A process that is killed while it holds a lock there would block the others."""
+    """A process that is killed while it holds a lock there can block the others.
+
+    About one kill in a hundred does; `killed_neighbours.py` shows it, and takes minutes.
+    """
     if not rclpy.get_rmw_implementation_identifier().startswith('rmw_fastrtps'):
         pytest.skip('the middleware in use is not Fast DDS')
     partner.publish('/diagnostics', DiagnosticArray())
     mapped = Path('/proc/self/maps').read_text()
     assert 'libfast' in mapped
     assert not re.search(r'/dev/shm/\S*fast', mapped)
-
-
-def test_killed_subscribers_do_not_block_a_publisher():
-    script = Path(__file__).parents[1] / 'killed_neighbours.py'
-    done = subprocess.run([sys.executable, script, '--kills', '15'], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert 'kills=15' in done.stdout
 
 
 def settings(path):

@@ -272,7 +272,9 @@ def complaints(result: dict) -> list[str]:
     published = sum(run['sent'] for run in result['player'])
     # A sweep lost before the first one, after the last one or between two scenarios is not known.
     if not 0 <= published - sweeps['received'] - sweeps['missing'] <= sweeps['pauses'] + 2:
-        found.append(f'{published} sweeps published, {sweeps["received"] + sweeps["missing"]} known to the ego')
+        found.append(
+            f'{published} sweeps published, {sweeps["received"] + sweeps["missing"]} known to the ego'
+        )
     known = link['received'] + link['lost'] + link['sent before they were heard']
     sent = sum(result['sent'].values())
     # The ego cannot know of messages that an agent sent just before it left or was killed.

@@ -9,9 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from patience import PATIENCE
+from patience import PATIENCE, until
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.launching.graph import NodeSpec
@@ -121,6 +122,27 @@ def test_a_node_can_be_interrupted_although_its_parent_ignores_that(group, model
     process.signal(signal.SIGINT)
     assert process.wait(PATIENCE)
     group.stop([process])
+
+
+@pytest.mark.parametrize('imported', ['rclpy', 'onnxruntime'])
+def test_a_node_that_is_interrupted_while_it_is_imported_ends_quietly(imported, domain, tmp_path):
+    script = Path(__file__).parents[2] / 'scripts' / 'vehicle_node'
+    process = subprocess.Popen(
+        [sys.executable, script, '--ros-args', '-r', '__ns:=/cav_2'],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(domain), 'ROS_LOG_DIR': str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        mapped = Path(f'/proc/{process.pid}/maps')
+        until(lambda: f'/{imported}/' in mapped.read_text(), f'the import of {imported}')
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert 'Traceback' not in output
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,12 @@ def test_script_starts_what_the_console_entry_point_starts(name):
 @pytest.mark.parametrize('name', ['diffkd', *NODES])
 def test_entry_point_exists(name):
     module, function = PYPROJECT['project']['scripts'][name].split(':')
+    if module == 'diffkd_ros.start':
+        (module,) = (
+            f'diffkd_ros.{package}.{name}'
+            for package in ('nodes', 'cosim')
+            if (PROJECT / 'diffkd_ros' / package / f'{name}.py').exists()
+        )
     place = PROJECT / Path(*module.split('.'))
     path = place / '__init__.py' if place.is_dir() else place.with_suffix('.py')
     tree = ast.parse(path.read_text())

@@ -13,7 +13,7 @@ from pathlib import Path
 def main() -> None:
     """Run the node whose module has the name of this command.
 
-    Its import takes seconds. SIGINT ends the process meanwhile with code 0, as it does later, and no traceback.
+    Its import takes seconds. SIGINT ends the process meanwhile, with code 0 as it does later.
     """
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:

@@ -59,10 +59,13 @@ def fast_dds_environment(
         for variable, name in wanted
     }
     if loopback:
-        ours = library is not None and not any(environment.get(variable) for variable in variables)
-        ours = ours and 'fastrtps' in environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
-        # LOCALHOST adds shared memory to any profile of Fast DDS; ours is limited to one machine without it.
-        variables[_RANGE] = 'SUBNET' if ours else 'LOCALHOST'
+        loads_ours = (
+            library is not None
+            and not any(environment.get(variable) for variable in variables)
+            and 'fastrtps' in environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
+        )
+        # rmw_fastrtps adds shared memory to any profile if the range is LOCALHOST; ours needs no such limit.
+        variables[_RANGE] = 'SUBNET' if loads_ours else 'LOCALHOST'
     return variables
 
 

@@ -74,7 +74,7 @@ class SequenceStatistics:
         return True
 
     def pause(self) -> None:
-        """Note that no messages are received until the next one, which therefore are not lost."""
+        """Count the messages sent before the next one received as unheard, not as lost."""
         self._paused = True
 
     @property

@@ -89,7 +89,7 @@ class PeerRecord(SequenceStatistics):
         return True
 
     def pause(self) -> None:
-        """Note that no messages are received until the next one, which therefore are not lost."""
+        """Count the messages sent before the next one received neither as lost nor as missing."""
         super().pause()
         self.gaps.reset()
 

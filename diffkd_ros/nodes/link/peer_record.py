@@ -16,6 +16,7 @@ from diffkd_ros.metrics.stamp_gaps import StampGaps
 _WINDOW = 20
 # Messages needed to judge a clock.
 _ENOUGH = 5
+_COUNTS = ('received', 'repeated', 'lost', 'unheard', 'restarts', 'fused', 'overwritten', 'waiting')
 
 
 class Refusal(Enum):
@@ -95,18 +96,9 @@ class PeerRecord(SequenceStatistics):
 
     def include(self, other: PeerRecord) -> None:
         """Add the totals of another sender."""
-        for name in (
-            'received',
-            'repeated',
-            'lost',
-            'unheard',
-            'restarts',
-            'fused',
-            'overwritten',
-            'waiting',
-        ):
+        for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.refused += other.refused
+        self.refused.update(other.refused)
         self.gaps.missing += other.gaps.missing
 
     def considered(self, age: int) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs that run a model on this machine: demo, demo-carla, bench."""
+"""Verbs that run a model on this machine: demo, demo-carla, bench, bench-opencda."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,3 +70,27 @@ def bench(
     from diffkd_ros.runtime.model_folder import model_folder
 
     run(model_folder(model), threads, device, repetitions, out)
+
+
+def bench_opencda(
+    checkout: Annotated[Path, typer.Argument(help='Folder of OpenCDA.', exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help='Folder for times.json; the logs in it are replaced.')] = Path(
+        'bench-opencda'
+    ),
+    vehicles: Annotated[
+        list[int], typer.Option(min=2, max=5, help='Connected vehicles; repeat it for further runs.')
+    ] = [2, 3, 5],  # noqa: B006
+    model: Model = 'sim_edge',
+    device: Annotated[str, typer.Option(help='cpu, cuda or tensorrt.')] = 'cpu',
+    steps: Annotated[int, typer.Option(min=1, help='Timed steps with, and without, the adapter.')] = 100,
+    warm_up: Annotated[int, typer.Option(min=1, help='Steps of each kind before them.')] = 20,
+    python: Annotated[Path, typer.Option(help="OpenCDA's interpreter.")] = Path(sys.executable),
+    server: Annotated[str, typer.Option(help='host:port of a CARLA server; empty: its stand-in.')] = '',
+) -> None:
+    """Time the loop of an OpenCDA checkout with and without cooperative detections; prints a table."""
+    require('rclpy')
+    from diffkd_ros.demo.opencda import OpencdaBench
+
+    bench = OpencdaBench(checkout, python, model, device, steps, warm_up, server)
+    with interruptible(_ENDED):
+        bench.run(vehicles, out, Console())

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 from diffkd_ros.cosim.testing.rpc import DONE, CallError, Method, RpcServer, StreamServer, value
 from diffkd_ros.cosim.testing.scene import PlayedDrive
+from diffkd_ros.cosim.testing.street import street
 from diffkd_ros.cosim.testing.world import Actor, World
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.sources.source import DEFAULT_SEED, Source
@@ -52,20 +53,32 @@ _BLUEPRINTS = {
     'vehicle.lincoln.mkz_2020': _VEHICLE,
     'sensor.lidar.ray_cast': _LIDAR,
 }
-# One straight road, the smallest map that the client accepts.
-_ROAD = """<?xml version="1.0"?>
-<OpenDRIVE>
-  <header revMajor="1" revMinor="4" name="stand-in"/>
-  <road name="street" length="200.0" id="1" junction="-1">
-    <planView><geometry s="0.0" x="-100.0" y="0.0" hdg="0.0" length="200.0"><line/></geometry></planView>
+
+
+def _road(number: int, start: float, length: float, link: str, contact: str) -> str:
+    """A straight road along x with one driving lane."""
+    mark = '<roadMark sOffset="0.0" type="solid" weight="standard" color="standard" width="0.1"/>'
+    return f"""<road name="street" length="{length}" id="{number}" junction="-1">
+    <link><{link} elementType="road" elementId="{3 - number}" contactPoint="{contact}"/></link>
+    <planView><geometry s="0.0" x="{start}" y="0.0" hdg="0.0" length="{length}"><line/></geometry></planView>
     <elevationProfile><elevation s="0.0" a="0.0" b="0.0" c="0.0" d="0.0"/></elevationProfile>
     <lanes><laneSection s="0.0">
-      <center><lane id="0" type="none" level="false"/></center>
+      <center><lane id="0" type="none" level="false">{mark}</lane></center>
       <right><lane id="-1" type="driving" level="false">
+        <link><{link} id="-1"/></link>
         <width sOffset="0.0" a="3.5" b="0.0" c="0.0" d="0.0"/>
+        {mark}
       </lane></right>
     </laneSection></lanes>
-  </road>
+  </road>"""
+
+
+# One straight road with a second one behind it: the client has no topology, and so no routes, without a link.
+_ROADS = f"""<?xml version="1.0"?>
+<OpenDRIVE>
+  <header revMajor="1" revMinor="4" name="stand-in"/>
+  {_road(1, -100.0, 200.0, 'successor', 'start')}
+  {_road(2, 100.0, 10.0, 'predecessor', 'end')}
 </OpenDRIVE>"""
 # Synchronous, no rendering, fixed step (optional), substepping, substep, substeps, culling, ragdoll, tile,
 # active distance, spectator as ego.
@@ -108,7 +121,7 @@ class CarlaStandIn:
             'get_spectator': lambda: value(self._described(self._spectator)),
             'get_required_files': lambda folder='', download=False: value([]),
             'get_map_info': self._get_map,
-            'get_map_data': lambda: value(_ROAD),
+            'get_map_data': lambda: value(_ROADS),
             'get_actor_definitions': self._get_definitions,
             'query_lights_state': lambda client: value([]),
             'spawn_actor': self._spawn,
@@ -324,6 +337,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         '--source', default='', help='what to play: sim, sim:SEED, opv2v:DIR, ...; empty: nothing'
     )
+    parser.add_argument(
+        '--street', action='store_true', help='play a queue of standing vehicles on the road of the map'
+    )
     parser.add_argument('--seed', type=int, default=DEFAULT_SEED, help='seed of source sim without one')
     parser.add_argument('--vehicles', type=int, default=3, help='connected vehicles in the simulator')
     parser.add_argument('--frames', type=int, default=100, help='frames of the drive, which is then repeated')
@@ -336,12 +352,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     def open_world(world: World) -> PlayedDrive:
+        if given.street:
+            return PlayedDrive(world, [street(given.vehicles)])
         simulator = {'agents': given.vehicles, 'frames_per_scenario': min(given.frames, 300)}
         source = Source(given.source, default_seed=given.seed, simulator=simulator)
         return PlayedDrive(world, itertools.islice(source.frames(), given.frames))
 
     try:
-        server = CarlaStandIn(given.host, given.port, given.version, open_world if given.source else None)
+        plays = given.street or given.source
+        server = CarlaStandIn(given.host, given.port, given.version, open_world if plays else None)
         server.sense(given.own_body, given.carla_intensity)
     except (DiffkdError, OSError, ValueError) as error:
         print(f'carla_stand_in: {error}', file=sys.stderr)

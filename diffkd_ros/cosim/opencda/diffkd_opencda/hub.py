@@ -170,7 +170,7 @@ class Hub:
     def _exchange(self, frame: int) -> Any:
         """The ego's detections; None if the gateway does not answer."""
         try:
-            agents, arrays = self._gather(frame)
+            agents, arrays = self.gather(frame)
             head = {'protocol': PROTOCOL, 'frame': frame, 'stamp': self.stamp, 'agents': agents}
             self._ego, rows = self.gateway.exchange(head, arrays)
         except GatewayError as error:
@@ -188,7 +188,7 @@ class Hub:
             self._failing = False
         return rows
 
-    def _gather(self, frame: int) -> tuple[list[dict], list]:
+    def gather(self, frame: int) -> tuple[list[dict], list]:
         """Description and sweep of each agent whose sweep of this step arrives in time."""
         give_up = time.monotonic() + self._sweep_timeout
         agents: list[dict] = []

@@ -12,7 +12,7 @@ from .perception import make_perception_manager
 from .protocol import DEFAULT_GATEWAY
 
 # Modules that import the class PerceptionManager by name, in the different versions of OpenCDA.
-_HOLDERS = (
+HOLDERS = (
     'opencda.core.common.vehicle_manager',
     'opencda.core.common.agent_manager',
     'opencda.core.common.rsu_manager',
@@ -51,7 +51,7 @@ def install(
     made: dict[Any, Any] = {}
     patched = []
     problems = []
-    for name in _HOLDERS:
+    for name in HOLDERS:
         try:
             holder: Any = importlib.import_module(name)
         except ImportError as error:
@@ -67,7 +67,7 @@ def install(
         holder.PerceptionManager = made[base]
         patched.append(name)
     if not patched:
-        raise ImportError('; '.join(problems) or f'no PerceptionManager in any of {", ".join(_HOLDERS)}')
+        raise ImportError('; '.join(problems) or f'no PerceptionManager in any of {", ".join(HOLDERS)}')
     problems += [
         f'{name} is not replaced: vehicles that use it get no cooperative detections'
         for replaced in made

@@ -29,9 +29,14 @@ class Body:
 
     def outside(self, points: NDArray[np.float32], lidar_pose: Matrix) -> NDArray[np.float32]:
         """The points (n, 4) of a LiDAR at `lidar_pose` (map <- LiDAR) that are not on the body."""
-        local = transform_points(inverse(self.pose) @ lidar_pose, points)[:, :3]
-        inside = (np.abs(local) <= 0.5 * self.size + _SKIN).all(axis=1)
-        return points[~inside] if inside.any() else points
+        to_body = inverse(self.pose) @ lidar_pose
+        half = 0.5 * self.size + _SKIN
+        # No point on the body is farther from the LiDAR; most of a sweep is.
+        reach = np.linalg.norm(to_body[:3, 3]) + np.linalg.norm(half)
+        x, y, z = points[:, :3].T
+        near = np.flatnonzero(x * x + y * y + z * z <= reach**2)
+        on_body = (np.abs(transform_points(to_body, points[near])[:, :3]) <= half).all(axis=1)
+        return np.delete(points, near[on_body], axis=0)
 
     def under(self, boxes: ArrayLike) -> NDArray[np.bool_]:
         """Returns whether each upright box (n, 7) in the map lies on the body.

@@ -88,9 +88,9 @@ class OpencdaBench:
             parameters = {'model': str(model_folder(self.model)), 'device': self.device, 'use_sim_time': True}
             for spec in graph.vehicle_specs(agents, _EGO, parameters):
                 nodes.start(spec)
-            # A slow machine must not make a step fail.
-            timeout = {'port': 0, 'vehicles': agents, 'ego': _EGO, 'ego_timeout': 10.0}
-            gateway = nodes.start(cosim_graph.gateway_spec(timeout))
+            # A busy machine must not make a step fail.
+            served = {'port': 0, 'vehicles': agents, 'ego': _EGO, 'ego_timeout': 30.0}
+            gateway = nodes.start(cosim_graph.gateway_spec(served))
             nodes.wait_ready(_START_TIMEOUT)
             self._run_loop(count, gateway.latest.rpartition(' ')[2], server, logs)
             nodes.check()

@@ -63,7 +63,7 @@ class ObstacleVehicle:
 class CavWorld:
     """State shared by the vehicles of a scenario."""
 
-    def __init__(self) -> None:
+    def __init__(self, apply_ml: bool = False) -> None:
         self.ml_manager: Any = None
         self.vehicle_managers: dict[int, VehicleManager] = {}
 
@@ -271,6 +271,50 @@ GENERATIONS: dict[str, tuple[str, type, Any]] = {
 }
 
 
+class BehaviorAgent:
+    """A planner that keeps a time gap to objects in the corridor ahead, and stops for those anywhere else."""
+
+    def __init__(self, vehicle: Any, carla_map: Any, config_yaml: dict) -> None:
+        self._at: Any = None
+        self._objects: dict = {}
+        self._destination: Any = None
+
+    def set_destination(self, start_location: Any, end_location: Any, clean: bool = False) -> None:
+        """Set the destination, which the plan only hands on."""
+        self._destination = end_location
+
+    def update_information(self, ego_pos: Any, ego_speed: float, objects: dict) -> None:
+        """Set the vehicle's estimated `carla.Transform`, its speed (km/h) and the objects around it."""
+        self._at, self._objects = ego_pos, objects
+
+    def run_step(self) -> tuple[float, Any]:
+        """The desired speed, metres per second, and the destination.
+
+        For an object at the vehicle's own place or behind it, the vehicle stops.
+        """
+        to_vehicle = np.array(self._at.get_inverse_matrix())
+        speed = _CRUISE
+        for found in self._objects['vehicles']:
+            at = found.location
+            x, y = (to_vehicle @ (at.x, at.y, at.z, 1.0))[:2]
+            if abs(y) < _CORRIDOR:
+                speed = min(speed, max(0.0, (x - _STANDSTILL) / _HEADWAY))
+        return float(speed), self._destination
+
+
+class ControlManager:
+    """Takes what the planner wants and does nothing."""
+
+    def __init__(self, control_config: dict) -> None:
+        self._step = control_config['args']['dt']
+
+    def update_info(self, ego_pos: Any, ego_speed: float) -> None:
+        """Set the vehicle's place and speed."""
+
+    def run_step(self, target_speed: float, target_location: Any) -> None:
+        """Called once per step."""
+
+
 class VehicleManager:
     """A connected vehicle that perceives, then plans.
 
@@ -291,6 +335,7 @@ class VehicleManager:
         self.vehicle = vehicle
         self.perception_manager = make(manager, vehicle, config, cav_world)
         self.v2x_manager = v2x
+        self._agent = BehaviorAgent(vehicle, None, {})
         cav_world.vehicle_managers[vehicle.id] = self
         self.objects: dict = {}
         # Error of the localisation along x and y of the map, metres, and of the yaw, degrees.
@@ -310,18 +355,9 @@ class VehicleManager:
         self.objects = self.perception_manager.detect(self.localise())
 
     def run_step(self) -> float:
-        """Plan: the desired speed, metres per second, which keeps a time gap to objects in the corridor.
-
-        For an object at the vehicle's own place or behind it, the vehicle stops.
-        """
-        to_vehicle = np.array(self.localise().get_inverse_matrix())
-        speed = _CRUISE
-        for found in self.objects['vehicles']:
-            at = found.location
-            x, y = (to_vehicle @ (at.x, at.y, at.z, 1.0))[:2]
-            if abs(y) < _CORRIDOR:
-                speed = min(speed, max(0.0, (x - _STANDSTILL) / _HEADWAY))
-        return float(speed)
+        """Plan: the desired speed, metres per second."""
+        self._agent.update_information(self.localise(), 0.0, self.objects)
+        return self._agent.run_step()[0]
 
     def destroy(self) -> None:
         """Destroy the sensors."""
@@ -335,7 +371,12 @@ def modules(generation: str) -> dict[str, ModuleType]:
         'opencda': {},
         'opencda.core': {},
         'opencda.core.common': {},
-        f'opencda.core.common.{holder}': {'PerceptionManager': manager},
+        'opencda.core.common.cav_world': {'CavWorld': CavWorld},
+        f'opencda.core.common.{holder}': {
+            'PerceptionManager': manager,
+            'BehaviorAgent': BehaviorAgent,
+            'ControlManager': ControlManager,
+        },
         'opencda.core.sensing': {},
         'opencda.core.sensing.perception': {},
         'opencda.core.sensing.perception.obstacle_vehicle': {'ObstacleVehicle': ObstacleVehicle},

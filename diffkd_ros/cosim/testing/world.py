@@ -189,10 +189,13 @@ class World:
         to_body = inverse(self.pose(vehicle)) @ self.pose(sensor)
         start = to_body[:3, 3] - (0.0, 0.0, half[2])
         ray = flip_points(points[:, :3]) @ to_body[:3, :3].T
-        # Where a ray crosses the two planes of each axis of the box.
+        enters, leaves = np.full(len(ray), -np.inf), np.full(len(ray), np.inf)
+        # Where the rays cross the two planes of each axis of the box.
         with np.errstate(divide='ignore', invalid='ignore'):
-            planes = np.stack([(-half - start) / ray, (half - start) / ray])
-        enters, leaves = planes.min(axis=0).max(axis=1), planes.max(axis=0).min(axis=1)
+            for along, begin, size in zip(ray.T, start, half, strict=True):
+                first, second = (-size - begin) / along, (size - begin) / along
+                enters = np.maximum(enters, np.minimum(first, second))
+                leaves = np.minimum(leaves, np.maximum(first, second))
         return np.where((enters > 0.0) & (enters < np.minimum(leaves, 1.0)), enters, 1.0)
 
     @staticmethod

@@ -36,9 +36,12 @@ def send_message(connection: socket.socket, head: dict, arrays: Iterable = ()) -
         head: object for the line of JSON.
         arrays: float32 arrays that the head describes.
     """
-    parts = [json.dumps(head).encode() + b'\n']
-    parts += [np.ascontiguousarray(array, '<f4').tobytes() for array in arrays]
-    connection.sendall(struct.pack('<I', sum(map(len, parts))) + b''.join(parts))
+    line = json.dumps(head).encode() + b'\n'
+    # Sweeps are megabytes: they are sent from where they lie.
+    parts = [memoryview(np.ascontiguousarray(array, '<f4').reshape(-1)).cast('B') for array in arrays]
+    connection.sendall(struct.pack('<I', len(line) + sum(map(len, parts))) + line)
+    for part in parts:
+        connection.sendall(part)
 
 
 def receive_message(
@@ -72,16 +75,17 @@ def receive_message(
 
 
 def _receive(connection: socket.socket, size: int, end: float) -> bytearray:
-    data = bytearray()
-    while len(data) < size:
+    data = bytearray(size)
+    received = 0
+    while received < size:
         left = end - time.monotonic()
         if left <= 0.0:
-            raise TimeoutError(f'received {len(data)} of {size} bytes in time')
+            raise TimeoutError(f'received {received} of {size} bytes in time')
         connection.settimeout(left)
-        part = connection.recv(min(1 << 20, size - len(data)))
+        part = connection.recv_into(memoryview(data)[received:])
         if not part:
             raise GatewayError('the peer has closed the connection')
-        data += part
+        received += part
     return data
 
 

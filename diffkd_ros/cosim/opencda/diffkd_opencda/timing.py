@@ -253,7 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.path.insert(0, os.path.abspath(given.checkout))
     carla = importlib.import_module('carla')
     step, settings = _settings(given.checkout, given.scenario)
-    hub = install(given.gateway, timeout=30.0, sweep_timeout=10.0)
+    # A busy machine must not make a step fail.
+    hub = install(given.gateway, timeout=120.0, sweep_timeout=30.0)
     holder = next(sys.modules[name] for name in HOLDERS if hasattr(sys.modules.get(name), 'BehaviorAgent'))
     cav_world = importlib.import_module('opencda.core.common.cav_world').CavWorld(False)
     client = carla.Client(given.host, given.port)

@@ -36,12 +36,9 @@ def send_message(connection: socket.socket, head: dict, arrays: Iterable = ()) -
         head: object for the line of JSON.
         arrays: float32 arrays that the head describes.
     """
-    line = json.dumps(head).encode() + b'\n'
-    # Sweeps are megabytes: they are sent from where they lie.
-    parts = [memoryview(np.ascontiguousarray(array, '<f4').reshape(-1)).cast('B') for array in arrays]
-    connection.sendall(struct.pack('<I', len(line) + sum(map(len, parts))) + line)
-    for part in parts:
-        connection.sendall(part)
+    parts: list = [json.dumps(head).encode() + b'\n']
+    parts += [np.ascontiguousarray(array, '<f4').reshape(-1).view('u1').data for array in arrays]
+    connection.sendall(b''.join([struct.pack('<I', sum(map(len, parts))), *parts]))
 
 
 def receive_message(

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adapter for OpenCDA: one file, `diffkd_opencda.py`, that runs in OpenCDA's own Python."""
+"""The adapter for OpenCDA: `diffkd_opencda` runs in OpenCDA's own Python, `steps` in the gateway."""

@@ -16,40 +16,40 @@ from diffkd_ros.sources.simulator.shapes import draw_vehicle, upright_box
 _LANE = -1.75
 _GAP = 12.0
 _ONCOMING, _PARKED = 8, 10
+_SEED = 0
 
 
-def street(agents: int, seed: int = 0) -> CoopFrame:
-    """A frame of connected vehicles that queue in the lane, between oncoming and parked vehicles and houses.
+def street(agents: int) -> CoopFrame:
+    """A frame of connected vehicles that queue in the lane, between other vehicles and buildings.
 
     Args:
         agents: number of connected vehicles, 1 to 5; the ego is the last in the queue.
-        seed: of shapes and noise.
     """
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(_SEED)
     places = [(-40.0 + _GAP * number, _LANE, 0.0) for number in range(agents)]
     places += [(-70.0 + 2 * _GAP * number, -_LANE, np.pi) for number in range(_ONCOMING)]
     places += [(-75.0 + 1.3 * _GAP * number, 5.5, 0.0) for number in range(_PARKED)]
     cars = (vehicle for vehicle in iter(lambda: draw_vehicle(draw), None) if vehicle.kind.connects)
-    houses = np.array(
+    buildings = np.array(
         [
             upright_box((x, side * 18.0), 0.0, 22.0, 12.0, (0.0, 8.0))
             for x in range(-90, 100, 30)
             for side in (-1, 1)
         ]
     )
-    count = len(houses)
+    count = len(buildings)
     scene = Scenario(
         config=SimulatorConfig(agents=agents, frames_per_scenario=1),
-        seed=seed,
+        seed=_SEED,
         index=0,
         vehicles=tuple(next(cars) for _ in places),
         motion=np.array([places]),
         speed=np.zeros((1, len(places))),
         mount=np.zeros((agents, 2)),
         standing=Solids(
-            face_planes(houses),
+            face_planes(buildings),
             np.zeros((0, 6)),
-            houses,
+            buildings,
             np.full(count, -1),
             np.full(count, 0.4, np.float32),
             np.zeros(count, np.float32),

@@ -66,26 +66,30 @@ class OpencdaBench:
             Number of vehicles -> what `diffkd_opencda.timing` has written, without the single steps.
 
         Raises:
+            ModelError: if the model folder is missing or does not match its card.
             DiffkdError: if a process fails.
             MissingExtra: if the stand-in's msgpack is not installed.
         """
+        if not self.server:
+            require('msgpack')
+        model = model_folder(self.model)
         out = prepared_folder(out, ('logs', RESULT))
         results = {}
         for count in counts:
             with waiting(console, f'{count} vehicles'):
-                results[str(count)] = self._time(count, out / 'logs' / str(count))
+                results[str(count)] = self._time(count, model, out / 'logs' / str(count))
         write_json(out / RESULT, results)
         console.print(_table(results))
         return results
 
-    def _time(self, count: int, logs: Path) -> dict[str, Any]:
+    def _time(self, count: int, model: Path, logs: Path) -> dict[str, Any]:
         logs.mkdir()
         agents = list(range(1, count + 1))
         files = [share_directory() / 'config' / name for name in ('coop.yaml', 'cosim/opencda.yaml')]
         with contextlib.ExitStack() as stack:
             server = self.server or stack.enter_context(_stand_in(count))
             nodes = stack.enter_context(NodeGroup(files, logs, node_environment(logs)))
-            parameters = {'model': str(model_folder(self.model)), 'device': self.device, 'use_sim_time': True}
+            parameters = {'model': str(model), 'device': self.device, 'use_sim_time': True}
             for spec in graph.vehicle_specs(agents, _EGO, parameters):
                 nodes.start(spec)
             # A busy machine must not make a step fail.
@@ -138,7 +142,6 @@ def _environment(adapter: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def _stand_in(count: int) -> Iterator[str]:
     """The stand-in for a CARLA server with standing vehicles; returns its host:port."""
-    require('msgpack')
     from diffkd_ros.cosim.testing.process import StandInProcess
 
     options = ('--street', '--own-body', '--carla-intensity', '--vehicles', str(count))

@@ -7,12 +7,12 @@ counter-clockwise from the x axis (REP-103).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffkd_ros.frame import Boxes3D, CoopFrame, FrameError, checked_boxes
 from diffkd_ros.geometry.poses import inverse
+from diffkd_ros.kernels import kernel
 
 # Seen from above, counter-clockwise from the front left, in units of half the length and half the width.
 _CORNER_SIGNS = np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
@@ -68,19 +68,23 @@ def transform_boxes(pose: NDArray[np.float64], boxes: ArrayLike) -> NDArray[np.f
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _columns(
     low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> tuple[float, float, NDArray[np.int64], NDArray[np.int64]]:
     """Sort intervals into columns: start, width, first member of each column, members by column."""
-    start, end = low.min(), high.max()
+    # Loops instead of NumPy's functions, which take a second to compile.
+    start, end = low[0], high[0]
+    for b in range(1, len(low)):
+        start, end = min(start, low[b]), max(end, high[b])
     width = max(_COLUMN, (end - start) / _MOST_COLUMNS)
     count = int((end - start) / width) + 1
     begins = np.zeros(count + 1, np.int64)
     for b in range(len(low)):
         for column in range(int((low[b] - start) / width), int((high[b] - start) / width) + 1):
             begins[column + 1] += 1
-    begins = np.cumsum(begins)
+    for column in range(count):
+        begins[column + 1] += begins[column]
     members, filled = np.empty(begins[-1], np.int64), begins[:-1].copy()
     for b in range(len(low)):
         for column in range(int((low[b] - start) / width), int((high[b] - start) / width) + 1):
@@ -89,9 +93,12 @@ def _columns(
     return start, width, begins, members
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _scan(
-    points: NDArray, boxes: NDArray[np.float64], holder: NDArray[np.int64], counts: NDArray[np.int64]
+    points: NDArray[np.float64],
+    boxes: NDArray[np.float64],
+    holder: NDArray[np.int64],
+    counts: NDArray[np.int64],
 ) -> None:
     """Fill `holder` (first box holding each point, -1 for none) and `counts` (points in each box)."""
     holder[:] = -1
@@ -123,11 +130,11 @@ def _scan(
 
 
 def _scanned(points: NDArray, boxes: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    array = np.ascontiguousarray(points)
+    array = np.asarray(points)
     if array.ndim != 2 or array.shape[1] < 3:
         raise FrameError(f'points must be (n, 3 or more), got {array.shape}')
-    if array.dtype != np.float32:
-        array = array.astype(np.float64)
+    # The comparisons are in double precision; other types of points would be compiled for themselves.
+    array = np.array(array[:, :3], np.float64, order='C')
     rows = checked_boxes(boxes)
     holder, counts = np.empty(len(array), np.int64), np.empty(len(rows), np.int64)
     _scan(array, rows, holder, counts)

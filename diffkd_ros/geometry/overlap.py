@@ -7,17 +7,17 @@ The intersection is exact: one rectangle is clipped against the four sides of th
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffkd_ros.frame import FrameError, checked_boxes
+from diffkd_ros.kernels import kernel
 
 # Each of the four cuts adds at most one vertex to the rectangle's four.
 _MAX_VERTICES = 8
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _clip(
     source: NDArray[np.float64], count: int, axis: int, sign: float, limit: float, target: NDArray[np.float64]
 ) -> int:
@@ -40,7 +40,7 @@ def _clip(
     return kept
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _rectangles(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 7): x, y, half length, half width, cos and sin of yaw, circumradius of each box."""
     result = np.empty((len(boxes), 7))
@@ -58,7 +58,7 @@ def _rectangles(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _apart(a: NDArray[np.float64], i: int, b: NDArray[np.float64], j: int) -> bool:
     """Whether the circumscribed circles of rectangle i of a and rectangle j of b are disjoint."""
     reach = a[i, 6] + b[j, 6]
@@ -66,7 +66,7 @@ def _apart(a: NDArray[np.float64], i: int, b: NDArray[np.float64], j: int) -> bo
     return reach <= 0.0 or dx * dx + dy * dy >= reach * reach
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _pair_iou(
     a: NDArray[np.float64], i: int, b: NDArray[np.float64], j: int, scratch: NDArray[np.float64]
 ) -> float:
@@ -83,7 +83,8 @@ def _pair_iou(
     first[1, 0], first[1, 1] = x - along_x + across_x, y - along_y + across_y
     first[2, 0], first[2, 1] = x - along_x - across_x, y - along_y - across_y
     first[3, 0], first[3, 1] = x + along_x - across_x, y + along_y - across_y
-    count = 4
+    # A literal 4 would be a type of its own, for which `_clip` is compiled again.
+    count = np.int64(4)
     for axis in range(2):
         count = _clip(first, count, axis, 1.0, a[i, 2 + axis], second)
         count = _clip(second, count, axis, -1.0, a[i, 2 + axis], first)
@@ -98,7 +99,7 @@ def _pair_iou(
     return intersection / (area_a + area_b - intersection)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _all_iou(boxes_a: NDArray[np.float64], boxes_b: NDArray[np.float64], result: NDArray[np.float64]) -> None:
     a, b = _rectangles(boxes_a), _rectangles(boxes_b)
     scratch = np.empty((2, _MAX_VERTICES, 2))
@@ -107,7 +108,7 @@ def _all_iou(boxes_a: NDArray[np.float64], boxes_b: NDArray[np.float64], result:
             result[i, j] = 0.0 if _apart(a, i, b, j) else _pair_iou(a, i, b, j, scratch)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _suppress(ordered: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
     """Indices that greedy suppression keeps of boxes ordered by descending score."""
     rectangles = _rectangles(ordered)

@@ -14,10 +14,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from diffkd_ros.kernels import kernel
 from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError
 from diffkd_ros.metrics.frame_results import DROPPED, FrameResults
 
@@ -38,7 +38,7 @@ class Interval:
     high: float = math.nan
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _area(
     hits: NDArray[np.bool_],
     scenario: NDArray[np.int64],
@@ -64,7 +64,7 @@ def _area(
     return area, judged, found, best
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _sorted_areas(
     hits: NDArray[np.bool_],
     scenario: NDArray[np.int64],
@@ -78,7 +78,7 @@ def _sorted_areas(
         areas[b] = _area(hits, scenario, times[b], judged[b], found[b], (0, len(hits)), 0.0)[0]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _concatenated_areas(
     hits: NDArray[np.bool_],
     scenario: NDArray[np.int64],

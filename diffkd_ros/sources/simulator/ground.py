@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from diffkd_ros.kernels import kernel
 from diffkd_ros.sources.simulator.roads import RoadNetwork
 
 HALF_EXTENT = 180.0
@@ -62,7 +62,7 @@ def make_ground(rng: np.random.Generator, roads: RoadNetwork) -> HeightField:
     return HeightField(heights.astype(np.float32))
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _relief(
     heights: NDArray[np.float64],
     sin_x: NDArray[np.float64],
@@ -79,7 +79,7 @@ def _relief(
             heights[j, i] = height
 
 
-@njit(cache=True, nogil=True, error_model='numpy', inline='always')
+@kernel(inline='always')
 def height_at(heights: NDArray[np.float32], x: float, y: float) -> float:
     """Bilinear ground height at one point, metres; heights as in `HeightField`."""
     nodes = len(heights)
@@ -94,7 +94,7 @@ def height_at(heights: NDArray[np.float32], x: float, y: float) -> float:
     return near + v * (far - near)
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _heights_at(
     heights: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> NDArray[np.float64]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from diffkd_ros.frame import AgentSweep
+from diffkd_ros.kernels import kernel
 from diffkd_ros.sources.simulator.config import LidarConfig
 from diffkd_ros.sources.simulator.ground import HeightField
 from diffkd_ros.sources.simulator.raycast import NOTHING, Solids, cast
@@ -76,7 +76,7 @@ def scan(
     return AgentSweep(points[:returned].copy(), pose, ring[:returned].copy(), time, velocity), counts
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _returns(
     distance: NDArray[np.float32],
     hit: NDArray[np.int32],

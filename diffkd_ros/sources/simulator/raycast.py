@@ -12,9 +12,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from diffkd_ros.kernels import kernel
 from diffkd_ros.sources.simulator.ground import HeightField, height_at
 
 GROUND = -1
@@ -125,7 +125,7 @@ def cast(
     return distance, hit, incidence
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _bounds(
     corners: NDArray[np.float64],
     rotation: NDArray[np.float64],
@@ -173,7 +173,9 @@ def _bounds(
             near = max(near, smallest, -largest)
         if near <= 1e-6:
             nearest[b] = 0.0
-            extent[b] = (-math.pi, math.pi, -math.pi, math.pi)
+            # Assigning a whole row would take seconds to compile.
+            extent[b, 0] = extent[b, 2] = -math.pi
+            extent[b, 1] = extent[b, 3] = math.pi
             continue
         nearest[b] = near
         centre = math.atan2(centre_y, centre_x)
@@ -191,7 +193,7 @@ def _bounds(
         extent[b, 3] = math.atan2(high, near if high > 0 else far)
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _cast_solids(
     planes: NDArray[np.float64],
     rounds: NDArray[np.float64],
@@ -314,7 +316,7 @@ def _cast_solids(
                     incidence[c, r] = -(nx * dx + ny * dy + nz * dz) / math.sqrt(nx * nx + ny * ny + nz * nz)
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _cast_ground(
     heights: NDArray[np.float32],
     rotation: NDArray[np.float64],

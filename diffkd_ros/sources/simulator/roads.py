@@ -7,10 +7,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from diffkd_ros.geometry.boxes import wrapped
+from diffkd_ros.kernels import kernel
 from diffkd_ros.sources.simulator.config import Layout
 
 LANE_LENGTH = 170.0
@@ -181,7 +181,7 @@ def _conflicts(routes: list[Route]) -> NDArray[np.bool_]:
     return near & (entries[:, None] != entries[None, :])
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _place(
     direction: float, curvature: float, straight: float, along: float, left: float
 ) -> tuple[float, float]:
@@ -198,7 +198,7 @@ def _place(
     return c * ahead - s * aside, s * ahead + c * aside
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _distance_outside(
     directions: NDArray[np.float64],
     curvatures: NDArray[np.float64],

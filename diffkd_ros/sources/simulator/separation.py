@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from diffkd_ros.kernels import kernel
 
-@njit(cache=True, nogil=True, error_model='numpy')
+
+@kernel
 def overlap(
     dx: float, dy: float, yaw_a: float, length_a: float, width_a: float, yaw_b: float, length_b: float,
     width_b: float,
@@ -26,7 +27,7 @@ def overlap(
     return True
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def ever_overlap(motion: NDArray[np.float64], sizes: NDArray[np.float64]) -> bool:
     """Whether the footprints of two vehicles overlap in any frame.
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from diffkd_ros.kernels import kernel
 from diffkd_ros.sources.simulator.ground import HeightField
 from diffkd_ros.sources.simulator.raycast import Solids, face_planes, round_bounds
 from diffkd_ros.sources.simulator.roads import KERB_STRIP, RoadNetwork
@@ -226,7 +226,7 @@ def make_surroundings(rng: np.random.Generator, roads: RoadNetwork, ground: Heig
     return scene
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _outline(
     x: float, y: float, yaw: float, length: float, depth: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -242,7 +242,7 @@ def _outline(
     return xs, ys
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _meets_any(
     x: float, y: float, yaw: float, length: float, depth: float, taken: NDArray[np.float64]
 ) -> bool:

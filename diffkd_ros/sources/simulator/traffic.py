@@ -9,9 +9,9 @@ the stop line acts as a standing obstacle.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from diffkd_ros.kernels import kernel
 from diffkd_ros.sources.simulator.roads import LANE_LENGTH, RoadNetwork
 
 WARM_UP = 8.0  # seconds simulated before frame 0, for queues to form
@@ -136,7 +136,7 @@ def _place(
     )
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _drive(
     start: NDArray[np.float64],
     start_speed: NDArray[np.float64],
@@ -225,12 +225,13 @@ def _drive(
                 s[i] += v[i] * step
             time += step
         if frame >= 0:
-            result_s[frame] = s
-            result_v[frame] = v
+            # Assigning whole rows would take seconds to compile.
+            for i in range(n):
+                result_s[frame, i], result_v[frame, i] = s[i], v[i]
     return result_s, result_v
 
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@kernel
 def _poses(
     s: NDArray[np.float64],
     paths: NDArray[np.float64],

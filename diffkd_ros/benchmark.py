@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from diffkd_ros.files import check_results_file
 from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.metrics.result_file import write_json
@@ -97,7 +98,10 @@ def run(model: Path, threads: int, device: str, repetitions: int, out: Path | No
 
     Raises:
         ModelError: if the model does not load.
+        DiffkdError: if the file cannot be written.
     """
+    if out is not None:
+        check_results_file(out)
     card = ModelCard.load(model)
     encoder = FeatureEncoder(card, threads, device)
     detector = CooperativeDetector(card, threads, device)

@@ -121,6 +121,8 @@ def evaluate(
             # The file lists the splits of this set too.
             file = split_file if calibrate_split else None
             fitted_on = Source(calibrate_on, scenarios, frames_per_scenario, calibrate_split, file)
+        # Before the first file is written.
+        chosen.names()
         folder = (
             _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model)
         )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from rich.progress import Progress
 from typer.core import TyperGroup
 
 from diffkd_ros.errors import DiffkdError, missing_extra
+from diffkd_ros.workers import usable_cores
 
 
 class Verbs(TyperGroup):
@@ -56,8 +56,8 @@ def say(message: str) -> None:
 
 
 def all_cores(wanted: int) -> int:
-    """The wanted number of processes or threads; for 0, one per core."""
-    return wanted or os.cpu_count() or 1
+    """The wanted number of processes or threads; for 0, one per core that this process may use."""
+    return wanted or usable_cores()
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.share import share_directory
 from diffkd_ros.sources.source import Source
+from diffkd_ros.workers import usable_cores
 
 # All that the demo writes, and deletes from an earlier run.
 OUTPUTS = ('logs', 'bag', 'summary.json', 'bev.png', 'animation.gif')
@@ -80,7 +80,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         KeyboardInterrupt: after all processes have been ended.
     """
     started = time.monotonic()
-    model = Model(model_folder(options.model), threads=os.cpu_count() or 1)
+    model = Model(model_folder(options.model), threads=usable_cores())
     model_id = model.card.model_id
     out = prepared_folder(options.out, OUTPUTS)
     console.print(

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.files import results_folder
 from diffkd_ros.launching.middleware import fast_dds_environment, free_domain
 from diffkd_ros.share import share_directory
 
 
 def prepared_folder(out: Path, outputs: Iterable[str]) -> Path:
-    """Create a folder with an empty `logs/`, and delete the `outputs` of an earlier run; other files stay."""
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    """Create a folder with an empty `logs/`, and delete the `outputs` of an earlier run; other files stay.
+
+    Raises:
+        DiffkdError: if nothing can be written to it.
+    """
+    out = results_folder(out.resolve())
     for name in outputs:
         if (out / name).is_dir():
             shutil.rmtree(out / name)

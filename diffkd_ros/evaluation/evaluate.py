@@ -80,25 +80,34 @@ def evaluate(
         draw: whether to draw the report.
 
     Raises:
-        EvaluationError: if the folder holds another evaluation, a worker dies, nothing was scored, or a
-            calibration would be fitted to frames that it is evaluated on; if there is no such protocol, or
-            frames carry no ground truth.
+        EvaluationError: if the folder holds another evaluation, nothing was scored, or a calibration would be
+            fitted to frames that it is evaluated on; if there is no such protocol, or frames carry no ground
+            truth.
+        DatasetError: if a source cannot be opened.
+        DiffkdError: if results cannot be written, or a worker process is killed.
         ModelError: if the model does not load.
         MissingExtra: if Matplotlib or Jinja2 (for the report) or SciPy (for a calibration) is not installed.
         KeyboardInterrupt: after all processes have ended; finished results are kept.
     """
     if draw:
-        # Fail before the work rather than after it.
+        # Here and below: fail before anything is written, and before the work.
         require('matplotlib', 'jinja2')
     calibrators.check_calibration(calibration, calibrate_on, plan.source)
-    settle(plan)
+    drives = plan.source.names()
+    if calibrate_on is not None:
+        calibrate_on.names()
+    if baseline is not None:
+        Summary.read(baseline)
     if plan.answers:
         # Reads bags, which needs an extra.
         from diffkd_ros.evaluation.recorded import score_answers
+        from diffkd_ros.sources.bag_files import open_bags
 
+        open_bags(plan.answers).close()
+    settle(plan)
+    if plan.answers:
         console.print('scoring the recorded detections', highlight=False)
         score_answers(plan, plan.answers)
-    drives = plan.source.names()
     maps = cooperation_named(plan.cooperation).map_conditions
     possible = [condition for condition in conditions if maps or not condition.of_feature_maps]
     card = plan.open().model.card
@@ -141,8 +150,8 @@ def _fit(plan: Plan, method: str, source: Source, workers: int, console: Console
     """Fit the calibration to clean frames of its own source."""
     folder = re.sub(r'\W+', '_', source.spec if source.split is None else f'{source.spec}_{source.split}')
     own = replace(plan, out=plan.out / 'calibration' / folder, source=source)
-    settle(own)
     clean, drives = Condition(CLEAN), source.names()
+    settle(own)
     console.print(f'calibration {method} on clean frames of {source.spec}', highlight=False)
     _run_with_progress(own, [clean], drives, workers, console)
     results = load_results(own, [clean], usable(own, drives))

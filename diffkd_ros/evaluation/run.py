@@ -10,14 +10,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +24,7 @@ from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import INTERMEDIATE, Cooperation, cooperation_named
 from diffkd_ros.evaluation.model import CleanFrame, Model, Sessions
 from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, needed_frames, score
+from diffkd_ros.files import results_folder
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.calibration import MIN_SCORE
 from diffkd_ros.metrics.frame_results import FrameResults, join
@@ -36,6 +32,7 @@ from diffkd_ros.metrics.protocol import Protocol, protocol_named
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.runtime.card import sha256
 from diffkd_ros.sources.source import Scenario, Source
+from diffkd_ros.workers import CONTEXT, worker_pool
 
 SETTINGS = 'evaluation.json'
 LEFT_OUT = 'left_out.json'
@@ -128,7 +125,10 @@ def _open(folder: Path, cooperation: str, sessions: Sessions | None) -> Cooperat
 def settle(plan: Plan) -> None:
     """Create the folder, or check that its results are of this evaluation.
 
+    The source must have been opened before, so that a mistyped one leaves nothing in the folder.
+
     Raises:
+        DiffkdError: if nothing can be written to the folder.
         EvaluationError: if it holds results of another source, model, protocol or cooperation, or of a
             version of the package with different results.
         ModelError: if the model does not load.
@@ -155,8 +155,7 @@ def settle(plan: Plan) -> None:
         if differing:
             changes = ', '.join(f'{key} {earlier.get(key)!r}, now {settings[key]!r}' for key in differing)
             raise EvaluationError(f'{plan.out} holds another evaluation: {changes}; choose another folder')
-    plan.out.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
+    write_json(results_folder(plan.out) / SETTINGS, settings)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -243,17 +242,7 @@ class _Worker:
 
     @classmethod
     def start(cls, counter: Any, stop: Any) -> None:
-        # The terminal interrupts the parent process too, which ends the jobs in order.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
         cls.counter, cls.stop = counter, stop
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _run_in_worker(plan: Plan, job: Job) -> None:
@@ -274,7 +263,7 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
         progress: called repeatedly with the number of frames scored.
 
     Raises:
-        EvaluationError: if a worker process dies.
+        DiffkdError: if a worker process is killed, or results cannot be written; finished ones are kept.
         KeyboardInterrupt: after all workers have ended; finished jobs have written their files.
     """
     if workers == 1:
@@ -282,9 +271,8 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
         for job in jobs:
             _run_job(plan, job, lambda: progress(next(scored)), lambda: False)
         return
-    context = multiprocessing.get_context('spawn')
-    counter, stop = context.Value('q', 0), context.Event()
-    with ProcessPoolExecutor(workers, context, _Worker.start, (counter, stop)) as pool:
+    counter, stop = CONTEXT.Value('q', 0), CONTEXT.Event()
+    with worker_pool(workers, _Worker.start, (counter, stop)) as pool:
         running: set[Future[None]] = {pool.submit(_run_in_worker, plan, job) for job in jobs}
         try:
             while running:
@@ -292,14 +280,8 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int],
                 for future in done:
                     future.result()
                 progress(counter.value)
-        except BrokenProcessPool as error:
-            raise EvaluationError(
-                f'a worker process died, possibly out of memory; run again with fewer workers '
-                f'than {workers}: finished results are kept'
-            ) from error
         except BaseException:
             stop.set()
-            pool.shutdown(cancel_futures=True)
             raise
 
 

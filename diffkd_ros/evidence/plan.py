@@ -56,7 +56,7 @@ class Conditions(_Section):
     def _can_be_measured(self) -> Conditions:
         # Fail before the trainings rather than after them.
         try:
-            self.frames()
+            self.frames().names()
             self.levels()
         except DiffkdError as error:
             raise ValueError(str(error)) from error
@@ -146,7 +146,7 @@ def load_experiment(path: Path, out: Path) -> Experiment:
         RecipeError: if the base recipe or a change to it is not valid.
     """
     try:
-        plan = Plan.model_validate(yaml.safe_load(path.read_text()))
+        plan = Plan.model_validate(yaml.safe_load(path.read_bytes()))
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise DiffkdError(f'{path}: {error}') from error
     base = load_recipe(path.parent / plan.base)

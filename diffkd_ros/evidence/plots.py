@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffkd_ros.evaluation.summary import Summary
 from diffkd_ros.evidence.results import Evidence, MeasuredSteps
+from diffkd_ros.files import whole_file
 
 RELIABILITY = 'reliability.png'
 STEPS = 'steps.png'
@@ -39,7 +40,8 @@ def _reliability(summary: Summary, path: Path) -> None:
         axis.set(title=title, xlabel='severity; only the ego is corrupted')
         axis.set_xticks(range(1 + max(len(figures.severities) for figures in summary.corruptions.values())))
     axes[1].legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format='png', dpi=150)
 
 
 def _steps(settings: Sequence[MeasuredSteps], path: Path) -> None:
@@ -66,4 +68,5 @@ def _steps(settings: Sequence[MeasuredSteps], path: Path) -> None:
                 axis.plot(x, y, 'k*', label='no restoration')
         axis.set(title=title, xlabel='fuse, ms', ylabel='AP@0.5, %')
         axis.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format='png', dpi=150)

@@ -15,6 +15,7 @@ from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.evidence.results import EVIDENCE, gather
 from diffkd_ros.evidence.table import markdown
 from diffkd_ros.evidence.train import train_all
+from diffkd_ros.files import results_folder, write_text
 
 TABLES = 'evidence.md'
 
@@ -31,7 +32,8 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
         console: for progress messages.
 
     Raises:
-        DiffkdError: if the plan is not valid or a training fails.
+        DiffkdError: if the plan is not valid, a source cannot be opened, results cannot be written, or a
+            training fails.
         RecipeError: if the base recipe is not valid.
         EvaluationError: if a measurement fails.
         MissingExtra: if Matplotlib is not installed.
@@ -41,6 +43,7 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
     # Recipes contain the path of the checkpoint they start from, which must not depend on its spelling.
     out = out.resolve()
     experiment = load_experiment(path, out)
+    results_folder(out)
     train_all(experiment, out, workers, console)
     rows = measure_rows(experiment, out, workers, console)
     subject = experiment.plan.subject
@@ -56,6 +59,6 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
         measure_steps(experiment, out, workers, console),
     )
     evidence.write(out)
-    (out / TABLES).write_text(markdown(evidence))
+    write_text(out / TABLES, markdown(evidence))
     plots.draw(evidence, out)
     console.print(f'in {out}: {EVIDENCE}, {TABLES}', highlight=False)

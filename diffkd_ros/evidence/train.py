@@ -13,6 +13,8 @@ from rich.console import Console
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evidence.plan import Experiment, checkpoint_of
+from diffkd_ros.files import write_text
+from diffkd_ros.launching.processes import in_child
 from diffkd_ros.runtime.card import CARD
 from diffkd_ros.training.checkpoint import CheckpointError, read_checkpoint
 
@@ -49,7 +51,8 @@ def train_all(experiment: Experiment, out: Path, workers: int, console: Console)
                 del running[name]
                 log = _log(name, out)
                 if process.returncode:
-                    raise DiffkdError(f'training {name} failed, see {log}:\n{log.read_text()[-_TAIL:]}')
+                    tail = log.read_text(errors='replace')[-_TAIL:]
+                    raise DiffkdError(f'training {name} failed, see {log}:\n{tail}')
                 console.print(f'trained {name}', highlight=False)
     finally:
         for process in running.values():
@@ -75,10 +78,11 @@ def _start(experiment: Experiment, name: str, out: Path) -> subprocess.Popen[byt
     folder = checkpoint_of(name, out).parent
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / f'{name}.yaml'
-    recipe.write_text(yaml.safe_dump(experiment.recipes[name].model_dump(mode='json'), sort_keys=False))
+    write_text(recipe, yaml.safe_dump(experiment.recipes[name].model_dump(mode='json'), sort_keys=False))
     command = [sys.executable, '-m', 'diffkd_ros.cli', 'train', str(recipe), '--out', str(folder)]
     with _log(name, out).open('ab') as log:
-        return subprocess.Popen([*command, '--threads', '1'], stdout=log, stderr=subprocess.STDOUT)
+        command += ['--threads', '1']
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=in_child)
 
 
 def _log(name: str, out: Path) -> Path:

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import save_file
 
 from diffkd_ros.export.graphs import export_ego, export_encoder
+from diffkd_ros.files import results_folder, write_text
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.card import CARD, EGO, ENCODER, FILES, STUDENT, ModelCard, ModelError, sha256
@@ -52,8 +53,11 @@ def write_model_folder(
 
     Returns:
         The card as read back, with files verified.
+
+    Raises:
+        DiffkdError: if the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    results_folder(folder)
     config = student.config
     if config.encoder == 'sparse':
         runtime = 'torch'
@@ -76,5 +80,5 @@ def write_model_folder(
         'training': training,
         'results': results,
     }
-    (folder / CARD).write_text(yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100))
+    write_text(folder / CARD, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100))
     return ModelCard.load(folder)

@@ -7,7 +7,6 @@ breakdowns, calibration and confidence intervals are sums over their columns.
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.files import whole_file
 from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError, average_precision
 
 # Values in `Detections.found` of a detection that found no truth.
@@ -217,7 +217,11 @@ class FrameResults:
         return np.bincount(self.detections.frame[self.found(iou_threshold) >= 0], minlength=len(self))
 
     def save(self, path: Path) -> None:
-        """Write a compressed `.npz` file atomically."""
+        """Write a compressed `.npz` file.
+
+        Raises:
+            DiffkdError: if it cannot be written.
+        """
         columns: dict[str, Any] = {
             'format': np.array(_FORMAT),
             'protocol': np.array(self.protocol),
@@ -230,10 +234,9 @@ class FrameResults:
                 for name, column in _columns(getattr(self, table)).items()
             },
         }
-        unfinished = path.with_name(f'{path.name}.{os.getpid()}.part')
-        with unfinished.open('wb') as file:
+        # A file object, since NumPy would add `.npz` to the name.
+        with whole_file(path) as unfinished, unfinished.open('wb') as file:
             np.savez_compressed(file, **columns)
-        unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> FrameResults:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from diffkd_ros.files import write_text
 
 
 def _plain(value: object) -> object:
@@ -24,8 +25,7 @@ def _plain(value: object) -> object:
 def write_json(path: Path, value: object) -> None:
     """Write a nested structure of dicts, lists, strings and numbers, indented.
 
-    The file is replaced at once, so that an interruption never leaves it incomplete.
+    Raises:
+        DiffkdError: if the file cannot be written; an earlier one is then unchanged.
     """
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}.part')
-    unfinished.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
-    unfinished.replace(path)
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import onnxruntime
 from numpy.typing import NDArray
 
 from diffkd_ros.runtime.card import ModelCard, ModelError
+
+# ONNX Runtime 1.29 and later write a device id to the user's cache folder and send usage data to their maker.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+
+import onnxruntime
 
 PROVIDERS = {
     'cpu': ['CPUExecutionProvider'],

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from diffkd_ros.frame import FrameError
 from diffkd_ros.sources.dataset import DatasetError, FrameDataset
 from diffkd_ros.sources.source import FORMATS, Source
+from diffkd_ros.workers import worker_pool
 
 
 @dataclass(slots=True)
@@ -66,6 +65,7 @@ def check(
 
     Raises:
         DatasetError: if the data set cannot be opened; everything else is a problem in the report.
+        DiffkdError: if a worker process is killed.
     """
     known = FORMATS.get(source.kind)
     if known and 'communication_range' in known.options:
@@ -117,9 +117,7 @@ def _examined(dataset: FrameDataset, workers: int) -> Iterator[_Examined]:
     if workers == 0:
         yield from (_examine(dataset, index) for index in range(len(dataset)))
         return
-    # A forked child of a process with threads (ONNX Runtime's, rclpy's) may hang, hence `spawn`.
-    spawn = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(workers, spawn, initializer=_keep, initargs=(dataset,)) as pool:
+    with worker_pool(workers, _keep, (dataset,)) as pool:
         yield from pool.map(_examine_kept, range(len(dataset)))
 
 

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.files import whole_file
 from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
+from diffkd_ros.training.finite import check_tensors
 from diffkd_ros.training.recipe import Recipe
 from diffkd_ros.training.stages import teacher_as_student
 
@@ -51,19 +52,22 @@ class Progress:
 def save_checkpoint(
     path: Path, recipe: Recipe, parts: dict[str, dict[str, Tensor]], progress: Progress
 ) -> None:
-    """Write a checkpoint atomically: if the process is killed, the previous one stays.
+    """Write a checkpoint. If the process is killed, the previous one stays.
 
     `parts` are state dictionaries by name: `teacher`, `student` and, within a stage, the optimiser's.
+
+    Raises:
+        DiffkdError: if a tensor is not finite, or the file cannot be written.
     """
     tensors = {
         f'{part}.{name}': tensor.detach().cpu().contiguous().clone()
         for part, state in parts.items()
         for name, tensor in state.items()
     }
+    check_tensors(tensors, path)
     metadata = {'recipe': recipe.model_dump_json(), 'progress': json.dumps(asdict(progress))}
-    partial = path.with_suffix('.partial')
-    save_file(tensors, partial, metadata=metadata)
-    os.replace(partial, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(save(tensors, metadata))
 
 
 def read_checkpoint(path: Path) -> tuple[Recipe, Progress, dict[str, Tensors]]:

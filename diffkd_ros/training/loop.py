@@ -15,14 +15,18 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.files import results_folder
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training import checkpoint
 from diffkd_ros.training.checkpoint import CHECKPOINT, CheckpointError
 from diffkd_ros.training.data import Batch, training_batches
+from diffkd_ros.training.finite import LossWatch
 from diffkd_ros.training.frames import expand
 from diffkd_ros.training.optimisation import Optimisation
 from diffkd_ros.training.recipe import Recipe, RecipeError, Stage
@@ -53,22 +57,29 @@ class Machine:
     threads: int = 1
 
     def fabric(self, out: Path) -> Fabric:
-        """Create Fabric, with loggers that write to `out`."""
+        """Create Fabric, with loggers that write to `out`.
+
+        Raises:
+            DiffkdError: if this machine has no such devices.
+        """
         devices, nodes = self.devices, self.nodes
         if TorchElasticEnvironment.detect():
             devices, nodes = int(os.environ['LOCAL_WORLD_SIZE']), int(os.environ['GROUP_WORLD_SIZE'])
         several = devices != 1 or nodes > 1
-        return Fabric(
-            accelerator=self.accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            # No stage uses all parameters of the student.
-            strategy='ddp_find_unused_parameters_true' if several else 'auto',
-            loggers=[
-                CSVLogger(out, 'csv', flush_logs_every_n_steps=1),
-                TensorBoardLogger(out, 'tensorboard'),
-            ],
-        )
+        try:
+            return Fabric(
+                accelerator=self.accelerator,
+                devices=devices,
+                num_nodes=nodes,
+                # No stage uses all parameters of the student.
+                strategy='ddp_find_unused_parameters_true' if several else 'auto',
+                loggers=[
+                    CSVLogger(out, 'csv', flush_logs_every_n_steps=1),
+                    TensorBoardLogger(out, 'tensorboard'),
+                ],
+            )
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
+            raise DiffkdError(f'accelerator {self.accelerator}, {devices} devices: {error}') from error
 
 
 @dataclass(frozen=True)
@@ -157,19 +168,22 @@ class _Run:
         started = time.monotonic() - 60 * progress.minutes
         remaining = range(progress.step, stage.steps)
         batches = training_batches(data, grid, stream, remaining, fabric.global_rank, fabric.world_size)
-        shown = ''
+        shown, watch = '', LossWatch(stage.name)
         with Progress(*_COLUMNS, disable=not fabric.is_global_zero) as bar:
             task = bar.add_task(stage.name, total=stage.steps, completed=progress.step)
             for step, batch in zip(remaining, batches, strict=True):
                 # A seed for each step: a resumed run repeats the draws of an uninterrupted one.
                 torch.manual_seed(_seed(recipe.seed, stream, step, fabric.global_rank))
                 losses = self._step(trained, optimiser, optimisation, batch.to(fabric.device))
+                watch.add(step, losses)
                 progress.step, progress.minutes = step + 1, (time.monotonic() - started) / 60
                 if step % REPORT_EVERY == 0:
-                    fabric.log_dict({f'{stage.name}/{k}': v for k, v in losses.items()}, step)
+                    fabric.log_dict({f'{stage.name}/{k}': v.item() for k, v in losses.items()}, step)
                 text = f'{stage.name} loss {losses["total"]:.3f} {shown}'
                 bar.update(task, advance=1, description=text)
                 last = step + 1 == stage.steps
+                if last or any((step + 1) % every == 0 for every in (REPORT_EVERY, recipe.save_every)):
+                    watch.check()
                 if (step + 1) % recipe.validate_every == 0 and not last:
                     shown = _summary(self._score(stage, optimisation.average.module, step + 1))
                 if (step + 1) % recipe.save_every == 0 and not last:
@@ -189,7 +203,7 @@ class _Run:
 
     def _step(
         self, module: nn.Module, optimiser: Any, optimisation: Optimisation, batch: Batch
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         weights = self.recipe.weights.model_dump()
         # Not Fabric's mixed precision, which converts inputs too: points would be rounded to 0.25 m.
         mixed = self.recipe.precision == 'bf16-mixed'
@@ -201,7 +215,7 @@ class _Run:
         nn.utils.clip_grad_norm_(optimisation.parameters, self.recipe.gradient_clip)
         optimiser.step()
         optimisation.advance()
-        return {'total': total.item(), **{name: loss.item() for name, loss in losses.items()}}
+        return {name: loss.detach() for name, loss in (*losses.items(), ('total', total))}
 
     def _score(self, stage: Stage, network: nn.Module, step: int) -> Scores:
         """Score on held-out frames in the first process; the others wait and return no scores."""
@@ -252,10 +266,11 @@ def train(recipe: Recipe, out: Path, machine: Machine | None = None) -> Trained 
         CheckpointError: if `out` holds a run of another recipe, or the initial checkpoint is not usable.
         RecipeError: if no teacher precedes the first stage, or an environment variable is not set.
         DatasetError: if a data set cannot be read.
+        DiffkdError: if a loss is not finite, `out` cannot be written, or this machine has no such devices.
     """
     machine = machine or Machine()
     torch.set_num_threads(machine.threads)
-    out.mkdir(parents=True, exist_ok=True)
+    results_folder(out)
     fabric = machine.fabric(out)
     fabric.launch()
     if recipe.precision != '32-true' and fabric.device.type == 'cpu' and not _has_bfloat16():

@@ -205,7 +205,7 @@ def load_recipe(path: Path) -> Recipe:
         RecipeError: if the file is missing or not YAML, or has an unknown key or an invalid value.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
         raise RecipeError(f'{path}: {error}') from error
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.report.scene import PANEL, SIGNALS, Picture, rgb
 from diffkd_ros.evaluation.report.view import FusionView
+from diffkd_ros.files import whole_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +32,7 @@ def save_animation(
         max_bytes: maximum size of the file.
 
     Raises:
-        DiffkdError: if there are no views.
+        DiffkdError: if there are no views, or the file cannot be written.
     """
     picture = Picture(width)
 
@@ -47,7 +48,8 @@ def save_animation(
         scale = max(0.6, 0.95 * (max_bytes / len(data)) ** 0.5)
         size = (round(frames[0].width * scale), round(frames[0].height * scale))
         frames = [frame.resize(size, Image.Resampling.LANCZOS) for frame in frames]
-    path.write_bytes(data)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def _gif(frames: list[Image], fps: float) -> bytes:

@@ -20,6 +20,7 @@ from diffkd_ros.evaluation.report import panels, plots
 from diffkd_ros.evaluation.report.tables import TABLE
 from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.evaluation.summary import SUMMARY, Ends, Summary
+from diffkd_ros.files import write_text
 from diffkd_ros.metrics.bootstrap import Interval
 from diffkd_ros.metrics.breakdown import by_distance, by_visibility, unobserved_false_alarms
 from diffkd_ros.metrics.calibration import (
@@ -69,7 +70,7 @@ def write(path: Path, evaluation: Evaluation, summary: Summary, plan: Plan) -> N
         inference=_inference_table(evaluation),
         pictures=_pictures(evaluation, plan),
     )
-    path.write_text(text, encoding='utf-8')
+    write_text(path, text)
 
 
 def render(summary: Summary, **sections: Any) -> str:

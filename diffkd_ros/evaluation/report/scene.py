@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.evaluation.report.view import HIT_IOU, FusionView, Outcome
+from diffkd_ros.files import whole_file
 from diffkd_ros.geometry.boxes import bev_corners
 
 if TYPE_CHECKING:
@@ -340,4 +341,5 @@ def draw(view: FusionView, width: int = 1600) -> Figure:
 
 def save_png(view: FusionView, path: Path, width: int = 1600) -> None:
     """Draw one view into a PNG file, `width` pixels wide."""
-    draw(view, width).savefig(path, format='png', facecolor=_BACKGROUND)
+    with whole_file(path) as unfinished:
+        draw(view, width).savefig(unfinished, format='png', facecolor=_BACKGROUND)

@@ -17,6 +17,7 @@ from pathlib import Path
 from diffkd_ros.corruptions import lookup
 from diffkd_ros.evaluation.conditions import Condition
 from diffkd_ros.evaluation.measures import IOU, Evaluation
+from diffkd_ros.files import whole_file
 from diffkd_ros.metrics.average_precision import DetectionOrder
 from diffkd_ros.metrics.bootstrap import Interval
 from diffkd_ros.metrics.breakdown import by_distance, by_visibility, unobserved_false_alarms
@@ -32,7 +33,7 @@ _COLUMNS = (
 
 def write_table(evaluation: Evaluation, path: Path) -> None:
     """Write every figure as CSV; unknown values are empty."""
-    with path.open('w', newline='') as file:
+    with whole_file(path) as unfinished, unfinished.open('w', encoding='utf-8', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for level in evaluation.levels:

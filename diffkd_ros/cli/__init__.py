@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -34,6 +36,7 @@ app.command('demo-carla')(running.demo_carla)
 app.command()(measuring.train)
 app.command()(running.bench)
 app.command('bench-opencda')(running.bench_opencda)
+app.command('compile')(running.compile_kernels)
 app.command()(measuring.evaluate)
 app.command()(measuring.evidence)
 app.add_typer(recordings.data, name='data')
@@ -42,4 +45,8 @@ app.add_typer(recordings.bag, name='bag')
 
 def main() -> None:
     """Entry point."""
+    # Names of files may hold bytes, and the terminal an encoding, that cannot represent every character.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     app(prog_name='diffkd')

@@ -16,7 +16,7 @@ from diffkd_ros.errors import require
 if TYPE_CHECKING:
     from diffkd_ros.evaluation.model import Sessions
 
-Workers = Annotated[int, typer.Option(min=0, help='Processes; 0: one per core.')]
+Workers = Annotated[int, typer.Option(min=0, help='Processes; 0: one per core that may be used.')]
 
 _RESUMES = 'the same command continues from here'
 

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs that run a model on this machine: demo, demo-carla, bench, bench-opencda."""
+"""Verbs that run a model on this machine: demo, demo-carla, bench, bench-opencda; and compile."""
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from diffkd_ros.cli.verbs import interruptible
+from diffkd_ros.cli.verbs import interruptible, say
 from diffkd_ros.errors import require
 
 Model = Annotated[str, typer.Option(help='Model folder, or the name of a shipped model.')]
@@ -94,3 +95,12 @@ def bench_opencda(
     bench = OpencdaBench(checkout, python, model, device, steps, warm_up, server)
     with interruptible(_ENDED):
         bench.run(vehicles, out, Console())
+
+
+def compile_kernels() -> None:
+    """Compile the numeric functions now instead of at their first use; needed once on a machine."""
+    from diffkd_ros.precompile import compile_all
+
+    started = time.monotonic()
+    compile_all()
+    say(f'ready after {time.monotonic() - started:.0f} s')

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,12 @@ from typer.core import TyperGroup
 
 from diffkd_ros.errors import DiffkdError, missing_extra
 from diffkd_ros.workers import usable_cores
+
+# Faults of the machine, such as a full disk, which may show anywhere.
+_MACHINE = {
+    *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE),
+    *(errno.ENOMEM, errno.ENOSPC, errno.EPERM, errno.EROFS),
+}
 
 
 class Verbs(TyperGroup):
@@ -34,6 +41,10 @@ class Verbs(TyperGroup):
             if missing is None:
                 raise
             shown = missing
+        except OSError as error:
+            if error.errno not in _MACHINE:
+                raise
+            shown = DiffkdError(f'{error.filename}: {error.strerror}' if error.filename else error.strerror)
         typer.echo(f'{ctx.command_path} {ctx.invoked_subcommand}: {shown}', err=True)
         raise typer.Exit(1)
 

@@ -169,6 +169,7 @@ class _Run:
         remaining = range(progress.step, stage.steps)
         batches = training_batches(data, grid, stream, remaining, fabric.global_rank, fabric.world_size)
         shown, watch = '', LossWatch(stage.name)
+        checks = REPORT_EVERY, recipe.validate_every, recipe.save_every
         with Progress(*_COLUMNS, disable=not fabric.is_global_zero) as bar:
             task = bar.add_task(stage.name, total=stage.steps, completed=progress.step)
             for step, batch in zip(remaining, batches, strict=True):
@@ -182,7 +183,10 @@ class _Run:
                 text = f'{stage.name} loss {losses["total"]:.3f} {shown}'
                 bar.update(task, advance=1, description=text)
                 last = step + 1 == stage.steps
-                if last or any((step + 1) % every == 0 for every in (REPORT_EVERY, recipe.save_every)):
+                if last or any(
+                    (step + 1) % every == 0
+                    for every in (REPORT_EVERY, recipe.save_every, recipe.validate_every)
+                ):
                     watch.check()
                 if (step + 1) % recipe.validate_every == 0 and not last:
                     shown = _summary(self._score(stage, optimisation.average.module, step + 1))

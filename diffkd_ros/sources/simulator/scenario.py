@@ -205,7 +205,7 @@ def _draw_scenario(config: SimulatorConfig, seed: int, index: int, attempt: int)
     still = np.broadcast_to(places, (len(motion), *places.shape))
     motion = np.concatenate([motion[:, order], still], axis=1)
     sizes = np.array([vehicle.size[:2] for vehicle in vehicles])
-    if ever_overlap(motion, sizes):
+    if ever_overlap(np.ascontiguousarray(motion), sizes):
         return None
     return Scenario(
         config,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 from typing import Annotated
@@ -12,6 +13,10 @@ import typer
 from diffkd_ros import __version__
 from diffkd_ros.cli import measuring, recordings, running
 from diffkd_ros.cli.verbs import group
+
+# Everything is drawn into files. In a notebook this names a backend that the environment of a command may
+# lack, and then Matplotlib cannot be imported.
+os.environ['MPLBACKEND'] = 'agg'
 
 app = group('Cooperative LiDAR perception over ROS 2.', name='diffkd')
 

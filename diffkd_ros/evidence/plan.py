@@ -148,7 +148,7 @@ def load_experiment(path: Path, out: Path) -> Experiment:
     try:
         plan = Plan.model_validate(yaml.safe_load(path.read_bytes()))
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise DiffkdError(f'{path}: {error}') from error
+        raise DiffkdError(f'{path}: {" ".join(str(error).split())}') from error
     base = load_recipe(path.parent / plan.base)
     after = {name: [t.after] if t.after else [] for name, t in plan.trainings.items()}
     try:

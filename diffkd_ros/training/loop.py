@@ -183,10 +183,7 @@ class _Run:
                 text = f'{stage.name} loss {losses["total"]:.3f} {shown}'
                 bar.update(task, advance=1, description=text)
                 last = step + 1 == stage.steps
-                if last or any(
-                    (step + 1) % every == 0
-                    for every in (REPORT_EVERY, recipe.save_every, recipe.validate_every)
-                ):
+                if last or any((step + 1) % every == 0 for every in checks):
                     watch.check()
                 if (step + 1) % recipe.validate_every == 0 and not last:
                     shown = _summary(self._score(stage, optimisation.average.module, step + 1))

@@ -207,7 +207,7 @@ def load_recipe(path: Path) -> Recipe:
     try:
         content = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f'{path}: {error}') from error
+        raise RecipeError(f'{path}: {" ".join(str(error).split())}') from error
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

@@ -56,4 +56,13 @@ RUN . "/opt/ros/${ROS_DISTRO}/setup.bash" \
  && colcon build --packages-select diffkd_ros --cmake-args -DBUILD_TESTING=OFF \
  && rm -rf build log
 
+# Not as root. What Numba compiles is kept in the image, for processors like that of the machine that builds it. A
+# container that is run read-only or by another user copies it to its temporary folder.
+ENV NUMBA_CACHE_DIR=/var/cache/diffkd_ros
+RUN { getent passwd 1000 || useradd --create-home --shell /bin/bash --uid 1000 vehicle; } \
+ && install --directory --owner=1000 "${NUMBA_CACHE_DIR}" /data
+USER 1000
+RUN /entrypoint.sh ros2 run diffkd_ros diffkd compile
+WORKDIR /data
+
 CMD ["bash"]

@@ -80,6 +80,7 @@ $(VENV)/demo-ready: $(wildcard msg/*.msg) $(wildcard build_tools/*.py) $(VENV)/d
 	@echo 'compiling diffkd_ros.msg'
 	@mkdir -p build
 	@$(BIN)/python build_tools/build_messages.py >build/messages.log 2>&1 || { cat build/messages.log >&2; exit 1; }
+	@$(BIN)/diffkd compile
 	@touch $@
 
 $(VENV)/carla-ready: $(VENV)/demo-ready

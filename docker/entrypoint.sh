@@ -22,4 +22,9 @@ for folder in /opt/venv/lib/python3*/site-packages/nvidia/*/lib; do
   fi
 done
 
+# Another user than the image's has no home folder, where ROS keeps its logs.
+if [[ ! -w "${HOME}" ]]; then
+  export ROS_LOG_DIR="${ROS_LOG_DIR:-${TMPDIR:-/tmp}/ros}"
+fi
+
 exec "$@"

@@ -11,6 +11,7 @@ import typer
 
 from diffkd_ros.cli.verbs import counting_frames, group, say
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.files import check_results_file
 
 Split = Annotated[str | None, typer.Option(help='Split of a data set; all of it by default.')]
 SplitFile = Annotated[Path | None, typer.Option(help='File that lists the splits of DAIR-V2X-C.')]
@@ -103,6 +104,7 @@ def bag_page(
     """Draw a recording as one HTML page: the scene from above, gate weights and latency over time."""
     from diffkd_ros.bags.page import write_page
 
+    check_results_file(out)
     with counting_frames() as on_frame:
         shown, answered = write_page(recording, out, frames, on_frame)
     say(f'{out}: {shown} frames, {answered} with detections, {out.stat().st_size / 1e6:.1f} MB')

@@ -78,7 +78,7 @@ class Machine:
                     TensorBoardLogger(out, 'tensorboard'),
                 ],
             )
-        except (MisconfigurationException, RuntimeError, ValueError) as error:
+        except (ImportError, MisconfigurationException, RuntimeError, ValueError) as error:
             raise DiffkdError(f'accelerator {self.accelerator}, {devices} devices: {error}') from error
 
 
@@ -175,7 +175,12 @@ class _Run:
             for step, batch in zip(remaining, batches, strict=True):
                 # A seed for each step: a resumed run repeats the draws of an uninterrupted one.
                 torch.manual_seed(_seed(recipe.seed, stream, step, fabric.global_rank))
-                losses = self._step(trained, optimiser, optimisation, batch.to(fabric.device))
+                try:
+                    losses = self._step(trained, optimiser, optimisation, batch.to(fabric.device))
+                except RuntimeError:
+                    # Some operators refuse NaN: the loss of the step before may have been the first.
+                    watch.check()
+                    raise
                 watch.add(step, losses)
                 progress.step, progress.minutes = step + 1, (time.monotonic() - started) / 60
                 if step % REPORT_EVERY == 0:

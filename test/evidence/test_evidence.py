@@ -99,6 +99,7 @@ def test_one_command_trains_measures_and_reports_and_repeats_nothing(tmp_path: P
         ({'conditions': {'corruptions': 'fgo'}}, 'fgo'),
         ({'conditions': {'severity': '9'}}, "'9'"),
         ({'conditions': {'source': 'simm'}}, 'simm'),
+        ({'conditions': {'source': f'dair:{ROOT}'}}, 'cooperative'),
         ({'reliability': {'row': 'method', 'agents': 'egos'}}, 'egos'),
         ({'steps': {'training': 'method', 'starts': ['pure'], 'steps': [1], 'seeds': 'x'}}, "'x'"),
     ],

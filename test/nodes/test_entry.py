@@ -87,6 +87,31 @@ def test_a_missing_python_package_is_named_in_one_line(domain, tmp_path):
     assert '[player_node]: rosbags is missing: ' in line
 
 
+def test_without_a_folder_for_logs_ros_says_so_in_one_line(domain):
+    done = subprocess.run(
+        [sys.executable, '-m', 'diffkd_ros.nodes.evaluator_node'],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(domain), 'ROS_LOG_DIR': '/proc/nowhere'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('ROS does not start: ')
+    assert '/proc/nowhere' in line
+
+
+def test_a_result_that_cannot_be_written_is_one_line_at_the_end(group, model):
+    parameters = {'model': str(model), 'out': '/proc/result.json'}
+    process = group.start(NodeSpec('evaluator_node', '/cav_1', (), parameters))
+    group.wait_ready(PATIENCE)
+    process.signal(signal.SIGINT)
+    assert process.wait(PATIENCE)
+    assert process.returncode == 1
+    assert 'cannot write /proc/result.json' in process.tail().splitlines()[-1]
+    assert 'Traceback' not in process.tail()
+    group.stop([process])
+
+
 def test_an_agent_needs_a_name(group, model):
     assert 'set the parameter agent_id' in fails(
         group, NodeSpec('vehicle_node', '/', (), {'model': str(model)})

@@ -84,6 +84,34 @@ def test_launch_files_find_what_the_image_installed(tmp_path):
     )
 
 
+def test_it_does_not_run_as_root_and_holds_what_is_compiled_at_the_first_start():
+    (user,) = arguments('USER')
+    assert int(user) > 0
+    runs = arguments('RUN')
+    (cache,) = re.findall(r'NUMBA_CACHE_DIR=(\S+)', TEXT)
+    assert any(f'--owner={user} "${{NUMBA_CACHE_DIR}}"' in run for run in runs), cache
+    before_user = LINES.index(f'USER {user}')
+    (compiled,) = [k for k, line in enumerate(LINES) if line.endswith('diffkd compile')]
+    assert before_user < compiled
+
+
+def test_a_user_without_a_home_folder_has_a_place_for_logs(tmp_path):
+    (tmp_path / 'opt/ros/any').mkdir(parents=True)
+    (tmp_path / 'opt/ros/any/setup.bash').touch()
+    script = tmp_path / 'entrypoint.sh'
+    text = (PROJECT / 'docker/entrypoint.sh').read_text()
+    script.write_text(text.replace('/opt/', f'{tmp_path}/opt/'))
+    for home, expected in (('/proc/nowhere', f'{tmp_path}/ros'), (str(tmp_path), '')):
+        done = subprocess.run(
+            ['bash', script, 'sh', '-c', 'echo $ROS_LOG_DIR'],
+            env={'PATH': os.environ['PATH'], 'ROS_DISTRO': 'any', 'HOME': home, 'TMPDIR': str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
+
+
 @pytest.mark.skipif(
     shutil.which('hadolint', path=str(Path(sys.executable).parent)) is None, reason='no hadolint'
 )

@@ -120,7 +120,12 @@ def _run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None) -> i
     node: RunnableNode | None = None
     code = 0
     try:
-        rclpy.init(args=None if args is None else list(args))
+        try:
+            rclpy.init(args=None if args is None else list(args))
+        except RuntimeError as error:
+            # Without a folder for its logs, for example, or with an argument it does not know.
+            print(f'ROS does not start: {error}', file=sys.stderr)
+            return NOT_STARTED
         try:
             node = make_node()
             node.start()
@@ -152,7 +157,12 @@ def _run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None) -> i
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         if node is not None:
-            node.close()
+            try:
+                node.close()
+            except DiffkdError as error:
+                # A result that cannot be written. /rosout is not available any more.
+                rclpy.logging.get_logger('diffkd_ros').fatal(str(error))
+                code = 1
             node.destroy_node()
         rclpy.try_shutdown()
     return code

@@ -23,6 +23,7 @@ from numba.core import config
 from numba.core.caching import FunctionCache
 
 _LOG = logging.getLogger(__name__)
+_listeners: list[Callable[[str], object]] = []
 
 
 class _Cache(FunctionCache):
@@ -31,7 +32,9 @@ class _Cache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = super().load_overload(sig, target_context)
         if found is None:
-            _announce('compiling numeric functions, once on this machine (about half a minute)')
+            _announce('compiling numeric functions, once on this machine (half a minute of a free core)')
+            for listener in _listeners:
+                listener(f'compiling {self._py_func.__qualname__}')
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -75,6 +78,11 @@ def _private_folder(filled: str) -> str:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise PermissionError(f'{folder} is not a folder of this user only')
     return str(folder)
+
+
+def on_compile(listener: Callable[[str], object]) -> None:
+    """Call a function with a text whenever this process starts to compile something."""
+    _listeners.append(listener)
 
 
 def kernel(

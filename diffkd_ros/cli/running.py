@@ -99,8 +99,11 @@ def bench_opencda(
 
 def compile_kernels() -> None:
     """Compile the numeric functions now instead of at their first use; needed once on a machine."""
+    from diffkd_ros import kernels
     from diffkd_ros.precompile import compile_all
 
     started = time.monotonic()
-    compile_all()
+    with Console().status('reading compiled functions') as status:
+        kernels.on_compile(status.update)
+        compile_all()
     say(f'ready after {time.monotonic() - started:.0f} s')

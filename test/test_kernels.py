@@ -85,7 +85,7 @@ for package in (geometry, metrics, sources):
         except ModuleNotFoundError:
             continue
         for name, value in vars(module).items():
-            if is_jitted(value) and not value.signatures:
+            if is_jitted(value) and not value.signatures and value.targetoptions.get('inline') != 'always':
                 print(module.__name__, name)
 """
 

@@ -6,6 +6,8 @@ A name ``a_from_b`` maps coordinates in b to coordinates in a.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -29,15 +31,27 @@ def pose_from_euler(xyz: ArrayLike, roll: float = 0.0, pitch: float = 0.0, yaw: 
         raise PoseError(
             f'not a rigid transform: translation {t.tolist()}, roll {roll}, pitch {pitch}, yaw {yaw}'
         )
-    cr, sr, cp, sp, cy, sy = (f(a) for a in (roll, pitch, yaw) for f in (np.cos, np.sin))
     pose = np.eye(4)
-    pose[:3, :3] = [
+    pose[:3, :3] = _rotation(roll, pitch, yaw)
+    pose[:3, 3] = t
+    return pose
+
+
+def rotations_from_euler(
+    roll: NDArray[np.float64], pitch: NDArray[np.float64], yaw: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The rotations (n, 3, 3) of `pose_from_euler` for (n,) angles, radians."""
+    return np.moveaxis(np.array(_rotation(roll, pitch, yaw)), 2, 0)
+
+
+def _rotation(roll: Any, pitch: Any, yaw: Any) -> list[list[Any]]:
+    """Rows of Rz(yaw) Ry(pitch) Rx(roll), of numbers or arrays."""
+    cr, sr, cp, sp, cy, sy = (f(a) for a in (roll, pitch, yaw) for f in (np.cos, np.sin))
+    return [
         [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
         [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
         [-sp, cp * sr, cp * cr],
     ]
-    pose[:3, 3] = t
-    return pose
 
 
 def euler_from_pose(pose: Matrix) -> tuple[float, float, float]:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of sources of frames: ``sim``, ``sim:SEED``, ``opv2v:DIR``, ``dair:DIR``, ``bag:FILE[,FILE...]``."""
+"""Names of sources of frames.
+
+``sim[:SEED][,world=WORLD][,sensor=SENSOR][,intensity=LAW]``, ``opv2v:DIR``, ``dair:DIR``,
+``bag:FILE[,FILE...]``.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,13 @@ from diffkd_ros.frame import CoopFrame
 from diffkd_ros.sources.dataset import DatasetError, FrameDataset, readable
 
 if TYPE_CHECKING:
-    from diffkd_ros.sources.simulator import Simulator
+    from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
 SIMULATOR = 'sim'
 DEFAULT_SEED = 3
 """Seed of ``sim`` without one; the shipped model was trained on seed 1 and validated on seed 2."""
+SIMULATOR_OPTIONS = ('world', 'sensor', 'intensity')
+"""What follows the seed of a simulated source: fields of `SimulatorConfig`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class Source:
 
     Attributes:
         spec: ``sim`` (endless), ``sim:SEED``, ``opv2v:DIR``, ``dair:DIR`` or ``bag:FILE[,FILE...]``; several
-            bags are read as one.
+            bags are read as one. Options follow a seed, as in ``sim:3,world=varied,intensity=carla``.
         scenarios: use only the first so many; None for all.
         frames_per_scenario: `positions` chooses so many of each scenario; None for all.
         split: of a data set; None for all of it.
@@ -125,7 +131,8 @@ class Source:
         pose: which of the recorded poses places the clouds.
         communication_range: metres from the ego within which agents belong to a frame.
         default_seed: seed of a ``sim`` without one; the seed in the spec takes precedence.
-        simulator: keyword arguments of `SimulatorConfig`; recorded sources ignore them.
+        simulator: keyword arguments of `SimulatorConfig`; options in the spec take precedence, and recorded
+            sources ignore them.
 
     Raises:
         DatasetError: if there is no such source, or its format does not take one of the options.
@@ -144,8 +151,8 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.kind == SIMULATOR:
-            if self.spec != SIMULATOR and not (self._place.isascii() and self._place.isdecimal()):
-                raise DatasetError(f'source sim takes a seed, as in sim:3, got {self.spec!r}')
+            if _simulated_spec(self.spec)[1]:
+                self._simulator_config()
         elif self.kind not in FORMATS:
             known = ', '.join((SIMULATOR, *FORMATS))
             raise DatasetError(f'no source {self.spec!r}; known are {known}, with :DIR where recorded')
@@ -173,7 +180,8 @@ class Source:
     @property
     def seed(self) -> int:
         """Seed of a simulated source."""
-        return int(self._place) if self._place else self.default_seed
+        seed = _simulated_spec(self.spec)[0]
+        return self.default_seed if seed is None else seed
 
     @property
     def protocol(self) -> str:
@@ -196,22 +204,28 @@ class Source:
         reader = pkgutil.resolve_name(chosen.reader)
         return reader(self.paths if chosen.several else self.paths[0], **self._options())
 
+    def _simulator_config(self) -> SimulatorConfig:
+        from pydantic import ValidationError
+
+        from diffkd_ros.sources.simulator import SimulatorConfig
+
+        try:
+            return SimulatorConfig(**{**self.simulator, **_simulated_spec(self.spec)[1]})
+        except ValidationError as error:
+            problems = [
+                f'{" ".join(map(str, part["loc"]))} {part["input"]}: {part["msg"]}' for part in error.errors()
+            ]
+            raise DatasetError(f'source sim: {"; ".join(problems)}') from error
+
     def open_simulator(self) -> Simulator:
         """Open a simulated source.
 
         Raises:
             DatasetError: if an option of the simulator is out of range.
         """
-        from pydantic import ValidationError
+        from diffkd_ros.sources.simulator import Simulator
 
-        from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
-
-        try:
-            config = SimulatorConfig(**self.simulator)
-        except ValidationError as error:
-            problems = [f'{part["loc"][0]} {part["input"]}: {part["msg"]}' for part in error.errors()]
-            raise DatasetError(f'source sim: {"; ".join(problems)}') from error
-        return Simulator(config, self.seed)
+        return Simulator(self._simulator_config(), self.seed)
 
     def open_scenarios(self) -> Iterator[Scenario]:
         """Open the source; its scenarios follow one after the other, without end for an endless source.
@@ -264,7 +278,10 @@ class Source:
             return [scenario.name for scenario in _opened(self)]
         if self.scenarios is None:
             raise DatasetError('the simulator is endless: give the number of scenarios')
-        return [f'simulated_{self.seed}_{number}' for number in range(self.scenarios)]
+        from diffkd_ros.sources.simulator import scenario_name
+
+        config = self._simulator_config()
+        return [scenario_name(config, self.seed, number) for number in range(self.scenarios)]
 
     def scenario(self, number: int) -> Scenario:
         """A scenario, by number from 0; opened once in a process."""
@@ -297,6 +314,28 @@ class Source:
 
     def _files(self) -> set[Path]:
         return {file for scenario in _opened(self) for file in scenario.dataset.files(scenario.rows)}
+
+
+def _simulated_spec(spec: str) -> tuple[int | None, dict[str, str]]:
+    """Seed and options of a simulated source.
+
+    Raises:
+        DatasetError: if there is something else, or something twice.
+    """
+    seed: int | None = None
+    options: dict[str, str] = {}
+    for part in spec.partition(':')[2].split(',') if ':' in spec else ():
+        name, _, value = part.partition('=')
+        if value and name in SIMULATOR_OPTIONS and name not in options:
+            options[name] = value
+        elif seed is None and not options and part.isascii() and part.isdecimal():
+            seed = int(part)
+        else:
+            raise DatasetError(
+                f'source sim takes a seed, then {", ".join(SIMULATOR_OPTIONS)}, as in '
+                f'sim:3,world=varied,intensity=carla; got {spec!r}'
+            )
+    return seed, options
 
 
 def recognise(place: str) -> str:

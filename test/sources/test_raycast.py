@@ -6,7 +6,8 @@ import pytest
 
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.sources.simulator.ground import HALF_EXTENT, HeightField
-from diffkd_ros.sources.simulator.raycast import GROUND, NOTHING, Solids, cast, face_planes, round_bounds
+from diffkd_ros.sources.simulator.ground_rays import GROUND
+from diffkd_ros.sources.simulator.raycast import NOTHING, Solids, cast, face_planes, round_bounds
 from diffkd_ros.sources.simulator.shapes import frustum, upright_box
 
 FLAT = HeightField(np.zeros((2, 2), np.float32))

@@ -44,6 +44,25 @@ def test_the_seed_in_the_name_takes_precedence():
     assert default.scenario == 'simulated_5_0'
 
 
+def test_options_in_the_name_choose_world_sensor_and_intensity_law():
+    plain, forced, other = (
+        Source(spec, scenarios=1, simulator=SMALL)
+        for spec in ('sim:3', 'sim:3,sensor=vlp16,intensity=carla', 'sim:world=varied')
+    )
+    assert (forced.seed, other.seed) == (3, 3)
+    assert plain.names() == forced.names() == ['simulated_3_0']
+    assert other.names() == [other.scenario(0).name] == ['varied_3_0']
+    # The same scene, seen by other sensors.
+    scene, seen = (next(source.frames()) for source in (plain, forced))
+    np.testing.assert_array_equal(seen.ground_truth.boxes, scene.ground_truth.boxes)
+    assert seen.agents[1].ring.max() < 16
+    expected = np.exp(-0.004 * np.linalg.norm(seen.agents[1].points[:, :3], axis=1))
+    np.testing.assert_allclose(seen.agents[1].points[:, 3], expected, atol=6e-3)
+    # Their frames are not independent of those without the options.
+    assert plain.shares_scenarios(forced)
+    assert not plain.shares_scenarios(other)
+
+
 def test_only_the_first_scenarios_and_frames():
     source = Source('sim', scenarios=2, simulator=SMALL)
     assert [(frame.scenario, frame.index) for frame in source.frames(1)] == [
@@ -62,6 +81,14 @@ def test_only_the_first_scenarios_and_frames():
         ('sim:here', 'takes a seed'),
         ('sim:', 'takes a seed'),
         ('sim:-1', 'takes a seed'),
+        ('sim:3,3', 'takes a seed'),
+        ('sim:world=varied,3', 'takes a seed'),
+        ('sim:3,weather=fog', 'then world, sensor, intensity'),
+        ('sim:3,world=', 'then world, sensor, intensity'),
+        ('sim:3,world=basic,world=basic', 'then world, sensor, intensity'),
+        ('sim:3,world=moon', "world moon: Input should be 'basic' or 'varied'"),
+        ('sim:3,sensor=hdl64', "no sensor 'hdl64'; known are .*did you mean hdl64e"),
+        ('sim:3,intensity=carlo', "no intensity law 'carlo'.*did you mean carla"),
     ],
 )
 def test_bad_names(spec, message):

@@ -8,6 +8,7 @@ import numpy as np
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.sources.simulator.config import SimulatorConfig
 from diffkd_ros.sources.simulator.ground import HALF_EXTENT, HeightField
+from diffkd_ros.sources.simulator.mounting import configured_lidar
 from diffkd_ros.sources.simulator.raycast import Solids, face_planes
 from diffkd_ros.sources.simulator.scenario import Scenario
 from diffkd_ros.sources.simulator.shapes import draw_vehicle, upright_box
@@ -38,14 +39,15 @@ def street(agents: int) -> CoopFrame:
         ]
     )
     count = len(buildings)
+    config = SimulatorConfig(agents=agents, frames_per_scenario=1)
     scene = Scenario(
-        config=SimulatorConfig(agents=agents, frames_per_scenario=1),
+        config=config,
         seed=_SEED,
         index=0,
         vehicles=tuple(next(cars) for _ in places),
         motion=np.array([places]),
         speed=np.zeros((1, len(places))),
-        mount=np.zeros((agents, 2)),
+        lidars=(configured_lidar(config.lidar, (0.0, 0.0), None, None),) * agents,
         standing=Solids(
             face_planes(buildings),
             np.zeros((0, 6)),

@@ -3,15 +3,23 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Layout = Literal['four_way', 't_junction', 'bend']
+from diffkd_ros.sources.simulator.intensity import LAWS
+from diffkd_ros.sources.simulator.sensors import SENSORS
+
+Layout = Literal['four_way', 't_junction', 'bend', 'straight', 'car_park']
+World = Literal['basic', 'varied']
+DEFAULT_WORLD: World = 'basic'
+"""The world of ``sim`` where none is named: the one that the shipped model was trained in."""
 
 
 class LidarConfig(BaseModel):
-    """A spinning LiDAR on a vehicle's roof."""
+    """The spinning LiDAR on every vehicle's roof in the world `basic`."""
 
     model_config = ConfigDict(frozen=True, extra='forbid')
 
@@ -47,8 +55,12 @@ class LidarConfig(BaseModel):
     )
 
 
-def _default_layouts() -> dict[Layout, float]:
-    return {'four_way': 0.6, 't_junction': 0.3, 'bend': 0.1}
+def _named(value: str | None, known: Iterable[str], what: str) -> str | None:
+    if value is not None and value not in known:
+        near = difflib.get_close_matches(value, known, 1)
+        hint = f', did you mean {near[0]}?' if near else ''
+        raise ValueError(f'no {what} {value!r}; known are {", ".join(known)}{hint}')
+    return value
 
 
 class SimulatorConfig(BaseModel):
@@ -56,17 +68,30 @@ class SimulatorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra='forbid')
 
-    agents: int = Field(3, ge=1, le=5, description='connected vehicles, the ego included')
-    vehicles: tuple[int, int] = Field(
-        (40, 60),
-        description='minimum and maximum number of vehicles in a scene, including parked and connected ones',
+    world: World = Field(
+        DEFAULT_WORLD,
+        description='basic: junctions, one LiDAR and one intensity law, as in version 0.1; varied: also '
+        'straight roads, car parks, slopes, queues, clutter, many LiDARs and intensity laws',
     )
-    lidar: LidarConfig = Field(default_factory=LidarConfig, description='sensor of every agent')
+    agents: int = Field(3, ge=1, le=5, description='connected vehicles and road-side units, the ego included')
+    vehicles: tuple[int, int] | None = Field(
+        None,
+        description='minimum and maximum number of vehicles in a scene, including parked and connected ones; '
+        "None for the world's own",
+    )
+    lidar: LidarConfig = Field(
+        default_factory=LidarConfig, description='sensor of every agent in the world basic'
+    )
+    sensor: str | None = Field(
+        None, description='sensor of the catalogue that every agent has, in any world; None to draw them'
+    )
+    intensity: str | None = Field(
+        None, description='intensity law of every sensor, in any world; None to draw them'
+    )
     rate: float = Field(10.0, ge=1.0, le=20.0, description='frames per second')
     frames_per_scenario: int = Field(100, ge=1, le=300, description='frames of a drive')
-    layouts: dict[Layout, float] = Field(
-        default_factory=_default_layouts,
-        description='relative frequency of each road layout',
+    layouts: dict[Layout, float] | None = Field(
+        None, description="relative frequency of each road layout; None for the world's own"
     )
     communication_range: float = Field(
         70.0,
@@ -75,11 +100,24 @@ class SimulatorConfig(BaseModel):
         description='largest distance of a neighbour from the ego in any frame, metres',
     )
 
+    @field_validator('sensor')
+    @classmethod
+    def _known_sensor(cls, value: str | None) -> str | None:
+        return _named(value, SENSORS, 'sensor')
+
+    @field_validator('intensity')
+    @classmethod
+    def _known_law(cls, value: str | None) -> str | None:
+        return _named(value, LAWS, 'intensity law')
+
     @model_validator(mode='after')
     def _consistent(self) -> SimulatorConfig:
-        low, high = self.vehicles
-        if not 20 <= low <= high <= 60:
-            raise ValueError(f'vehicles must be 20 <= minimum <= maximum <= 60, got {low} and {high}')
-        if not self.layouts or min(self.layouts.values()) < 0 or sum(self.layouts.values()) <= 0:
+        if self.vehicles is not None:
+            low, high = self.vehicles
+            if not 20 <= low <= high <= 120:
+                raise ValueError(f'vehicles must be 20 <= minimum <= maximum <= 120, got {low} and {high}')
+        if self.layouts is not None and (
+            not self.layouts or min(self.layouts.values()) < 0 or sum(self.layouts.values()) <= 0
+        ):
             raise ValueError(f'layouts needs weights >= 0, one of them positive, got {self.layouts}')
         return self

@@ -4,6 +4,9 @@
 Every solid is first bounded in azimuth and elevation of the sensor, and only the rays within these bounds
 are tested, nearest solid first. In the sensor frame the direction of a ray is a product of terms of its
 column and its ring, which leaves two multiplications per face and ray.
+
+A sensor and bodies that move during the turn are cast column by column: sensor and bodies move with constant
+velocity, and the sensor turns with constant rate, which is the same as columns at other azimuths.
 """
 
 from __future__ import annotations
@@ -15,12 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.kernels import kernel
-from diffkd_ros.sources.simulator.ground import HeightField, height_at
+from diffkd_ros.sources.simulator.ground import HeightField
+from diffkd_ros.sources.simulator.ground_rays import cast_level_ground, cast_relief
 
-GROUND = -1
 NOTHING = -2
-_SHALLOWEST = -0.004  # sine of the least steep elevation at which the ground is searched
-_GROUND_TOLERANCE = 0.004  # metres of height
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,23 @@ class Solids:
     owner: NDArray[np.int64]
     reflectivity: NDArray[np.float32]
     roughness: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """How sensor and bodies move during a turn.
+
+    Attributes:
+        times: (columns,) float64 seconds relative to the pose's instant at which the columns fire.
+        velocity: (3,) float64 of the sensor in the map, metres per second.
+        yaw_rate: of the sensor, radians per second.
+        bodies: (h + r, 3) float64 velocities of the solids in the map, metres per second.
+    """
+
+    times: NDArray[np.float64]
+    velocity: NDArray[np.float64]
+    yaw_rate: float
+    bodies: NDArray[np.float64]
 
 
 def face_planes(corners: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,6 +98,7 @@ def cast(
     solids: Solids,
     ground: HeightField,
     skip: int = -2,
+    motion: Motion | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
     """First hit of every ray.
 
@@ -92,23 +111,35 @@ def cast(
         solids: the scene. A body is not hit by rays from inside it.
         ground: the ground.
         skip: owner whose solids are not hit.
+        motion: during the turn; None if nothing moves.
 
     Returns:
         distance: (columns, rings) float32 metres along the ray, infinity where nothing was hit.
-        hit: (columns, rings) int32 index of the solid, `GROUND` or `NOTHING`.
+        hit: (columns, rings) int32 index of the solid, `GROUND`, `VERGE` (ground off the road, where the
+            ground has verges) or `NOTHING`.
         incidence: (columns, rings) float32 cosine of the angle between ray and surface normal.
     """
     rotation, origin = np.ascontiguousarray(pose[:3, :3]), np.ascontiguousarray(pose[:3, 3])
     step = 2 * np.pi / columns
     azimuths = azimuth_start + step * np.arange(columns)
+    bodies = len(solids.corners)
+    # Sensor relative to body and sensor relative to map, metres per second.
+    drift, velocity, times, seam = np.zeros((bodies, 3)), np.zeros(3), np.zeros(columns), 0
+    if motion is not None:
+        drift, velocity, times = motion.velocity - motion.bodies, motion.velocity, motion.times
+        azimuths = azimuths + motion.yaw_rate * times
+        # How far the columns at the ends of the turn are from those of a standing sensor.
+        seam = 1 + int(abs(motion.yaw_rate) * np.ptp(times) / step)
+    margin = np.abs(times).max(initial=0.0) * np.linalg.norm(drift, axis=1)
     rays = np.cos(azimuths), np.sin(azimuths), np.cos(elevations), np.sin(elevations)
-    nearest, extent = np.empty(len(solids.corners)), np.empty((len(solids.corners), 4))
-    _bounds(solids.corners, rotation, origin, nearest, extent)
+    nearest, extent = np.empty(bodies), np.empty((bodies, 4))
+    _bounds(solids.corners, rotation, origin, margin, nearest, extent)
     nearest[solids.owner == skip] = np.inf
     windows = np.empty((len(nearest), 4), np.int64)
     windows[:, 0] = np.ceil((extent[:, 0] - azimuth_start) / step - 1e-9)
     windows[:, 1] = np.floor((extent[:, 1] - azimuth_start) / step + 1e-9) - windows[:, 0] + 1
-    windows[:, 1] = np.minimum(windows[:, 1], columns)
+    windows[:, 0] -= seam
+    windows[:, 1] = np.minimum(windows[:, 1] + 2 * seam, columns)
     windows[:, 2] = np.searchsorted(elevations, extent[:, 2] - 1e-9)
     windows[:, 3] = np.searchsorted(elevations, extent[:, 3] + 1e-9)
 
@@ -118,10 +149,16 @@ def cast(
     order = np.argsort(nearest)
     order = order[nearest[order] <= max_range]
     _cast_solids(
-        solids.planes, solids.rounds, order, nearest, windows, rotation, origin, *rays, max_range,
-        distance, hit, incidence,
+        solids.planes, solids.rounds, order, nearest, windows, rotation, origin, drift, times, *rays,
+        max_range, distance, hit, incidence,
     )  # fmt: skip
-    _cast_ground(ground.heights, rotation, origin, *rays, max_range, distance, hit, incidence)
+    if ground.verge is None:
+        cast_level_ground(ground.heights, rotation, origin, *rays, max_range, distance, hit, incidence)
+    else:
+        cast_relief(
+            ground.heights, ground.verge, rotation, origin, velocity, times, *rays, max_range, distance, hit,
+            incidence,
+        )  # fmt: skip
     return distance, hit, incidence
 
 
@@ -130,10 +167,11 @@ def _bounds(
     corners: NDArray[np.float64],
     rotation: NDArray[np.float64],
     origin: NDArray[np.float64],
+    margin: NDArray[np.float64],
     nearest: NDArray[np.float64],
     extent: NDArray[np.float64],
 ) -> None:
-    """Bound (n, 8, 3) bodies in the sensor frame.
+    """Bound (n, 8, 3) bodies, which may be `margin` (n,) metres off, in the sensor frame.
 
     Fills `nearest` (n,) with a lower bound of the distance in the sensor's xy plane, and `extent` (n, 4)
     with the lowest and highest azimuth, less than a turn apart, and the lowest and highest elevation.
@@ -171,6 +209,7 @@ def _bounds(
                 smallest = min(smallest, along)
                 largest = max(largest, along)
             near = max(near, smallest, -largest)
+        near -= margin[b]
         if near <= 1e-6:
             nearest[b] = 0.0
             # Assigning a whole row would take seconds to compile.
@@ -188,7 +227,11 @@ def _bounds(
                 delta += 2 * math.pi
             left = max(left, delta)
             right = min(right, delta)
-        extent[b, 0], extent[b, 1] = centre + right, centre + left
+        aside = math.asin(margin[b] / (near + margin[b]))
+        low -= margin[b]
+        high += margin[b]
+        far += margin[b]
+        extent[b, 0], extent[b, 1] = centre + right - aside, centre + left + aside
         extent[b, 2] = math.atan2(low, near if low < 0 else far)
         extent[b, 3] = math.atan2(high, near if high > 0 else far)
 
@@ -202,6 +245,8 @@ def _cast_solids(
     windows: NDArray[np.int64],
     rotation: NDArray[np.float64],
     origin: NDArray[np.float64],
+    drift: NDArray[np.float64],
+    times: NDArray[np.float64],
     cos_azimuth: NDArray[np.float64],
     sin_azimuth: NDArray[np.float64],
     cos_elevation: NDArray[np.float64],
@@ -213,27 +258,30 @@ def _cast_solids(
 ) -> None:
     """Enter the hits on all solids, in the given order, into `distance`, `hit` and `incidence`.
 
-    `windows` (n, 4) holds first column, number of columns, first ring and end ring of the rays to test.
+    `windows` (n, 4) holds first column, number of columns, first ring and end ring of the rays to test;
+    `drift` (n, 3) the velocity of the sensor relative to the body in the map.
     """
     columns = len(cos_azimuth)
     hexahedra = len(planes)
     normals, offsets, across = np.empty((6, 3)), np.empty(6), np.empty(6)
+    rates, now = np.empty(6), np.empty(6)
     for b in order:
         first_column, column_count, first_ring, end_ring = windows[b]
         if b < hexahedra:
             # Faces that face the sensor come first: a ray enters through those.
             front, back = 0, 5
             for f in range(6):
-                offset = planes[b, f, 3]
+                offset, change = planes[b, f, 3], 0.0
                 for axis in range(3):
                     offset -= planes[b, f, axis] * origin[axis]
+                    change -= planes[b, f, axis] * drift[b, axis]
                 if offset < 0:
                     slot = front
                     front += 1
                 else:
                     slot = back
                     back -= 1
-                offsets[slot] = offset
+                offsets[slot], rates[slot] = offset, change
                 for axis in range(3):
                     normals[slot, axis] = (
                         rotation[0, axis] * planes[b, f, 0]
@@ -246,6 +294,7 @@ def _cast_solids(
                 c = (first_column + k) % columns
                 for f in range(6):
                     across[f] = normals[f, 0] * cos_azimuth[c] + normals[f, 1] * sin_azimuth[c]
+                    now[f] = offsets[f] + rates[f] * times[c]
                 for r in range(first_ring, end_ring):
                     best = distance[c, r]
                     if best < nearest[b]:
@@ -256,7 +305,7 @@ def _cast_solids(
                         if rate >= 0:
                             seen = False
                             break
-                        t = offsets[f] / rate
+                        t = now[f] / rate
                         if t > enter:
                             enter = t
                             slope = rate
@@ -264,7 +313,7 @@ def _cast_solids(
                         continue
                     for f in range(front, 6):
                         rate = cos_elevation[r] * across[f] + sin_elevation[r] * normals[f, 2]
-                        if enter * rate > offsets[f]:
+                        if enter * rate > now[f]:
                             seen = False
                             break
                     if seen:
@@ -279,16 +328,18 @@ def _cast_solids(
             radius, half_height, cylinder = body[3], body[4], body[5] > 0
             stretch = -1.0 if cylinder else (radius / half_height) ** 2 - 1.0
             ux, uy, uz = rotation[2, 0], rotation[2, 1], rotation[2, 2]
-            gx, gy, gz = origin[0] - body[0], origin[1] - body[1], origin[2] - body[2]
-            qx = rotation[0, 0] * gx + rotation[1, 0] * gy + rotation[2, 0] * gz
-            qy = rotation[0, 1] * gx + rotation[1, 1] * gy + rotation[2, 1] * gz
-            qz = rotation[0, 2] * gx + rotation[1, 2] * gy + rotation[2, 2] * gz
-            qu = qx * ux + qy * uy + qz * uz
-            constant = qx * qx + qy * qy + qz * qz + stretch * qu * qu - radius * radius
-            if constant <= 0:
-                continue
             for k in range(column_count):
                 c = (first_column + k) % columns
+                gx = origin[0] - body[0] + drift[b, 0] * times[c]
+                gy = origin[1] - body[1] + drift[b, 1] * times[c]
+                gz = origin[2] - body[2] + drift[b, 2] * times[c]
+                qx = rotation[0, 0] * gx + rotation[1, 0] * gy + rotation[2, 0] * gz
+                qy = rotation[0, 1] * gx + rotation[1, 1] * gy + rotation[2, 1] * gz
+                qz = rotation[0, 2] * gx + rotation[1, 2] * gy + rotation[2, 2] * gz
+                qu = qx * ux + qy * uy + qz * uz
+                constant = qx * qx + qy * qy + qz * qz + stretch * qu * qu - radius * radius
+                if constant <= 0:
+                    continue
                 for r in range(first_ring, end_ring):
                     best = distance[c, r]
                     if best < nearest[b]:
@@ -314,54 +365,3 @@ def _cast_solids(
                     distance[c, r] = t
                     hit[c, r] = b
                     incidence[c, r] = -(nx * dx + ny * dy + nz * dz) / math.sqrt(nx * nx + ny * ny + nz * nz)
-
-
-@kernel
-def _cast_ground(
-    heights: NDArray[np.float32],
-    rotation: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    cos_azimuth: NDArray[np.float64],
-    sin_azimuth: NDArray[np.float64],
-    cos_elevation: NDArray[np.float64],
-    sin_elevation: NDArray[np.float64],
-    max_range: float,
-    distance: NDArray[np.float32],
-    hit: NDArray[np.int32],
-    incidence: NDArray[np.float32],
-) -> None:
-    """Enter the hits on the ground where no nearer solid was hit.
-
-    Fixed-point iteration: intersect the ray with the horizontal plane at the ground height of the last
-    estimate, until the height changes by less than the tolerance. For rays nearly parallel to a slope a few
-    centimetres of error may remain.
-    """
-    below = height_at(heights, origin[0], origin[1]) - origin[2]
-    for c in range(len(cos_azimuth)):
-        # The column's part of the ray direction in the map; a ring adds its elevation.
-        across_x = rotation[0, 0] * cos_azimuth[c] + rotation[0, 1] * sin_azimuth[c]
-        across_y = rotation[1, 0] * cos_azimuth[c] + rotation[1, 1] * sin_azimuth[c]
-        across_z = rotation[2, 0] * cos_azimuth[c] + rotation[2, 1] * sin_azimuth[c]
-        drop = below
-        for r in range(len(cos_elevation)):
-            dz = across_z * cos_elevation[r] + rotation[2, 2] * sin_elevation[r]
-            if dz > _SHALLOWEST:
-                continue
-            inverse = 1.0 / dz
-            t = drop * inverse  # starts from the height at which the ring below met the ground
-            best = min(distance[c, r], max_range)
-            if t > 2 * best:
-                continue
-            dx = across_x * cos_elevation[r] + rotation[0, 2] * sin_elevation[r]
-            dy = across_y * cos_elevation[r] + rotation[1, 2] * sin_elevation[r]
-            for _ in range(4):
-                last = t
-                level = height_at(heights, origin[0] + t * dx, origin[1] + t * dy)
-                drop = level - origin[2]
-                t = min(drop * inverse, 2 * max_range)
-                if abs(t - last) * -dz < _GROUND_TOLERANCE:
-                    break
-            if 0 < t < best:
-                distance[c, r] = t
-                hit[c, r] = GROUND
-                incidence[c, r] = -dz

@@ -17,6 +17,15 @@ LANE_LENGTH = 170.0
 KERB_STRIP = 2.5
 CONFLICT_DISTANCE = 3.1
 MAX_CURVATURE = 1 / 110
+_ARMS: dict[Layout, list[float]] = {
+    'four_way': [0.0, 90.0, 180.0, 270.0],
+    't_junction': [0.0, 90.0, 180.0],
+    'bend': [0.0, 125.0],
+    'straight': [0.0, 180.0],
+    'car_park': [0.0, 90.0, 180.0],
+}
+"""Outward headings of the arms before they are jittered, degrees."""
+_BLOCK = 8  # nodes along a side of a block of a grid
 _CONNECTOR_POINTS = 17
 _LANE_POINTS = 41
 
@@ -74,6 +83,23 @@ class RoadNetwork:
             self.directions, self.curvatures, self.half_width, self.stop_distance, limit, x, y
         )
 
+    def nearer(self, x: NDArray[np.float64], y: NDArray[np.float64], clear: float) -> bool:
+        """Whether one of the points (n,) is nearer than `clear` metres to a carriageway."""
+        return _nearer(self.directions, self.curvatures, self.half_width, self.stop_distance, clear, x, y)
+
+    def distance_grid(
+        self, axis: NDArray[np.float64], limit: float, from_centre: bool = False
+    ) -> NDArray[np.float64]:
+        """Distances (n, n) of the nodes of a grid from the nearest carriageway or centre line.
+
+        Args:
+            axis: (n,) evenly spaced x of the columns and y of the rows, metres.
+            limit: largest distance returned, metres.
+            from_centre: measure from the centre lines; 0 within `stop_distance` of the origin.
+        """
+        half_width = 0.0 if from_centre else self.half_width
+        return _distance_grid(self.directions, self.curvatures, half_width, self.stop_distance, limit, axis)
+
     def heading(self, arm: int, along: float) -> float:
         """Outward heading of an arm at that distance from the origin, radians."""
         return float(self.directions[arm] + self.curvatures[arm] * max(along - self.stop_distance, 0.0))
@@ -85,15 +111,17 @@ class RoadNetwork:
 
 def make_roads(rng: np.random.Generator, layout: Layout) -> RoadNetwork:
     """Draw a road network of the given layout: arm angles, lane count and width."""
-    nominal = {'four_way': [0.0, 90.0, 180.0, 270.0], 't_junction': [0.0, 90.0, 180.0], 'bend': [0.0, 125.0]}
-    angles = np.array(nominal[layout])
-    angles += rng.uniform(-17.0, 17.0, len(angles))
+    straight_on = layout == 'straight'
+    angles = np.array(_ARMS[layout])
+    angles += rng.uniform(-17.0, 17.0, len(angles)) * (0.1 if straight_on else 1.0)
     directions = np.sort(np.mod(np.radians(angles) + rng.uniform(0, 2 * np.pi), 2 * np.pi))
-    lanes = 1 if rng.random() < 0.75 else 2
+    lanes = (1 if rng.random() < 0.75 else 2) + straight_on
     lane_width = float(rng.uniform(3.3, 3.6))
     half_width = lanes * lane_width + KERB_STRIP
     # All arms curve in the same direction, so they do not meet again farther out.
     curvatures = rng.choice([-1.0, 1.0]) * rng.uniform(0.0, MAX_CURVATURE, len(directions))
+    if straight_on:
+        curvatures *= 0.1
     gaps = np.diff(np.append(directions, directions[0] + 2 * np.pi))
     # The kerbs of two adjacent arms meet at half_width / tan(half the angle between them).
     stop_distance = float(max(half_width / np.tan(np.minimum(gaps, np.radians(150)) / 2).min(), 4.0) + 5.0)
@@ -139,7 +167,7 @@ def _path(
     offset = (lane + 0.5) * lane_width
     outwards = stop_distance + np.linspace(0.0, LANE_LENGTH, _LANE_POINTS)
     entry, leave = (
-        np.array([_place(directions[k], curvatures[k], stop_distance, along, left) for along in outwards])
+        _places(directions[k], curvatures[k], stop_distance, outwards, left)
         for k, left in ((arm, offset), (to, -offset))
     )
     entry = entry[::-1]
@@ -199,6 +227,65 @@ def _place(
 
 
 @kernel
+def _places(
+    direction: float, curvature: float, straight: float, along: NDArray[np.float64], left: float
+) -> NDArray[np.float64]:
+    """`_place` of several (n,) distances: (n, 2)."""
+    result = np.empty((len(along), 2))
+    for k in range(len(along)):
+        result[k] = _place(direction, curvature, straight, along[k], left)
+    return result
+
+
+@kernel
+def _arm_terms(
+    directions: NDArray[np.float64], curvatures: NDArray[np.float64], half_width: float, limit: float
+) -> NDArray[np.float64]:
+    """(arms, 5) cos and sin of the direction, the radius, and two squared distances.
+
+    Between these from the centre of curvature a point can be nearer than the limit: only there a square root
+    is computed.
+    """
+    terms = np.empty((len(directions), 5))
+    for arm in range(len(directions)):
+        radius = 1 / curvatures[arm] if abs(curvatures[arm]) > 1e-6 else 1e6
+        terms[arm, 0] = math.cos(directions[arm])
+        terms[arm, 1] = math.sin(directions[arm])
+        terms[arm, 2] = radius
+        terms[arm, 3] = max(abs(radius) - half_width - limit, 0.0) ** 2
+        terms[arm, 4] = (abs(radius) + half_width + limit) ** 2
+    return terms
+
+
+@kernel(inline='always')
+def _distance_at(
+    terms: NDArray[np.float64], half_width: float, stop_distance: float, limit: float, x: float, y: float
+) -> float:
+    """Distance of one point from the nearest carriageway, at most `limit`; terms from `_arm_terms`."""
+    square = x * x + y * y
+    distance = limit
+    if square < (stop_distance + limit) ** 2:
+        distance = min(limit, max(math.sqrt(square) - stop_distance, 0.0))
+    for arm in range(len(terms)):
+        cos, sin, radius = terms[arm, 0], terms[arm, 1], terms[arm, 2]
+        ahead = x * cos + y * sin
+        if ahead <= 0 or distance == 0.0:
+            continue
+        aside = y * cos - x * sin
+        if ahead <= stop_distance:
+            distance = min(distance, max(abs(aside) - half_width, 0.0))
+            continue
+        # Beyond the stop line the centre line is a circle with its centre to the side of the stop line.
+        ahead -= stop_distance
+        aside -= radius
+        square = ahead * ahead + aside * aside
+        if terms[arm, 3] <= square <= terms[arm, 4]:
+            apart = abs(math.sqrt(square) - abs(radius))
+            distance = min(distance, max(apart - half_width, 0.0))
+    return distance
+
+
+@kernel
 def _distance_outside(
     directions: NDArray[np.float64],
     curvatures: NDArray[np.float64],
@@ -209,38 +296,54 @@ def _distance_outside(
     y: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """`RoadNetwork.distance_outside`."""
+    terms = _arm_terms(directions, curvatures, half_width, limit)
     result = np.empty(len(x))
-    arms = len(directions)
-    # cos and sin of the direction, the radius, and the squared distances from the centre of curvature between
-    # which a point can be nearer than the limit: only there a square root is computed.
-    arm_terms = np.empty((arms, 5))
-    for arm in range(arms):
-        radius = 1 / curvatures[arm] if abs(curvatures[arm]) > 1e-6 else 1e6
-        arm_terms[arm, 0] = math.cos(directions[arm])
-        arm_terms[arm, 1] = math.sin(directions[arm])
-        arm_terms[arm, 2] = radius
-        arm_terms[arm, 3] = max(abs(radius) - half_width - limit, 0.0) ** 2
-        arm_terms[arm, 4] = (abs(radius) + half_width + limit) ** 2
     for k in range(len(x)):
-        square = x[k] * x[k] + y[k] * y[k]
-        distance = limit
-        if square < (stop_distance + limit) ** 2:
-            distance = min(limit, max(math.sqrt(square) - stop_distance, 0.0))
-        for arm in range(arms):
-            cos, sin, radius = arm_terms[arm, 0], arm_terms[arm, 1], arm_terms[arm, 2]
-            ahead = x[k] * cos + y[k] * sin
-            if ahead <= 0 or distance == 0.0:
+        result[k] = _distance_at(terms, half_width, stop_distance, limit, x[k], y[k])
+    return result
+
+
+@kernel
+def _nearer(
+    directions: NDArray[np.float64],
+    curvatures: NDArray[np.float64],
+    half_width: float,
+    stop_distance: float,
+    clear: float,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+) -> bool:
+    """`RoadNetwork.nearer`."""
+    terms = _arm_terms(directions, curvatures, half_width, clear)
+    for k in range(len(x)):
+        if _distance_at(terms, half_width, stop_distance, clear, x[k], y[k]) < clear:
+            return True
+    return False
+
+
+@kernel
+def _distance_grid(
+    directions: NDArray[np.float64],
+    curvatures: NDArray[np.float64],
+    half_width: float,
+    stop_distance: float,
+    limit: float,
+    axis: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """`RoadNetwork.distance_grid`, with nodes computed only in blocks whose centre is near enough."""
+    n, size = len(axis), _BLOCK
+    result = np.full((n, n), limit)
+    terms = _arm_terms(directions, curvatures, half_width, limit)
+    # The corners of a block are at most this far from its centre.
+    reach = limit + 0.75 * size * (axis[1] - axis[0])
+    far_terms = _arm_terms(directions, curvatures, half_width, reach)
+    for top in range(0, n, size):
+        y = axis[min(top + size // 2, n - 1)]
+        for left in range(0, n, size):
+            x = axis[min(left + size // 2, n - 1)]
+            if _distance_at(far_terms, half_width, stop_distance, reach, x, y) == reach:
                 continue
-            aside = y[k] * cos - x[k] * sin
-            if ahead <= stop_distance:
-                distance = min(distance, max(abs(aside) - half_width, 0.0))
-                continue
-            # Beyond the stop line the centre line is a circle with its centre to the side of the stop line.
-            ahead -= stop_distance
-            aside -= radius
-            square = ahead * ahead + aside * aside
-            if arm_terms[arm, 3] <= square <= arm_terms[arm, 4]:
-                apart = abs(math.sqrt(square) - abs(radius))
-                distance = min(distance, max(apart - half_width, 0.0))
-        result[k] = distance
+            for j in range(top, min(top + size, n)):
+                for i in range(left, min(left + size, n)):
+                    result[j, i] = _distance_at(terms, half_width, stop_distance, limit, axis[i], axis[j])
     return result

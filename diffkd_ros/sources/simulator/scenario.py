@@ -3,28 +3,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
-from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.geometry.boxes import wrapped
+from diffkd_ros.geometry.poses import (
+    Matrix,
+    inverse,
+    pose_from_euler,
+    rotations_from_euler,
+    transform_points,
+)
+from diffkd_ros.sources.simulator.clutter import add_clutter, draw_pedestrians
 from diffkd_ros.sources.simulator.config import SimulatorConfig
 from diffkd_ros.sources.simulator.ground import HeightField, make_ground
-from diffkd_ros.sources.simulator.lidar import scan
+from diffkd_ros.sources.simulator.lidar import Lidar, Scene, scan
+from diffkd_ros.sources.simulator.mounting import Post, configured_lidar, draw_lidar, draw_post
 from diffkd_ros.sources.simulator.raycast import Solids, face_planes
-from diffkd_ros.sources.simulator.roads import make_roads
+from diffkd_ros.sources.simulator.roads import RoadNetwork, make_roads
 from diffkd_ros.sources.simulator.separation import ever_overlap
-from diffkd_ros.sources.simulator.shapes import Vehicle, draw_vehicle
+from diffkd_ros.sources.simulator.shapes import Vehicle, VehicleClass, draw_train, draw_vehicle
 from diffkd_ros.sources.simulator.surroundings import Surroundings, make_surroundings
 from diffkd_ros.sources.simulator.traffic import simulate_traffic
+from diffkd_ros.sources.simulator.worlds import draw_layout, draw_setting
 
 TRUTH_RANGE = 100.0  # metres from the nearest agent up to which a vehicle belongs to the ground truth
 _SCENE_STREAM = 0
 _SWEEP_STREAM = 1
+_SENSOR_STREAM = 2
 _ATTEMPTS = 64
+_ROAD_SIDE = 0.3  # share of the scenarios of the world `varied` with a road-side unit
+_STANCE = 1.5  # metres on which a body rests at least
 _SPACING = 25.0  # metres between connected vehicles, on average over the drive
 
 
@@ -72,9 +86,10 @@ class Scenario:
         vehicles: shapes; the connected vehicles come first, the ego before the others.
         motion: (frames, vehicles, 3) float64 map x, y and yaw of the centre of each vehicle.
         speed: (frames, vehicles) float64 metres per second.
-        mount: (agents, 2) float64 roll and pitch of each sensor relative to its vehicle, radians.
+        lidars: sensors of the agents.
         standing: solids that do not belong to vehicles.
         ground: the ground.
+        post: of the road-side unit that is the last agent in place of a vehicle; None if there is none.
     """
 
     config: SimulatorConfig
@@ -83,9 +98,10 @@ class Scenario:
     vehicles: tuple[Vehicle, ...]
     motion: NDArray[np.float64]
     speed: NDArray[np.float64]
-    mount: NDArray[np.float64]
+    lidars: tuple[Lidar, ...]
     standing: Solids
     ground: HeightField
+    post: Post | None = None
 
     def __len__(self) -> int:
         return len(self.motion)
@@ -93,12 +109,13 @@ class Scenario:
     @property
     def name(self) -> str:
         """`CoopFrame.scenario` of its frames."""
-        return f'simulated_{self.seed}_{self.index}'
+        return scenario_name(self.config, self.seed, self.index)
 
     def frame(self, index: int) -> CoopFrame:
         """The sweeps of all agents at one instant, and the boxes of all vehicles within `TRUTH_RANGE` of one.
 
-        Agents are numbered from 1, the ego. The track id of a vehicle is its index in `vehicles` plus 1.
+        Agents are numbered from 1, the ego; the road-side unit is -1. The track id of a vehicle is its index
+        in `vehicles` plus 1.
 
         Raises:
             IndexError: if the frame does not exist.
@@ -107,34 +124,33 @@ class Scenario:
             raise IndexError(f'{self.name} has frames 0 to {len(self) - 1}, got {index}')
         motion = self.motion[index]
         ground_z = self.ground.at(motion[:, 0], motion[:, 1])
-        solids = self._solids(motion, ground_z)
+        rotations = self._rotations(motion)
+        scene = Scene(self._solids(motion, ground_z, rotations), self.ground, self._velocity(index))
         counts = np.zeros(len(self.vehicles), np.int64)
         agents: dict[int, AgentSweep] = {}
-        for agent in range(self.config.agents):
+        at = motion[: len(self.lidars), :2].copy()
+        for agent, lidar in enumerate(self.lidars):
             rng = np.random.default_rng(
                 np.random.SeedSequence(self.seed, spawn_key=(_SWEEP_STREAM, self.index, index, agent))
             )
-            yaw = motion[agent, 2]
-            agents[agent + 1], seen = scan(
-                rng,
-                self.config.lidar,
-                self.config.rate,
-                self._lidar_pose(agent, motion[agent], ground_z[agent]),
-                self.speed[index, agent] * np.array([np.cos(yaw), np.sin(yaw), 0.0]),
-                solids,
-                self.ground,
-                agent,
-                len(self.vehicles),
-            )
+            if self.post is not None and agent == len(self.lidars) - 1:
+                sweep, seen = scan(rng, lidar, self.config.rate, self.post.pose, np.zeros(3), 0.0, scene, -2)
+                points = transform_points(inverse(self.post.levelled) @ self.post.pose, sweep.points)
+                agents[-1] = replace(sweep, points=points, pose=self.post.levelled)
+                at[agent] = self.post.pose[:2, 3]
+            else:
+                pose = self._lidar_pose(agent, motion[agent], ground_z[agent])
+                velocity, yaw_rate = scene.velocity[agent], self._yaw_rate(index, agent)
+                agents[agent + 1], seen = scan(
+                    rng, lidar, self.config.rate, pose, velocity, yaw_rate, scene, agent
+                )
             counts += seen
-        distance = np.hypot(
-            motion[:, None, 0] - motion[None, : self.config.agents, 0],
-            motion[:, None, 1] - motion[None, : self.config.agents, 1],
-        ).min(axis=1)
-        near = np.flatnonzero(distance <= TRUTH_RANGE)
+        distance = np.hypot(motion[:, None, 0] - at[:, 0], motion[:, None, 1] - at[:, 1]).min(axis=1)
+        labelled = np.array([vehicle.kind.labelled for vehicle in self.vehicles])
+        near = np.flatnonzero((distance <= TRUTH_RANGE) & labelled)
         boxes = np.empty((len(self.vehicles), 7))
-        boxes[:, :2] = motion[:, :2]
-        boxes[:, 2] = ground_z + [vehicle.centre_z for vehicle in self.vehicles]
+        boxes[:, :2], boxes[:, 2] = motion[:, :2], ground_z
+        boxes[:, :3] += rotations[:, :, 2] * np.array([[vehicle.centre_z] for vehicle in self.vehicles])
         boxes[:, 3:6] = [vehicle.size for vehicle in self.vehicles]
         boxes[:, 6] = motion[:, 2]
         return CoopFrame(
@@ -146,16 +162,34 @@ class Scenario:
             index=index,
         )
 
-    def _solids(self, motion: NDArray[np.float64], ground_z: NDArray[np.float64]) -> Solids:
+    def _lidar_pose(self, agent: int, at: NDArray[np.float64], ground_z: float) -> Matrix:
+        """Pose map <- LiDAR of a connected vehicle."""
+        vehicle, lidar = self.vehicles[agent], self.lidars[agent]
+        roll, pitch = self.ground.tilt(at[0], at[1], at[2], vehicle.size[0] * 0.6, vehicle.size[1])
+        foot = pose_from_euler([at[0], at[1], ground_z], float(roll), float(pitch), at[2])
+        return foot @ pose_from_euler([0, 0, _roof(vehicle) + lidar.clearance], *lidar.tilt)
+
+    def _rotations(self, motion: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(vehicles, 3, 3) map <- vehicle; vehicles lie on the slope of the ground in the world `varied`."""
+        roll = pitch = np.zeros(len(motion))
+        if self.config.world == 'varied':
+            length, width = np.maximum(_footprints(self.vehicles) * [0.6, 1.0], _STANCE).T
+            roll, pitch = self.ground.tilt(motion[:, 0], motion[:, 1], motion[:, 2], length, width)
+        return rotations_from_euler(roll, pitch, motion[:, 2])
+
+    def _solids(
+        self, motion: NDArray[np.float64], ground_z: NDArray[np.float64], rotations: NDArray[np.float64]
+    ) -> Solids:
         """All solids, with the vehicles at `motion` (vehicles, 3)."""
         parts = np.array([len(vehicle.corners) for vehicle in self.vehicles])
         owner = np.repeat(np.arange(len(self.vehicles)), parts)
         local = np.concatenate([vehicle.corners for vehicle in self.vehicles])
-        c, s = np.cos(motion[owner, 2])[:, None], np.sin(motion[owner, 2])[:, None]
+        place = np.column_stack([motion[:, :2], ground_z])
         corners = np.empty_like(local)
-        corners[..., 0] = motion[owner, 0][:, None] + c * local[..., 0] - s * local[..., 1]
-        corners[..., 1] = motion[owner, 1][:, None] + s * local[..., 0] + c * local[..., 1]
-        corners[..., 2] = ground_z[owner][:, None] + local[..., 2]
+        for axis in range(3):
+            corners[..., axis] = place[owner, axis, None]
+            for other in range(3):
+                corners[..., axis] += rotations[owner, axis, other, None] * local[..., other]
         reflectivity = np.concatenate([vehicle.reflectivity for vehicle in self.vehicles])
         return Solids(
             np.concatenate([face_planes(corners), self.standing.planes]),
@@ -166,58 +200,113 @@ class Scenario:
             np.concatenate([np.zeros(len(owner), np.float32), self.standing.roughness]),
         )
 
-    def _lidar_pose(self, agent: int, at: NDArray[np.float64], ground_z: float) -> NDArray[np.float64]:
-        vehicle = self.vehicles[agent]
-        roll, pitch = self.ground.tilt(at[0], at[1], at[2], vehicle.size[0] * 0.6, vehicle.size[1])
-        roof = vehicle.centre_z + vehicle.size[2] / 2
-        foot = pose_from_euler([at[0], at[1], ground_z], roll, pitch, at[2])
-        return foot @ pose_from_euler([0, 0, roof + self.config.lidar.roof_clearance], *self.mount[agent])
+    def _velocity(self, index: int) -> NDArray[np.float64]:
+        """(vehicles, 3) in the map, metres per second."""
+        yaw = self.motion[index, :, 2]
+        direction = np.column_stack([np.cos(yaw), np.sin(yaw), np.zeros(len(yaw))])
+        return self.speed[index][:, None] * direction
+
+    def _yaw_rate(self, index: int, agent: int) -> float:
+        """Of a connected vehicle, radians per second."""
+        first, last = max(index - 1, 0), min(index + 1, len(self) - 1)
+        turned = wrapped(self.motion[last, agent, 2] - self.motion[first, agent, 2])
+        return float(turned) * self.config.rate / max(last - first, 1)
 
 
 def _draw_scenario(config: SimulatorConfig, seed: int, index: int, attempt: int) -> Scenario | None:
     """Draw a scenario once; None if it does not meet the configuration."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SCENE_STREAM, index, attempt)))
-    layouts = sorted(config.layouts)
-    weights = np.array([config.layouts[layout] for layout in layouts])
-    roads = make_roads(rng, layouts[int(rng.choice(len(layouts), p=weights / weights.sum()))])
-    total = int(rng.integers(config.vehicles[0], config.vehicles[1] + 1))
-    driving = [draw_vehicle(rng) for _ in range(round(total * rng.uniform(0.45, 0.7)))]
+    varied = config.world == 'varied'
+    layout = draw_layout(rng, config)
+    roads = make_roads(rng, layout)
+    setting = draw_setting(rng, config, layout)
+    driving = [draw_train(rng, setting.classes) for _ in range(setting.driving)]
     kept, motion, speed = simulate_traffic(
         rng,
         roads,
-        np.array([vehicle.size[0] for vehicle in driving]),
-        np.array([vehicle.kind.agile for vehicle in driving]),
+        setting.flow,
+        [[vehicle.size[0] for vehicle in train] for train in driving],
+        np.array([train[0].kind.agile for train in driving]),
         config.frames_per_scenario,
         config.rate,
     )
-    driving = [driving[k] for k in kept]
-    able = np.array([vehicle.kind.connects for vehicle in driving])
+    moving = [vehicle for k in kept for vehicle in driving[k]]
+    able = np.array([vehicle.kind.connects for vehicle in moving])
     connected = _choose_agents(rng, config, motion, able)
-    if connected is None:
+    if connected is None or ever_overlap(np.ascontiguousarray(motion), _footprints(moving), 0):
         return None
-    order = np.concatenate([connected, np.setdiff1d(np.arange(len(driving)), connected)])
-    ground = make_ground(rng, roads)
-    surroundings = make_surroundings(rng, roads, ground)
-    parked, places = _park(rng, surroundings, total - len(driving))
-    if len(driving) + len(parked) < config.vehicles[0]:
+    order = np.concatenate([connected, np.setdiff1d(np.arange(len(moving)), connected)])
+    motion, speed = motion[:, order], speed[:, order]
+    ground = make_ground(rng, roads, varied)
+    surroundings = make_surroundings(rng, roads, ground, setting.style)
+    parked, places = _park(rng, surroundings, setting.vehicles - len(kept), setting.classes)
+    if len(moving) + len(parked) < setting.fewest:
         return None
-    vehicles = tuple(driving[k] for k in order) + parked
+    vehicles = tuple(moving[k] for k in order) + parked
     still = np.broadcast_to(places, (len(motion), *places.shape))
-    motion = np.concatenate([motion[:, order], still], axis=1)
-    sizes = np.array([vehicle.size[:2] for vehicle in vehicles])
-    if ever_overlap(np.ascontiguousarray(motion), sizes):
+    motion = np.concatenate([motion, still], axis=1)
+    speed = np.concatenate([speed, np.zeros((len(motion), len(parked)))], axis=1)
+    if ever_overlap(np.ascontiguousarray(motion), _footprints(vehicles), len(moving)):
         return None
-    return Scenario(
-        config,
-        seed,
-        index,
-        vehicles,
-        motion,
-        np.concatenate([speed[:, order], np.zeros((len(motion), len(parked)))], axis=1),
-        np.radians(rng.normal(0, config.lidar.mount_tilt, (config.agents, 2))),
-        surroundings.solids(),
-        ground,
-    )
+    post = None
+    if varied:
+        add_clutter(surroundings, layout == 'straight')
+        people, walks, paces = draw_pedestrians(rng, roads, len(motion), config.rate)
+        vehicles += people
+        motion, speed = np.concatenate([motion, walks], axis=1), np.concatenate([speed, paces], axis=1)
+        post = _draw_post(rng, config, roads, ground, motion[:, 0])
+        lidars = tuple(
+            draw_lidar(_sensor_rng(seed, index, k), _roof(vehicles[k]), config.sensor, config.intensity)
+            for k in range(config.agents)
+        )
+    else:
+        tilts = np.radians(rng.normal(0, config.lidar.mount_tilt, (config.agents, 2)))
+        lidars = tuple(
+            configured_lidar(config.lidar, (roll, pitch), config.sensor, config.intensity)
+            for roll, pitch in tilts
+        )
+    return Scenario(config, seed, index, vehicles, motion, speed, lidars, surroundings.solids(), ground, post)
+
+
+def scenario_name(config: SimulatorConfig, seed: int, index: int) -> str:
+    """`CoopFrame.scenario` of a scenario's frames."""
+    return f'{"simulated" if config.world == "basic" else config.world}_{seed}_{index}'
+
+
+def _sensor_rng(seed: int, index: int, agent: int) -> np.random.Generator:
+    """The generator of an agent's sensor, which does not depend on how the scene was drawn."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SENSOR_STREAM, index, agent)))
+
+
+def _footprints(vehicles: Sequence[Vehicle]) -> NDArray[np.float64]:
+    """(n, 2) lengths and widths, metres."""
+    return np.array([vehicle.size[:2] for vehicle in vehicles]).reshape(-1, 2)
+
+
+def _roof(vehicle: Vehicle) -> float:
+    """Height of the roof above the ground, metres."""
+    return vehicle.centre_z + float(vehicle.size[2]) / 2
+
+
+def _draw_post(
+    rng: np.random.Generator,
+    config: SimulatorConfig,
+    roads: RoadNetwork,
+    ground: HeightField,
+    ego: NDArray[np.float64],
+) -> Post | None:
+    """Draw whether the last agent is a road-side unit, and where it stands; ego is (frames, 3) x, y, yaw."""
+    wanted = rng.random() < _ROAD_SIDE
+    arm, side = int(rng.integers(len(roads.directions))), float(rng.choice((-1.0, 1.0)))
+    along = roads.stop_distance + rng.uniform(-2.0, 25.0)
+    x, y = roads.place(arm, along, side * (roads.half_width + 1.0))
+    # Facing along the road to the junction, turned towards the carriageway.
+    yaw = roads.heading(arm, along) + np.pi + side * rng.uniform(0.0, np.pi / 2)
+    post = draw_post(rng, x, y, yaw, ground.height(x, y))
+    apart = np.hypot(ego[:, 0] - x, ego[:, 1] - y).max()
+    if not wanted or config.agents < 2 or apart > config.communication_range - 0.5:
+        return None
+    return post
 
 
 def _choose_agents(
@@ -256,7 +345,7 @@ def _choose_agents(
 
 
 def _park(
-    rng: np.random.Generator, surroundings: Surroundings, count: int
+    rng: np.random.Generator, surroundings: Surroundings, count: int, classes: tuple[VehicleClass, ...]
 ) -> tuple[tuple[Vehicle, ...], NDArray[np.float64]]:
     """Park up to `count` vehicles; parking places near the junction are more likely."""
     slots = surroundings.slots
@@ -265,6 +354,6 @@ def _park(
     vehicles, places = [], []
     for k in order:
         x, y, yaw, longest = slots[k]
-        vehicles.append(draw_vehicle(rng, longest))
+        vehicles.append(draw_vehicle(rng, longest, classes))
         places.append((x, y, yaw))
     return tuple(vehicles), np.array(places).reshape(-1, 3)

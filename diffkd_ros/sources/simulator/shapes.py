@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes as hexahedra: vehicles of six classes, and boxes for buildings and walls."""
+"""Shapes as hexahedra: vehicles, riders and pedestrians, and boxes for buildings and walls."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ _Corners = list[tuple[float, float, float]]
 GROUND_CLEARANCE = 0.2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class VehicleClass:
     """A class of vehicles.
 
@@ -25,6 +27,8 @@ class VehicleClass:
         share: relative frequency in traffic.
         agile: turns at junctions; others only go straight, as a long body would swing into the next lane.
         connects: can be a connected vehicle with a LiDAR on its roof.
+        labelled: belongs to the ground truth.
+        tows: pulls a trailer.
     """
 
     name: str
@@ -34,6 +38,8 @@ class VehicleClass:
     share: float
     agile: bool = True
     connects: bool = False
+    labelled: bool = True
+    tows: bool = False
 
 
 VEHICLE_CLASSES = (
@@ -45,10 +51,25 @@ VEHICLE_CLASSES = (
     VehicleClass('bus', (10.5, 12.5), (2.48, 2.55), (3.0, 3.3), 0.06, agile=False),
 )
 
+VARIED_CLASSES = (
+    *(
+        replace(each, share=share)
+        for each, share in zip(VEHICLE_CLASSES, (0.17, 0.18, 0.18, 0.16, 0.09, 0.07), strict=True)
+    ),
+    VehicleClass('tractor', (5.6, 6.6), (2.45, 2.55), (3.3, 3.9), 0.05, agile=False, tows=True),
+    VehicleClass('motorcycle', (2.0, 2.3), (0.7, 0.9), (1.45, 1.75), 0.06, labelled=False),
+    VehicleClass('bicycle', (1.6, 1.9), (0.5, 0.65), (1.6, 1.85), 0.04, labelled=False),
+)
+"""Classes of the world `varied`, from which traffic and parked vehicles are drawn."""
+TRAILER = VehicleClass('trailer', (8.0, 13.6), (2.48, 2.55), (3.4, 4.0), 0.0, agile=False)
+PEDESTRIAN = VehicleClass('pedestrian', (0.3, 0.6), (0.4, 0.6), (1.2, 1.9), 0.0, labelled=False)
+
 
 @dataclass(frozen=True, slots=True)
 class Vehicle:
-    """The shape of a vehicle. Origin: centre of its footprint on the ground; x forward, y left, z up.
+    """The shape of a vehicle, rider or pedestrian.
+
+    Origin: centre of its footprint on the ground; x forward, y left, z up.
 
     Attributes:
         kind: vehicle class.
@@ -104,13 +125,30 @@ def upright_box(
     return np.array([(*corner, level) for level in z for corner in footprint])
 
 
-def draw_vehicle(rng: np.random.Generator, longest: float = np.inf) -> Vehicle:
+def strip(
+    a: tuple[float, float], b: tuple[float, float], z_a: float, z_b: float, width: float, height: float
+) -> NDArray[np.float64]:
+    """(8, 3) corners of an upright strip from a to b, whose foot has the heights z_a and z_b."""
+    length = math.hypot(b[0] - a[0], b[1] - a[1])
+    side_x, side_y = (a[1] - b[1]) / length * width / 2, (b[0] - a[0]) / length * width / 2
+    foot = [
+        (x + sign * side_x, y + sign * side_y, z)
+        for (x, y), z, sign in ((a, z_a, -1), (b, z_b, -1), (b, z_b, 1), (a, z_a, 1))
+    ]
+    return np.array([(x, y, z + level) for level in (0.0, height) for x, y, z in foot])
+
+
+def draw_vehicle(
+    rng: np.random.Generator,
+    longest: float = np.inf,
+    classes: tuple[VehicleClass, ...] = VEHICLE_CLASSES,
+) -> Vehicle:
     """Draw a vehicle of one of the classes that are at most `longest` metres long."""
-    classes = [each for each in VEHICLE_CLASSES if each.length[1] <= longest]
+    fitting, total = _fitting(classes, longest)
     pick, a, b, c, d, e, f = rng.random(7).tolist()
-    pick *= sum(each.share for each in classes)
-    kind = classes[-1]
-    for each in classes:
+    pick *= total
+    kind = fitting[-1]
+    for each in fitting:
         if pick < each.share:
             kind = each
             break
@@ -123,9 +161,24 @@ def draw_vehicle(rng: np.random.Generator, longest: float = np.inf) -> Vehicle:
     reflectivity = np.full(len(parts), paint, np.float32)
     if len(parts) > 1 and kind.name in ('compact', 'sedan', 'suv'):
         reflectivity[1] = 0.5 * paint + 0.03  # mostly glass
-    corners = np.array(parts)
-    low, high = corners.min((0, 1)), corners.max((0, 1))
+    corners = np.fromiter(chain.from_iterable(chain.from_iterable(parts)), float, 24 * len(parts))
+    corners = corners.reshape(-1, 8, 3)
+    flat = corners.reshape(-1, 3)
+    low, high = np.minimum.reduce(flat), np.maximum.reduce(flat)
     return Vehicle(kind, corners, high - low, float((low[2] + high[2]) / 2), reflectivity)
+
+
+@lru_cache(maxsize=256)
+def _fitting(classes: tuple[VehicleClass, ...], longest: float) -> tuple[list[VehicleClass], float]:
+    """The classes that are at most `longest` metres long, and the sum of their shares."""
+    fitting = [each for each in classes if each.length[1] <= longest]
+    return fitting, sum(each.share for each in fitting)
+
+
+def draw_train(rng: np.random.Generator, classes: tuple[VehicleClass, ...]) -> list[Vehicle]:
+    """Draw a vehicle and, if it tows, its trailer."""
+    vehicle = draw_vehicle(rng, classes=classes)
+    return [vehicle, draw_vehicle(rng, classes=(TRAILER,))] if vehicle.kind.tows else [vehicle]
 
 
 def _compact(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
@@ -200,4 +253,54 @@ def _bus(length: float, width: float, height: float, d: float, e: float) -> list
     ]
 
 
-_PARTS = {'compact': _compact, 'sedan': _sedan, 'suv': _suv, 'van': _van, 'truck': _truck, 'bus': _bus}
+def _tractor(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    rear, front = -length / 2, length / 2
+    cab = 2.0 + 0.5 * d
+    return [
+        frustum(
+            (front - cab, front), width, (0.4, height), (front - cab + 0.2 * e, front - 0.15), width - 0.15
+        ),
+        frustum((rear, front - cab), 0.9 * width, (0.35, 1.1)),
+    ]
+
+
+def _trailer(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    rear, front = -length / 2, length / 2
+    # Boxes, tankers and flat beds: the load begins at 1.0 to 1.3 m and may be low.
+    bed, top = 1.0 + 0.3 * d, height if e < 0.75 else 1.8
+    return [
+        frustum((rear, front), width, (bed, top), (rear, front), width if e < 0.5 else width - 0.5),
+        frustum((rear + 0.4, rear + 0.35 * length), width, (0.25, bed)),
+        frustum((rear + 0.35 * length, front), 0.8, (bed - 0.3, bed)),
+    ]
+
+
+def _rider(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    rear, front, seat = -length / 2, length / 2, 0.75 + 0.15 * d
+    return [
+        frustum((rear, front), 0.3 + 0.1 * e, (0.1, seat), (rear + 0.15, front - 0.25), 0.25),
+        frustum((-0.25 - 0.1 * d, 0.2), width, (seat, height), (-0.1, 0.25), 0.3),
+    ]
+
+
+def _pedestrian(length: float, width: float, height: float, d: float, e: float) -> list[_Corners]:
+    half, hip = length / 2, (0.48 + 0.04 * d) * height
+    return [
+        frustum((-half, half), 0.35, (0.0, hip), (-0.12, 0.12), 0.35),
+        frustum((-0.14, 0.14), width, (hip, height), (-0.1, 0.1), 0.2),
+    ]
+
+
+_PARTS = {
+    'compact': _compact,
+    'sedan': _sedan,
+    'suv': _suv,
+    'van': _van,
+    'truck': _truck,
+    'bus': _bus,
+    'tractor': _tractor,
+    'trailer': _trailer,
+    'motorcycle': _rider,
+    'bicycle': _rider,
+    'pedestrian': _pedestrian,
+}

@@ -21,6 +21,25 @@ _KERB_SLOT = 7.2
 _LOT_SLOT = 2.9
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How the sides of the roads are built up.
+
+    Attributes:
+        corner_houses: whether buildings stand close to the junction's corners.
+        houses: share of the plots with a building.
+        lots: share of the plots with a parking lot.
+        no_parking: share of the kerbs where parking is forbidden.
+        fences: share of the parking lots with a low fence or hedge towards the road.
+    """
+
+    corner_houses: bool = True
+    houses: float = 0.62
+    lots: float = 0.28
+    no_parking: float = 0.4
+    fences: float = 0.0
+
+
 @dataclass(slots=True)
 class Surroundings:
     """The static objects of a scene, placed one after the other.
@@ -32,19 +51,22 @@ class Surroundings:
         rng: draws everything.
         roads: the road network.
         ground: the ground.
+        style: how the sides of the roads are built up.
         slots: parking places: map x, y, yaw and the length of the longest vehicle that fits, metres.
         boxes: corners (8, 3) and reflectivity of the box-shaped solids.
         rounds: rows as in `Solids.rounds`, reflectivity and roughness of the round solids.
-        footprints: x, y, yaw, length and depth of the occupied areas.
     """
 
     rng: np.random.Generator
     roads: RoadNetwork
     ground: HeightField
+    style: Style
     slots: list[tuple[float, float, float, float]] = field(default_factory=list)
     boxes: list[tuple[NDArray[np.float64], float]] = field(default_factory=list)
     rounds: list[tuple[tuple[float, ...], float, float]] = field(default_factory=list)
-    footprints: list[tuple[float, float, float, float, float]] = field(default_factory=list)
+    # x, y, yaw, length and depth of the occupied areas.
+    _taken: NDArray[np.float64] = field(default_factory=lambda: np.empty((64, 5)))
+    _claims: int = 0
 
     def solids(self) -> Solids:
         """All objects as solids without owner (-1)."""
@@ -63,7 +85,7 @@ class Surroundings:
     def mark_kerb(self, arm: int, side: float) -> None:
         """Add the parking places along a kerb; at some kerbs parking is forbidden."""
         rng, roads = self.rng, self.roads
-        if rng.random() < 0.4:
+        if rng.random() < self.style.no_parking:
             return
         left = side * (roads.half_width - KERB_STRIP / 2 + 0.1)
         along = roads.stop_distance + 3.0
@@ -102,9 +124,9 @@ class Surroundings:
     def fill_plot(self, arm: int, side: float, along: float) -> float:
         """Put a building, a parking lot, a wall or trees on a plot; returns where the next plot begins."""
         kind = self.rng.random()
-        if kind < 0.62:
+        if kind < self.style.houses:
             return self.build_house(arm, side, along) or along + 4.0
-        if kind < 0.90:
+        if kind < self.style.houses + self.style.lots:
             return self._lot(arm, side, along) or along + 4.0
         length = self.rng.uniform(8.0, 22.0)
         if self.rng.random() < 0.5:
@@ -113,7 +135,7 @@ class Surroundings:
             for _ in range(int(self.rng.integers(1, 4))):
                 out = along + self.rng.uniform(0, length)
                 x, y = self.roads.place(arm, out, side * (self._building_line + self.rng.uniform(1.0, 9.0)))
-                if self._claim(x, y, 0.0, 1.0, 1.0):
+                if self.claim(x, y, 0.0, 1.0, 1.0):
                     self._tree(x, y)
         return along + length + 1.0
 
@@ -124,7 +146,7 @@ class Surroundings:
         left = side * (self._building_line + rng.exponential(0.8) + depth / 2)
         x, y = self.roads.place(arm, along + length / 2, left)
         yaw = self.roads.heading(arm, along + length / 2)
-        if not self._claim(x, y, yaw, length, depth):
+        if not self.claim(x, y, yaw, length, depth):
             return None
         z = self.ground.height(x, y)
         corners = upright_box((x, y), yaw, length, depth, (z - 1.0, z + rng.uniform(5.0, 20.0)))
@@ -147,8 +169,11 @@ class Surroundings:
         length, depth = columns * _LOT_SLOT, rows[-1][0] + 3.0
         x, y = self.roads.place(arm, along + length / 2, side * (self._building_line + 0.5 + depth / 2))
         yaw = self.roads.heading(arm, along + length / 2)
-        if not self._claim(x, y, yaw, length, depth):
+        if not self.claim(x, y, yaw, length, depth):
             return None
+        if self.style.fences and rng.random() < self.style.fences:
+            edge = self.roads.place(arm, along + length / 2, side * (self._building_line + 0.6))
+            self.add_box(*edge, yaw, (length, 0.3, rng.uniform(0.7, 1.6)), 0.4)
         c, s = np.cos(yaw), np.sin(yaw)
         for column in range(columns):
             for row, turned in rows:
@@ -164,7 +189,7 @@ class Surroundings:
         left = side * (self._building_line + self.rng.uniform(0.2, 1.5))
         x, y = self.roads.place(arm, along + length / 2, left)
         yaw = self.roads.heading(arm, along + length / 2)
-        if self._claim(x, y, yaw, length, 0.3):
+        if self.claim(x, y, yaw, length, 0.3):
             z = self.ground.height(x, y)
             height = self.rng.uniform(0.8, 2.4)
             corners = upright_box((x, y), yaw, length, 0.25, (z - 0.5, z + height))
@@ -192,19 +217,33 @@ class Surroundings:
         corners = upright_box(centre, yaw, length, width, (z - 0.2, z + height))
         self.boxes.append((corners, rng.uniform(0.2, 0.6)))
 
-    def _claim(self, x: float, y: float, yaw: float, length: float, depth: float) -> bool:
+    def add_box(
+        self, x: float, y: float, yaw: float, size: tuple[float, float, float], reflectivity: float
+    ) -> None:
+        """Add an upright box of that length, width and height on the ground."""
+        z = self.ground.height(x, y)
+        corners = upright_box((x, y), yaw, size[0], size[1], (z - 0.3, z + size[2]))
+        self.boxes.append((corners, reflectivity))
+
+    def claim(self, x: float, y: float, yaw: float, length: float, depth: float) -> bool:
         """Occupy a footprint, unless it overlaps a road, its pavement or an occupied footprint."""
-        if self.roads.distance_outside(*_outline(x, y, yaw, length, depth)).min() < PAVEMENT - 1.0:
+        outline_x, outline_y = _outline(x, y, yaw, length, depth)
+        if self.roads.nearer(outline_x, outline_y, PAVEMENT - 1.0):
             return False
-        if _meets_any(x, y, yaw, length, depth, np.array(self.footprints).reshape(-1, 5)):
+        if _meets_any(x, y, yaw, length, depth, self._taken[: self._claims]):
             return False
-        self.footprints.append((x, y, yaw, length, depth))
+        if self._claims == len(self._taken):
+            self._taken = np.concatenate([self._taken, np.empty_like(self._taken)])
+        self._taken[self._claims] = x, y, yaw, length, depth
+        self._claims += 1
         return True
 
 
-def make_surroundings(rng: np.random.Generator, roads: RoadNetwork, ground: HeightField) -> Surroundings:
+def make_surroundings(
+    rng: np.random.Generator, roads: RoadNetwork, ground: HeightField, style: Style
+) -> Surroundings:
     """Build up both sides of every arm: kerb, pavement, then buildings, parking lots or open ground."""
-    scene = Surroundings(rng, roads, ground)
+    scene = Surroundings(rng, roads, ground, style)
     sides = [(arm, side) for arm in range(len(roads.directions)) for side in (1.0, -1.0)]
     for arm, side in sides:
         scene.mark_kerb(arm, side)
@@ -214,7 +253,7 @@ def make_surroundings(rng: np.random.Generator, roads: RoadNetwork, ground: Heig
     for arm, side in sides:
         along = roads.stop_distance - 6.0 + rng.exponential(1.5)
         next_plot[arm, side] = along
-        while along < roads.stop_distance + 12.0:
+        while style.corner_houses and along < roads.stop_distance + 12.0:
             end = scene.build_house(arm, side, along)
             if end is not None:
                 next_plot[arm, side] = end

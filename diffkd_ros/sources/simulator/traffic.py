@@ -8,12 +8,16 @@ the stop line acts as a standing obstacle.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.kernels import kernel
 from diffkd_ros.sources.simulator.roads import LANE_LENGTH, RoadNetwork
 
+COUPLING = 0.6  # metres between a vehicle and its trailer
 WARM_UP = 8.0  # seconds simulated before frame 0, for queues to form
 _MAX_STEP = 0.1
 _STANDSTILL_GAP = 2.0
@@ -23,10 +27,26 @@ _BRAKING = 2.2
 _HARDEST_BRAKING = 7.0
 
 
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How dense and fast traffic is. Pairs are minimum and maximum.
+
+    Attributes:
+        speed: desired speed, metres per second.
+        gap: mean gap between vehicles beyond the smallest one, metres.
+        leaving: share of the vehicles that start beyond the junction.
+    """
+
+    speed: tuple[float, float] = (6.0, 11.0)
+    gap: tuple[float, float] = (2.0, 10.0)
+    leaving: float = 0.2
+
+
 def simulate_traffic(
     rng: np.random.Generator,
     roads: RoadNetwork,
-    lengths: NDArray[np.float64],
+    flow: Flow,
+    bodies: Sequence[Sequence[float]],
     agile: NDArray[np.bool_],
     frames: int,
     rate: float,
@@ -36,17 +56,19 @@ def simulate_traffic(
     Args:
         rng: draws initial positions, routes, desired speeds and the timing of the lights.
         roads: the road network.
-        lengths: (n,) vehicle lengths, metres.
+        flow: of the traffic.
+        bodies: lengths of each vehicle's rigid bodies, the front one first, metres.
         agile: (n,) whether a vehicle may turn at the junction; others go straight.
         frames: number of frames.
         rate: frames per second.
 
     Returns:
         kept: (m,) indices of the vehicles that fit on a lane, m <= n.
-        motion: (frames, m, 3) float64 map x, y of the centre and yaw.
-        speed: (frames, m) float64 metres per second.
+        motion: (frames, b, 3) float64 map x, y of the centre and yaw of each body of those vehicles in turn.
+        speed: (frames, b) float64 metres per second.
     """
-    kept, route, start, speed, desired = _place(rng, roads, lengths, agile)
+    lengths = np.array([sum(each) + COUPLING * (len(each) - 1) for each in bodies])
+    kept, route, start, speed, desired = _place(rng, roads, flow, lengths, agile)
     routes = roads.routes
     entry, exit_lane, way, turn_speed = (
         np.array([getattr(routes[r], name) for r in route])
@@ -75,13 +97,24 @@ def simulate_traffic(
     )
     aside = rng.normal(0, 0.12, len(kept)).clip(-0.25, 0.25)
     paths = np.stack([each.path for each in routes])
-    motion = _poses(s, paths[route], 0.3 * lengths[kept], aside)
-    return kept, motion, v
+    # The bodies one after the other, each with its own axles on the path.
+    vehicle = np.repeat(np.arange(len(kept)), [len(bodies[k]) for k in kept])
+    body_lengths, centres = [], []
+    for k in kept:
+        end = lengths[k] / 2
+        for length in bodies[k]:
+            body_lengths.append(length)
+            centres.append(end - length / 2 if len(bodies[k]) > 1 else 0.0)
+            end -= length + COUPLING
+    along = s[:, vehicle] + np.array(centres)
+    motion = _poses(along, paths[route[vehicle]], 0.3 * np.array(body_lengths), aside[vehicle])
+    return kept, motion, v[:, vehicle]
 
 
 def _place(
     rng: np.random.Generator,
     roads: RoadNetwork,
+    flow: Flow,
     lengths: NDArray[np.float64],
     agile: NDArray[np.bool_],
 ) -> tuple[
@@ -93,13 +126,13 @@ def _place(
     # End of the last vehicle on each lane: backwards from the stop line, or forwards from the exit.
     entry_tail = -rng.uniform(1.0, 15.0, lane_count)
     exit_head = rng.uniform(6.0, 60.0, lane_count)
-    flow_speed = rng.uniform(6.0, 11.0)
-    mean_gap = rng.uniform(2.0, 10.0)
+    flow_speed = rng.uniform(*flow.speed)
+    mean_gap = rng.uniform(*flow.gap)
     kept, route, start, speed, desired = [], [], [], [], []
     for vehicle, length in enumerate(lengths):
         own_speed = flow_speed * rng.uniform(0.8, 1.15)
         gap = _STANDSTILL_GAP + 1.0 + rng.exponential(mean_gap)
-        leaving = rng.random() < 0.2
+        leaving = rng.random() < flow.leaving
         lane = int(rng.integers(lane_count))
         lanes = (route.exit if leaving else route.entry for route in roads.routes)
         choices = [
@@ -165,6 +198,14 @@ def _drive(
     inside = np.zeros(n, np.bool_)
     for i in range(n):
         inside[i] = s[i] + length[i] / 2 > 0 and s[i] - length[i] / 2 < way[i]
+    # Vehicles that may matter to a vehicle: on its lanes, or on a conflicting route.
+    related = np.empty((n, n), np.int64)
+    count = np.zeros(n, np.int64)
+    for i in range(n):
+        for j in range(n):
+            if j != i and (entry[j] == entry[i] or exit_lane[j] == exit_lane[i] or conflicts[i, j]):
+                related[i, count[i]] = j
+                count[i] += 1
     result_s = np.empty((frames, n))
     result_v = np.empty((frames, n))
     time = lights_offset
@@ -178,9 +219,7 @@ def _drive(
                     inside[i] = False
                 if not inside[i] and front <= 0 and -front < v[i] * v[i] / 4 + 8.0:
                     grant = not lights or (phase[i] == green and not clearing)
-                    for j in range(n):
-                        if j == i:
-                            continue
+                    for j in related[i, : count[i]]:
                         if inside[j] and conflicts[i, j]:
                             grant = False
                         if (
@@ -205,9 +244,7 @@ def _drive(
                     gap = max(-front - 0.5, 0.1)
                     wish = _STANDSTILL_GAP * 0.25 + v[i] * v[i] / (2 * np.sqrt(_ACCELERATION * _BRAKING))
                     hold = max(hold, (wish / gap) ** 2)
-                for j in range(n):
-                    if j == i:
-                        continue
+                for j in related[i, : count[i]]:
                     gap = np.inf
                     if entry[j] == entry[i] and s[j] > s[i] and s[j] - length[j] / 2 < way[j] + 1.0:
                         gap = s[j] - s[i] - (length[i] + length[j]) / 2
@@ -248,12 +285,14 @@ def _poses(
     axles = np.empty((2, 2))
     for k in range(n):
         path = paths[k]
+        places = [0, 0]  # vehicles never drive backwards
         for frame in range(frames):
             for axle in range(2):
                 at = s[frame, k] + (half_base[k] if axle else -half_base[k])
-                p = 0
+                p = places[axle]
                 while p < len(path) - 2 and path[p + 1, 0] < at:
                     p += 1
+                places[axle] = p
                 share = (at - path[p, 0]) / (path[p + 1, 0] - path[p, 0])
                 for axis in range(2):
                     begin, end = path[p, 1 + axis], path[p + 1, 1 + axis]

@@ -15,7 +15,18 @@ import diffkd_ros
 from diffkd_ros.cli import app
 
 DIFFKD = str(Path(sys.executable).parent / 'diffkd')
-VERBS = ['demo', 'demo-carla', 'train', 'bench', 'bench-opencda', 'evaluate', 'evidence', 'data', 'bag']
+VERBS = [
+    'demo',
+    'demo-carla',
+    'train',
+    'bench',
+    'bench-opencda',
+    'compile',
+    'evaluate',
+    'evidence',
+    'data',
+    'bag',
+]
 
 
 @pytest.mark.parametrize('words', [[], ['data'], ['bag']])

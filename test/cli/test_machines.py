@@ -105,6 +105,7 @@ main()
 NEEDS = {
     'bag convert': 'data',
     'bag page': 'data',
+    'bench-opencda': 'ros',
     'data check': 'data',
     'demo': 'ros',
     'demo-carla': 'ros',
@@ -116,7 +117,8 @@ NEEDS = {
 
 @pytest.mark.parametrize('verb', ['bench', 'compile', *NEEDS])
 def test_without_extras_it_runs_or_names_the_one_it_needs(verb, place, tmp_path):
-    options = words(verb, tmp_path / 'out') if verb in VERBS else [verb]
+    given = {'bench-opencda': [str(place)]}
+    options = words(verb, tmp_path / 'out') if verb in VERBS else [verb, *given.get(verb, ())]
     code = f'EXTRAS = {set(EXTRA_OF)!r}\n{WITHOUT_EXTRAS}'
     done = subprocess.run(
         [sys.executable, '-c', code, *options], cwd=place, capture_output=True, text=True, timeout=PATIENCE

@@ -9,9 +9,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffkd_ros.documents import read_config
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import Condition, make_conditions
 from diffkd_ros.sources.source import Source
@@ -145,10 +145,7 @@ def load_experiment(path: Path, out: Path) -> Experiment:
         DiffkdError: if the plan is missing, not YAML, or not valid.
         RecipeError: if the base recipe or a change to it is not valid.
     """
-    try:
-        plan = Plan.model_validate(yaml.safe_load(path.read_bytes()))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise DiffkdError(f'{path}: {" ".join(str(error).split())}') from error
+    plan = read_config(path, Plan)
     base = load_recipe(path.parent / plan.base)
     after = {name: [t.after] if t.after else [] for name, t in plan.trainings.items()}
     try:

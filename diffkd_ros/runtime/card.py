@@ -7,9 +7,9 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from diffkd_ros.documents import read_config
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.runtime.decoding import Decoding
@@ -19,6 +19,9 @@ ENCODER = 'encoder.onnx'
 EGO = 'ego.onnx'
 STUDENT = 'student.safetensors'
 FILES = {'onnx': (ENCODER, EGO), 'torch': (STUDENT,)}
+
+_FARTHEST = 1000.0  # metres
+_MOST_CELLS = 2048  # along an edge
 
 
 class ModelError(DiffkdError):
@@ -50,12 +53,25 @@ class ModelCard(BaseModel):
     class_names: list[str] = Field(min_length=1, description='Names of the class indices.')
     min_score: float = Field(ge=0, le=1, description='Detections below this score are dropped.')
     nms_iou: float = Field(ge=0, le=1, description='BEV IoU above which the lower-scored box is dropped.')
-    max_boxes: int = Field(ge=1, description='Maximum number of boxes per frame.')
+    max_boxes: int = Field(ge=1, le=10_000, description='Maximum number of boxes per frame.')
     files: dict[str, str] = Field(description='File name to SHA-256.')
     training: dict[str, Any] = Field(default_factory=dict, description='Recipe, seeds, time and machine.')
     results: dict[str, Any] = Field(default_factory=dict, description='Measured figures and their command.')
 
     _folder: Path = PrivateAttr()
+
+    @model_validator(mode='after')
+    def _grid_is_possible(self) -> ModelCard:
+        grid = self.grid
+        low, high = grid.range[:3], grid.range[3:]
+        if not all(-_FARTHEST <= a < b <= _FARTHEST for a, b in zip(low, high, strict=True)):
+            raise ValueError(f'grid: minima must be below maxima, within {_FARTHEST:g} m, got {grid.range}')
+        if not (1 <= grid.height <= _MOST_CELLS and 1 <= grid.width <= _MOST_CELLS):
+            raise ValueError(f'grid: 1 to {_MOST_CELLS} rows and columns, got {grid.height} and {grid.width}')
+        across = (grid.y_max - grid.y_min) / grid.height
+        if abs(across - grid.cell) > 1e-3 * grid.cell:
+            raise ValueError(f'grid: cells must be square, got {grid.cell:g} m along x, {across:g} m along y')
+        return self
 
     @classmethod
     def load(cls, folder: Path | str) -> ModelCard:
@@ -70,9 +86,9 @@ class ModelCard(BaseModel):
         if not path.is_file():
             raise ModelError(f'no model in {folder}: {CARD} is missing')
         try:
-            card = cls.model_validate(yaml.safe_load(path.read_text()))
-        except (yaml.YAMLError, ValidationError) as error:
-            raise ModelError(f'{path} is not a model card: {error}') from error
+            card = read_config(path, cls)
+        except DiffkdError as error:
+            raise ModelError(f'not a model card: {error}') from error
         for name in FILES[card.runtime]:
             file = folder / name
             if name not in card.files:

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffkd_ros.corruptions import lookup
+from diffkd_ros.documents import read_config
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.decoding import Decoding
@@ -205,31 +204,6 @@ def load_recipe(path: Path) -> Recipe:
         RecipeError: if the file is missing or not YAML, or has an unknown key or an invalid value.
     """
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f'{path}: {" ".join(str(error).split())}') from error
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        problems = [_explain(problem['loc'], problem['type'], problem['msg']) for problem in error.errors()]
-        raise RecipeError(f'{path}: ' + '; '.join(problems)) from error
-
-
-def _known_keys(model: type[BaseModel]) -> set[str]:
-    keys = set(model.model_fields)
-    for info in model.model_fields.values():
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys |= _known_keys(annotation)
-    return keys
-
-
-def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    where = '.'.join(str(part) for part in location)
-    if kind not in ('extra_forbidden', 'unexpected_keyword_argument'):
-        return f'{where}: {message}' if where else message
-    known = set(StudentConfig.__dataclass_fields__)
-    for model in (Recipe, Stage, FrameSource, Augmentation):
-        known |= _known_keys(model)
-    near = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f'unknown key {where}' + (f', did you mean {near[0]}?' if near else '')
+        return read_config(path, Recipe)
+    except DiffkdError as error:
+        raise RecipeError(str(error)) from error

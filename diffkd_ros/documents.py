@@ -106,7 +106,7 @@ def _guarded(read: Callable[[], Any]) -> Any:
         raise DiffkdError('nested too deeply') from error
     except OSError as error:
         raise DiffkdError(error.strerror or str(error)) from error
-    # The parsers raise various errors for damaged bytes, dates that do not exist and numbers that are too long.
+    # The parsers raise various errors for damaged bytes, impossible dates and numbers that are too long.
     except Exception as error:
         raise DiffkdError(' '.join(str(error).split())) from error
 
@@ -207,8 +207,8 @@ def explained(error: ValidationError, kind: type[BaseModel]) -> str:
 def _known_keys(kind: Any) -> set[str]:
     """Keys of a pydantic model or dataclass and of the sections within it."""
     inner = set().union(*map(_known_keys, get_args(kind)))
-    if isinstance(kind, type) and (hasattr(kind, 'model_fields') or hasattr(kind, '__dataclass_fields__')):
-        names = getattr(kind, 'model_fields', None) or kind.__dataclass_fields__
+    names = getattr(kind, 'model_fields', None) or getattr(kind, '__dataclass_fields__', None)
+    if isinstance(kind, type) and names:
         hints = get_type_hints(kind)
         return inner.union(names, *(_known_keys(hints[name]) for name in names))
     return inner
@@ -255,12 +255,13 @@ def numbers(values: Any, *shape: int, limit: float = LARGEST) -> NDArray[np.floa
 
 
 def integer(value: Any, low: int = -(2**63) + 1, high: int = 2**63 - 1) -> int:
-    """An integer in [low, high], also if written as text.
+    """An integer in [low, high], also if written as text or with a decimal point.
 
     Raises:
         DiffkdError: if it is anything else.
     """
-    if isinstance(value, str) and re.fullmatch(r'-?[0-9]{1,19}', value):
+    text = isinstance(value, str) and re.fullmatch(r'-?[0-9]{1,19}', value)
+    if text or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return value

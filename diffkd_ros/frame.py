@@ -146,6 +146,15 @@ class AgentSweep:
         _convert(self, 'time', np.float32, (len(points),))
         _convert(self, 'velocity', np.float64, (3,))
 
+    def __getitem__(self, mask: NDArray[np.bool_]) -> AgentSweep:
+        """The returns where a mask (n,) is true."""
+        return replace(
+            self,
+            points=self.points[mask],
+            ring=None if self.ring is None else self.ring[mask],
+            time=None if self.time is None else self.time[mask],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CoopFrame:
@@ -158,6 +167,7 @@ class CoopFrame:
         ground_truth: boxes of all labelled vehicles, connected ones included, in the **map** frame, or None.
         scenario: name of the frame's scenario.
         index: of the frame within its scenario, from 0.
+        left_out: what the source has left out of this frame, by reason, with counts.
 
     Raises:
         FrameError: if the ego is not among the agents.
@@ -169,6 +179,7 @@ class CoopFrame:
     ground_truth: Boxes3D | None = None
     scenario: str = ''
     index: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(self.ego in self.agents, f'ego {self.ego} is not among the agents {sorted(self.agents)}')

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.corruptions.errors import CorruptionError, require_within
-from diffkd_ros.corruptions.sweeps import Rings, elevations, keep, ranges, rings_of, with_points
+from diffkd_ros.corruptions.sweeps import Rings, elevations, ranges, rings_of, with_points
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.geometry.boxes import points_in_boxes
 
@@ -29,7 +29,7 @@ def beam_missing(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -
     rings = rings_of(sweep)
     lost = np.zeros(rings.count, np.bool_)
     lost[rng.permutation(rings.count)[: round(share * rings.count)]] = True
-    return keep(sweep, ~lost[rings.index])
+    return sweep[~lost[rings.index]]
 
 
 def electromagnetic_interference(sweep: AgentSweep, rng: np.random.Generator, *, share: float) -> AgentSweep:
@@ -50,7 +50,7 @@ def electromagnetic_interference(sweep: AgentSweep, rng: np.random.Generator, *,
     points, index = sweep.points[mask], rings.index[mask]
     turn = _place_in_ring(points, index)
     mask[mask] = (turn % 2 == 1) == odd[index]
-    return keep(sweep, mask)
+    return sweep[mask]
 
 
 def motion_blur(
@@ -132,7 +132,7 @@ def incomplete_echo(
         raise CorruptionError(f"reading must be 'above_sensor' or 'inside_objects', got {reading!r}")
     mask = np.ones(len(sweep.points), np.bool_)
     mask[concerned[_choose(rng, len(concerned), share)]] = False
-    return keep(sweep, mask)
+    return sweep[mask]
 
 
 def cross_sensor(
@@ -179,7 +179,7 @@ def cross_sensor(
     chosen = np.zeros(len(points), np.bool_)
     chosen[order[np.diff(cell[order], prepend=-(10**9)) != 0]] = True
     mask[mask] = chosen
-    return keep(sweep, mask)
+    return sweep[mask]
 
 
 def _choose(rng: np.random.Generator, count: int, share: float) -> NDArray[np.int64]:

@@ -31,16 +31,6 @@ class Rings:
     count: int
 
 
-def keep(sweep: AgentSweep, mask: NDArray[np.bool_]) -> AgentSweep:
-    """The sweep's returns where `mask` (n,) is true."""
-    return replace(
-        sweep,
-        points=sweep.points[mask],
-        ring=None if sweep.ring is None else sweep.ring[mask],
-        time=None if sweep.time is None else sweep.time[mask],
-    )
-
-
 def with_points(sweep: AgentSweep, points: NDArray[np.float32]) -> AgentSweep:
     """The sweep with other points (n, 4); intensities are clipped to [0, 1], in place."""
     np.clip(points[:, 3], 0.0, 1.0, out=points[:, 3])

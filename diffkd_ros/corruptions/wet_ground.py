@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diffkd_ros.corruptions.errors import CorruptionError, require_within
 from diffkd_ros.corruptions.ground import find_ground
-from diffkd_ros.corruptions.sweeps import keep, ranges, with_points
+from diffkd_ros.corruptions.sweeps import ranges, with_points
 from diffkd_ros.frame import AgentSweep
 
 _AIR, _WATER = 1.0003, 1.33  # refractive indices
@@ -108,7 +108,7 @@ def wet_ground(
     points[ground, 3] = dimmed
     mask = np.ones(len(points), np.bool_)
     mask[ground[lost]] = False
-    return keep(with_points(sweep, points), mask)
+    return with_points(sweep, points)[mask]
 
 
 def _dry_road(

@@ -91,3 +91,21 @@ def transform_points(pose: Matrix, points: NDArray) -> NDArray:
 def yaw_of(pose: Matrix) -> float:
     """Heading of the x axis in the target's xy plane, radians."""
     return float(np.arctan2(pose[1, 0], pose[0, 0]))
+
+
+def rigid(matrix: Matrix) -> Matrix:
+    """A recorded finite (4, 4) transform with its rotation made orthonormal, since files hold few digits.
+
+    Raises:
+        PoseError: if it is not a rigid transform.
+    """
+    rotation = matrix[:3, :3]
+    if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-3:
+        raise PoseError(f'not a rigid transform: {matrix.tolist()}')
+    if np.linalg.det(rotation) < 0 or np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.01:
+        raise PoseError(f'not a rotation: {rotation.tolist()}')
+    left, _, right = np.linalg.svd(rotation)
+    result = np.eye(4)
+    result[:3, :3] = left @ right
+    result[:3, 3] = matrix[:3, 3]
+    return result

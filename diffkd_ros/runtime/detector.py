@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.grid import grid_warps
 from diffkd_ros.geometry.poses import Matrix
-from diffkd_ros.runtime.card import EGO
+from diffkd_ros.runtime.card import EGO, ModelCard
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.features import BevFeature
-from diffkd_ros.runtime.session import ModelPart
+from diffkd_ros.runtime.session import ModelPart, Shape
 
 OUTPUTS = ['heatmap', 'regression', 'share', 'coverage', 'reliability', 'energy']
 
@@ -48,6 +48,15 @@ class CooperativeDetector(ModelPart):
     """Runs `ego.onnx` of a model folder. A single agent takes the same path as several."""
 
     graph = EGO
+
+    @staticmethod
+    def shapes(card: ModelCard) -> Mapping[str, Shape]:
+        """Shapes of the graph's inputs and outputs for this card; the agents vary."""
+        size = card.grid.height, card.grid.width
+        each, single = (None, 1, *size), (1, 1, *size)
+        outputs = (single, (1, 8, *size), each, each, single, each)
+        inputs = {'features': (None, card.channels, *size), 'density': each, 'ego_to_agent': (None, 2, 3)}
+        return {**inputs, **dict(zip(OUTPUTS, outputs, strict=True))}
 
     def detect(self, features: Sequence[BevFeature], poses: Sequence[Matrix]) -> Detection:
         """Fuse the features of 1 to `max_agents` agents and detect.

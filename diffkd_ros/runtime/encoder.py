@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.runtime.card import ENCODER
+from diffkd_ros.runtime.card import ENCODER, ModelCard
 from diffkd_ros.runtime.features import BevFeature
-from diffkd_ros.runtime.session import ModelPart
+from diffkd_ros.runtime.session import ModelPart, Shape
 
 
 class CloudError(DiffkdError):
@@ -20,6 +22,12 @@ class FeatureEncoder(ModelPart):
     """Runs `encoder.onnx` of a model folder."""
 
     graph = ENCODER
+
+    @staticmethod
+    def shapes(card: ModelCard) -> Mapping[str, Shape]:
+        """Shapes of the graph's inputs and outputs for this card."""
+        size = card.grid.height, card.grid.width
+        return {'points': (None, 4), 'feature': (1, card.channels, *size), 'density': (1, 1, *size)}
 
     def encode(self, points: NDArray[np.float32]) -> BevFeature:
         """Encode one sweep; points that are not finite or out of range are ignored.

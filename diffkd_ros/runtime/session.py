@@ -24,6 +24,10 @@ PROVIDERS = {
 }
 
 
+Shape = tuple[int | None, ...]
+"""None for a dimension that depends on the input."""
+
+
 class Session(Protocol):
     """The part of ONNX Runtime's session that is used here: named arrays in, named arrays out."""
 
@@ -41,7 +45,7 @@ class ModelPart:
         session: replaces the session on the folder's graph.
 
     Raises:
-        ModelError: if the device is not available or the graph does not load.
+        ModelError: if the device is not available, or the graph does not load or does not fit the card.
     """
 
     graph: ClassVar[str]
@@ -50,10 +54,45 @@ class ModelPart:
         self, card: ModelCard, threads: int = 1, device: str = 'cpu', session: Session | None = None
     ) -> None:
         self._card = card
-        self._session = session or open_session(card.graph_path(self.graph), threads, device)
+        if session is None:
+            path = card.graph_path(self.graph)
+            opened = open_session(path, threads, device)
+            _require_shapes(path, opened, self.shapes(card))
+            session = opened
+        self._session = session
+
+    @staticmethod
+    def shapes(card: ModelCard) -> Mapping[str, Shape]:
+        """Shapes of the graph's inputs and outputs for this card."""
+        raise NotImplementedError
 
 
-def open_session(path: Path, threads: int, device: str) -> Session:
+def _require_shapes(path: Path, session: onnxruntime.InferenceSession, expected: Mapping[str, Shape]) -> None:
+    """Compare a graph with its card now, rather than fail in the first run.
+
+    Raises:
+        ModelError: if an input or output is missing or of another shape or type.
+    """
+    found = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
+    for name, shape in expected.items():
+        if name not in found:
+            raise ModelError(f'{path} has no {name}: found {", ".join(found)}')
+        size = found[name].shape
+        fits = len(size) == len(shape) and all(
+            has == wanted if wanted is not None else not isinstance(has, int)
+            for has, wanted in zip(size, shape, strict=True)
+        )
+        if not fits or found[name].type != 'tensor(float)':
+            text = ' x '.join('any' if part is None else str(part) for part in shape)
+            raise ModelError(
+                f'{path} does not fit its card: {name} must be {text} floats, is '
+                f'{" x ".join(map(str, size))} {found[name].type}'
+            )
+    if missing := [value.name for value in session.get_inputs() if value.name not in expected]:
+        raise ModelError(f'{path} has further inputs: {", ".join(missing)}')
+
+
+def open_session(path: Path, threads: int, device: str) -> onnxruntime.InferenceSession:
     """Open a graph.
 
     Args:

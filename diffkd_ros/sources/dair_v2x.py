@@ -9,26 +9,32 @@ are right-handed and in metres. Images and single-side labels are not read.
 
 from __future__ import annotations
 
-import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.documents import integer, numbers, read_json, shown
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
-from diffkd_ros.geometry.boxes import bev_corners, corners
-from diffkd_ros.geometry.poses import Matrix
-from diffkd_ros.sources.dataset import DatasetError, located, raised, returns_within
-from diffkd_ros.sources.pcd import read_pcd, xyz
+from diffkd_ros.geometry.boxes import corners
+from diffkd_ros.geometry.poses import Matrix, rigid
+from diffkd_ros.sources.dataset import DatasetError, located, raised, returns_within, vehicle_at
+from diffkd_ros.sources.pcd import read_pcd, unit_intensity, xyz
 
 VEHICLE = 1
 INFRASTRUCTURE = -1
 TYPES = ('car', 'truck', 'van', 'bus')  # all of them class 0, `vehicle`
+ORIGINAL = 'original'
+"""Stands for the original labels in place of a folder."""
 
+_BACKUP = 'label_world_backup'
 _WRAPPER = 'cooperative-vehicle-infrastructure'
 _SIDES = {VEHICLE: 'vehicle', INFRASTRUCTURE: 'infrastructure'}
 # Calibrations whose product is map <- LiDAR.
@@ -62,8 +68,9 @@ class DairV2xDataset:
       which is empty, and counts as zero, for frames that were not corrected by hand.
 
     The two clouds were taken at different instants. A frame's stamp is that of the vehicle's cloud; the
-    difference is not compensated. Rows with NaN are removed, and intensity is scaled from [0, 255] to [0, 1].
-    Sweeps have no rings, since the road-side cloud is not ordered by them.
+    difference is not compensated. Rows with NaN are removed. Intensities are bytes, which are scaled to
+    [0, 1], or in this range already, as those of the road-side unit. Sweeps have no rings, since the
+    road-side cloud is not ordered by them.
 
     Ground truth are the labelled cars, trucks, vans and buses, all of class 0. The set does not track
     vehicles, so track ids only number the boxes of one frame, from 2. A box around the vehicle's LiDAR is the
@@ -75,7 +82,8 @@ class DairV2xDataset:
             `cooperative-split-data.json` with a list per split. All frames by default.
         split: name of a list of the latter: train, val, ...
         labels: folder with `<vehicle frame>.json` used instead of `cooperative/label_world`, for example the
-            original labels or the complemented ones of the CoAlign project.
+            complemented labels of the CoAlign project; or `original` for the labels of the data set itself,
+            which are in `cooperative/label_world_backup` where the complemented ones have replaced them.
 
     Raises:
         DatasetError: if the folder is not a DAIR-V2X-C set, or an index file or the split is missing or
@@ -94,12 +102,14 @@ class DairV2xDataset:
         parts = ('vehicle-side', 'infrastructure-side', 'cooperative')
         if missing := [name for name in parts if not (self.root / name).is_dir()]:
             raise DatasetError(f'{root}: not a folder of DAIR-V2X-C: has no {", ".join(missing)}')
-        if labels is not None and not Path(labels).is_dir():
-            raise DatasetError(f'{labels}: not a folder of labels')
+        if labels is not None:
+            labels = _original(self.root) if str(labels) == ORIGINAL else Path(labels)
+            if not labels.is_dir():
+                raise DatasetError(f'{labels}: not a folder of labels')
         if split is not None and split_file is None:
             raise DatasetError(f'split {split!r} needs a split file')
         wanted = None if split_file is None else _split(Path(split_file), split)
-        self._pairs = _pairs(self.root, wanted, None if labels is None else Path(labels))
+        self._pairs = _pairs(self.root, wanted, labels)
         if not self._pairs:
             raise DatasetError(f'{root}: holds no cooperative frame, or none of the split')
         names = [pair.scenario for pair in self._pairs]
@@ -111,9 +121,10 @@ class DairV2xDataset:
     def __getitem__(self, index: int) -> CoopFrame:
         pair = self._pairs[index]
         agents = {agent: AgentSweep(_cloud(pair.clouds[agent]), _pose(pair, agent)) for agent in _SIDES}
-        truth = _ground_truth(_labels(pair.labels), agents)
+        boxes, left_out = _labels(pair.labels)
+        truth = _ground_truth(boxes, agents)
         position = index % len(self) - self._starts[pair.scenario]
-        return CoopFrame(agents, VEHICLE, _stamp(pair), truth, pair.scenario, position)
+        return CoopFrame(agents, VEHICLE, _stamp(pair), truth, pair.scenario, position, left_out)
 
     def scenarios(self) -> list[tuple[str, range]]:
         """Name and frame numbers of each segment, in order."""
@@ -142,8 +153,14 @@ class DairV2xDataset:
 
 
 def _json(path: Path) -> Any:
-    with located(path), path.open('rb') as file:
-        return json.load(file)
+    with located(path):
+        return read_json(path)
+
+
+def _original(root: Path) -> Path:
+    """Folder of the labels of the data set itself."""
+    backup = root / 'cooperative' / _BACKUP
+    return backup if backup.is_dir() else backup.with_name('label_world')
 
 
 def _split(path: Path, split: str | None) -> frozenset[str]:
@@ -177,11 +194,13 @@ def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> li
         'and cooperative_label_path'
     ):
         for entry in entries:
-            clouds = {agent: root / entry[f'{name}_pointcloud_path'] for agent, name in _SIDES.items()}
+            clouds = {
+                agent: root / _inside(entry[f'{name}_pointcloud_path']) for agent, name in _SIDES.items()
+            }
             frame = clouds[VEHICLE].stem
             if wanted is not None and frame not in wanted:
                 continue
-            label = root / entry['cooperative_label_path']
+            label = root / _inside(entry['cooperative_label_path'])
             own = {agent: sides[agent].get(cloud.stem, {}) for agent, cloud in clouds.items()}
             pair = _Pair(
                 frame,
@@ -190,7 +209,7 @@ def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> li
                 label if labels is None else labels / label.name,
                 entry.get('system_error_offset', ''),
                 own[VEHICLE].get('pointcloud_timestamp'),
-                f'batch_{own[VEHICLE].get("batch_id", "unknown")}',
+                _scenario(own[VEHICLE].get('batch_id', 'unknown')),
             )
             pairs.append(pair)
     if wanted is not None and (absent := wanted - {pair.frame for pair in pairs}):
@@ -200,11 +219,26 @@ def _pairs(root: Path, wanted: frozenset[str] | None, labels: Path | None) -> li
     return sorted(pairs, key=lambda pair: (len(pair.scenario), pair.scenario, pair.frame))
 
 
+def _inside(path: Any) -> str:
+    """A path that stays in the folder of the set."""
+    if not isinstance(path, str) or '..' in PurePosixPath(path).parts or path.startswith('/'):
+        raise ValueError(f'not a path in the set: {shown(path)}')
+    return path
+
+
+def _scenario(batch: Any) -> str:
+    """The name of a segment, which is also used for files of results."""
+    if not re.fullmatch(r'[\w.-]{1,64}', str(batch)):
+        raise ValueError(f'not a batch_id: {shown(batch)}')
+    return f'batch_{batch}'
+
+
 def _chain(root: Path, agent: int, entry: dict[str, Any], frame: str) -> tuple[Path, ...]:
     """An agent's calibration files: those named by the index, else those at the usual place of the format."""
     folder = root / f'{_SIDES[agent]}-side'
     return tuple(
-        folder / str(entry.get(f'calib_{link}_path', f'calib/{link}/{frame}.json')) for link in _LINKS[agent]
+        folder / _inside(entry.get(f'calib_{link}_path', f'calib/{link}/{frame}.json'))
+        for link in _LINKS[agent]
     )
 
 
@@ -224,12 +258,9 @@ def _offset(pair: _Pair) -> NDArray[np.float64]:
         return np.zeros(2)
     with located(
         f'cooperative/data_info.json: vehicle frame {pair.frame}: system_error_offset: '
-        f'expected delta_x and delta_y, got {pair.offset!r}'
+        f'expected delta_x and delta_y, got {shown(pair.offset)}'
     ):
-        moved = np.array([float(pair.offset[name]) for name in ('delta_x', 'delta_y')])
-        if not np.isfinite(moved).all():
-            raise ValueError('not finite')
-    return moved
+        return numbers([pair.offset[name] for name in ('delta_x', 'delta_y')], 2)
 
 
 def _calibration(path: Path) -> Matrix:
@@ -238,22 +269,14 @@ def _calibration(path: Path) -> Matrix:
     if isinstance(document, dict):
         document = document.get('transform', document)
     with located(f'{path}: expected a rotation and a translation'):
-        rotation = np.array(document['rotation'], np.float64)
-        translation = np.array(document['translation'], np.float64).reshape(-1)
-    if rotation.shape != (3, 3) or translation.shape != (3,):
-        raise DatasetError(
-            f'{path}: expected a rotation (3, 3) and a translation (3,), got {rotation.shape} and '
-            f'{translation.shape}'
-        )
-    if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
-        raise DatasetError(f'{path}: rotation or translation hold NaN or infinity')
-    if np.linalg.det(rotation) < 0 or np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.01:
-        raise DatasetError(f'{path}: not a rotation: {rotation.tolist()}')
-    left, _, right = np.linalg.svd(rotation)
-    pose = np.eye(4)
-    pose[:3, :3] = left @ right
-    pose[:3, 3] = translation
-    return pose
+        pose = np.eye(4)
+        pose[:3, :3] = numbers(document['rotation'], 3, 3)
+        # A column or a row.
+        parts = [
+            part for row in document['translation'] for part in (row if isinstance(row, list) else [row])
+        ]
+        pose[:3, 3] = numbers(parts, 3)
+        return rigid(pose)
 
 
 def _cloud(path: Path) -> NDArray[np.float32]:
@@ -262,50 +285,46 @@ def _cloud(path: Path) -> NDArray[np.float32]:
     if 'intensity' not in columns:
         raise DatasetError(f'{path}: needs a field intensity, has {list(columns)}')
     points = xyz(columns)
-    points[:, 3] = columns['intensity']
-    points = points[np.isfinite(points).all(axis=1)]
-    intensity = points[:, 3]
-    if len(points) and not (intensity.min() >= 0 and intensity.max() <= 255):
-        raise DatasetError(
-            f'{path}: intensity must lie in [0, 255], got {intensity.min():g} to {intensity.max():g}'
-        )
-    points[:, 3] /= np.float32(255)
-    return points
+    with located(path):
+        points[:, 3] = unit_intensity(columns['intensity'])
+    return points[np.isfinite(points).all(axis=1)]
 
 
-def _labels(path: Path) -> NDArray[np.float64]:
-    """(n, 7) boxes in the map of a label file's vehicles."""
+def _labels(path: Path) -> tuple[NDArray[np.float64], dict[str, int]]:
+    """(n, 7) boxes in the map of a label file's vehicles, and what is left out, with counts."""
     entries = _json(path)
     if not isinstance(entries, list):
         raise DatasetError(f'{path}: expected a list of objects, got {type(entries).__name__}')
-    boxes = [_box_of(entry, f'{path}: object {k}') for k, entry in enumerate(entries)]
-    return np.array([box for box in boxes if box is not None]).reshape(-1, 7)
+    boxes, left_out = [], Counter[str]()
+    for k, entry in enumerate(entries):
+        with located(f'{path}: object {k}'):
+            if (kind := str(entry['type'])).lower() not in TYPES:
+                left_out[f'objects of type {kind:.40}'] += 1
+            elif (box := _box(entry['world_8_points'])) is None:
+                left_out['objects without a size'] += 1
+            else:
+                boxes.append(box)
+    return np.array(boxes).reshape(-1, 7), dict(left_out)
 
 
-def _box_of(entry: Any, where: str) -> NDArray[np.float64] | None:
-    """(7,) box of a label's object, None if it is not a vehicle."""
-    with located(where):
-        if str(entry['type']).lower() not in TYPES:
-            return None
-        return _box(np.array(entry['world_8_points'], np.float64))
-
-
-def _box(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(7,) upright box of eight corners (8, 3).
+def _box(values: Any) -> NDArray[np.float64] | None:
+    """(7,) upright box of eight corners (8, 3); None if it has no size.
 
     Four corners of the lower or upper face, then the same four of the other; in each face the front two, then
     the rear two, in order around it. The original labels start at the lower front left; complemented labels
     may go around in the other direction.
     """
-    if points.shape != (8, 3) or not np.isfinite(points).all():
-        raise ValueError(f'world_8_points must be eight finite corners, got {points.tolist()!r:.120}')
+    try:
+        points = numbers(values, 8, 3)
+    except DiffkdError as problem:
+        raise ValueError(f'world_8_points must be eight finite corners: {problem}') from problem
     faces = points.reshape(2, 4, 3)
     forward = (faces[:, 0] + faces[:, 1] - faces[:, 2] - faces[:, 3]).mean(axis=0) / 2
     aside = (faces[:, 0] + faces[:, 3] - faces[:, 1] - faces[:, 2]).mean(axis=0) / 2
     up = (faces[1] - faces[0]).mean(axis=0)
     size = np.linalg.norm([forward, aside, up], axis=1)
     if size.min() < 1e-3:
-        raise ValueError(f'world_8_points span a box of size {size.tolist()}')
+        return None
     box = np.array([*points.mean(axis=0), *size, np.arctan2(forward[1], forward[0])])
     begins_left = forward[0] * aside[1] - forward[1] * aside[0] > 0
     expected = corners(box[None])[0].reshape(2, 4, 3)[:, [0, 3, 2, 1] if begins_left else [3, 0, 1, 2]]
@@ -319,12 +338,9 @@ def _box(points: NDArray[np.float64]) -> NDArray[np.float64]:
 def _ground_truth(boxes: NDArray[np.float64], agents: Mapping[int, AgentSweep]) -> Boxes3D:
     """The boxes with ids and the number of returns inside each."""
     ids = np.arange(2, 2 + len(boxes))
-    origin = agents[VEHICLE].pose[:2, 3]
-    for k, outline in enumerate(bev_corners(boxes)):
-        edges, to_origin = np.roll(outline, -1, axis=0) - outline, origin - outline
-        if (edges[:, 0] * to_origin[:, 1] - edges[:, 1] * to_origin[:, 0] > 0).all():
-            ids[k] = VEHICLE
-            break
+    own = vehicle_at(boxes, agents[VEHICLE].pose[:2, 3])
+    if own is not None:
+        ids[own] = VEHICLE
     return Boxes3D(boxes, track_ids=ids, num_points=returns_within(boxes, ids, agents))
 
 
@@ -332,9 +348,6 @@ def _stamp(pair: _Pair) -> int:
     """Nanoseconds, from microseconds recorded as text."""
     with located(
         f'vehicle-side/data_info.json: frame {pair.frame}: pointcloud_timestamp: '
-        f'expected microseconds, got {pair.time!r}'
+        f'expected microseconds, got {shown(pair.time)}'
     ):
-        stamp = int(pair.time) * 1000
-        if not 0 <= stamp < 2**63:
-            raise ValueError('out of range')
-        return stamp
+        return 1000 * integer(pair.time, 0, 2**63 // 1000)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, CoopFrame, FrameError
-from diffkd_ros.geometry.boxes import count_points
+from diffkd_ros.geometry.boxes import bev_corners, count_points
 from diffkd_ros.geometry.poses import transform_points
 
 _LOG = logging.getLogger(__name__)
@@ -82,6 +82,15 @@ def readable(read: Callable[[int], CoopFrame], index: int) -> CoopFrame | None:
     except (DatasetError, FrameError) as error:
         _LOG.warning('frame %d left out: %s', index, error)
         return None
+
+
+def vehicle_at(boxes: NDArray[np.float64], position: NDArray[np.float64]) -> int | None:
+    """Index of the first box (n, 7) whose outline in the bird's-eye view holds a position (2,), or None."""
+    for k, outline in enumerate(bev_corners(boxes)):
+        edges, towards = np.roll(outline, -1, axis=0) - outline, position - outline
+        if (edges[:, 0] * towards[:, 1] - edges[:, 1] * towards[:, 0] > 0).all():
+            return k
+    return None
 
 
 def returns_within(

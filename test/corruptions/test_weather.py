@@ -11,7 +11,6 @@ from diffkd_ros.corruptions import CorruptionError, corrupt_frame
 from diffkd_ros.corruptions.fog import fog, soft_response, threshold_range
 from diffkd_ros.corruptions.ground import find_ground
 from diffkd_ros.corruptions.snow import Snowfall, snow
-from diffkd_ros.corruptions.sweeps import keep
 from diffkd_ros.corruptions.wet_ground import wet_ground, wet_transmission
 from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.geometry.poses import pose_from_euler, transform_points
@@ -189,7 +188,7 @@ def test_wet_ground_without_intensity_or_effect_is_an_error(road):
     dark = replace(road, points=road.points * np.array([1, 1, 1, 0]))
     with pytest.raises(CorruptionError, match='needs intensities'):
         corrupt_frame(lone(dark), 'wet_ground', 1, 0)
-    near = keep(road, np.hypot(road.points[:, 0], road.points[:, 1]) < 6.0)
+    near = road[np.hypot(road.points[:, 0], road.points[:, 1]) < 6.0]
     with pytest.raises(CorruptionError, match='wet_ground lost 0 of'):
         corrupt_frame(lone(near), 'wet_ground', 1, 0, profile='lab')
     corrupt_frame(lone(near), 'wet_ground', 1, 0, profile='lab', least_lost=0.0)

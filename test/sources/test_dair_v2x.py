@@ -179,9 +179,9 @@ CLOUD = 'vehicle-side/velodyne/000009.pcd'
         (
             NOVATEL_TO_WORLD,
             lambda file: edit(file, lambda d: d.update(translation=[[NAN], [0], [0]])),
-            'NaN',
+            'expected 3 finite numbers',
         ),
-        (NOVATEL_TO_WORLD, lambda file: edit(file, lambda d: d.update(translation=[1, 2])), r'got .*\(2,\)'),
+        (NOVATEL_TO_WORLD, lambda file: edit(file, lambda d: d.update(translation=[1, 2])), r'got \[1, 2\]'),
         (
             TO_WORLD,
             lambda file: edit(file, lambda d: d.update(rotation=[[2, 0, 0], [0, 1, 0], [0, 0, 1]])),
@@ -196,7 +196,6 @@ CLOUD = 'vehicle-side/velodyne/000009.pcd'
         (LABEL, lambda file: edit(file, lambda d: d[0].pop('type') and None), "object 0: has no 'type'"),
         (LABEL, lambda file: edit(file, lambda d: d[0]['world_8_points'].pop() and None), 'eight finite'),
         (LABEL, lambda file: edit(file, lambda d: [dair_label(z=(0, NAN))]), 'eight finite'),
-        (LABEL, lambda file: edit(file, lambda d: [dair_label(z=(1, 1))]), 'box of size'),
         (LABEL, lambda file: edit(file, lambda d: [dair_label([[104, 215], *CAR[1:]])]), 'off an upright'),
         (CLOUD, lambda file: file.write_bytes(file.read_bytes()[:-20]), 'point cloud|cut short'),
         (CLOUD, lambda file: file.write_bytes(b''), 'point cloud'),

@@ -260,15 +260,15 @@ def cut(data):
 @pytest.mark.parametrize(
     ('suffix', 'damage', 'reason'),
     [
-        ('yaml', lambda data: b'\x00\xff' + data, 'yaml'),
+        ('yaml', lambda data: b'\x00\xff' + data, 'control characters'),
         ('yaml', lambda data: b'- 1\n- 2\n', 'mapping'),
         ('yaml', lambda data: data.replace(b'lidar_pose', b'lidar_poze'), 'lidar_pose'),
         ('yaml', lambda data: data.replace(b'lidar_pose:\n-', b'lidar_pose:\n- .nan\n-', 1), 'lidar_pose'),
         ('yaml', lambda data: data.replace(b'extent', b'extend'), "vehicle .*'extent'"),
         (
             'yaml',
-            lambda data: data.replace(b'extent:\n    - ', b'extent:\n    - 0.0 #', 1),
-            'extent .* above 0',
+            lambda data: data.replace(b'extent:\n    - ', b'extent:\n    - -1.0 #', 1),
+            r'extent must be in \[0, 100\]',
         ),
         ('yaml', lambda data: re.sub(rb'ego_speed: .*', b'ego_speed: .inf', data), 'ego_speed'),
         ('yaml', lambda data: b'd: 2021-13-45\n' + data, 'month'),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from diffkd_ros.cli.recordings import Labels, Pose, Split, SplitFile
+from diffkd_ros.cli.recordings import SOURCES, Labels, Pose, Split, SplitFile
 from diffkd_ros.cli.verbs import all_cores, interruptible
 from diffkd_ros.errors import require
 
@@ -55,7 +55,7 @@ def train(
 
 def evaluate(
     out: Annotated[Path, typer.Option(help='Folder for the results; an earlier run there is continued.')],
-    source: Annotated[str, typer.Option(help='sim, sim:SEED, opv2v:DIR, dair:DIR or bag:FILE.')] = 'sim',
+    source: Annotated[str, typer.Option(help=SOURCES)] = 'sim',
     model: Annotated[
         str,
         typer.Option(help='Model folder, name of a shipped model, or checkpoint.safetensors of a training.'),

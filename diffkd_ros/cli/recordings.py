@@ -13,10 +13,15 @@ from diffkd_ros.cli.verbs import counting_frames, group, say
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.files import check_results_file
 
+SOURCES = 'sim, sim:SEED, opv2v:DIR, v2v4real:DIR, v2xreal:DIR, dair:DIR or bag:FILE[,FILE...].'
+
 Split = Annotated[str | None, typer.Option(help='Split of a data set; all of it by default.')]
 SplitFile = Annotated[Path | None, typer.Option(help='File that lists the splits of DAIR-V2X-C.')]
 Labels = Annotated[
-    Path | None, typer.Option(help="Folder of DAIR-V2X-C labels used instead of the set's own.")
+    Path | None,
+    typer.Option(
+        help="Folder of DAIR-V2X-C labels used instead of the set's own; original: without additions."
+    ),
 ]
 Pose = Annotated[
     str | None, typer.Option(help='Pose of OPV2V used: lidar_pose, true_ego_pos or predicted_ego_pos.')
@@ -35,7 +40,7 @@ class Target(str, Enum):
 
 @data.command('check')
 def data_check(
-    source: Annotated[str, typer.Argument(help='Folder of a data set, or opv2v:DIR, dair:DIR or bag:FILE.')],
+    source: Annotated[str, typer.Argument(help='Folder of a data set, or a source as opv2v:DIR.')],
     workers: Annotated[int, typer.Option(min=0, help='Processes that read; 0: this one.')] = 0,
 ) -> None:
     """Read a whole data set, count what it holds and list all broken files."""
@@ -54,7 +59,7 @@ def data_check(
 
 @bag.command('convert')
 def bag_convert(
-    source: Annotated[str, typer.Argument(help='sim, sim:SEED, opv2v:DIR, dair:DIR or bag:FILE[,FILE...].')],
+    source: Annotated[str, typer.Argument(help=SOURCES)],
     out: Annotated[Path, typer.Argument(help='Folder to write; must not exist yet.')],
     to: Annotated[
         Target, typer.Option(help='Write a rosbag2 or a folder in the layout of OPV2V.')

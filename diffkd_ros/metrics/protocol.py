@@ -126,10 +126,19 @@ PROTOCOLS = {
         Protocol('heal', (-102.4, -102.4, -3.0, 102.4, 102.4, 1.0)),
         Protocol('heal_dair', (-102.4, -51.2, -3.5, 102.4, 51.2, 1.5)),
         Protocol('coalign_dair', (-100.8, -40.0, -3.5, 100.8, 40.0, 1.5)),
+        Protocol(
+            'v2v4real',
+            (-100.0, -40.0, -np.inf, 100.0, 40.0, np.inf),
+            max_extent=None,
+            height_limits=None,
+            order=DetectionOrder.PER_FRAME,
+        ),
     )
 }
 """The presets by name: `sim`, this project's own for the simulator (102.4 x 51.2 m); `opencood` for OPV2V;
-HEAL's `heal` for OPV2V and `heal_dair` for DAIR-V2X; CoAlign's `coalign_dair` for DAIR-V2X."""
+HEAL's `heal` for OPV2V and `heal_dair` for DAIR-V2X; CoAlign's `coalign_dair` for DAIR-V2X; `v2v4real` for
+V2V4Real (932c748) and V2X-Real, whose code has the same range and neither of the two filters. Its limits in
+height, which two corners must lie in, are left out."""
 
 
 def protocol_named(name: str) -> Protocol:

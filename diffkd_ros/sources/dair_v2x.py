@@ -25,7 +25,7 @@ from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import corners
 from diffkd_ros.geometry.poses import Matrix, rigid
-from diffkd_ros.sources.dataset import DatasetError, located, raised, returns_within, vehicle_at
+from diffkd_ros.sources.dataset import NO_SIZE, DatasetError, located, raised, returns_within, vehicle_at
 from diffkd_ros.sources.pcd import read_pcd, unit_intensity, xyz
 
 VEHICLE = 1
@@ -298,12 +298,11 @@ def _labels(path: Path) -> tuple[NDArray[np.float64], dict[str, int]]:
     boxes, left_out = [], Counter[str]()
     for k, entry in enumerate(entries):
         with located(f'{path}: object {k}'):
-            if (kind := str(entry['type'])).lower() not in TYPES:
-                left_out[f'objects of type {kind:.40}'] += 1
-            elif (box := _box(entry['world_8_points'])) is None:
-                left_out['objects without a size'] += 1
-            else:
-                boxes.append(box)
+            if str(entry['type']).lower() in TYPES:
+                if (box := _box(entry['world_8_points'])) is None:
+                    left_out[NO_SIZE] += 1
+                else:
+                    boxes.append(box)
     return np.array(boxes).reshape(-1, 7), dict(left_out)
 
 

@@ -17,6 +17,8 @@ from diffkd_ros.frame import AgentSweep, CoopFrame, FrameError
 from diffkd_ros.geometry.boxes import bev_corners, count_points
 from diffkd_ros.geometry.poses import transform_points
 
+NO_SIZE = 'objects without a size'
+"""Reason why an object is left out."""
 _LOG = logging.getLogger(__name__)
 
 

@@ -2,7 +2,7 @@
 """Names of sources of frames.
 
 ``sim[:SEED][,world=WORLD][,sensor=SENSOR][,intensity=LAW]``, ``opv2v:DIR``, ``dair:DIR``,
-``bag:FILE[,FILE...]``.
+``bag:FILE[,FILE...]``, ... `FORMATS` holds all of them but the simulator.
 """
 
 from __future__ import annotations
@@ -51,8 +51,22 @@ class Format:
     several: bool = False
 
 
-# A new format is one line here and one file with its reader.
+# A new format is one line here and one file with its reader. A folder is recognised in this order.
 FORMATS: dict[str, Format] = {
+    'v2v4real': Format(
+        'V2V4Real',
+        'diffkd_ros.sources.opv2v:V2v4RealDataset',
+        'v2v4real',
+        ('split', 'communication_range'),
+        ('testoutput_CAV_data_*', '*/testoutput_CAV_data_*'),
+    ),
+    'v2xreal': Format(
+        'V2X-Real',
+        'diffkd_ros.sources.opv2v:V2xRealDataset',
+        'v2v4real',
+        ('split', 'communication_range'),
+        ('*/*/[0-9]*.bin', '*/*/*/[0-9]*.bin'),
+    ),
     'opv2v': Format(
         'OPV2V',
         'diffkd_ros.sources.opv2v:Opv2vDataset',
@@ -121,13 +135,14 @@ class Source:
     """A source of frames and the part of it that is used; each process opens it for itself.
 
     Attributes:
-        spec: ``sim`` (endless), ``sim:SEED``, ``opv2v:DIR``, ``dair:DIR`` or ``bag:FILE[,FILE...]``; several
-            bags are read as one. Options follow a seed, as in ``sim:3,world=varied,intensity=carla``.
+        spec: ``sim`` (endless), ``sim:SEED`` or a key of `FORMATS` with a path, as in ``opv2v:DIR``; several
+            bags, separated by commas, are read as one. Options follow a seed, as in
+            ``sim:3,world=varied,intensity=carla``.
         scenarios: use only the first so many; None for all.
         frames_per_scenario: `positions` chooses so many of each scenario; None for all.
         split: of a data set; None for all of it.
         split_file: file that lists the splits of a data set.
-        labels: folder of labels used instead of the data set's own.
+        labels: folder of labels used instead of the data set's own, or `original`.
         pose: which of the recorded poses places the clouds.
         communication_range: metres from the ego within which agents belong to a frame.
         default_seed: seed of a ``sim`` without one; the seed in the spec takes precedence.

@@ -28,7 +28,7 @@ class _Section(BaseModel):
 class FrameSource(_Section):
     """Where frames come from."""
 
-    kind: str = Field(SIMULATOR, description='sim, or the format of a data set: opv2v, dair, bag.')
+    kind: str = Field(SIMULATOR, description=f'The format: {", ".join((SIMULATOR, *FORMATS))}.')
     folder: str = Field('', description='Root of a data set; $NAME stands for an environment variable.')
     split: str | None = Field(None, description='Split of a data set.')
     split_file: str | None = Field(None, description='File that lists the splits of DAIR-V2X.')

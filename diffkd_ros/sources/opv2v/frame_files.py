@@ -18,12 +18,10 @@ from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, Boxes3D
 from diffkd_ros.geometry.carla import box_from_carla, flip_points, pose_from_carla
 from diffkd_ros.geometry.poses import Matrix, yaw_of
-from diffkd_ros.sources.dataset import DatasetError, located
+from diffkd_ros.sources.dataset import NO_SIZE, DatasetError, located
 from diffkd_ros.sources.pcd import read_pcd, unit_intensity, xyz
 
 Box = NDArray[np.float64]
-NO_EXTENT = 'objects with an extent of 0'
-"""Reason why an object is left out; CARLA writes it for two-wheelers."""
 _LARGEST_EXTENT = 100.0
 _FASTEST = 1000.0  # km/h
 _LONGEST_STEP = 60.0
@@ -156,7 +154,8 @@ def read_objects(
 ) -> Objects:
     """The vehicles that a document lists, in the coordinates of OPV2V.
 
-    Other objects, by `obj_type` or `class` where an entry has one, and those without an extent are counted.
+    Objects that are no vehicles by their `obj_type` or `class`, where an entry has one, are ignored. Those
+    with an extent of 0, as CARLA writes it for two-wheelers, are counted as left out.
 
     Args:
         document: of a frame.
@@ -176,13 +175,12 @@ def read_objects(
                 raise ValueError(f'expected a mapping, got {type(entry).__name__}')
             kind = entry.get('obj_type', entry.get('class'))
             if kind is not None and not is_vehicle(kind):
-                objects.left_out[f'objects of type {kind:.40}'] += 1
                 continue
             extent, *placed = (numbers(entry[name], 3) for name in ('extent', 'location', 'center', 'angle'))
             if (extent < 0).any() or (extent > _LARGEST_EXTENT).any():
                 raise ValueError(f'extent must be in [0, {_LARGEST_EXTENT:g}] m, got {extent.tolist()}')
             if not extent.all():
-                objects.left_out[NO_EXTENT] += 1
+                objects.left_out[NO_SIZE] += 1
                 continue
             track, count = id_of(key, entry), entry.get('num_points')
             if count is not None and not (type(count) is int and 0 <= count < 2**63):

@@ -57,7 +57,7 @@ class V2xRealDataset(_RealDataset):
 
     A cloud is a `.bin` of four float32 a return, or a PCD file. Its intensity is read as 0, as in the
     published loader. Poses and objects are in the map, as in OPV2V. Cars, vans, trucks and buses are
-    vehicles, in one class; the other types are counted and not used.
+    vehicles, in one class; the other types are ignored.
     """
 
     published_range = 50.0

@@ -31,7 +31,7 @@ def write_opv2v(frames: Iterable[CoopFrame], root: str | Path) -> None:
     interval: dict[str, float] = {}
     for frame in frames:
         where = f'frame {frame.index} of scenario {frame.scenario!r}'
-        if not frame.scenario or Path(frame.scenario).name != frame.scenario:
+        if frame.scenario in ('', '..') or Path(frame.scenario).name != frame.scenario:
             raise DatasetError(f'{where}: the scenario must be a plain folder name')
         if frame.ground_truth is None or frame.ground_truth.track_ids is None:
             raise DatasetError(f'{where}: ground truth with track ids is needed, got {frame.ground_truth!r}')

@@ -167,6 +167,7 @@ class CoopFrame:
         ground_truth: boxes of all labelled vehicles, connected ones included, in the **map** frame, or None.
         scenario: name of the frame's scenario.
         index: of the frame within its scenario, from 0.
+        left_out: what the source has left out of this frame, by reason, with counts.
 
     Raises:
         FrameError: if the ego is not among the agents.
@@ -178,6 +179,7 @@ class CoopFrame:
     ground_truth: Boxes3D | None = None
     scenario: str = ''
     index: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(self.ego in self.agents, f'ego {self.ego} is not among the agents {sorted(self.agents)}')

@@ -33,6 +33,7 @@ from diffkd_ros.evaluation.run import (
     load_results,
     make_jobs,
     read_left_out,
+    read_parts,
     run,
     settle,
     usable,
@@ -125,6 +126,8 @@ def evaluate(
     results = load_results(plan, possible, kept)
     left_out = LeftOut(
         frames=read_left_out(plan, possible, drives),
+        parts=read_parts(plan, drives),
+        source=plan.source.remarks(),
         scenarios=[drive for drive in drives if drive not in kept],
         conditions=[condition.name for condition in possible if condition not in results],
         not_of_this_cooperation=[condition.name for condition in conditions if condition not in possible],

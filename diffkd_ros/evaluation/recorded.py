@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +11,12 @@ from pathlib import Path
 from diffkd_ros.bags.answers import Answer, Status, read_answers
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.run import Plan
+from diffkd_ros.evaluation.run import Plan, keep_reasons
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.frame_results import FrameResults, Inference, join
 from diffkd_ros.metrics.protocol import Protocol
-from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.metrics.scoring import score_frame
 
 _CLEAN = Condition(CLEAN)
@@ -46,22 +45,24 @@ def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
             continue
         drive = plan.source.scenario(number)
         results: list[FrameResults] = []
-        reasons: dict[str, str] = defaultdict(str)
+        reasons: dict[str, str] = {}
+        parts: Counter[str] = Counter()
         for position in plan.positions(drive):
             try:
                 frame = drive.frame(position)
+                plan.protocol.truth(frame)
             except (DiffkdError, ValueError) as error:
                 reasons[f'{_CLEAN.name}/{name}/{position}'] = str(error)
                 continue
             if answers is None:
                 answers = read_answers(paths, frame.ego)
             if frame.stamp in answers:
+                parts.update(frame.left_out)
                 results.append(score_answer(frame, answers[frame.stamp], plan.protocol))
             else:
                 reasons[f'{_CLEAN.name}/{name}/{position}'] = 'no recorded detections at its stamp'
-        plan.file(_CLEAN, name).parent.mkdir(parents=True, exist_ok=True)
-        if reasons:
-            write_json(plan.left_out(_CLEAN, name), reasons)
+        keep_reasons(plan.left_out(_CLEAN, name), reasons)
+        keep_reasons(plan.parts_left_out(name), parts)
         if results:
             scored = True
             join(results).save(plan.file(_CLEAN, name))

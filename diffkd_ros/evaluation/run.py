@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -87,6 +87,10 @@ class Plan:
     def left_out(self, condition: Condition, drive: str) -> Path:
         """File with the frames of a scenario that could not be run under a condition, if any."""
         return self.file(condition, drive).with_suffix('.left_out.json')
+
+    def parts_left_out(self, drive: str) -> Path:
+        """File with what the source left out of the scored frames of a scenario, if anything."""
+        return self.file(Condition(CLEAN), drive).with_suffix('.parts.json')
 
     def open(self) -> Cooperation:
         """Load the model, with `MIN_SCORE` as its score threshold, as calibration needs it.
@@ -179,6 +183,24 @@ def read_left_out(plan: Plan, conditions: Sequence[Condition], drives: Sequence[
     return left_out
 
 
+def read_parts(plan: Plan, drives: Sequence[str]) -> dict[str, int]:
+    """What the source left out of the scored frames, by reason, with counts."""
+    parts: Counter[str] = Counter()
+    for path in map(plan.parts_left_out, drives):
+        if path.is_file():
+            parts.update(_read(path))
+    return dict(parts)
+
+
+def keep_reasons(path: Path, reasons: Mapping[str, str] | Mapping[str, int]) -> None:
+    """Write a file of reasons, or remove it if there are none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if reasons:
+        write_json(path, dict(reasons))
+    else:
+        path.unlink(missing_ok=True)
+
+
 def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]) -> list[Job]:
     """The jobs still to be run, scenario after scenario."""
     jobs = []
@@ -199,15 +221,20 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
     perceivers = {condition: Perceiver(cooperation, condition) for condition in job.conditions}
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
     left_out: dict[Condition, Reasons] = defaultdict(dict)
+    parts: Counter[str] = Counter()
     late = any(condition.needs_history for condition in job.conditions)
     for position, scored in needed_frames(plan.positions(drive), HISTORY if late else 0):
         try:
             frame = drive.frame(position)
+            if scored:
+                protocol.truth(frame)
         except (DiffkdError, ValueError) as error:
             if scored:
                 for condition in job.conditions:
                     left_out[condition][f'{condition.name}/{drive.name}/{position}'] = str(error)
             continue
+        if scored:
+            parts.update(frame.left_out)
         clean = CleanFrame(frame)
         for condition, perceiver in perceivers.items():
             if not scored and not condition.needs_history:
@@ -223,15 +250,12 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
                 if scored:
                     left_out[condition][f'{condition.name}/{drive.name}/{position}'] = str(error)
     for condition in job.conditions:
-        path = plan.file(condition, drive.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # The reasons first: existing results count as complete.
-        if left_out[condition]:
-            write_json(plan.left_out(condition, drive.name), left_out[condition])
-        else:
-            plan.left_out(condition, drive.name).unlink(missing_ok=True)
+        keep_reasons(plan.left_out(condition, drive.name), left_out[condition])
+        if condition.name == CLEAN:
+            keep_reasons(plan.parts_left_out(drive.name), parts)
         if results[condition]:
-            join(results[condition]).save(path)
+            join(results[condition]).save(plan.file(condition, drive.name))
 
 
 class _Worker:

@@ -17,8 +17,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.metrics.robustness import Robustness
+from diffkd_ros.sources.dataset import account
 
 SUMMARY = 'summary.json'
+# Lines of a source that are printed.
+_SHOWN = 10
 _NAN = float('nan')
 
 Number = Annotated[float, BeforeValidator(lambda value: _NAN if value is None else value)]
@@ -146,11 +149,14 @@ class Latency(_Figures):
 class LeftOut(_Figures):
     """What was not measured.
 
-    Frames with reasons, by `condition/scenario/position`; scenarios without a usable frame; conditions that
-    lack results for a scenario; conditions of feature maps, where none are sent.
+    Frames with reasons, by `condition/scenario/position`; what the source left out of the scored frames, by
+    reason, with counts; what it says about itself as a whole; scenarios without a usable frame; conditions
+    that lack results for a scenario; conditions of feature maps, where none are sent.
     """
 
     frames: dict[str, str] = {}
+    parts: dict[str, int] = {}
+    source: list[str] = []
     scenarios: list[str] = []
     conditions: list[str] = []
     not_of_this_cooperation: list[str] = []
@@ -164,6 +170,10 @@ class LeftOut(_Figures):
                 f'{len(self.frames)} times a frame could not be run under a condition and is not in its '
                 f'figures; the first: {key}: {reason}.'
             )
+        lines += [f'Of the scored frames {line}.' for line in account(self.parts)]
+        lines += [f'{line}.' for line in self.source[:_SHOWN]]
+        if len(self.source) > _SHOWN:
+            lines.append(f'{len(self.source) - _SHOWN} more such lines are in {SUMMARY}.')
         for names, text in (
             (self.scenarios, 'Scenarios without a usable frame, left out'),
             (self.conditions, 'Conditions that lack results for a scenario, left out'),

@@ -33,7 +33,7 @@ class PlayerParameters:
 
     source: str = parameter(
         'sim',
-        'What to play: sim, sim:SEED, a data set as opv2v:DIR, or bag:FILE[,FILE...], which keeps its stamps.',
+        'What to play: sim, sim:SEED, a data set as opv2v:DIR or bag:FILE[,FILE...], which keeps its stamps.',
     )
     seed: int = parameter(
         DEFAULT_SEED, 'Seed of the simulator; a seed in the source, as in sim:3, takes precedence.', minimum=0

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from diffkd_ros.frame import FrameError
-from diffkd_ros.sources.dataset import DatasetError, FrameDataset
+from diffkd_ros.sources.dataset import DatasetError, FrameDataset, account
 from diffkd_ros.sources.source import FORMATS, Source
 from diffkd_ros.workers import worker_pool
 
@@ -26,7 +27,8 @@ class Report:
         sweeps: LiDAR revolutions.
         points: returns in them.
         boxes: labelled vehicles, each counted once per frame.
-        problems: a line for each problem, with file and reason, without repetitions.
+        problems: a line for each problem, with file and reason, without repetitions, and for everything that
+            was left out of frames.
     """
 
     format: str
@@ -47,6 +49,7 @@ class _Examined:
     points: int = 0
     boxes: int = 0
     problems: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def check(
@@ -81,11 +84,13 @@ def check(
             report.problems.append(problem)
             on_problem(problem)
 
+    left_out: Counter[str] = Counter()
     for stray in dataset.strays():
         note(str(stray))
     for done, examined in enumerate(_examined(dataset, workers), 1):
         for problem in examined.problems:
             note(problem)
+        left_out.update(examined.left_out)
         if examined.problems:
             report.broken_frames += 1
         else:
@@ -94,6 +99,8 @@ def check(
             report.points += examined.points
             report.boxes += examined.boxes
         on_frame(done, len(dataset))
+    for line in account(left_out):
+        note(line)
     report.agents = len(agents)
     return report
 
@@ -109,6 +116,7 @@ def _examine(dataset: FrameDataset, index: int) -> _Examined:
         tuple(frame.agents),
         sum(len(sweep.points) for sweep in frame.agents.values()),
         0 if frame.ground_truth is None else len(frame.ground_truth),
+        left_out=frame.left_out,
     )
 
 

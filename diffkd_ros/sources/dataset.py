@@ -17,9 +17,11 @@ from diffkd_ros.frame import AgentSweep, CoopFrame, FrameError
 from diffkd_ros.geometry.boxes import bev_corners, count_points
 from diffkd_ros.geometry.poses import transform_points
 
-NO_SIZE = 'objects without a size'
+NO_SIZE = 'an object without a size'
 """Reason why an object is left out."""
 _LOG = logging.getLogger(__name__)
+# Reasons listed in an account.
+_LINES = 20
 
 
 class DatasetError(DiffkdError):
@@ -52,7 +54,9 @@ class FrameDataset(Protocol):
         """Everything that is wrong with a frame's files."""
 
     def strays(self) -> Iterable[DatasetError]:
-        """Files and folders of the set that belong to no frame, although their names suggest it."""
+        """What is wrong with the set as a whole, such as files that belong to no frame although their names
+        suggest it.
+        """
 
 
 @contextmanager
@@ -93,6 +97,17 @@ def vehicle_at(boxes: NDArray[np.float64], position: NDArray[np.float64]) -> int
         if (edges[:, 0] * towards[:, 1] - edges[:, 1] * towards[:, 0] > 0).all():
             return k
     return None
+
+
+def account(left_out: Mapping[str, int]) -> list[str]:
+    """Lines that say what was left out and how often, the most frequent first.
+
+    Args:
+        left_out: sum of `CoopFrame.left_out` over frames.
+    """
+    ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f'left out {count} times: {reason}' for reason, count in ordered[:_LINES]]
+    return lines + ([f'left out for {len(ordered) - _LINES} more reasons'] if len(ordered) > _LINES else [])
 
 
 def returns_within(

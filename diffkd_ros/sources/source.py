@@ -314,6 +314,15 @@ class Source:
             return list(range(length))[:wanted]
         return [int(i) for i in np.linspace(history, length - 1, wanted).round()]
 
+    def remarks(self) -> list[str]:
+        """What is wrong with a recorded source as a whole, a line each.
+
+        Raises:
+            DatasetError: if it cannot be opened.
+        """
+        recorded = [] if self.kind == SIMULATOR else _opened(self)[:1]
+        return [str(stray) for scenario in recorded for stray in scenario.dataset.strays()]
+
     def shares_scenarios(self, other: Source) -> bool:
         """Whether the two sources have frames of the same scenarios, also under different names.
 

@@ -106,7 +106,10 @@ def _refined(points: NDArray[np.float32], plane: GroundPlane) -> GroundPlane:
         weight = np.maximum(reach[close], 1.0)
         design = np.column_stack([xyz[:, :2], np.ones(len(xyz))]) * weight[:, None]
         normal_matrix = design.T @ design
-        a, b, c = np.linalg.solve(normal_matrix, design.T @ (xyz[:, 2] * weight))
+        try:
+            a, b, c = np.linalg.solve(normal_matrix, design.T @ (xyz[:, 2] * weight))
+        except np.linalg.LinAlgError as error:
+            raise CorruptionError('no ground found: the returns near the plane lie on one line') from error
         length = float(np.sqrt(a * a + b * b + 1.0))
         plane = GroundPlane(np.array([-a, -b, 1.0]) / length, float(-c / length))
     return plane

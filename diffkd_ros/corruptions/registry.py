@@ -13,6 +13,7 @@ from diffkd_ros.corruptions.errors import CorruptionError
 from diffkd_ros.corruptions.link import Link, LinkConditions
 from diffkd_ros.corruptions.payload import SizeOf
 from diffkd_ros.corruptions.randomness import generator
+from diffkd_ros.corruptions.sweeps import require_finite
 from diffkd_ros.frame import CoopFrame
 
 _WHO: tuple[Who, ...] = ('ego', 'neighbours', 'all')
@@ -70,7 +71,8 @@ def corrupt_frame(
 
     Raises:
         CorruptionError: if name, severity, who, profile or an option is unknown or out of range, or the
-            corruption does not apply to this frame (for example, wet ground if no ground is found).
+            corruption does not apply to this frame (for example, wet ground if no ground is found, or to
+            returns that are not finite).
     """
     corruption = lookup(name)
     if corruption.apply is None:
@@ -84,6 +86,8 @@ def corrupt_frame(
         if who == 'all' or (agent == frame.ego) == (who == 'ego'):
             rng = generator(seed, name, frame.scenario, frame.index, agent)
             try:
+                if corruption.family == 'lidar':
+                    require_finite(agents[agent])
                 agents[agent] = corruption.apply(Hit(frame, agent, rng, seed), **parameters)
             except CorruptionError as error:
                 where = f'frame {frame.index} of scenario {frame.scenario!r}, agent {agent}'

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.corruptions.errors import CorruptionError
 from diffkd_ros.frame import AgentSweep
 
 # Rings are separated in a histogram of elevations with this step; a ring is at most this wide.
@@ -16,6 +17,7 @@ _WIDEST_RING = np.radians(0.2)
 _FEWEST_RINGS = 8
 # Number of elevation quantiles used as rings if the histogram shows none.
 _QUANTILES = 64
+_FARTHEST = np.float32(1e5)  # metres
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,19 @@ class Rings:
 
     index: NDArray[np.int64]
     count: int
+
+
+def require_finite(sweep: AgentSweep) -> None:
+    """Check that all returns are finite and could be measured.
+
+    Raises:
+        CorruptionError: if one is not.
+    """
+    bad = ~(np.abs(sweep.points) <= _FARTHEST).all(axis=1)
+    if bad.any():
+        raise CorruptionError(
+            f'{bad.sum()} of {len(bad)} returns are not finite or beyond {_FARTHEST:g} m: remove them first'
+        )
 
 
 def with_points(sweep: AgentSweep, points: NDArray[np.float32]) -> AgentSweep:

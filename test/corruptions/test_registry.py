@@ -158,3 +158,48 @@ def test_an_error_says_where_it_happened(frame):
 def test_the_documentation_names_every_corruption():
     text = (Path(__file__).parents[2] / 'docs' / 'corruptions.md').read_text()
     assert [name for name in CORRUPTIONS if f'`{name}`' not in text] == []
+
+
+def strange(frame, kind):
+    """The ego's sweep alone, without rings, changed as named."""
+    sweep = replace(frame.agents[1], ring=None, time=None)
+    points = sweep.points.copy()
+    if kind == 'a row of NaN':
+        points[7] = np.nan
+    elif kind == 'an infinite coordinate':
+        points[7, 2] = -np.inf
+    elif kind == 'a far return':
+        points[7, 0] = 3e38
+    elif kind == 'stretched along x':
+        points[:, 0] *= 1e3
+    elif kind == 'on one line':
+        points[:, 1:3] = 0, -2
+        points[:, 0] = np.linspace(-45, 45, len(points))
+    elif kind == 'one return':
+        points = points[:1]
+    elif kind == 'all at the origin':
+        points[:, :3] = 0
+    else:
+        points[:, :3] *= 1e-6
+    return replace(frame, agents={1: replace(sweep, points=points)})
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('name', names('lidar'))
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'a row of NaN', 'an infinite coordinate', 'a far return', 'stretched along x', 'on one line',
+        'one return', 'all at the origin', 'shrunk',
+    ],
+)  # fmt: skip
+def test_strange_sweeps_give_finite_returns_or_a_corruption_error(frame, name, kind):
+    for profile in CORRUPTIONS[name].profiles:
+        for severity in CORRUPTIONS[name].severities(profile):
+            try:
+                after = corrupt_frame(strange(frame, kind), name, severity, 0, profile=profile)
+            except CorruptionError as error:
+                assert name in str(error)  # noqa: PT017 - an error is one of the two good outcomes
+            else:
+                assert np.isfinite(after.agents[1].points).all()
+                assert kind not in ('a row of NaN', 'an infinite coordinate', 'a far return')

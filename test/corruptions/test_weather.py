@@ -238,3 +238,10 @@ def test_snow_increases_with_severity_and_hides_far_targets_first(frame):
         assert (ranges(after) <= reach * (1 + 1e-5)).all()
         assert ranges(after)[moved].min() >= 0.99
     assert shares[0] < shares[1] < shares[2] < 0.5
+
+
+def test_a_return_on_the_ground_that_no_sensor_could_measure_is_an_error(road):
+    stretched = road.points.copy()
+    stretched[-1, 0] = 1e30
+    with pytest.raises(CorruptionError, match='1 of 57600 returns are not finite or beyond 100000 m'):
+        corrupt_frame(lone(replace(road, points=stretched)), 'wet_ground', 1, 0)

@@ -24,6 +24,7 @@ _YAML_BYTES = 4 * 2**20
 _JSON_BYTES = 256 * 2**20
 _MOST_NODES = 250_000
 _DEEPEST = 64
+_SAFE_LEVELS = 500
 _LONGEST_NUMBER = 500
 _MOST_PROBLEMS = 8
 _UNKNOWN_KEY = ('extra_forbidden', 'unexpected_keyword_argument')
@@ -84,7 +85,7 @@ def read_yaml(path: Path) -> Any:
         DiffkdError: if the file is missing, is not UTF-8 or YAML, or exceeds 4 MiB, 250,000 values or 64
             levels. The message does not name the file.
     """
-    return _guarded(lambda: _parse_yaml(_content(path, _YAML_BYTES)))
+    return _guarded(lambda: _parse_yaml(read_bytes(path, _YAML_BYTES)))
 
 
 def read_json(path: Path) -> Any:
@@ -94,7 +95,7 @@ def read_json(path: Path) -> Any:
         DiffkdError: if the file is missing, is not JSON or exceeds 256 MiB. The message does not name the
             file.
     """
-    return _guarded(lambda: json.loads(_content(path, _JSON_BYTES)))
+    return _guarded(lambda: json.loads(read_bytes(path, _JSON_BYTES)))
 
 
 def _guarded(read: Callable[[], Any]) -> Any:
@@ -108,18 +109,31 @@ def _guarded(read: Callable[[], Any]) -> Any:
         raise DiffkdError(error.strerror or str(error)) from error
     # The parsers raise various errors for damaged bytes, impossible dates and numbers that are too long.
     except Exception as error:
-        raise DiffkdError(' '.join(str(error).split())) from error
+        raise DiffkdError(' '.join(str(error).replace(' in "<byte string>"', '').split())) from error
 
 
-def _content(path: Path, most: int) -> bytes:
-    with path.open('rb') as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a file of at most so many bytes.
+
+    Raises:
+        DiffkdError: if it is larger, or not a file. The message does not name it.
+        OSError: if it cannot be read.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise DiffkdError('not a file')
+    if size > most:
         raise DiffkdError(f'larger than {most / 2**20:g} MiB')
-    return content
+    with path.open('rb') as file:
+        return file.read(size)
 
 
 def _parse_yaml(content: bytes) -> Any:
+    # LibYAML's composer recurses in C, and a document of many levels would end the process. A level needs a
+    # bracket or a column, so that most documents need no scan.
+    brackets = content.count(b'[') + content.count(b'{')
+    if max(brackets, *map(len, content.split(b'\n'))) > _SAFE_LEVELS:
+        _scan(content)
     loader = _Loader(content)
     try:
         node = loader.get_single_node()
@@ -129,6 +143,22 @@ def _parse_yaml(content: bytes) -> Any:
         return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def _scan(content: bytes) -> None:
+    """Count the levels without recursion.
+
+    Raises:
+        DiffkdError: if there are too many.
+    """
+    level = 0
+    for event in yaml.parse(content, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            level += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            level -= 1
+        if level > _DEEPEST:
+            raise DiffkdError(f'more than {_DEEPEST} levels')
 
 
 def _measure(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:

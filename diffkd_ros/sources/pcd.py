@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pypcd4 import PointCloud
 
+from diffkd_ros.documents import read_bytes
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.sources.dataset import located
 
 _MAX_COUNT = 1000
 _LONGEST_HEADER = 65536
-_MAX_FILE = 2**30
+_MAX_FILE = 256 * 2**20
 # LZF writes at most 264 bytes for 3 bytes read.
 _LZF_RATIO = 88
 _SIZES = {'F': (4, 8), 'I': (1, 2, 4, 8), 'U': (1, 2, 4, 8)}
@@ -39,10 +40,7 @@ def read_pcd(path: Path) -> dict[str, NDArray]:
             missing.
     """
     with located(f'{path}: not a readable point cloud'):
-        with path.open('rb') as file:
-            content = file.read(_MAX_FILE + 1)
-        if len(content) > _MAX_FILE:
-            raise ValueError(f'larger than {_MAX_FILE >> 30} GiB')
+        content = read_bytes(path, _MAX_FILE)
         entries, start = _header(content)
         header, points = _normalised(entries)
         body = _checked_body(entries, content[start:], points)

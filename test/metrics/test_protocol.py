@@ -25,7 +25,13 @@ def kept(protocol: str, *boxes: list[float]) -> list[bool]:
 
 @pytest.mark.parametrize(
     ('protocol', 'x', 'y'),
-    [('opencood', 140, 40), ('heal', 102.4, 102.4), ('heal_dair', 102.4, 51.2), ('coalign_dair', 100.8, 40)],
+    [
+        ('opencood', 140, 40),
+        ('heal', 102.4, 102.4),
+        ('heal_dair', 102.4, 51.2),
+        ('coalign_dair', 100.8, 40),
+        ('v2v4real', 100, 40),
+    ],
 )
 def test_published_ranges_hold_the_whole_box(protocol: str, x: float, y: float) -> None:
     assert kept(
@@ -91,7 +97,9 @@ def test_truth_is_in_the_egos_frame() -> None:
 
 def test_presets_differ_where_the_published_ones_do() -> None:
     assert PROTOCOLS['opencood'].order is DetectionOrder.PER_FRAME
-    assert {p.order for n, p in PROTOCOLS.items() if n != 'opencood'} == {DetectionOrder.GLOBAL}
+    assert PROTOCOLS['v2v4real'].order is DetectionOrder.PER_FRAME
+    others = {p.order for n, p in PROTOCOLS.items() if n not in ('opencood', 'v2v4real')}
+    assert others == {DetectionOrder.GLOBAL}
     assert {n for n, p in PROTOCOLS.items() if p.min_points} == {'sim'}
 
 

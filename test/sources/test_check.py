@@ -117,7 +117,9 @@ def test_dair_v2x(tmp_path):
 def test_what_is_no_data_set(tmp_path):
     with pytest.raises(DatasetError, match='not a folder'):
         recognise(str(tmp_path / 'absent'))
-    with pytest.raises(DatasetError, match=r'none of the known formats \(OPV2V, DAIR-V2X-C, rosbag2\)'):
+    with pytest.raises(
+        DatasetError, match=r'none of the known formats \(V2V4Real, V2X-Real, OPV2V, DAIR-V2X-C, rosbag2\)'
+    ):
         recognise(str(tmp_path))
     with pytest.raises(DatasetError, match='simulated and has no files'):
         check(Source('sim'))

@@ -74,7 +74,7 @@ def test_only_the_first_scenarios_and_frames():
 @pytest.mark.parametrize(
     ('spec', 'message'),
     [
-        ('carla', 'known are sim, opv2v, dair, bag'),
+        ('carla', 'known are sim, v2v4real, v2xreal, opv2v, dair, bag'),
         ('opv2v', 'needs a path that exists'),
         ('bag:/nowhere', 'needs a path that exists'),
         ('bag:/,/nowhere', "'bag:/,/nowhere' needs a path that exists"),

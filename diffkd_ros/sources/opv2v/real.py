@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffkd_ros.documents import integer, numbers
+from diffkd_ros.documents import integer, numbers, read_bytes
 from diffkd_ros.frame import AgentSweep, Boxes3D
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.poses import Matrix, pose_from_euler, rigid
@@ -34,7 +34,8 @@ from diffkd_ros.sources.pcd import read_pcd, xyz
 # A box (7,) mirrored at the plane y = 0: between left-handed and right-handed coordinates.
 _MIRROR = np.array([1.0, -1.0, 1.0, 1.0, 1.0, 1.0, -1.0])
 _MOST_OBJECTS = 10**9
-_BIN_COLUMNS = 4
+_ROW = 16  # bytes of a return in a .bin file
+_MAX_FILE = 256 * 2**20
 
 
 class _RealDataset(FolderDataset):
@@ -72,9 +73,10 @@ class V2xRealDataset(_RealDataset):
     ) -> AgentSweep:
         if cloud.suffix == '.bin':
             with located(cloud):
-                if cloud.stat().st_size % (4 * _BIN_COLUMNS):
-                    raise ValueError(f'{cloud.stat().st_size} bytes are not rows of {_BIN_COLUMNS} float32')
-                points = np.fromfile(cloud, '<f4').reshape(-1, _BIN_COLUMNS)
+                content = read_bytes(cloud, _MAX_FILE)
+                if len(content) % _ROW:
+                    raise ValueError(f'{len(content)} bytes are not rows of four float32')
+                points = np.frombuffer(content, '<f4').reshape(-1, 4).astype(np.float32)
         else:
             points = xyz(read_pcd(cloud))
         points[:, 3] = 0.0

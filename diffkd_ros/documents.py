@@ -20,9 +20,9 @@ from diffkd_ros.errors import DiffkdError
 
 LARGEST = 1e8
 """Bound of coordinates, metres; those of UTM and of geocentric frames are below it."""
-_YAML_BYTES = 4 * 2**20
+_YAML_BYTES = 2 * 2**20
 _JSON_BYTES = 256 * 2**20
-_MOST_NODES = 250_000
+_MOST_NODES = 100_000
 _DEEPEST = 64
 _SAFE_LEVELS = 500
 _LONGEST_NUMBER = 500
@@ -82,7 +82,7 @@ def read_yaml(path: Path) -> Any:
     is small in memory and to every later reader.
 
     Raises:
-        DiffkdError: if the file is missing, is not UTF-8 or YAML, or exceeds 4 MiB, 250,000 values or 64
+        DiffkdError: if the file is missing, is not UTF-8 or YAML, or exceeds 2 MiB, 100,000 values or 64
             levels. The message does not name the file.
     """
     return _guarded(lambda: _parse_yaml(read_bytes(path, _YAML_BYTES)))

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from pypcd4 import Encoding
+from pypcd4 import Encoding, PointCloud
 from recorded_sets import CAR, dair_label, write_dair, write_dair_cloud, write_json
 
 from diffkd_ros.geometry.boxes import ground_truth_in
@@ -251,4 +251,84 @@ def test_not_a_data_set(root, tmp_path):
         DairV2xDataset(root)
     index.write_text('[{')
     with pytest.raises(DatasetError, match=r'cooperative/data_info\.json'):
+        DairV2xDataset(root)
+
+
+def test_intensities_in_the_unit_interval_are_not_scaled(root):
+    """As those of the real road-side clouds, which are float32."""
+    path = root / 'infrastructure-side/velodyne/000501.pcd'
+    rows = np.array([(-7, 3, -5, 102 / 255), (1, 2, 3, 1)], np.float32)
+    PointCloud.from_points(rows, ('x', 'y', 'z', 'intensity'), (np.float32,) * 4).save(path)
+    np.testing.assert_allclose(DairV2xDataset(root)[0].agents[-1].points[:, 3], [0.4, 1], atol=1e-6)
+    rows[:, 3] *= 255
+    PointCloud.from_points(rows, ('x', 'y', 'z', 'intensity'), (np.float32,) * 4).save(path)
+    with pytest.raises(DatasetError, match=r'000501\.pcd: intensity must lie in \[0, 1\], got 102 to 255'):
+        DairV2xDataset(root)[0]
+
+
+def test_the_original_labels(root):
+    """The complemented labels take the place of the original ones, which are kept beside them."""
+    assert len(DairV2xDataset(root, labels='original')[0].ground_truth) == 1
+    labels = root / 'cooperative/label_world'
+    labels.rename(labels.with_name('label_world_backup'))
+    further = [[x + 20, y] for x, y in CAR]
+    for frame in ('000009', '000010', '000020'):
+        write_json(labels / f'{frame}.json', [dair_label(), dair_label(further)])
+    assert len(DairV2xDataset(root)[0].ground_truth) == 2
+    [frame, *_] = Source(f'dair:{root}', labels='original').frames()
+    assert len(frame.ground_truth) == 1
+
+
+def test_an_object_without_a_size_is_left_out_and_counted(root):
+    write_json(root / LABEL, [dair_label(z=(1, 1)), dair_label()])
+    frame = DairV2xDataset(root)[0]
+    assert len(frame.ground_truth) == 1
+    assert frame.left_out == {'an object without a size': 1}
+
+
+BIG = 10**401
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'reason'),
+    [
+        (LABEL, lambda d: d[0]['world_8_points'][3].__setitem__(0, BIG), 'eight finite corners'),
+        (LABEL, lambda d: d[0]['world_8_points'][3].__setitem__(0, 1e300), 'eight finite corners'),
+        (TO_WORLD, lambda d: d.update(translation=[[BIG], [0], [0]]), 'expected 3 finite numbers'),
+        (TO_WORLD, lambda d: d['rotation'][0].__setitem__(0, BIG), 'expected 3 x 3 finite numbers'),
+        (TO_WORLD, lambda d: d['rotation'][0].__setitem__(0, float('inf')), 'expected 3 x 3 finite numbers'),
+    ],
+)
+def test_numbers_out_of_range_cost_the_frame(root, name, change, reason):
+    edit(root / name, change)
+    with pytest.raises(DatasetError, match=rf'{name}: .*{reason}'):
+        DairV2xDataset(root)[0]
+
+
+@pytest.mark.parametrize(
+    ('side', 'change', 'reason'),
+    [
+        ('vehicle-side', {'pointcloud_timestamp': BIG}, 'expected microseconds'),
+        ('vehicle-side', {'pointcloud_timestamp': 2**70}, 'expected microseconds'),
+        ('cooperative', {'system_error_offset': {'delta_x': BIG, 'delta_y': 0}}, 'delta_x and delta_y'),
+    ],
+)
+def test_numbers_out_of_range_in_an_index_cost_the_frame(root, side, change, reason):
+    edit(root / side / 'data_info.json', lambda d: d[1].update(change))
+    with pytest.raises(DatasetError, match=f'frame 000009.*{reason}'):
+        DairV2xDataset(root)[0]
+
+
+@pytest.mark.parametrize(
+    ('side', 'change', 'reason'),
+    [
+        ('vehicle-side', {'batch_id': '../../../out'}, 'not a batch_id'),
+        ('vehicle-side', {'calib_novatel_to_world_path': '../../x.json'}, 'not a path in the set'),
+        ('cooperative', {'cooperative_label_path': '/etc/passwd'}, 'not a path in the set'),
+        ('cooperative', {'vehicle_pointcloud_path': 7}, 'not a path in the set'),
+    ],
+)
+def test_an_index_does_not_lead_out_of_the_set(root, side, change, reason):
+    edit(root / side / 'data_info.json', lambda d: d[1].update(change))
+    with pytest.raises(DatasetError, match=reason):
         DairV2xDataset(root)

@@ -4,12 +4,15 @@
 Each is the same simulated traffic, so that what is read must be what was simulated.
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from public_sets import (
+    dump,
     entry,
+    write_coloured,
     write_dair_like,
     write_opv2v_like,
     write_v2v4real_like,
@@ -165,3 +168,42 @@ def test_evaluate(data_set, model, tmp_path):
     # The intensities of V2X-Real are not used.
     assert summary.clean.ap50 > (0.8 if kind == 'v2xreal' else 0.95)
     assert summary.run.left_out.frames == {}
+
+
+def test_objects_without_an_association_are_objects_of_their_own(tmp_path):
+    """Both agents number an object 3; neither is associated. The common object has two numbers."""
+    folder = tmp_path / 'testoutput_CAV_data_1'
+    for agent, x in ((0, 0.0), (1, 30.0)):
+        pose = np.eye(4)
+        pose[0, 3] = x
+        vehicles = {
+            3: entry((5, 9 + agent, 0), 0, (4, 2, 1.5), ass_id=-1),
+            4 + agent: entry((20 - x, 0, 0), 90, (4, 2, 1.5), ass_id=12, obj_type='Truck'),
+            8: entry((0, 0, -1), 0, (4, 2, 1.5), ass_id=agent),
+        }
+        dump(folder / str(agent) / '000000.yaml', {'lidar_pose': pose, 'vehicles': vehicles})
+        write_coloured(folder / str(agent) / '000000.pcd', np.array([[20 - x, 0.5, 0, 0.2]], np.float32))
+    [frame] = Source(f'v2v4real:{tmp_path}').frames()
+    truth = frame.ground_truth
+    ids = truth.track_ids.tolist()
+    assert len(set(ids)) == len(ids) == 5
+    # The boxes around the LiDARs are the agents; no other box is called 0 or 1.
+    np.testing.assert_allclose([truth.boxes[ids.index(agent), 0] for agent in (0, 1)], [0, 30], atol=1e-9)
+    [common] = np.flatnonzero(np.isclose(truth.boxes[:, 0], 20))
+    np.testing.assert_allclose(truth.boxes[common], [20, 0, 0, 4, 2, 1.5, np.pi / 2], atol=1e-9)
+    assert truth.num_points[common] == 2
+    assert sorted(truth.boxes[:, 1].round(6).tolist()) == [0, 0, 0, 9, 10]
+
+
+def test_clouds_of_v2x_real(simulated, tmp_path):
+    write('v2xreal', tmp_path, simulated)
+    folder = tmp_path / 'test' / '2023-03-17-15-53-02_1_0' / '2'
+    cloud = folder / '000069.bin'
+    cloud.write_bytes(cloud.read_bytes()[:-3])
+    (folder / '000071.bin').unlink()
+    done = CliRunner().invoke(app, ['data', 'check', f'v2xreal:{tmp_path}'])
+    assert re.search(r'2/000069\.bin: \d+ bytes are not rows of four float32', done.output)
+    assert '2/000071.pcd: not a readable point cloud: ' in done.output
+    write_coloured(folder / '000071.pcd', np.array([[20, 5, 0, 0.2]], np.float32))
+    [frame] = Source(f'v2xreal:{tmp_path}').frames()
+    np.testing.assert_allclose(frame.agents[2].points, [[20, 5, 0, 0]])

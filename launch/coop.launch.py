@@ -23,7 +23,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'source',
         default_value='sim',
-        description='What to play: sim, sim:SEED, opv2v:DIR, dair:DIR or bag:FILE; live: nothing, '
+        description='What to play: sim, sim:SEED, a data set as opv2v:DIR or bag:FILE; live: nothing, '
         'the vehicles publish their own clouds.',
     ),
     DeclareLaunchArgument(

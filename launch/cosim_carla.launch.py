@@ -72,7 +72,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'stub_source',
         default_value='sim',
-        description='What the stand-in plays: sim, sim:SEED, opv2v:DIR, dair:DIR or bag:FILE.',
+        description='What the stand-in plays: sim, sim:SEED, a data set as opv2v:DIR or bag:FILE.',
     ),
     DeclareLaunchArgument('record', default_value='', description='Folder of a bag to record; empty: none.'),
     DeclareLaunchArgument('rviz', default_value='false', description='Start RViz.', choices=BOOLEAN),

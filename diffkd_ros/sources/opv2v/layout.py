@@ -53,9 +53,12 @@ class ScenarioFiles:
         return self._path(agent, self.documents[agent][number])
 
     def cloud(self, agent: int, number: int) -> Path:
-        """Path of a cloud; where it is missing, that of a PCD file named as the YAML file."""
+        """Path of a cloud; where it is missing, its name is that of the YAML file."""
         name = self.clouds[agent].get(number)
-        return self.document(agent, number).with_suffix('.pcd') if name is None else self._path(agent, name)
+        if name is not None:
+            return self._path(agent, name)
+        others = (other for names in self.clouds.values() for other in names.values())
+        return self.document(agent, number).with_suffix(Path(next(others, '.pcd')).suffix or '.pcd')
 
     def _path(self, agent: int, name: str) -> Path:
         return self.folder / self.folders[agent] / name

@@ -79,7 +79,7 @@ def test_numbers_that_were_dumped_from_numpy(tmp_path, dtype):
     assert read == {'pose': array.tolist(), 'turned': array.T.tolist(), 'one': 6}
 
 
-def test_what_else_numpy_dumps_is_no_number(tmp_path):
+def test_other_values_of_numpy_are_not_numbers(tmp_path):
     path = tmp_path / 'file.yaml'
     path.write_text(yaml.dump({'names': np.array(['a'], object), 'when': np.datetime64('2021-01-01')}))
     for value in read_yaml(path).values():
@@ -95,7 +95,7 @@ def test_damaged_json(tmp_path, text):
         read_json(path)
 
 
-def test_files_that_are_none(tmp_path):
+def test_missing_files(tmp_path):
     with pytest.raises(DiffkdError, match='No such file'):
         read_yaml(tmp_path / 'absent')
     with pytest.raises(DiffkdError, match='not a file'):
@@ -112,7 +112,7 @@ def kind(value):
 @pytest.mark.parametrize(
     'value', [10**401, HUGE, float('inf'), float('nan'), True, None, [1], 'x', 2e8], ids=kind
 )
-def test_what_is_no_coordinate(value):
+def test_values_that_are_not_coordinates(value):
     for read in (lambda v: number(v), lambda v: numbers([v, 1], 2)):
         if value is True and read is not number:
             continue
@@ -122,7 +122,7 @@ def test_what_is_no_coordinate(value):
 
 
 @pytest.mark.parametrize('value', [2**70, -(2**63), 1.5, 'x', True, None, HUGE, '1' * 400], ids=kind)
-def test_what_is_no_id(value):
+def test_values_that_are_not_ids(value):
     with pytest.raises(DiffkdError, match='expected an integer'):
         integer(value)
 

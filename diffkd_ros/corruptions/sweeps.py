@@ -39,10 +39,10 @@ def require_finite(sweep: AgentSweep) -> None:
     Raises:
         CorruptionError: if one is not.
     """
-    bad = ~(np.abs(sweep.points) <= _FARTHEST).all(axis=1)
-    if bad.any():
+    bad = np.count_nonzero(~(np.abs(sweep.points) <= _FARTHEST).all(axis=1))
+    if bad:
         raise CorruptionError(
-            f'{bad.sum()} of {len(bad)} returns are not finite or beyond {_FARTHEST:g} m: remove them first'
+            f'{bad} of {len(sweep.points)} returns are not finite or beyond {_FARTHEST:g} m: remove them first'
         )
 
 

@@ -267,7 +267,7 @@ def test_intensities_in_the_unit_interval_are_not_scaled(root):
 
 
 def test_the_original_labels(root):
-    """The complemented labels take the place of the original ones, which are kept beside them."""
+    """The complemented labels take the place of the original ones."""
     assert len(DairV2xDataset(root, labels='original')[0].ground_truth) == 1
     labels = root / 'cooperative/label_world'
     labels.rename(labels.with_name('label_world_backup'))

@@ -154,7 +154,7 @@ def read_objects(
 ) -> Objects:
     """The vehicles that a document lists, in the coordinates of OPV2V.
 
-    Objects that are no vehicles by their `obj_type` or `class`, where an entry has one, are ignored. Those
+    Objects that are not vehicles by their `obj_type` or `class`, where an entry has one, are ignored. Those
     with an extent of 0, as CARLA writes it for two-wheelers, are counted as left out.
 
     Args:

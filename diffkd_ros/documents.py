@@ -29,7 +29,7 @@ _LONGEST_NUMBER = 500
 _MOST_PROBLEMS = 8
 _UNKNOWN_KEY = ('extra_forbidden', 'unexpected_keyword_argument')
 _NUMERIC_TAGS = ('tag:yaml.org,2002:int', 'tag:yaml.org,2002:float')
-_NUMPY_TYPE = re.compile(r'[fiu][1248]')
+_NUMPY_TYPE = re.compile(r'[<>|][fiu][1248]')
 
 Config = TypeVar('Config', bound=BaseModel)
 
@@ -52,8 +52,8 @@ class _Loader(_SafeLoader):
         try:
             match name.rpartition('.')[2]:
                 case 'dtype':
-                    code, order = value['args'][0], value['state'][1]
-                    return np.dtype(order.replace('|', '=') + code) if _NUMPY_TYPE.fullmatch(code) else value
+                    code = value['state'][1] + value['args'][0]
+                    return np.dtype(code) if _NUMPY_TYPE.fullmatch(code) else value
                 case 'scalar':
                     dtype, data = value
                     return _array(data, dtype)[0].item()

@@ -42,7 +42,7 @@ def require_finite(sweep: AgentSweep) -> None:
     bad = np.count_nonzero(~(np.abs(sweep.points) <= _FARTHEST).all(axis=1))
     if bad:
         raise CorruptionError(
-            f'{bad} of {len(sweep.points)} returns are not finite or beyond {_FARTHEST:g} m: remove them first'
+            f'{bad} of {len(sweep.points)} returns are not finite or beyond {_FARTHEST:g} m; remove them'
         )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Answer:
 def read_area(paths: Sequence[Path]) -> tuple[float, float, float, float] | None:
     """The area around the ego that the model covers: x_min, y_min, x_max, y_max, metres.
 
-    It is read from the first recorded feature; None if no feature was recorded.
+    It is read from the first recorded feature with a valid area; None if there is none.
 
     Args:
         paths: read as one bag.
@@ -85,11 +86,12 @@ def read_area(paths: Sequence[Path]) -> tuple[float, float, float, float] | None
         DatasetError: if one is not a bag, or the message is damaged.
     """
     with closing(open_bags(paths)) as reader:
-        wanted = [c for c in reader.connections if c.msgtype == _FEATURE]
-        for connection, logged, data in reader.messages(wanted) if wanted else ():
-            with located(f'{connection.topic} at {logged} of {reader.paths[0]}'):
-                message: Any = reader.deserialize(data, connection.msgtype)
-                x_min, y_min, _, x_max, y_max, _ = map(float, message.grid_range)
+        wanted = [channel for channel in reader.channels if channel.message_type == _FEATURE]
+        for channel, logged, data in reader.messages(wanted):
+            with located(f'{channel.topic} at {logged} of {reader.name}'):
+                x_min, y_min, _, x_max, y_max, _ = map(float, reader.deserialize(data, channel).grid_range)
+            # Others' features may have anything in this field.
+            if all(map(math.isfinite, (x_min, y_min, x_max, y_max))) and x_min < x_max and y_min < y_max:
                 return x_min, y_min, x_max, y_max
     return None
 
@@ -109,12 +111,12 @@ def read_answers(paths: Sequence[Path], ego: int) -> dict[int, Answer]:
     status: dict[int, Status] = {}
     topics = {f'/{name}/detections': BOXES3D_TYPE, f'/{name}/fusion_status': _STATUS}
     with closing(open_bags(paths)) as reader:
-        wanted = [c for c in reader.connections if topics.get(c.topic) == c.msgtype]
-        with located(f'answers of {name} in {", ".join(map(str, paths))}'):
-            for connection, _, data in reader.messages(wanted) if wanted else ():
-                message: Any = reader.deserialize(data, connection.msgtype)
+        wanted = [channel for channel in reader.channels if topics.get(channel.topic) == channel.message_type]
+        with located(f'answers of {name} in {reader.name}'):
+            for channel, _, data in reader.messages(wanted):
+                message = reader.deserialize(data, channel)
                 stamp = stamp_of(message.header)
-                if connection.topic.endswith('/detections'):
+                if channel.topic.endswith('/detections'):
                     detections[stamp] = boxes_of(message)
                 else:
                     status[stamp] = _status_of(message)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.geometry.motion import between, cross_matrix, moved, twist_between
-from diffkd_ros.geometry.poses import Matrix
+from diffkd_ros.geometry.poses import Matrix, PoseError, pose_from_euler
 
 # Two poses further apart, seconds, do not give a velocity.
 _LONGEST_STEP = 1.0
@@ -36,6 +36,17 @@ class LidarPose:
     linear: NDArray[np.float64] | None = None
     angular: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
     twist_covariance: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
+
+
+def mounting(base_to_lidar: Sequence[float]) -> Matrix | None:
+    """The (4, 4) transform vehicle <- LiDAR from x, y, z (m), roll, pitch, yaw (rad); None if all are zero.
+
+    Raises:
+        PoseError: if they are not six finite numbers.
+    """
+    if len(base_to_lidar) != 6:
+        raise PoseError(f'a mounting is x, y, z, roll, pitch, yaw, got {len(base_to_lidar)} numbers')
+    return pose_from_euler(base_to_lidar[:3], *base_to_lidar[3:]) if any(base_to_lidar) else None
 
 
 def mounted(base: LidarPose, base_to_lidar: Matrix) -> LidarPose:

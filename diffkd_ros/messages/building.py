@@ -103,6 +103,22 @@ def transform_message(header: Any, child_frame_id: str, pose: Matrix, make: Make
     )
 
 
+def _twist(linear: NDArray[np.float64], first_covariance: float, make: Make) -> Any:
+    twist = make(
+        'geometry_msgs/msg/Twist',
+        linear=_vector(linear, 'Vector3', make),
+        angular=_vector(np.zeros(3), 'Vector3', make),
+    )
+    covariance = np.zeros(36)
+    covariance[0] = first_covariance
+    return make('geometry_msgs/msg/TwistWithCovariance', twist=twist, covariance=covariance)
+
+
+def unknown_twist(make: Make = make_ros) -> Any:
+    """A `geometry_msgs/TwistWithCovariance` that says the motion is unknown: covariance[0] is -1."""
+    return _twist(np.zeros(3), -1.0, make)
+
+
 def odometry_message(
     header: Any,
     lidar_frame: str,
@@ -119,16 +135,6 @@ def odometry_message(
         velocity: (3,) metres per second in the map frame; if None, twist.covariance[0] is -1 (unknown).
         make: makes messages.
     """
-    linear, covariance = np.zeros(3), np.zeros(36)
-    if velocity is None:
-        covariance[0] = -1.0
-    else:
-        linear = pose[:3, :3].T @ velocity
-    twist = make(
-        'geometry_msgs/msg/Twist',
-        linear=_vector(linear, 'Vector3', make),
-        angular=_vector(np.zeros(3), 'Vector3', make),
-    )
     return make(
         'nav_msgs/msg/Odometry',
         header=header,
@@ -136,7 +142,7 @@ def odometry_message(
         pose=make(
             'geometry_msgs/msg/PoseWithCovariance', pose=pose_message(pose, make), covariance=np.zeros(36)
         ),
-        twist=make('geometry_msgs/msg/TwistWithCovariance', twist=twist, covariance=covariance),
+        twist=unknown_twist(make) if velocity is None else _twist(pose[:3, :3].T @ velocity, 0.0, make),
     )
 
 

@@ -51,6 +51,10 @@ class PointCloudError(DiffkdError):
     """A point cloud is damaged, empty, or without finite points or a field."""
 
 
+class EmptyCloudError(PointCloudError):
+    """An intact point cloud has no usable point."""
+
+
 @dataclass(frozen=True, slots=True)
 class CloudPoints:
     """The usable points of one cloud.
@@ -136,7 +140,7 @@ def _columns(cloud: Any) -> dict[str, NDArray]:
             f'{cloud.point_step} needs {needed}'
         )
     if not needed:
-        raise PointCloudError('the cloud is empty (0 points)')
+        raise EmptyCloudError('the cloud is empty (0 points)')
     rows = np.ndarray(
         (height, width),
         layout.newbyteorder('>' if cloud.is_bigendian else '<'),
@@ -166,8 +170,8 @@ def read_cloud(cloud: Any, intensity_scale: str = 'auto') -> CloudPoints:
             `ignore` all intensities are 0.
 
     Raises:
-        PointCloudError: if a required field is missing, the sizes contradict the data, or no point is
-            usable.
+        EmptyCloudError: if no point is usable.
+        PointCloudError: if a required field is missing, or the sizes contradict the data.
     """
     columns = _columns(cloud)
     points = np.empty((*columns['x'].shape, 4), np.float32)
@@ -180,7 +184,7 @@ def read_cloud(cloud: Any, intensity_scale: str = 'auto') -> CloudPoints:
         kept = np.isfinite(x + y + z + intensity) & ((x != 0) | (y != 0) | (z != 0))
     dropped = len(points) - int(np.count_nonzero(kept))
     if dropped == len(points):
-        raise PointCloudError(
+        raise EmptyCloudError(
             f'none of the {len(points)} points is usable: all are NaN, infinite or at the origin'
         )
     if dropped:

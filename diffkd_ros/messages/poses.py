@@ -6,6 +6,7 @@ Only attributes are read, so messages of rclpy and of `rosbags` are both accepte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,3 +96,15 @@ def pose_of_stamped(message: Any) -> LidarPose:
     return LidarPose(
         pose_of(message.pose.pose), message.header.frame_id, covariance_of(message.pose.covariance)
     )
+
+
+def _pose_alone(message: Any) -> LidarPose:
+    return LidarPose(pose_of(message.pose), message.header.frame_id)
+
+
+POSE_READERS: dict[str, Callable[[Any], LidarPose]] = {
+    'nav_msgs/msg/Odometry': pose_of_odometry,
+    'geometry_msgs/msg/PoseWithCovarianceStamped': pose_of_stamped,
+    'geometry_msgs/msg/PoseStamped': _pose_alone,
+}
+"""Reads the pose in a message, by its type; each may raise `PoseError`."""

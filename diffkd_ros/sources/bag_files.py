@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens rosbag2 files (MCAP or sqlite3) without ROS."""
+"""Opens rosbag2 recordings (MCAP or sqlite3) without ROS, also unfinished and damaged ones.
+
+A message definition is read when a message of its type is, so one that cannot be parsed costs nothing else.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.rosbag2 import ReaderError
+import yaml
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.share import PACKAGE_NAME, share_directory
 from diffkd_ros.sources.dataset import DatasetError
+from diffkd_ros.sources.mcap_file import McapFile
+
+_STORED = ('.mcap', '.db3')
 
 
 def message_types() -> Typestore:
@@ -25,31 +36,211 @@ def message_types() -> Typestore:
     return store
 
 
-def open_bags(paths: Sequence[Path]) -> AnyReader:
-    """Open one or several bags; their messages are read merged, in the order of recording.
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A topic in one file of a recording.
+
+    Attributes:
+        bag: the path that was opened, which may have several files.
+        file: number of the file, over all bags.
+        id: of the channel in the file.
+        topic: absolute name.
+        message_type: as ``sensor_msgs/msg/PointCloud2``.
+        definition: of the message type, in the format of .msg files; empty if unknown.
+    """
+
+    bag: Path
+    file: int
+    id: int
+    topic: str
+    message_type: str
+    definition: str
+
+
+class _Rosbag:
+    """A file, or a folder of a compressed bag, read by `rosbags`; the interface is that of `McapFile`."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = Reader(path)
+        self._reader.open()
+        self.connections: dict[int, Connection] = {c.id: c for c in self._reader.connections}
+        self.damage = ''
+        log = path.with_name(f'{path.name}-wal')
+        if log.exists() and log.stat().st_size:
+            self.damage = f'messages in {log.name} are not read; opening the file with sqlite3 adds them'
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def messages(
+        self, channels: Collection[int], start: float, stop: float
+    ) -> Iterator[tuple[int, int, bytes]]:
+        chosen = [self.connections[number] for number in channels]
+        # `rosbags` takes an empty selection for all, and 64-bit integers for times.
+        first, last = (None if math.isinf(limit) else int(limit) for limit in (start, stop))
+        try:
+            for connection, logged, data in self._reader.messages(chosen, first, last) if chosen else ():
+                yield connection.id, logged, data
+        except Exception as error:  # whatever the bytes lead to
+            self.damage = f'reading stopped at an error: {error}'
+
+
+class Recording:
+    """The messages of one or several bags.
+
+    Attributes:
+        name: of the bags, for messages to the user.
+        channels: all topics of all files.
+        types: the current message types, for messages without a definition of their own.
+
+    Args:
+        paths: bags as of `open_bags`.
+
+    Raises:
+        DatasetError: as `open_bags`.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.name = ', '.join(map(str, paths))
+        self.channels: list[Channel] = []
+        self._remarks: list[str] = []
+        self._files: list[tuple[Path, McapFile | _Rosbag]] = []
+        self.types = message_types()
+        self._stores: dict[tuple[str, str], Typestore] = {}
+        try:
+            for path in paths:
+                self._open(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close all files."""
+        for _, file in self._files:
+            file.close()
+
+    @property
+    def remarks(self) -> list[str]:
+        """A line for everything that is missing in the bags; complete once all messages were read."""
+        return self._remarks + [f'{path}: {file.damage}' for path, file in self._files if file.damage]
+
+    def _open(self, bag: Path) -> None:
+        if not bag.exists():
+            raise DatasetError(f'no bag at {bag}')
+        if bag.suffix == '.bag':
+            raise DatasetError(
+                f'{bag} is a bag of ROS 1: `rosbags-convert --src {bag} --dst {bag.stem}` converts it'
+            )
+        problems = []
+        for path in self._stored(bag):
+            try:
+                file = McapFile(path) if path.suffix == '.mcap' else _Rosbag(path)
+            except Exception as error:  # whatever the bytes lead to
+                problems.append(f'{path}: {error}')
+                continue
+            self.channels += _channels(bag, len(self._files), file)
+            self._files.append((path, file))
+        if not any(channel.bag == bag for channel in self.channels):
+            raise DatasetError(
+                f'{bag} is not a bag: {"; ".join([*self.remarks, *problems]) or "it is empty"}'
+            )
+        self._remarks += problems
+
+    def _stored(self, bag: Path) -> list[Path]:
+        """What to open of a bag: its files, or its folder if only `rosbags` reads its compression."""
+        if not bag.is_dir():
+            return [bag]
+        files = sorted(path for path in bag.iterdir() if path.suffix in _STORED)
+        try:
+            metadata = yaml.safe_load((bag / 'metadata.yaml').read_text(encoding='utf-8'))
+            metadata = metadata['rosbag2_bagfile_information']
+            listed = [Path(name).name for name in metadata['relative_file_paths']]
+            compressed = str(metadata.get('compression_mode') or 'none').lower() in ('file', 'message')
+        except Exception as error:  # whatever is in the file
+            reason = 'has no metadata.yaml' if isinstance(error, FileNotFoundError) else 'is damaged'
+            if not files:
+                raise DatasetError(f'{bag} is not a bag: it {reason} and no .mcap or .db3 file') from error
+            where = bag if isinstance(error, FileNotFoundError) else bag / 'metadata.yaml'
+            self._remarks.append(f'{where} {reason}: the recording was perhaps not finished')
+            return files
+        if compressed:
+            return [bag]
+        if missing := sorted(set(listed) - {path.name for path in files}):
+            self._remarks.append(f'{bag}: {", ".join(missing)} is missing')
+        return files
+
+    def messages(
+        self, channels: Collection[Channel], start: float = -math.inf, stop: float = math.inf
+    ) -> Iterator[tuple[Channel, int, bytes]]:
+        """Channel, time of recording (ns) and CDR bytes of the channels' messages recorded in [start, stop).
+
+        They come file by file. What is damaged is left out, see `remarks`.
+        """
+        for number, chosen in itertools.groupby(
+            sorted(channels, key=lambda channel: channel.file), lambda channel: channel.file
+        ):
+            by_id = {channel.id: channel for channel in chosen}
+            for channel, logged, data in self._files[number][1].messages(by_id.keys(), start, stop):
+                yield by_id[channel], logged, data
+
+    def deserialize(self, data: bytes, channel: Channel) -> Any:
+        """A message.
+
+        Raises:
+            Exception: any, if its type is unknown or the bytes do not fit it; `located` makes it a
+                `DatasetError`.
+        """
+        return self._store(channel).deserialize_cdr(data, channel.message_type)
+
+    def _store(self, channel: Channel) -> Typestore:
+        key = channel.message_type, channel.definition
+        if key not in self._stores:
+            self._stores[key] = self.types
+            if channel.definition:
+                try:
+                    store = get_typestore(Stores.EMPTY)
+                    store.register(get_types_from_msg(channel.definition, channel.message_type))
+                    self._stores[key] = store
+                except Exception:  # whatever the text leads to
+                    self._remarks.append(
+                        f'{channel.bag}: the definition of {channel.message_type} is damaged, '
+                        'the current one is used'
+                    )
+        return self._stores[key]
+
+
+def _channels(bag: Path, number: int, file: McapFile | _Rosbag) -> Iterator[Channel]:
+    if isinstance(file, McapFile):
+        for id_, channel in file.channels.items():
+            schema = file.schemas.get(channel.schema_id)
+            if schema is not None and channel.message_encoding == 'cdr':
+                text = schema.data.decode(errors='replace') if schema.encoding == 'ros2msg' else ''
+                yield Channel(bag, number, id_, channel.topic, schema.name, text)
+        return
+    for connection in file.connections.values():
+        definition = connection.msgdef
+        text = definition.data if definition.format is MessageDefinitionFormat.MSG else ''
+        yield Channel(bag, number, connection.id, connection.topic, connection.msgtype, text)
+
+
+def open_bags(paths: Sequence[Path]) -> Recording:
+    """Open one or several bags, which are read as one.
 
     Bags without message definitions, as those of ROS 2 Humble, are read by the current ones.
 
     Args:
-        paths: folders of bags, or their .mcap files.
+        paths: folders of bags, or their .mcap or .db3 files.
 
     Raises:
-        DatasetError: if one is missing or is not a bag.
+        DatasetError: if one is missing, or no file of it can be read.
     """
-    for path in paths:
-        if not path.exists():
-            raise DatasetError(f'no bag at {path}')
-    types = message_types()
-    try:
-        reader = AnyReader(list(paths), default_typestore=types)
-        reader.open()
-    except (AnyReaderError, ReaderError, OSError, AssertionError, struct.error) as error:
-        raise DatasetError(f'{", ".join(map(str, paths))} is not a bag: {error}') from error
-    return reader
+    return Recording(paths)
 
 
-def recorded_stamp(data: bytes) -> int:
-    """The stamp, nanoseconds, of a serialised message that begins with a header."""
+def recorded_stamp(data: bytes) -> int | None:
+    """The stamp, nanoseconds, of a serialised message that begins with a header; None if it is too short."""
+    if len(data) < 12:
+        return None
     # Four bytes of encapsulation, the second of which gives the byte order; then std_msgs/Header.
     seconds, nanoseconds = struct.unpack_from('<iI' if data[1] & 1 else '>iI', data, 4)
-    return seconds * NANOSECONDS + nanoseconds
+    return int(seconds) * NANOSECONDS + int(nanoseconds)

@@ -1,64 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads frames from recorded rosbag2 files (MCAP or sqlite3) without ROS."""
+"""Reads frames from recorded rosbag2 files (MCAP or sqlite3) without ROS.
+
+Damage costs what it is in, an agent's sweep, a pose or the ground truth of one frame, and is reported in
+`CoopFrame.left_out` and by `RosbagDataset.strays`. Without the ego there is no frame.
+"""
 
 from __future__ import annotations
 
-import bisect
 import itertools
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection
+from numpy.typing import NDArray
 
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import transform_boxes
-from diffkd_ros.geometry.lidar_pose import pose_at, supporting_stamps
-from diffkd_ros.messages.clouds import read_cloud
-from diffkd_ros.messages.names import AGENT_PATTERN, TRUTH_TOPIC, agent_name, agent_number
-from diffkd_ros.messages.poses import pose_of_odometry
+from diffkd_ros.geometry.lidar_pose import LidarPose, mounted, pose_at
+from diffkd_ros.geometry.poses import Matrix, euler_from_pose
+from diffkd_ros.messages.building import make_from, unknown_twist
+from diffkd_ros.messages.clouds import INTENSITY_SCALES, CloudPoints, EmptyCloudError, read_cloud
+from diffkd_ros.messages.intensity import IntensityScale
+from diffkd_ros.messages.names import TRUTH_TOPIC, agent_name
+from diffkd_ros.messages.poses import POSE_READERS
 from diffkd_ros.messages.reading import NANOSECONDS, boxes_of
-from diffkd_ros.sources.bag_files import open_bags, recorded_stamp
+from diffkd_ros.sources.bag_contents import Mountings, find_contents
+from diffkd_ros.sources.bag_files import Recording, open_bags, recorded_stamp
+from diffkd_ros.sources.bag_frames import (
+    POSE_TOLERANCE,
+    Message,
+    Row,
+    Track,
+    assemble,
+    read_tracks,
+    scenario_starts,
+)
 from diffkd_ros.sources.dataset import DatasetError, located, raised
 
-_TOPIC = re.compile(rf'/({AGENT_PATTERN})/(points|odometry)')
-# The key of the ground truth among those of the agents' clouds and poses.
-_TRUTH = 0, 'truth'
-# A neighbour's sweep belongs to the ego's if they are less than half a revolution at 10 Hz apart.
-_SWEEP_TOLERANCE = NANOSECONDS // 20 - 1
-# As the nodes' default `pose_tolerance`.
-_POSE_TOLERANCE = NANOSECONDS // 20
-# A recording is cut into scenarios, the unit of parallel work and of resampling, at gaps longer than this
-# and at this length.
-_GAP = 1 * NANOSECONDS
-_LENGTH = 10 * NANOSECONDS
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A message's stamp, the number of its connection, and when it was recorded, nanoseconds."""
-
-    stamp: int
-    connection: int
-    logged: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """The messages of a frame by agent: clouds, the odometry their poses are computed from, nearest first,
-    and all odometry since the frame before.
-    """
-
-    stamp: int
-    clouds: dict[int, _Message]
-    poses: dict[int, list[_Message]]
-    odometry: dict[int, list[_Message]]
-    truth: _Message | None
+_ODOMETRY = 'nav_msgs/msg/Odometry'
+# Clouds of each agent, evenly spaced, from which the range of its intensities is found.
+_SAMPLED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +53,10 @@ class RecordedFrame:
         ego: agent that fuses.
         stamps: of the clouds, by agent.
         clouds: CDR bytes of the `sensor_msgs/PointCloud2` by agent.
-        odometry: of every `nav_msgs/Odometry` since the frame before, up to those the cloud's pose needs.
+        odometry: of every `nav_msgs/Odometry` since the frame before, up to those the cloud's pose needs;
+            poses of another type are converted, with an unknown twist.
         ground_truth: of the `diffkd_ros/Boxes3D` with the ego's stamp, or None.
+        left_out: agents that are not in the frame, as in `CoopFrame`.
     """
 
     stamp: int
@@ -80,161 +65,114 @@ class RecordedFrame:
     clouds: dict[int, bytes]
     odometry: dict[int, list[bytes]]
     ground_truth: bytes | None
-
-
-@dataclass(slots=True)
-class _Track:
-    """The messages of one topic by stamp."""
-
-    messages: dict[int, _Message] = field(default_factory=dict)
-    stamps: list[int] = field(default_factory=list)
-
-    def sort(self) -> None:
-        self.stamps = sorted(self.messages)
-
-    def around(self, stamp: int, tolerance: int) -> list[_Message]:
-        """The messages from which `pose_at` computes the pose at a stamp, nearest first."""
-        return [self.messages[known] for known in supporting_stamps(self.stamps, stamp, tolerance)]
-
-    def until(self, stamp: int, after: int) -> list[_Message]:
-        """The messages after one stamp and up to another."""
-        rows = slice(bisect.bisect_right(self.stamps, after), bisect.bisect_right(self.stamps, stamp))
-        return [self.messages[known] for known in self.stamps[rows]]
+    left_out: dict[str, int]
 
 
 class RosbagDataset:
     """The frames of one or several bags, in the order of their stamps; a `FrameDataset`.
 
     A frame is a cloud of the ego with a pose, every other agent's cloud less than 0.05 s away, and the ground
-    truth with the same stamp. A cloud's pose is computed from the odometry by
-    `diffkd_ros.geometry.lidar_pose.pose_at`, as in the nodes; the nearest odometry must be at most 0.05 s
-    away, and its child frame must be the cloud's frame. Topics are `/cav_<n>/points`, `/cav_<n>/odometry`
-    (road-side units: `/rsu_<n>/...`) and `/ground_truth`.
+    truth with the same stamp. A cloud's pose is computed from the recorded poses by
+    `diffkd_ros.geometry.lidar_pose.pose_at`, as in the nodes; the nearest must be at most 0.05 s away. If
+    they are poses of another frame than the cloud's, the mounting comes from an option or from `/tf_static`.
+    `bag_contents` says which topics are read.
 
     The stamps of all messages are read once, when the bags are opened; the rest is read frame by frame.
 
-    The recorded ground truth does not include the ego's own box.
-
     Attributes:
         root: the first bag.
-        agents: those with clouds and odometry.
+        agents: those with clouds and poses.
         ego: agent that fuses.
         incomplete: number of instants at which an agent or the ground truth is missing; without the ego there
             is no frame.
+        standard: whether all topics have their standard names, and all poses are odometry.
 
     Args:
         paths: a bag's folder or .mcap file, or several that are read as one, such as one of each vehicle and
             one with the ground truth.
         ego: agent that fuses; if None, the one in whose LiDAR frame the ground truth is given, else the
             lowest number.
+        topics: other names of topics, as of `find_contents`.
+        base_to_lidar: mountings of the LiDARs, as of `Mountings`.
+        intensity_scale: range of the intensities, one of `INTENSITY_SCALES`.
 
     Raises:
-        DatasetError: if one is not a bag, or they contain no frame.
+        DatasetError: if one is not a bag, an option is invalid, or they contain no frame.
     """
 
-    def __init__(self, paths: Path | str | Iterable[Path | str], ego: int | None = None) -> None:
+    def __init__(
+        self,
+        paths: Path | str | Iterable[Path | str],
+        ego: int | None = None,
+        topics: Sequence[str] = (),
+        base_to_lidar: Sequence[str] = (),
+        intensity_scale: str = 'auto',
+    ) -> None:
         listed = [paths] if isinstance(paths, Path | str) else list(paths)
         self._paths = [Path(path).expanduser() for path in listed]
         self.root = self._paths[0]
-        self._name = ', '.join(map(str, self._paths))
-        self._opened: AnyReader | None = None
-        tracks = self._tracks()
-        found = {part: {a for a, p in tracks if p == part} for part in ('points', 'odometry')}
-        self.agents = sorted(found['points'] & found['odometry'])
+        if intensity_scale not in INTENSITY_SCALES:
+            raise DatasetError(
+                f'intensity_scale {intensity_scale!r} is none of {", ".join(INTENSITY_SCALES)}'
+            )
+        self._intensities = intensity_scale
+        self._ranges: dict[int, tuple[str, str]] = {}
+        self._opened: Recording | None = None
+        self._name = self._recording.name
+        self._channels = self._recording.channels
+        contents = find_contents(self._recording, topics)
+        self.standard = contents.standard
+        self._mountings = Mountings(base_to_lidar, self._recording, contents)
+        tracks = read_tracks(self._recording, contents)
+        self.agents = sorted(tracks.clouds)
         if not self.agents:
-            topics = ', '.join(sorted({c.topic for c in self._reader.connections})) or 'no topics'
+            found = ', '.join(sorted({channel.topic for channel in self._channels}))
+            reasons = ''.join(f'; {agent_name(agent)}: {reason}' for agent, reason in tracks.unusable.items())
             raise DatasetError(
-                f'{self._name} has no agent with both /cav_<n>/points and /cav_<n>/odometry; it has {topics}'
+                f'{self._name} has no agent with both /cav_<n>/points and /cav_<n>/odometry; '
+                f'it has {found}{reasons}'
             )
-        truth = tracks.get(_TRUTH, _Track())
-        self.ego = self._truth_agent(truth) if ego is None else ego
+        self.ego = self._truth_agent(tracks.truth) if ego is None else ego
         if self.ego not in self.agents:
-            raise DatasetError(f'ego {self.ego} is not among the agents of {self._name}: {self.agents}')
-        self._rows: list[_Row] = []
-        self.incomplete = 0
-        self._assemble(tracks, truth)
-        if not self._rows:
+            because = f' ({tracks.unusable[self.ego]})' if self.ego in tracks.unusable else ''
             raise DatasetError(
-                f'{self._name} has no frame: no cloud of {agent_name(self.ego)} has odometry '
-                f'within {_POSE_TOLERANCE / NANOSECONDS:g} s of it'
+                f'ego {self.ego} is not among the agents of {self._name}: {self.agents}{because}'
             )
+        self._found = assemble(self.ego, tracks)
+        self._rows, self.incomplete = self._found.rows, self._found.incomplete
+        if not self._rows:
+            apart = tracks.poses[self.ego].apart(tracks.clouds[self.ego])
+            raise DatasetError(
+                f'{self._name} has no frame: no cloud of {agent_name(self.ego)} has odometry within '
+                f'{POSE_TOLERANCE / NANOSECONDS:g} s of it{apart}'
+            )
+        self._remarks = [*self._recording.remarks, *(f'{self._name}: {line}' for line in contents.remarks)]
         self._drives = self._cut()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_opened': None}
 
     @property
-    def _reader(self) -> AnyReader:
-        """The reader; each process opens its own."""
+    def _recording(self) -> Recording:
+        """The open bags; each process opens its own."""
         if self._opened is None:
             self._opened = open_bags(self._paths)
         return self._opened
 
-    def _tracks(self) -> dict[tuple[int, str], _Track]:
-        """The messages of frames by agent and part."""
-        connections = self._reader.connections
-        keys: dict[int, tuple[int, str]] = {}
-        for number, connection in enumerate(connections):
-            if connection.topic == TRUTH_TOPIC:
-                keys[number] = _TRUTH
-            elif match := _TOPIC.fullmatch(connection.topic):
-                keys[number] = agent_number(match[1]), match[2]
-        numbers = {id(connections[number]): number for number in keys}
-        tracks: dict[tuple[int, str], _Track] = defaultdict(_Track)
-        if keys:
-            for connection, logged, data in self._messages([connections[number] for number in keys]):
-                number = numbers[id(connection)]
-                stamp = recorded_stamp(data)
-                tracks[keys[number]].messages[stamp] = _Message(stamp, number, logged)
-        for track in tracks.values():
-            track.sort()
-        return tracks
-
-    def _messages(
-        self, connections: Sequence[Connection], start: int | None = None, stop: int | None = None
-    ) -> Iterable[tuple[Connection, int, bytes]]:
-        with located(f'{self._name} is damaged'):
-            yield from self._reader.messages(connections, start, stop)
-
-    def _truth_agent(self, truth: _Track) -> int:
+    def _truth_agent(self, truth: Track) -> int:
         names = {agent_name(agent): agent for agent in self.agents}
         for stamp in truth.stamps:
             message = truth.messages[stamp]
-            frame_id = self._decoded(message, self._read([message])).header.frame_id
+            try:
+                with located(TRUTH_TOPIC):
+                    frame_id = self._decoded(message, self._read([message])).header.frame_id
+            except DatasetError:
+                continue  # reported with its frame
             return names.get(frame_id.partition('/')[0], self.agents[0])
         return self.agents[0]
 
-    def _assemble(self, tracks: dict[tuple[int, str], _Track], truth: _Track) -> None:
-        missing: set[int] = set()
-        played = dict.fromkeys(self.agents, -1)
-        for stamp in tracks[self.ego, 'points'].stamps:
-            clouds, poses, odometry = {}, {}, {}
-            for agent in self.agents:
-                near = tracks[agent, 'points'].around(stamp, 0 if agent == self.ego else _SWEEP_TOLERANCE)
-                support = near and tracks[agent, 'odometry'].around(near[0].stamp, _POSE_TOLERANCE)
-                if support:
-                    clouds[agent], poses[agent] = near[0], support
-            if self.ego in clouds:
-                for agent, support in poses.items():
-                    last = max(message.stamp for message in support)
-                    since = tracks[agent, 'odometry'].until(last, played[agent])
-                    # A message that two frames need belongs to both.
-                    odometry[agent] = sorted({*since, *support}, key=lambda message: message.stamp)
-                    played[agent] = last
-                self._rows.append(_Row(stamp, clouds, poses, odometry, truth.messages.get(stamp)))
-            if len(clouds) < len(self.agents) or (truth.stamps and stamp not in truth.messages):
-                missing.add(stamp)
-        missing |= truth.messages.keys() - tracks[self.ego, 'points'].messages.keys()
-        self.incomplete = len(missing)
-
     def _cut(self) -> list[tuple[str, range]]:
-        starts: list[int] = []
-        for number, row in enumerate(self._rows):
-            if not starts or (
-                row.stamp - self._rows[number - 1].stamp > _GAP
-                or row.stamp - self._rows[starts[-1]].stamp >= _LENGTH
-            ):
-                starts.append(number)
+        starts = scenario_starts([row.stamp for row in self._rows])
         root = self.root.resolve()
         name = root.stem if root.suffix in ('.mcap', '.db3') else root.name
         ends = [*starts[1:], len(self._rows)]
@@ -268,58 +206,160 @@ class RosbagDataset:
             DatasetError: if a message cannot be read.
         """
         row = self._rows[index]
-        odometry = itertools.chain.from_iterable(row.odometry.values())
-        data = self._read([*row.clouds.values(), *odometry, *filter(None, [row.truth])])
+        poses = itertools.chain.from_iterable(row.poses_since.values())
+        data = self._read([*row.clouds.values(), *poses, *filter(None, [row.truth])])
+        with located(f'{self._name} at {row.stamp}'):
+            odometry = {
+                agent: [self._as_odometry(message, row.clouds[agent], data) for message in messages]
+                for agent, messages in row.poses_since.items()
+            }
         return RecordedFrame(
             row.stamp,
             self.ego,
             {agent: message.stamp for agent, message in row.clouds.items()},
             {agent: data[message] for agent, message in row.clouds.items()},
-            {agent: [data[message] for message in messages] for agent, messages in row.odometry.items()},
+            odometry,
             data[row.truth] if row.truth else None,
+            dict.fromkeys(row.left_out, 1),
         )
 
-    def _read(self, wanted: Sequence[_Message]) -> dict[_Message, bytes]:
-        connections = self._reader.connections
-        numbers = {id(connections[message.connection]): message.connection for message in wanted}
+    def _as_odometry(self, pose: Message, cloud: Message, data: dict[Message, bytes]) -> bytes:
+        """A recorded pose as a serialised `nav_msgs/Odometry` of the frame of a cloud."""
+        kind = self._channels[pose.channel].message_type
+        if kind == _ODOMETRY:
+            return data[pose]
+        message, make = self._decoded(pose, data), make_from(self._recording.types.types)
+        with_covariance = message.pose
+        if kind == 'geometry_msgs/msg/PoseStamped':
+            with_covariance = make(
+                'geometry_msgs/msg/PoseWithCovariance', pose=message.pose, covariance=np.zeros(36)
+            )
+        odometry = make(
+            _ODOMETRY,
+            header=message.header,
+            child_frame_id=self._decoded(cloud, data).header.frame_id,
+            pose=with_covariance,
+            twist=unknown_twist(make),
+        )
+        return bytes(self._recording.types.serialize_cdr(odometry, _ODOMETRY))
+
+    def _read(self, wanted: Sequence[Message]) -> dict[Message, bytes]:
         start, stop = min(m.logged for m in wanted), max(m.logged for m in wanted) + 1
-        chosen = [connections[number] for number in numbers.values()]
-        found: dict[_Message, bytes] = {}
+        numbers = {self._channels[message.channel]: message.channel for message in wanted}
+        found: dict[Message, bytes] = {}
         sought = set(wanted)
-        for connection, logged, data in self._messages(chosen, start, stop):
-            message = _Message(recorded_stamp(data), numbers[id(connection)], logged)
+        for channel, logged, data in self._recording.messages(numbers.keys(), start, stop):
+            stamp = recorded_stamp(data)
+            if stamp is None:
+                continue  # reported when the bags were opened
+            message = Message(stamp, numbers[channel], logged)
             if message in sought:
                 found[message] = bytes(data)
         if len(found) < len(sought):
             raise DatasetError(f'{self._name} has changed since it was opened')
         return found
 
-    def _decoded(self, message: _Message, data: dict[_Message, bytes]) -> Any:
-        connection = self._reader.connections[message.connection]
-        with located(f'{self._name}: {connection.topic} at {message.logged}'):
-            return self._reader.deserialize(data[message], connection.msgtype)
+    def _decoded(self, message: Message, data: dict[Message, bytes]) -> Any:
+        return self._recording.deserialize(data[message], self._channels[message.channel])
 
     def __getitem__(self, index: int) -> CoopFrame:
         row = self._rows[index]
         index %= len(self._rows)
         support = itertools.chain.from_iterable(row.poses.values())
         data = self._read([*row.clouds.values(), *support, *filter(None, [row.truth])])
-        agents: dict[int, AgentSweep] = {}
-        maps: set[str] = set()
-        for agent, cloud in row.clouds.items():
-            odometry = {message.stamp: self._decoded(message, data) for message in row.poses[agent]}
-            maps.update(message.header.frame_id for message in odometry.values())
-            where = f'{self._name}: {agent_name(agent)} at {row.stamp}'
-            agents[agent] = _sweep(cloud.stamp, self._decoded(cloud, data), odometry, where)
-        if len(maps) > 1:
-            raise DatasetError(f'{self._name} at {row.stamp}: poses in different frames: {sorted(maps)}')
-        truth: Boxes3D | None = None
+        left_out = list(row.left_out)
+        with located(f'{self._name}: {agent_name(self.ego)} at {row.stamp}'):
+            ego, map_frame = self._sweep(row, self.ego, data)
+        agents = {self.ego: ego}
+        for agent in row.clouds.keys() - agents.keys():
+            sweep, reason = self._neighbour(row, agent, data, map_frame)
+            if sweep is None:
+                left_out.append(reason)
+            else:
+                agents[agent] = sweep
+        truth = None
         if row.truth is not None:
-            with located(f'{self._name}: {TRUTH_TOPIC} at {row.stamp}'):
-                truth = boxes_of(self._decoded(row.truth, data))
-            truth = truth.with_boxes(transform_boxes(agents[self.ego].pose, truth.boxes))
+            try:
+                with located(TRUTH_TOPIC):
+                    truth, unsized = _truth(self._decoded(row.truth, data), ego.pose)
+                if unsized:
+                    left_out.append(f'{TRUTH_TOPIC}: boxes whose length, width or height is not positive')
+            except DatasetError as error:
+                left_out.append(str(error))
         name, rows = next((name, rows) for name, rows in self._drives if index in rows)
-        return CoopFrame(agents, self.ego, row.stamp, truth, name, index - rows.start)
+        ordered = {agent: agents[agent] for agent in row.clouds if agent in agents}
+        return CoopFrame(
+            ordered, self.ego, row.stamp, truth, name, index - rows.start, dict.fromkeys(left_out, 1)
+        )
+
+    def _neighbour(
+        self, row: Row, agent: int, data: dict[Message, bytes], map_frame: str
+    ) -> tuple[AgentSweep | None, str]:
+        """A neighbour's sweep, or why it is left out."""
+        try:
+            with located(agent_name(agent)):
+                sweep, its_map = self._sweep(row, agent, data)
+        except DatasetError as error:
+            return None, str(error)
+        if its_map != map_frame:
+            return None, f"{agent_name(agent)}: its poses are in {its_map!r}, the ego's in {map_frame!r}"
+        return sweep, ''
+
+    def _sweep(self, row: Row, agent: int, data: dict[Message, bytes]) -> tuple[AgentSweep, str]:
+        """An agent's sweep, and the frame that its pose is given in."""
+        cloud = self._decoded(row.clouds[agent], data)
+        poses = {message.stamp: message for message in row.poses[agent]}
+
+        def read(stamp: int) -> LidarPose:
+            message = self._decoded(poses[stamp], data)
+            base = getattr(message, 'child_frame_id', '')
+            mount = self._mountings.of(agent, base, cloud.header.frame_id)
+            pose = POSE_READERS[self._channels[poses[stamp].channel].message_type](message)
+            return pose if mount is None else mounted(pose, mount)
+
+        try:
+            points = read_cloud(cloud, self._range(agent)[0])
+        except EmptyCloudError:
+            points = CloudPoints.empty()
+        lidar = pose_at(row.clouds[agent].stamp, list(poses), read)
+        velocity = None if lidar.linear is None else lidar.pose[:3, :3] @ lidar.linear
+        sweep = AgentSweep(points.points, lidar.pose, points.ring, points.time, velocity)
+        return sweep, lidar.map_frame
+
+    def _range(self, agent: int) -> tuple[str, str]:
+        """The range of an agent's intensities, and why it may be wrong.
+
+        It is found from a few clouds, the same in every process, as frames are read in any order.
+        """
+        if agent not in self._ranges:
+            intensity, doubt = IntensityScale(self._intensities), ''
+            clouds = [row.clouds[agent] for row in self._rows if agent in row.clouds]
+            chosen = np.linspace(0, len(clouds) - 1, min(_SAMPLED, len(clouds))).round().astype(int)
+            for cloud in [clouds[index] for index in chosen]:
+                try:
+                    with located(agent_name(agent)):
+                        points = intensity.read(self._decoded(cloud, self._read([cloud])))
+                except DatasetError:
+                    continue  # reported with its frame
+                doubt = doubt or intensity.doubt(points)
+            self._ranges[agent] = intensity.scale, doubt
+        return self._ranges[agent]
+
+    def mounted_at(self, agent: int) -> tuple[float, ...] | None:
+        """x, y, z (m), roll, pitch, yaw (rad) of an agent's LiDAR in the frame whose pose is recorded.
+
+        It is that of the agent's first frame; None if the recorded pose is that of the LiDAR.
+
+        Raises:
+            DatasetError: if nothing connects the two frames, or a message cannot be read.
+        """
+        row = next(row for row in self._rows if agent in row.clouds)
+        messages = row.clouds[agent], row.poses[agent][0]
+        with located(agent_name(agent)):
+            cloud, pose = (self._decoded(message, self._read([message])) for message in messages)
+            base = getattr(pose, 'child_frame_id', '')
+            mount = self._mountings.of(agent, base, cloud.header.frame_id)
+        return None if mount is None else (*map(float, mount[:3, 3]), *euler_from_pose(mount))
 
     def problems(self, index: int) -> list[DatasetError]:
         """The first error in a frame, if any."""
@@ -327,21 +367,28 @@ class RosbagDataset:
         return [error] if error else []
 
     def strays(self) -> list[DatasetError]:
-        """The number of incomplete frames, if any, as one error."""
-        if not self.incomplete:
-            return []
-        return [DatasetError(f'{self._name}: {self.incomplete} frames are incomplete')]
+        """What is missing in the bags, or not used of them."""
+        name, now = agent_name(self.ego), self._opened.remarks if self._opened else []
+        # Bags that were opened again have seen less of the damage.
+        lines = list(dict.fromkeys([*self._remarks, *now]))
+        for count, what in (
+            (self._found.without_pose, f'clouds of {name} are in no frame: no pose within 0.05 s'),
+            (
+                self._found.truth_alone,
+                f'messages on {TRUTH_TOPIC} are in no frame: no cloud of {name} has their stamp',
+            ),
+            (self.incomplete, 'frames are incomplete'),
+        ):
+            if count:
+                lines.append(f'{self._name}: {count} {what}')
+        doubts = {agent_name(agent): self._range(agent)[1] for agent in self.agents}
+        lines += [f'{self._name}: {agent}: {doubt}' for agent, doubt in doubts.items() if doubt]
+        return [DatasetError(line) for line in lines]
 
 
-def _sweep(stamp: int, cloud: Any, odometry: dict[int, Any], where: str) -> AgentSweep:
-    for message in odometry.values():
-        if message.child_frame_id != cloud.header.frame_id:
-            raise DatasetError(
-                f'{where}: odometry gives the pose of {message.child_frame_id!r}, '
-                f'but the cloud is in {cloud.header.frame_id!r}'
-            )
-    with located(where):
-        points = read_cloud(cloud)
-        lidar = pose_at(stamp, list(odometry), lambda chosen: pose_of_odometry(odometry[chosen]))
-        velocity = None if lidar.linear is None else lidar.pose[:3, :3] @ lidar.linear
-        return AgentSweep(points.points, lidar.pose, points.ring, points.time, velocity)
+def _truth(message: Any, ego_pose: Matrix) -> tuple[Boxes3D, bool]:
+    """The ground truth in the map, and whether it has boxes without a size, which are left out."""
+    truth = boxes_of(message)
+    sized: NDArray[np.bool_] = np.all(truth.boxes[:, 3:6] > 0, axis=1)
+    truth = truth[sized]
+    return truth.with_boxes(transform_boxes(ego_pose, truth.boxes)), not sized.all()

@@ -13,10 +13,9 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.time import Time
 
-from diffkd_ros.geometry.lidar_pose import LidarPose, mounted
-from diffkd_ros.geometry.poses import Matrix, PoseError
+from diffkd_ros.geometry.lidar_pose import LidarPose, mounted, mounting
+from diffkd_ros.geometry.poses import PoseError
 from diffkd_ros.messages.poses import pose_of_odometry, pose_of_stamped, pose_of_transform
-from diffkd_ros.messages.rotations import euler_matrix
 from diffkd_ros.nodes.base import qos
 from diffkd_ros.nodes.base.entry import SetupError
 from diffkd_ros.nodes.base.subscription import InputSubscription
@@ -82,10 +81,7 @@ class TopicPoses(PoseSource):
     ) -> None:
         self._node, self._source, self._wait, self._tolerance = node, source, wait, tolerance
         self._reliability = reliability
-        self._mount: Matrix | None = None
-        if any(base_to_lidar):
-            self._mount = euler_matrix(*base_to_lidar[3:])
-            self._mount[:3, 3] = base_to_lidar[:3]
+        self._mount = mounting(base_to_lidar)
         self._buffer = self._new_buffer()
         self._subscription: InputSubscription | None = None
 

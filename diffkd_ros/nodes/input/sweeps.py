@@ -16,7 +16,8 @@ from sensor_msgs.msg import PointCloud2
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.lidar_pose import LidarPose
-from diffkd_ros.messages.clouds import CloudPoints, PointCloudError, layout_of, read_cloud
+from diffkd_ros.messages.clouds import CloudPoints, PointCloudError, layout_of
+from diffkd_ros.messages.intensity import IntensityScale
 from diffkd_ros.messages.reading import stamp_of
 from diffkd_ros.metrics.stamp_gaps import StampGaps
 from diffkd_ros.nodes.base import diagnostics, qos
@@ -75,7 +76,7 @@ class SweepInput:
         node: the vehicle's node.
         poses: gives the LiDAR's pose at a stamp.
         reliability: of the clouds, one of `diffkd_ros.nodes.base.subscription.RELIABILITIES`.
-        intensity_scale: as of `read_cloud`.
+        intensity_scale: as of `IntensityScale`.
         grid: of the model.
     """
 
@@ -83,8 +84,7 @@ class SweepInput:
         self, node: Node, poses: PoseSource, reliability: str, intensity_scale: str, grid: BevGrid
     ) -> None:
         self._node, self._poses, self._grid = node, poses, grid
-        self._reliability, self._scale = reliability, intensity_scale
-        self._automatic = intensity_scale == 'auto'
+        self._reliability, self._intensity = reliability, IntensityScale(intensity_scale)
         self._on_sweep: Callable[[Sweep], None] | None = None
         self._subscription: InputSubscription | None = None
         self._last_arrival: float | None = None
@@ -134,13 +134,12 @@ class SweepInput:
         Raises:
             RefusedSweepError: if the cloud cannot be used; it is logged and shown in diagnostics.
         """
+        before = self._intensity.scale
         try:
-            points = read_cloud(sweep.cloud, self._scale)
+            points = self._intensity.read(sweep.cloud)
         except PointCloudError as error:
             raise self.refuse('cloud', error) from error
-        if self._scale == 'auto' and points.intensity_scale != 1.0:
-            # Else a dark sweep of the same sensor would be read as 0..1.
-            self._scale = '0..255'
+        if self._intensity.scale != before:
             self._node.get_logger().info('intensities are in 0..255: divided by 255 from now on')
         self._last_points, self._last_bytes = points, len(sweep.cloud.data)
         self._layout = layout_of(sweep.cloud)
@@ -179,9 +178,8 @@ class SweepInput:
         """What may be wrong with sweeps that are used; empty if nothing."""
         assert self._subscription is not None
         points = self._last_points
-        # With auto, one dark sweep of a sensor with a range of 0..255 is normal.
-        if points.doubt and not (self._automatic and points.largest_intensity <= 1.0):
-            return points.doubt
+        if doubt := self._intensity.doubt(points):
+            return doubt
         if (
             self._subscription.best_effort
             and self._last_bytes > qos.MAX_BEST_EFFORT_BYTES

@@ -9,6 +9,7 @@ The report in `out` is written by `diffkd evaluate`; its clean figures are those
 
 import importlib.util
 import os
+from dataclasses import replace
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, EmitEvent, ExecuteProcess, TimerAction
@@ -17,6 +18,8 @@ from launch.events.process import ShutdownProcess
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.launching import actions, graph
+from diffkd_ros.messages.clouds import INTENSITY_SCALES
+from diffkd_ros.messages.names import agent_name
 from diffkd_ros.sources.rosbag import RosbagDataset
 
 SHARE = get_package_share_directory('diffkd_ros')
@@ -33,6 +36,23 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         'ego', default_value='', description='Number of the vehicle that fuses; empty: from the bag.'
+    ),
+    DeclareLaunchArgument(
+        'topics',
+        default_value='',
+        description='Topics with other names than the standard ones: cav_1/points=[BAG:]/topic[,...].',
+    ),
+    DeclareLaunchArgument(
+        'base_to_lidar',
+        default_value='',
+        description='[cav_1=]x,y,z,roll,pitch,yaw (m, rad) of the LiDAR in the frame whose pose is recorded, '
+        'or several separated by semicolons; empty: from /tf_static in the bag.',
+    ),
+    DeclareLaunchArgument(
+        'intensity_scale',
+        default_value='',
+        description='Range of the recorded intensities; empty: from params_file, and auto for the report.',
+        choices=['', *INTENSITY_SCALES],
     ),
     *actions.model_arguments(SHARE),
     DeclareLaunchArgument(
@@ -51,7 +71,9 @@ ARGUMENTS = [
 def player(given, paths, dataset, then):
     """The action that plays the bag, and then starts other actions."""
     speed = actions.number(given, 'speed', float)
-    if given['mode'] == 'realtime' and len(paths) == 1 and importlib.util.find_spec('ros2bag'):
+    # `ros2 bag play` neither renames the topics nor converts the poses.
+    plays = dataset.standard and len(paths) == 1
+    if given['mode'] == 'realtime' and plays and importlib.util.find_spec('ros2bag'):
         topics = ['/tf', '/tf_static', graph.TRUTH_TOPIC]
         for vehicle in dataset.agents:
             topics += graph.sensor_topics(vehicle)
@@ -60,6 +82,7 @@ def player(given, paths, dataset, then):
         command += ['--delay', '15', '--disable-keyboard-controls', '--topics', *topics]
         return ExecuteProcess(cmd=command, output='screen', on_exit=actions.at_exit(then))
     parameters = {'source': 'bag:' + ','.join(paths), 'ego': dataset.ego, 'mode': given['mode']}
+    parameters['topics'] = given['topics']
     if given['mode'] == 'realtime':
         parameters['rates'] = [speed * dataset.rate]
     spec = graph.player_spec(parameters, evaluated=True, answers_recorded=True)
@@ -72,7 +95,11 @@ def start(context):
     paths = [*given['bag'].split(','), *filter(None, [given['ground_truth']])]
     chosen = actions.number(given, 'ego', int) if given['ego'] else None
     rviz = actions.rviz(SHARE, given['rviz'])
-    dataset = RosbagDataset(paths, chosen)
+    options = {
+        'topics': tuple(filter(None, given['topics'].split(','))),
+        'base_to_lidar': tuple(filter(None, given['base_to_lidar'].split(';'))),
+    }
+    dataset = RosbagDataset(paths, chosen, **options)
     ego = dataset.ego
     out = os.path.abspath(given['out'])
     answers = os.path.join(out, 'answers')
@@ -90,6 +117,10 @@ def start(context):
         'none',
     ]
     evaluate += ['--model', given['model'], '--out', out]
+    evaluate += [f'--topic={topic}' for topic in options['topics']]
+    evaluate += [f'--base-to-lidar={mounting}' for mounting in options['base_to_lidar']]
+    if given['intensity_scale']:
+        evaluate.append(f'--intensity-scale={given["intensity_scale"]}')
     # The Python of the nodes' scripts; `ros2` runs in the system's, even with an activated environment.
     report = ExecuteProcess(
         cmd=['python3', '-m', 'diffkd_ros.cli', *evaluate], output='screen', on_exit=actions.at_exit()
@@ -108,7 +139,16 @@ def start(context):
     at_end = [TimerAction(period=LAST_ANSWERS, actions=finish)]
     # The player publishes the recorded time on /clock.
     parameters = {**model, 'device': given['device'], 'use_sim_time': True}
-    specs = graph.vehicle_specs(dataset.agents, ego, parameters)
+    if given['intensity_scale']:
+        parameters['intensity_scale'] = given['intensity_scale']
+    # The nodes need the mountings too, as /tf_static is not published in lock-step.
+    mountings = {f'/{agent_name(agent)}': dataset.mounted_at(agent) for agent in dataset.agents}
+    specs = [
+        replace(spec, parameters={**spec.parameters, 'base_to_lidar': list(mountings[spec.namespace])})
+        if mountings[spec.namespace]
+        else spec
+        for spec in graph.vehicle_specs(dataset.agents, ego, parameters)
+    ]
     started = [
         *(actions.node(spec, given['params_file']) for spec in specs),
         evaluator,

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +23,14 @@ _START = 1_000_000_000
 
 @dataclass(slots=True)
 class Written:
-    """What was written: the number of frames, names of the scenarios, and ids of all agents."""
+    """What was written: the number of frames, names of the scenarios, ids of all agents, and what the source
+    left out, by reason, with counts.
+    """
 
     frames: int = 0
     scenarios: set[str] = field(default_factory=set)
     agents: set[int] = field(default_factory=set)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def write_bag(frames: Iterable[CoopFrame], path: Path) -> None:
@@ -81,10 +87,28 @@ def convert(
             written.frames += 1
             written.scenarios.add(frame.scenario)
             written.agents.update(frame.agents)
+            written.left_out.update(frame.left_out)
             on_frame(written.frames)
 
     try:
-        _WRITERS[to](counted(), path)
+        with _whole(path) as unfinished:
+            _WRITERS[to](counted(), unfinished)
     except OSError as error:
         raise BagError(f'writing {path} failed: {error}') from error
     return written
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name once all is written and is removed if that fails.
+
+    If the process is killed it remains, in a folder whose name ends in `.unfinished`.
+    """
+    # A bag's file is named as its folder.
+    unfinished = path.with_name(f'{path.name}.unfinished')
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        yield unfinished / path.name
+        (unfinished / path.name).rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from diffkd_ros.bags.answers import Answer, Status, read_answers, read_area
 from diffkd_ros.bags.writer import BagError
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import inverse, transform_points
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.metrics.average_precision import match
-from diffkd_ros.sources.dataset import DatasetError, readable
+from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.rosbag import RosbagDataset
 
 MAX_FRAMES = 600
@@ -50,6 +51,8 @@ def write_page(
     paths: Sequence[Path],
     out: Path,
     frames: int = MAX_FRAMES,
+    topics: Sequence[str] = (),
+    base_to_lidar: Sequence[str] = (),
     on_frame: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[int, int]:
     """Write the page of a recording.
@@ -59,6 +62,8 @@ def write_page(
             status.
         out: the HTML file.
         frames: at most so many, evenly spaced; broken ones are left out.
+        topics: as of `RosbagDataset`.
+        base_to_lidar: as of `RosbagDataset`.
         on_frame: called with the number of frames done and the number of all.
 
     Returns:
@@ -68,18 +73,21 @@ def write_page(
         DatasetError: if a bag cannot be read, or holds no frame that can be read.
         BagError: if the file cannot be written.
     """
-    dataset = RosbagDataset(paths)
+    dataset = RosbagDataset(paths, topics=topics, base_to_lidar=base_to_lidar)
     answers, area = read_answers(paths, dataset.ego), read_area(paths)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).round().astype(int))
     shown: list[dict[str, Any]] = []
+    first_error: DiffkdError | None = None
     for done, index in enumerate(chosen.tolist(), start=1):
-        frame = readable(dataset.__getitem__, index)
-        if frame is None:
+        try:
+            frame = dataset[index]
+        except DiffkdError as error:
+            first_error = first_error or error
             continue
         shown.append(_shown(frame, answers.get(frame.stamp), area or EXTENT))
         on_frame(done, len(chosen))
     if not shown:
-        raise DatasetError(f'{dataset.root} has no frame that can be read')
+        raise DatasetError(f'{dataset.root} has no frame that can be read; the first: {first_error}')
     title = dataset.root.resolve().name
     content = {
         'title': title,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rosbags.interfaces import (
     Connection,
@@ -88,14 +88,20 @@ class BagWriter:
             # Not compressed: zstd saves only a fifth of a sweep, and takes as long as the encoder.
             self._writer = Writer(path, version=_METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
+            # rosbags' own `McapWriter`, which can close a chunk before it is full.
+            self._file: Any = self._writer.storage
         except (WriterError, OSError) as error:
             raise BagError(f'cannot write a bag to {path}: {error}') from error
 
     def __enter__(self) -> BagWriter:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Finish the bag, or after an exception leave it without index and `metadata.yaml`."""
+        if kind is None:
+            self.close()
+        else:
+            self._file.bio.close()
 
     def write(self, topic: str, message_type: str, stamp: int, data: bytes | memoryview) -> None:
         """Write one serialised message.
@@ -118,6 +124,19 @@ class BagWriter:
         except (WriterError, TypesysError, OSError) as error:
             raise BagError(f'writing {topic} to {self._path} failed: {error}') from error
         self.counts[topic] += 1
+
+    def flush(self) -> None:
+        """Write everything to the file, so that a reader that scans it finds it if this process is killed.
+
+        Raises:
+            BagError: if that fails.
+        """
+        try:
+            if self._file.chunk.msgs:
+                self._file.close_chunk()
+            self._file.bio.flush()
+        except OSError as error:
+            raise BagError(f'writing {self._path} failed: {error}') from error
 
     def close(self) -> None:
         """Write the index and `metadata.yaml`.

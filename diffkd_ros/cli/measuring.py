@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from diffkd_ros.cli.recordings import SOURCES, Labels, Pose, Split, SplitFile
+from diffkd_ros.cli.recordings import (
+    SOURCES,
+    Intensities,
+    Labels,
+    Mountings,
+    Pose,
+    Split,
+    SplitFile,
+    Topics,
+)
 from diffkd_ros.cli.verbs import all_cores, interruptible
 from diffkd_ros.errors import require
 
@@ -79,6 +88,9 @@ def evaluate(
     split_file: SplitFile = None,
     labels: Labels = None,
     pose: Pose = None,
+    topic: Topics = None,
+    base_to_lidar: Mountings = None,
+    intensity_scale: Intensities = None,
     protocol: Annotated[
         str | None, typer.Option(help="Evaluation protocol; the source's own by default.")
     ] = None,
@@ -115,7 +127,12 @@ def evaluate(
         conditions = make_conditions(corruptions, severity, agents, seeds, profile)
         if source.partition(':')[0] == SIMULATOR:
             scenarios, frames_per_scenario = scenarios or 25, frames_per_scenario or 2
-        chosen = Source(source, scenarios, frames_per_scenario, split, split_file, labels, pose)
+        chosen = Source(
+            *(source, scenarios, frames_per_scenario, split, split_file, labels, pose),
+            topics=tuple(topic or ()),
+            base_to_lidar=tuple(base_to_lidar or ()),
+            intensity_scale=intensity_scale,
+        )
         fitted_on = None
         if calibrate_on is not None:
             # The file lists the splits of this set too.

@@ -179,10 +179,18 @@ def within(boxes: Boxes3D, x_min: float, y_min: float, x_max: float, y_max: floa
     return boxes[(x >= x_min) & (x < x_max) & (y >= y_min) & (y < y_max)]
 
 
-def ground_truth_in(frame: CoopFrame, agent: int) -> Boxes3D:
-    """The frame's ground truth in one agent's LiDAR frame, without the agent's own box.
+def without_own(truth: Boxes3D, agent: int) -> Boxes3D:
+    """The boxes without the agent's own, whose track id is the agent's id; all if there are no track ids."""
+    return truth if truth.track_ids is None else truth[truth.track_ids != agent]
 
-    The agent's own box is the one whose track id is the agent's id. Without track ids no box is removed.
+
+def ground_truth_in(frame: CoopFrame, agent: int, own: bool = False) -> Boxes3D:
+    """The frame's ground truth in one agent's LiDAR frame.
+
+    Args:
+        frame: with ground truth.
+        agent: one of the frame.
+        own: whether the agent's own box is kept, see `without_own`.
 
     Raises:
         FrameError: if the frame has no ground truth or no such agent.
@@ -192,6 +200,6 @@ def ground_truth_in(frame: CoopFrame, agent: int) -> Boxes3D:
     truth = frame.ground_truth
     if truth is None:
         raise FrameError(f'frame {frame.index} of scenario {frame.scenario!r} carries no ground truth')
-    if truth.track_ids is not None:
-        truth = truth[truth.track_ids != agent]
+    if not own:
+        truth = without_own(truth, agent)
     return truth.with_boxes(transform_boxes(inverse(frame.agents[agent].pose), truth.boxes))

@@ -221,7 +221,7 @@ class FrameMessages:
     Attributes:
         clouds: `sensor_msgs/PointCloud2` by agent name.
         odometry: `nav_msgs/Odometry` by agent name.
-        ground_truth: `diffkd_ros/Boxes3D` in the ego's LiDAR frame without the ego, or None.
+        ground_truth: `diffkd_ros/Boxes3D` in the ego's LiDAR frame, with the ego's own box, or None.
     """
 
     clouds: dict[str, Any]
@@ -241,5 +241,5 @@ def frame_messages(frame: CoopFrame, make: Make = make_ros) -> FrameMessages:
     truth = None
     if frame.ground_truth is not None:
         header = header_message(frame.stamp, lidar_frame(agent_name(frame.ego)), make)
-        truth = boxes_message(header, ground_truth_in(frame, frame.ego), CLASS_NAMES, make)
+        truth = boxes_message(header, ground_truth_in(frame, frame.ego, own=True), CLASS_NAMES, make)
     return FrameMessages(clouds, odometry, truth)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quaternions in ROS order (x, y, z, w) and Euler angles, as (4, 4) matrices.
+"""Quaternions in ROS order (x, y, z, w) as (4, 4) matrices.
 
 By tf_transformations where it is installed, as ROS distributions have it, else by transforms3d, which
 tf_transformations wraps. Both take and give float64.
@@ -7,30 +7,22 @@ tf_transformations wraps. Both take and give float64.
 
 from __future__ import annotations
 
-__all__ = ['euler_matrix', 'quaternion_from_matrix', 'quaternion_matrix']
+__all__ = ['quaternion_from_matrix', 'quaternion_matrix']
 
 try:
-    from tf_transformations import euler_matrix, quaternion_from_matrix, quaternion_matrix
+    from tf_transformations import quaternion_from_matrix, quaternion_matrix
 except ImportError:  # it has no wheel
     import numpy as np
     from numpy.typing import ArrayLike
-    from transforms3d.euler import euler2mat
     from transforms3d.quaternions import mat2quat, quat2mat
 
     from diffkd_ros.geometry.poses import Matrix
 
-    def _homogeneous(rotation: Matrix) -> Matrix:
-        matrix = np.eye(4)
-        matrix[:3, :3] = rotation
-        return matrix
-
-    def euler_matrix(roll: float, pitch: float, yaw: float) -> Matrix:
-        """The rotation Rz(yaw) Ry(pitch) Rx(roll), radians."""
-        return _homogeneous(euler2mat(roll, pitch, yaw))
-
     def quaternion_matrix(xyzw: ArrayLike) -> Matrix:
         """The rotation of a quaternion, which need not have unit length."""
-        return _homogeneous(quat2mat(np.roll(xyzw, 1)))
+        matrix = np.eye(4)
+        matrix[:3, :3] = quat2mat(np.roll(xyzw, 1))
+        return matrix
 
     def quaternion_from_matrix(matrix: Matrix) -> tuple[float, float, float, float]:
         """The unit quaternion of a matrix's rotation, w >= 0."""

@@ -19,8 +19,7 @@ from enum import Enum
 import numpy as np
 
 from diffkd_ros.frame import Boxes3D, CoopFrame
-from diffkd_ros.geometry.boxes import corners, ground_truth_in, transform_boxes, within
-from diffkd_ros.geometry.poses import inverse
+from diffkd_ros.geometry.boxes import corners, ground_truth_in, within
 from diffkd_ros.metrics.average_precision import DetectionOrder, EvaluationError, check_thresholds
 
 
@@ -80,12 +79,7 @@ class Protocol:
         """
         if frame.ground_truth is None:
             raise EvaluationError(f'frame {frame.index} of scenario {frame.scenario!r} has no ground truth')
-        if self.own_vehicle:
-            to_ego = inverse(frame.agents[frame.ego].pose)
-            truth = frame.ground_truth.with_boxes(transform_boxes(to_ego, frame.ground_truth.boxes))
-        else:
-            truth = ground_truth_in(frame, frame.ego)
-        return self._in_range(truth)
+        return self._in_range(ground_truth_in(frame, frame.ego, own=self.own_vehicle))
 
     def detections(self, detections: Boxes3D) -> Boxes3D:
         """The detections that are scored, in the ego's LiDAR frame."""

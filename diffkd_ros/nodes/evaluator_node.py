@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros import frame
-from diffkd_ros.geometry.boxes import within
+from diffkd_ros.geometry.boxes import within, without_own
+from diffkd_ros.messages.names import AGENT_PATTERN, agent_number
 from diffkd_ros.messages.reading import NANOSECONDS, MessageError, boxes_of, latency_of, stamp_of
 from diffkd_ros.metrics.average_precision import AveragePrecision, EvaluationError, match
 from diffkd_ros.metrics.latency import LatencyTable
@@ -72,7 +74,8 @@ class _DriveTime:
 class EvaluatorNode(entry.RunnableNode):
     """Subscribes to `detections`, `ground_truth`, `fusion_status`, `v2x/features` and `/diagnostics`.
 
-    It publishes `truth_markers`: the vehicles to be found, and which of them were found.
+    The ego, which the namespace names (``/cav_1``), need not find its own box. The node publishes
+    `truth_markers`: the vehicles to be found, and which of them were found.
     """
 
     def __init__(self) -> None:
@@ -81,6 +84,8 @@ class EvaluatorNode(entry.RunnableNode):
         self._grid = ModelCard.load(model_folder(self._p.model)).grid
         self._precision = AveragePrecision(min_points=self._p.min_points)
         self._warm_up()
+        name = self.get_namespace().strip('/')
+        self._ego = agent_number(name) if re.fullmatch(AGENT_PATTERN, name) else None
         self._latency = LatencyTable()
         self._link = LinkCost()
         self._time = _DriveTime()
@@ -133,7 +138,10 @@ class EvaluatorNode(entry.RunnableNode):
             del table[min(table)]
         if stamp in self._truth and stamp in self._detected:
             grid = self._grid
-            truth = within(self._truth.pop(stamp), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+            truth = self._truth.pop(stamp)
+            if self._ego is not None:
+                truth = without_own(truth, self._ego)
+            truth = within(truth, grid.x_min, grid.y_min, grid.x_max, grid.y_max)
             self._score(message.header, self._detected.pop(stamp), truth)
 
     def _forget_after(self, stamp: int) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +20,7 @@ from diffkd_ros.nodes.base import entry
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import FrameFeeder, PlayedFrame, open_played, stamped
 from diffkd_ros.nodes.playing.lockstep import LockStep
+from diffkd_ros.sources.dataset import account
 from diffkd_ros.sources.restamping import REALTIME_GAP
 from diffkd_ros.sources.source import DEFAULT_SEED, Source
 
@@ -34,6 +35,9 @@ class PlayerParameters:
     source: str = parameter(
         'sim',
         'What to play: sim, sim:SEED, a data set as opv2v:DIR or bag:FILE[,FILE...], which keeps its stamps.',
+    )
+    topics: str = parameter(
+        '', 'Topics of a bag with other names than the standard ones: cav_1/points=[BAG:]/topic[,...].'
     )
     seed: int = parameter(
         DEFAULT_SEED, 'Seed of the simulator; a seed in the source, as in sim:3, takes precedence.', minimum=0
@@ -89,8 +93,8 @@ class PlayerNode(entry.RunnableNode):
         rates = p.rates if p.mode == 'realtime' else (_LOCKSTEP_RATE,)
         try:
             # Report now that a source cannot be opened at one of the rates, not when its turn comes.
-            for rate in {min(rates), max(rates)}:
-                self._frames(rate, 0)
+            self._frames(min(rates), 0, self.get_logger().warning)
+            self._frames(max(rates), 0)
         except (DiffkdError, ValueError) as error:
             raise entry.SetupError(str(error)) from error
         self._lockstep = LockStep(
@@ -110,10 +114,13 @@ class PlayerNode(entry.RunnableNode):
     def _source(self, rate: float) -> Source:
         p = self._p
         simulator = {'agents': p.vehicles, 'rate': rate, 'frames_per_scenario': p.frames_per_scenario}
-        return Source(p.source, default_seed=p.seed, simulator=simulator)
+        topics = tuple(filter(None, p.topics.split(',')))
+        return Source(p.source, topics=topics, default_seed=p.seed, simulator=simulator)
 
-    def _frames(self, rate: float, start: int) -> Iterable[PlayedFrame]:
-        return open_played(self._source(rate), start, self._p.ego)
+    def _frames(
+        self, rate: float, start: int, on_remark: Callable[[str], object] = lambda line: None
+    ) -> Iterable[PlayedFrame]:
+        return open_played(self._source(rate), start, self._p.ego, on_remark)
 
     def _play(self) -> None:
         try:
@@ -206,7 +213,7 @@ class PlayerNode(entry.RunnableNode):
         if self._feeder is not None:
             self._feeder.stop()
         self._thread.join(2.0)
-        self.log_last(self._summary())
+        self.log_last('; '.join([self._summary(), *account(self._lockstep.left_out)]))
         if self._p.out:
             missing = self._lockstep.features_missing
             result = {'mode': self._p.mode, 'features_missing': missing, 'runs': self._runs}

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from diffkd_ros.frame import AgentSweep, CoopFrame, FrameError
 from diffkd_ros.geometry.boxes import bev_corners, count_points
 from diffkd_ros.geometry.poses import transform_points
 
+Frame = TypeVar('Frame')
 NO_SIZE = 'an object without a size'
 """Reason why an object is left out."""
 _LOG = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def raised(read: Callable[[], object]) -> DatasetError | None:
     return None
 
 
-def readable(read: Callable[[int], CoopFrame], index: int) -> CoopFrame | None:
+def readable(read: Callable[[int], Frame], index: int) -> Frame | None:
     """`read(index)`, or None and a line in the log if the frame is broken."""
     try:
         return read(index)

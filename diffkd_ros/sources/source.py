@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
 SIMULATOR = 'sim'
+_IGNORE = 'ignore'
 DEFAULT_SEED = 3
 """Seed of ``sim`` without one; the shipped model was trained on seed 1 and validated on seed 2."""
 SIMULATOR_OPTIONS = ('world', 'sensor', 'intensity')
@@ -85,7 +86,8 @@ FORMATS: dict[str, Format] = {
         'rosbag2',
         'diffkd_ros.sources.rosbag:RosbagDataset',
         'sim',
-        marks=('metadata.yaml', '*.mcap', '*.db3'),
+        ('topics', 'base_to_lidar', 'intensity_scale'),
+        ('metadata.yaml', '*.mcap', '*.db3'),
         several=True,
     ),
 }
@@ -116,18 +118,27 @@ class RecordedScenario:
         name: of the scenario.
         dataset: the whole set.
         rows: numbers of its frames in the set.
+        dark: whether all intensities are set to 0.
     """
 
     name: str
     dataset: FrameDataset
     rows: range
+    dark: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def frame(self, index: int) -> CoopFrame:
         """The frame at this position."""
-        return self.dataset[self.rows[index]]
+        frame = self.dataset[self.rows[index]]
+        if not self.dark:
+            return frame
+        without = np.array([1, 1, 1, 0], np.float32)
+        agents = {
+            agent: replace(sweep, points=sweep.points * without) for agent, sweep in frame.agents.items()
+        }
+        return replace(frame, agents=agents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +156,10 @@ class Source:
         labels: folder of labels used instead of the data set's own, or `original`.
         pose: which of the recorded poses places the clouds.
         communication_range: metres from the ego within which agents belong to a frame.
+        topics: names of topics in bags, as of `sources.bag_contents.find_contents`.
+        base_to_lidar: mountings of LiDARs in bags, as of `sources.bag_contents.Mountings`.
+        intensity_scale: range of the recorded intensities, one of `messages.clouds.INTENSITY_SCALES`; other
+            recorded sources than bags only take `ignore`, which sets all to 0.
         default_seed: seed of a ``sim`` without one; the seed in the spec takes precedence.
         simulator: keyword arguments of `SimulatorConfig`; options in the spec take precedence, and recorded
             sources ignore them.
@@ -161,6 +176,9 @@ class Source:
     labels: Path | None = None
     pose: str | None = None
     communication_range: float | None = None
+    topics: tuple[str, ...] = ()
+    base_to_lidar: tuple[str, ...] = ()
+    intensity_scale: str | None = None
     default_seed: int = DEFAULT_SEED
     simulator: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -174,7 +192,9 @@ class Source:
         elif not self._place or not all(path.exists() for path in self.paths):
             raise DatasetError(f'source {self.spec!r} needs a path that exists')
         takes = () if self.kind == SIMULATOR else FORMATS[self.kind].options
-        if refused := [name for name in self._options() if name not in takes]:
+        if self.kind != SIMULATOR and self.intensity_scale == _IGNORE:
+            takes = (*takes, 'intensity_scale')
+        if refused := [name for name in self.options if name not in takes]:
             raise DatasetError(f'source {self.spec} takes no {refused[0].replace("_", " ")}')
 
     @property
@@ -203,9 +223,14 @@ class Source:
         """Evaluation protocol of published results on this source."""
         return 'sim' if self.kind == SIMULATOR else FORMATS[self.kind].protocol
 
-    def _options(self) -> dict[str, Any]:
-        names = ('split', 'split_file', 'labels', 'pose', 'communication_range')
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of recorded sources that are set, by name."""
+        names = (
+            *('split', 'split_file', 'labels', 'pose', 'communication_range'),
+            *('topics', 'base_to_lidar', 'intensity_scale'),
+        )
+        return {name: value for name in names if (value := getattr(self, name)) not in (None, ())}
 
     def open_dataset(self) -> FrameDataset:
         """Open a recorded source.
@@ -217,7 +242,8 @@ class Source:
             raise DatasetError(f'source {self.spec} is simulated and has no files')
         chosen = FORMATS[self.kind]
         reader = pkgutil.resolve_name(chosen.reader)
-        return reader(self.paths if chosen.several else self.paths[0], **self._options())
+        options = {name: value for name, value in self.options.items() if name in chosen.options}
+        return reader(self.paths if chosen.several else self.paths[0], **options)
 
     def _simulator_config(self) -> SimulatorConfig:
         from pydantic import ValidationError
@@ -383,7 +409,10 @@ def recognise(place: str) -> str:
 @cache
 def _opened(source: Source) -> list[RecordedScenario]:
     dataset = source.open_dataset()
-    return [RecordedScenario(name, dataset, rows) for name, rows in dataset.scenarios()[: source.scenarios]]
+    dark = source.intensity_scale == _IGNORE
+    return [
+        RecordedScenario(name, dataset, rows, dark) for name, rows in dataset.scenarios()[: source.scenarios]
+    ]
 
 
 @cache

@@ -34,6 +34,7 @@ PYTHON_MODULES = {
     'jinja2': ('jinja2', 'python3-jinja2'),
     'lightning': ('lightning', None),
     'matplotlib': ('matplotlib', 'python3-matplotlib'),
+    'mcap': ('mcap', None),
     'msgpack': ('msgpack', 'python3-msgpack'),
     'numba': ('numba', 'python3-numba'),
     'numpy': ('numpy', 'python3-numpy'),

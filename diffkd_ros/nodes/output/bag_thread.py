@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from pathlib import Path
 
 from diffkd_ros.bags.writer import BagError, BagWriter
 
+# Seconds after which messages are in the file: what is lost at most if the process is killed, in addition to
+# the queue.
+FLUSH_PERIOD = 1.0
 # Messages queued while the disk is busy; about 300 MB of sweeps.
 _QUEUED = 300
 
@@ -60,10 +64,23 @@ class BagThread:
         if self._error is not None:
             raise self._error
 
+    def _write_all(self) -> None:
+        due = time.monotonic() + FLUSH_PERIOD
+        while True:
+            try:
+                item = self._queue.get(timeout=max(0.0, due - time.monotonic()))
+                if item is None:
+                    return
+                self._writer.write(*item)
+            except queue.Empty:
+                pass
+            if time.monotonic() >= due:
+                self._writer.flush()
+                due = time.monotonic() + FLUSH_PERIOD
+
     def _run(self) -> None:
         try:
-            while (item := self._queue.get()) is not None:
-                self._writer.write(*item)
+            self._write_all()
             self._writer.close()
         except BagError as error:  # raised by the next call of write or close
             self._error = error

@@ -6,8 +6,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nav_msgs.msg import Odometry
@@ -18,6 +18,7 @@ from diffkd_ros.frame import CoopFrame
 from diffkd_ros.messages.building import frame_messages, time_message
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.msg import Boxes3D
+from diffkd_ros.sources.dataset import readable
 from diffkd_ros.sources.restamping import restamped
 from diffkd_ros.sources.source import Source
 
@@ -38,7 +39,8 @@ class PlayedFrame:
         stamps: of the clouds, by agent name.
         clouds: by agent name.
         odometry: by agent name, in order: one at the cloud's stamp, or those around it.
-        ground_truth: in the ego's LiDAR frame without the ego, or None.
+        ground_truth: in the ego's LiDAR frame, or None.
+        left_out: as in `CoopFrame`.
     """
 
     stamp: int
@@ -48,6 +50,7 @@ class PlayedFrame:
     clouds: dict[str, PointCloud2 | bytes]
     odometry: dict[str, list[Odometry]]
     ground_truth: Boxes3D | bytes | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def played(frame: CoopFrame) -> PlayedFrame:
@@ -61,6 +64,7 @@ def played(frame: CoopFrame) -> PlayedFrame:
         messages.clouds,
         {agent: [message] for agent, message in messages.odometry.items()},
         messages.ground_truth,
+        frame.left_out,
     )
 
 
@@ -78,6 +82,7 @@ def replayed(frame: RecordedFrame) -> PlayedFrame:
             for agent, messages in frame.odometry.items()
         },
         frame.ground_truth,
+        frame.left_out,
     )
 
 
@@ -91,13 +96,16 @@ def stamped(frame: PlayedFrame, stamp: int) -> PlayedFrame:
     return replace(frame, stamp=stamp, stamps=dict.fromkeys(frame.stamps, stamp))
 
 
-def open_played(source: Source, start: int, ego: int) -> Iterator[PlayedFrame]:
-    """A source's frames as messages.
+def open_played(
+    source: Source, start: int, ego: int, on_remark: Callable[[str], object] = lambda line: None
+) -> Iterator[PlayedFrame]:
+    """A source's frames as messages; a broken frame is left out, with a line in the log.
 
     Args:
         source: to play.
         start: stamp of the first frame, nanoseconds; what is from a bag keeps its stamps.
         ego: agent that fuses; 0: as the source says.
+        on_remark: called with a line for everything that is wrong with a bag as a whole.
 
     Raises:
         DatasetError: if it cannot be opened.
@@ -106,8 +114,11 @@ def open_played(source: Source, start: int, ego: int) -> Iterator[PlayedFrame]:
         # Bags are read by what other sources can do without.
         from diffkd_ros.sources.rosbag import RosbagDataset
 
-        dataset = RosbagDataset(source.paths, ego or None)
-        return (replayed(dataset.recorded(index)) for index in range(len(dataset)))
+        dataset = RosbagDataset(source.paths, ego or None, **source.options)
+        for stray in dataset.strays():
+            on_remark(str(stray))
+        frames_recorded = (readable(dataset.recorded, index) for index in range(len(dataset)))
+        return (replayed(frame) for frame in frames_recorded if frame is not None)
     frames = restamped(source.frames(), start)
     return (played(replace(frame, ego=ego) if ego else frame) for frame in frames)
 

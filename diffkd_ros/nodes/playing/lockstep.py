@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 from geometry_msgs.msg import TransformStamped
@@ -39,6 +40,7 @@ class LockStep:
         sent: frames published.
         answered: frames the ego answered in time.
         features_missing: neighbours' features that did not arrive in time.
+        left_out: sum of the `left_out` of the frames published.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class LockStep:
         self.sent = 0
         self.answered = 0
         self.features_missing = 0
+        self.left_out: Counter[str] = Counter()
 
     def _listen_to(self, ego: str) -> None:
         if ego not in self._answers:
@@ -151,6 +154,7 @@ class LockStep:
 
     def _answer(self, frame: PlayedFrame) -> float | None:
         self.sent += 1
+        self.left_out.update(frame.left_out)
         latencies = self._arrivals.wait_answers([frame.stamp], self._timeout) if self.waits else []
         self.answered += len(latencies)
         return latencies[0] if latencies else None

@@ -7,68 +7,18 @@ import pickle
 import sqlite3
 import subprocess
 import sys
-from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
+from small_bags import STEP, TYPES, frames, messages_of, write, write_sqlite
 
 from diffkd_ros.bags.answers import read_answers
-from diffkd_ros.bags.writer import BagWriter, serialised
-from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
+from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import ground_truth_in
-from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.messages.building import boxes_message, header_message, make_from
-from diffkd_ros.sources.bag_files import message_types
 from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.rosbag import RosbagDataset
-from diffkd_ros.sources.source import Source
-
-TYPES = message_types()
-STEP = 100_000_000
-Message = namedtuple('Message', 'topic message_type data')
-
-
-def frames(count, agents=(2, 5, -1), ego=5):
-    rng = np.random.default_rng(3)
-    for index in range(count):
-        sweeps = {
-            agent: AgentSweep(
-                rng.uniform(0.1, 1, (20, 4)).astype(np.float32),
-                pose_from_euler([agent, index, 1.0], yaw=0.3 * agent),
-            )
-            for agent in agents
-        }
-        truth = Boxes3D(
-            np.array([[agent, index, 0.8, 4.0, 2.0, 1.5, 0.1] for agent in agents]),
-            track_ids=np.array(agents),
-            num_points=np.arange(len(agents)),
-        )
-        yield CoopFrame(sweeps, ego, (index + 1) * STEP, truth)
-
-
-def messages_of(frame):
-    """Stamp and message of everything in a frame but TF."""
-    messages = map(Message._make, serialised(frame, TYPES))
-    return [(frame.stamp, message) for message in messages if message.topic != '/tf']
-
-
-def write(path, messages):
-    with BagWriter(path) as bag:
-        for stamp, message in messages:
-            bag.write(*message[:2], stamp, message.data)
-    return path
-
-
-def write_sqlite(path, messages):
-    with Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as bag:
-        connections = {}
-        for stamp, (topic, kind, data) in messages:
-            if topic not in connections:
-                connections[topic] = bag.add_connection(topic, kind, typestore=TYPES)
-            bag.write(connections[topic], stamp, data)
-    return path
 
 
 @pytest.fixture
@@ -182,22 +132,6 @@ def test_what_was_lost_is_missing_and_counted(tmp_path):
     assert [sorted(frame.agents) for frame in back] == [[-1, 2, 5], [-1, 5], [-1, 2, 5]]
     assert [frame.ground_truth is None for frame in back] == [False, False, True]
     assert dataset.incomplete == 4
-
-
-def test_a_damaged_message_costs_its_frame(tmp_path, everything, caplog):
-    broken = []
-    for stamp, message in everything:
-        if (stamp, message.topic) == (2 * STEP, '/cav_2/points'):
-            message = message._replace(data=bytes(message.data)[:60])
-        if (stamp, message.topic) == (3 * STEP, '/cav_2/odometry'):
-            message = message._replace(data=bytes(message.data).replace(b'cav_2/lidar', b'cav_2/wheel'))
-        broken.append((stamp, message))
-    write(tmp_path / 'bag', broken)
-    assert [frame.stamp for frame in Source(f'bag:{tmp_path / "bag"}').frames()] == [STEP]
-    first, second = caplog.messages
-    assert first.startswith('frame 1 left out: ')
-    assert second.startswith('frame 2 left out: ')
-    assert "pose of 'cav_2/wheel', but the cloud is in 'cav_2/lidar'" in second
 
 
 def test_a_long_recording_is_cut_into_scenarios(tmp_path):

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from diffkd_ros.bags.convert import convert, write_bag
 from diffkd_ros.bags.writer import BagError
 from diffkd_ros.cli import app
 from diffkd_ros.geometry.boxes import ground_truth_in
+from diffkd_ros.metrics.protocol import protocol_named
 from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.opv2v import Opv2vDataset, write_opv2v
 from diffkd_ros.sources.restamping import SCENARIO_GAP
@@ -79,6 +83,52 @@ def test_a_bag_is_never_overwritten_and_never_empty(frames, tmp_path):
     with pytest.raises(BagError, match='no frames'):
         convert([], tmp_path / 'empty')
     assert not (tmp_path / 'empty').exists()
+
+
+@pytest.mark.parametrize('to', ['bag', 'opv2v'])
+def test_an_interrupted_conversion_leaves_nothing(frames, tmp_path, to):
+    def interrupted():
+        yield from frames[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(interrupted(), tmp_path / 'out', to)
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from diffkd_ros.bags.convert import convert
+from diffkd_ros.sources.simulator import LidarConfig, Simulator, SimulatorConfig
+config = SimulatorConfig(agents=2, frames_per_scenario=3, lidar=LidarConfig(columns=128))
+scenario = Simulator(config, seed=8).scenario(0)
+def frames():
+    yield from map(scenario.frame, range(2))
+    os.kill(os.getpid(), signal.SIGKILL)
+convert(frames(), Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize('to', ['bag', 'opv2v'])
+def test_a_killed_conversion_does_not_look_whole(frames, tmp_path, to):
+    out = tmp_path / 'out'
+    done = subprocess.run([sys.executable, '-c', KILLED, str(out), to], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == ['out.unfinished']
+    assert convert(frames, out, to).frames == len(frames)
+    assert [path.name for path in tmp_path.iterdir()] == ['out']
+    assert len(list(Source(f'{to}:{out}').frames())) == len(frames)
+
+
+def test_the_own_box_of_the_ego_is_kept(frames, bag):
+    """Protocols of published results count it."""
+    opencood = protocol_named('opencood')
+    for back, frame in zip(RosbagDataset(bag), frames, strict=True):
+        assert back.ego in back.ground_truth.track_ids
+        assert len(opencood.truth(back)) == len(opencood.truth(frame)) > 0
+        np.testing.assert_allclose(opencood.truth(back).boxes, opencood.truth(frame).boxes, atol=1e-4)
+        assert len(ground_truth_in(back, 1)) == len(back.ground_truth) - 1
 
 
 def test_a_drive_of_a_bag_can_be_evaluated_in_any_order(frames, bag):

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import closing
+
 from patience import PATIENCE
 from rosbags.highlevel import AnyReader
 from std_msgs.msg import Header
 
 from diffkd_ros.launching.graph import NodeSpec
 from diffkd_ros.nodes.base import qos
-from diffkd_ros.sources.bag_files import message_types
+from diffkd_ros.sources.bag_files import message_types, open_bags
+from diffkd_ros.sources.dataset import DatasetError
 
 OFFERED = {
     '/best_effort': qos.link('best_effort', 10, 0.0),
@@ -45,3 +49,34 @@ def test_every_quality_of_service_is_recorded_and_silent_topics_are_reported(gro
             for connection, _, data in reader.messages()
         }
     assert recorded == {(topic, topic) for topic in OFFERED}
+
+
+def test_a_killed_recorder_has_written_everything_but_the_last_seconds(group, partner, tmp_path):
+    """Few small messages, which do not fill a chunk."""
+    publisher = partner.node.create_publisher(Header, '/killed', qos.FEATURES)
+    topics = ['/killed:std_msgs/msg/Header']
+    recorder = group.start(
+        NodeSpec('recorder_node', '/', (), {'out': str(tmp_path / 'bag'), 'topics': topics}), label='killed'
+    )
+    partner.until(publisher.get_subscription_count, 'a subscriber')
+    for number in range(10):
+        publisher.publish(Header(frame_id=str(number)))
+    file = tmp_path / 'bag' / 'bag.mcap'
+
+    def recorded():
+        try:
+            bag = open_bags([file])
+        except DatasetError:
+            return []
+        with closing(bag):
+            return [
+                bag.deserialize(data, channel).frame_id for channel, _, data in bag.messages(bag.channels)
+            ]
+
+    wanted = [str(number) for number in range(10)]
+    partner.until(lambda: recorded() == wanted, 'all messages in the file', timeout=PATIENCE)
+    recorder.signal(signal.SIGKILL)
+    assert recorder.wait(PATIENCE)
+    group.stop([recorder])
+    assert recorded() == wanted
+    assert not (tmp_path / 'bag' / 'metadata.yaml').exists()

@@ -10,8 +10,9 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from diffkd_ros.bags.writer import BagWriter, serialised
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
-from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.messages.building import make_from
+from diffkd_ros.geometry.poses import inverse, pose_from_euler
+from diffkd_ros.messages.building import header_message, make_from, pose_message, transform_message
+from diffkd_ros.messages.poses import pose_of_odometry
 from diffkd_ros.sources.bag_files import message_types
 
 TYPES = message_types()
@@ -72,3 +73,31 @@ def made(topic, message_type, /, **fields):
     """A message of any type."""
     content = MAKE(message_type, **fields)
     return Message(topic, message_type, TYPES.serialize_cdr(content, message_type))
+
+
+def of_a_car(items, name, mounting):
+    """An agent's messages as a car records them: odometry of base_link, clouds in velodyne, other topics."""
+    topics = {f'/{name}/points': '/velodyne_points', f'/{name}/odometry': '/localization/odom'}
+
+    def convert(message):
+        def base(odometry):
+            pose = pose_of_odometry(odometry).pose @ inverse(mounting)
+            odometry.child_frame_id = 'base_link'
+            odometry.pose.pose = pose_message(pose, MAKE)
+
+        def velodyne(cloud):
+            cloud.header.frame_id = 'velodyne'
+
+        change = base if message.topic.endswith('odometry') else velodyne
+        return changed(message, change)._replace(topic=topics[message.topic])
+
+    return [(stamp, convert(message)) for stamp, message in items if message.topic in topics]
+
+
+def static_transforms(*transforms):
+    """A message on /tf_static, from (parent, child, matrix)."""
+    content = [
+        transform_message(header_message(0, parent, MAKE), child, matrix, MAKE)
+        for parent, child, matrix in transforms
+    ]
+    return 0, made('/tf_static', 'tf2_msgs/msg/TFMessage', transforms=content)

@@ -7,13 +7,16 @@ import json
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from launch_stand_in import REAL, ended, load
 from patience import PATIENCE
+from small_bags import STEP, messages_of, of_a_car, static_transforms, write
 
 from diffkd_ros.bags.answers import read_answers
 from diffkd_ros.bags.convert import write_bag
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.launching.graph import NodeSpec
 from diffkd_ros.launching.middleware import fast_dds_environment
 from diffkd_ros.launching.processes import child_environment
@@ -67,6 +70,9 @@ def test_every_declared_argument_is_used(launch_module, started, bag, tmp_path):
         'bag': str(link),
         'ground_truth': str(link),
         'ego': '2',
+        'topics': 'cav_1/points=/cav_1/points',
+        'base_to_lidar': 'cav_2=1,0,2,0,0,0.1',
+        'intensity_scale': 'ignore',
         'model': '/some/model',
         'device': 'cuda',
         'params_file': '/some/params.yaml',
@@ -119,6 +125,42 @@ def test_in_real_time_a_recording_may_be_faster_than_the_simulator(
     group.stop([player])
     (run,) = json.loads(result.read_text())['runs']
     assert (run['rate'], run['sent']) == (pytest.approx(3e9 / period), FRAMES)
+
+
+def test_a_bag_as_a_car_records_it_is_replayed_with_its_mounting(started, group, tmp_path):
+    """Odometry of base_link, the mounting in /tf_static, other names of topics."""
+    drive = Simulator(SimulatorConfig(agents=1, frames_per_scenario=FRAMES), seed=4).scenario(0)
+    items = [
+        item
+        for index in range(FRAMES)
+        for item in messages_of(replace(drive.frame(index), stamp=index * STEP))
+    ]
+    mounting = pose_from_euler((1.0, 0.0, 1.8), yaw=0.3)
+    transforms = static_transforms(('base_link', 'velodyne', mounting))
+    bag = write(tmp_path / 'car', [transforms, *of_a_car(items, 'cav_1', mounting)])
+    topics = 'cav_1/points=/velodyne_points,cav_1/odometry=/localization/odom'
+    nodes = {
+        action.options['executable']: NodeSpec(
+            action.options['executable'],
+            action.options['namespace'],
+            tuple(action.options['remappings']),
+            action.options['parameters'][1],
+        )
+        for action in started(bag=str(bag), topics=topics)
+    }
+    np.testing.assert_allclose(
+        nodes['ego_node'].parameters['base_to_lidar'], (1, 0, 1.8, 0, 0, 0.3), atol=1e-9
+    )
+    ego = group.start(nodes['ego_node'], label='car_ego')
+    assert ego.ready.wait(PATIENCE), ego.tail()
+    result = tmp_path / 'result.json'
+    player = nodes['player_node']
+    parameters = {**player.parameters, 'out': str(result), 'truth_subscribers': 0, 'answer_subscribers': 0}
+    playing = group.start(replace(player, parameters=parameters), label='car_player')
+    assert playing.wait(PATIENCE), playing.tail()
+    group.stop([ego, playing])
+    (run,) = json.loads(result.read_text())['runs']
+    assert (run['sent'], run['answered']) == (FRAMES, FRAMES)
 
 
 def test_the_report_of_a_replay_scores_its_answers(started, group, domain, tmp_path, bag):

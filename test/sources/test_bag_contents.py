@@ -5,12 +5,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_bags import MAKE, STEP, TYPES, changed, frames, made, messages_of, write
+from small_bags import (
+    MAKE,
+    STEP,
+    TYPES,
+    changed,
+    frames,
+    made,
+    messages_of,
+    of_a_car,
+    static_transforms,
+    write,
+)
 from typer.testing import CliRunner
 
 from diffkd_ros.cli import app
 from diffkd_ros.geometry.poses import inverse, pose_from_euler
-from diffkd_ros.messages.building import header_message, odometry_message, pose_message, transform_message
+from diffkd_ros.messages.building import header_message, odometry_message, pose_message
 from diffkd_ros.messages.poses import pose_of_odometry
 from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.rosbag import RosbagDataset
@@ -112,34 +123,6 @@ def test_a_message_too_short_for_a_header_costs_itself(tmp_path, everything, top
     assert any(f'{topic}: 1 messages are too short' in str(stray) for stray in dataset.strays())
 
 
-def of_a_car(items, name, mounted=MATRIX):
-    """Messages as a car records them: odometry of base_link, clouds in velodyne, other topics."""
-    topics = {f'/{name}/points': '/velodyne_points', f'/{name}/odometry': '/localization/odom'}
-
-    def convert(message):
-        def base(odometry):
-            pose = pose_of_odometry(odometry).pose @ inverse(mounted)
-            odometry.child_frame_id = 'base_link'
-            odometry.pose.pose = pose_message(pose, MAKE)
-
-        def velodyne(cloud):
-            cloud.header.frame_id = 'velodyne'
-
-        change = base if message.topic.endswith('odometry') else velodyne
-        return changed(message, change)._replace(topic=topics[message.topic])
-
-    return [(stamp, convert(message)) for stamp, message in items if message.topic in topics]
-
-
-def static_transforms(*transforms):
-    """A message on /tf_static, from (parent, child, matrix)."""
-    content = [
-        transform_message(header_message(0, parent, MAKE), child, matrix, MAKE)
-        for parent, child, matrix in transforms
-    ]
-    return 0, made('/tf_static', 'tf2_msgs/msg/TFMessage', transforms=content)
-
-
 TOPICS = [
     'cav_2/points=car2:/velodyne_points',
     'cav_2/odometry=car2:/localization/odom',
@@ -159,8 +142,8 @@ def cars(tmp_path, everything):
     """Two cars whose topics and frames have the same names; only the second has recorded /tf_static."""
     other = [item for item in everything if item[1].topic == '/ground_truth']
     return [
-        write(tmp_path / 'car2', of_a_car(everything, 'cav_2')),
-        write(tmp_path / 'car5', [static_transforms(*TREE), *of_a_car(everything, 'cav_5'), *other]),
+        write(tmp_path / 'car2', of_a_car(everything, 'cav_2', MATRIX)),
+        write(tmp_path / 'car5', [static_transforms(*TREE), *of_a_car(everything, 'cav_5', MATRIX), *other]),
     ]
 
 
@@ -237,7 +220,7 @@ def test_damaged_transforms_cost_no_more_than_the_mounting(tmp_path, everything,
     if damage == 'cut':
         message = message._replace(data=bytes(message.data)[:-20])
     others = [item for item in everything if not item[1].topic.startswith('/cav_2')]
-    car = write(tmp_path / 'car', [(stamp, message), *of_a_car(everything, 'cav_2')])
+    car = write(tmp_path / 'car', [(stamp, message), *of_a_car(everything, 'cav_2', MATRIX)])
     rest = write(tmp_path / 'rest', others)
     dataset = RosbagDataset([car, rest], topics=[topic.replace('car2:', 'car:') for topic in TOPICS[:2]])
     for frame in dataset:

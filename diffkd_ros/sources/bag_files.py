@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ def message_types() -> Typestore:
     store = get_typestore(Stores.ROS2_JAZZY)
     for path in sorted((share_directory() / 'msg').glob('*.msg')):
         store.register(get_types_from_msg(path.read_text(), f'{PACKAGE_NAME}/msg/{path.stem}'))
+    return store
+
+
+# Making the code of the types takes longer than opening a bag.
+_current_types = cache(message_types)
+
+
+@lru_cache(maxsize=64)
+def _defined_types(message_type: str, definition: str) -> Typestore | None:
+    """The types in a definition; None if it cannot be parsed."""
+    store = get_typestore(Stores.EMPTY)
+    try:
+        store.register(get_types_from_msg(definition, message_type))
+    except Exception:  # whatever the text leads to
+        return None
     return store
 
 
@@ -80,7 +96,11 @@ class _Rosbag:
         first, last = (None if math.isinf(limit) else int(limit) for limit in (start, stop))
         try:
             for connection, logged, data in self._reader.messages(chosen, first, last) if chosen else ():
-                yield connection.id, logged, data
+                # A column of sqlite can hold any type.
+                if isinstance(logged, int) and isinstance(data, bytes):
+                    yield connection.id, logged, data
+                else:
+                    self.damage = 'a time is not an integer, or a message not bytes'
         except Exception as error:  # whatever the bytes lead to
             self.damage = f'reading stopped at an error: {error}'
 
@@ -105,8 +125,7 @@ class Recording:
         self.channels: list[Channel] = []
         self._remarks: list[str] = []
         self._files: list[tuple[Path, McapFile | _Rosbag]] = []
-        self.types = message_types()
-        self._stores: dict[tuple[str, str], Typestore] = {}
+        self.types = _current_types()
         try:
             for path in paths:
                 self._open(path)
@@ -190,23 +209,13 @@ class Recording:
             Exception: any, if its type is unknown or the bytes do not fit it; `located` makes it a
                 `DatasetError`.
         """
-        return self._store(channel).deserialize_cdr(data, channel.message_type)
-
-    def _store(self, channel: Channel) -> Typestore:
-        key = channel.message_type, channel.definition
-        if key not in self._stores:
-            self._stores[key] = self.types
-            if channel.definition:
-                try:
-                    store = get_typestore(Stores.EMPTY)
-                    store.register(get_types_from_msg(channel.definition, channel.message_type))
-                    self._stores[key] = store
-                except Exception:  # whatever the text leads to
-                    self._remarks.append(
-                        f'{channel.bag}: the definition of {channel.message_type} is damaged, '
-                        'the current one is used'
-                    )
-        return self._stores[key]
+        types = _defined_types(channel.message_type, channel.definition) if channel.definition else self.types
+        if types is None:
+            remark = f'the definition of {channel.message_type} is damaged, the current one is used'
+            if f'{channel.bag}: {remark}' not in self._remarks:
+                self._remarks.append(f'{channel.bag}: {remark}')
+            types = self.types
+        return types.deserialize_cdr(data, channel.message_type)
 
 
 def _channels(bag: Path, number: int, file: McapFile | _Rosbag) -> Iterator[Channel]:
@@ -220,7 +229,9 @@ def _channels(bag: Path, number: int, file: McapFile | _Rosbag) -> Iterator[Chan
     for connection in file.connections.values():
         definition = connection.msgdef
         text = definition.data if definition.format is MessageDefinitionFormat.MSG else ''
-        yield Channel(bag, number, connection.id, connection.topic, connection.msgtype, text)
+        # A column of sqlite can hold any type.
+        if all(isinstance(value, str) for value in (connection.topic, connection.msgtype, text)):
+            yield Channel(bag, number, connection.id, connection.topic, connection.msgtype, text)
 
 
 def open_bags(paths: Sequence[Path]) -> Recording:

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import small_bags
 from patience import PATIENCE
 from rosbags.typesys import get_types_from_msg
 from typer.testing import CliRunner
@@ -21,7 +22,7 @@ from diffkd_ros.bags.answers import read_answers
 from diffkd_ros.bags.writer import BagWriter, serialised
 from diffkd_ros.cli import app
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
-from diffkd_ros.messages.building import boxes_message, header_message, make_from
+from diffkd_ros.messages.building import boxes_message, header_message, make_from, odometry_message
 from diffkd_ros.sources.dataset import DatasetError
 
 # A recording of an earlier version: its own definitions are in the bag.
@@ -214,6 +215,37 @@ def test_a_damaged_answer_is_named(tmp_path, kept):
         writer.write('/cav_1/detections', message.__msgtype__, 1, data[:kept])
     with pytest.raises(DatasetError, match=r'answers of cav_1 in .*bag'):
         read_answers([tmp_path / 'bag'], 1)
+
+
+def test_why_no_frame_can_be_read_is_said(tmp_path):
+    broken = [
+        (stamp, m._replace(data=bytes(m.data)[:60]) if m.topic == '/cav_5/points' else m)
+        for frame in small_bags.frames(2)
+        for stamp, m in small_bags.messages_of(frame)
+    ]
+    bag = small_bags.write(tmp_path / 'bag', broken)
+    done = CliRunner().invoke(app, ['bag', 'page', str(bag), '--out', str(tmp_path / 'page.html')])
+    assert done.exit_code == 1
+    assert f'has no frame that can be read; the first: {bag}: cav_5 at 100000000: ' in done.output
+
+
+@pytest.mark.parametrize('low', [float('nan'), float('inf'), 0.0, 40.0])
+def test_a_foreign_area_that_is_not_valid_is_ignored(tmp_path, low):
+    def feature(high):
+        make = small_bags.MAKE
+        pose = odometry_message(header_message(1, 'map', make), 'lidar', np.eye(4), None, make)
+        return small_bags.made(
+            '/v2x/features', 'diffkd_ros/msg/BevFeature', header=pose.header, agent_id='cav_9', sequence=0,
+            model_id='m', map_frame='map', pose=pose.pose, twist=pose.twist,
+            grid_range=np.array([low, low, 0, high, high, 1], np.float32), channels=1, height=1, width=1,
+            encoding=1, scales=np.zeros(0, np.float32), data=np.zeros(0, np.uint8),
+        )  # fmt: skip
+
+    items = [item for frame in small_bags.frames(2) for item in small_bags.messages_of(frame)]
+    bag = small_bags.write(tmp_path / 'bag', [(1, feature(0.0)), *items])
+    out = tmp_path / 'page.html'
+    assert page.write_page([bag], out) == (2, 0)
+    assert '"area":null' in out.read_text(encoding='utf-8')
 
 
 def test_no_bag_no_page(tmp_path):

@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.messages.names import BOXES3D_TYPE, agent_name
 from diffkd_ros.messages.reading import boxes_of, latency_of, stamp_of
-from diffkd_ros.sources.bag_files import open_bags
-from diffkd_ros.sources.dataset import located
+from diffkd_ros.sources.bag_files import Channel, open_bags
+from diffkd_ros.sources.dataset import DatasetError, located, raised
 
+_LOG = logging.getLogger(__name__)
 _FEATURE = 'diffkd_ros/msg/BevFeature'
 _STATUS = 'diffkd_ros/msg/FusionStatus'
 
@@ -83,43 +86,53 @@ def read_area(paths: Sequence[Path]) -> tuple[float, float, float, float] | None
         paths: read as one bag.
 
     Raises:
-        DatasetError: if one is not a bag, or the message is damaged.
+        DatasetError: if one is not a bag.
     """
     with closing(open_bags(paths)) as reader:
         wanted = [channel for channel in reader.channels if channel.message_type == _FEATURE]
-        for channel, logged, data in reader.messages(wanted):
-            with located(f'{channel.topic} at {logged} of {reader.name}'):
+        for channel, _, data in reader.messages(wanted):
+            with suppress(DatasetError), located(channel.topic):
                 x_min, y_min, _, x_max, y_max, _ = map(float, reader.deserialize(data, channel).grid_range)
-            # Others' features may have anything in this field.
-            if all(map(math.isfinite, (x_min, y_min, x_max, y_max))) and x_min < x_max and y_min < y_max:
-                return x_min, y_min, x_max, y_max
+                # Others' features may have anything in this field.
+                if all(map(math.isfinite, (x_min, y_min, x_max, y_max))) and x_min < x_max and y_min < y_max:
+                    return x_min, y_min, x_max, y_max
     return None
 
 
 def read_answers(paths: Sequence[Path], ego: int) -> dict[int, Answer]:
     """All answers in one or several bags, by the stamp of the sweep, nanoseconds.
 
+    Damaged ones are left out, with a line in the log.
+
     Args:
         paths: read as one bag.
         ego: agent that fused.
 
     Raises:
-        DatasetError: if one is not a bag, or a message is damaged.
+        DatasetError: if one is not a bag, or all detections are damaged.
     """
     name = agent_name(ego)
     detections: dict[int, Boxes3D] = {}
     status: dict[int, Status] = {}
     topics = {f'/{name}/detections': BOXES3D_TYPE, f'/{name}/fusion_status': _STATUS}
     with closing(open_bags(paths)) as reader:
-        wanted = [channel for channel in reader.channels if topics.get(channel.topic) == channel.message_type]
-        with located(f'answers of {name} in {reader.name}'):
-            for channel, _, data in reader.messages(wanted):
+
+        def take(channel: Channel, data: bytes) -> None:
+            with located(f'answers of {name} in {reader.name}'):
                 message = reader.deserialize(data, channel)
                 stamp = stamp_of(message.header)
                 if channel.topic.endswith('/detections'):
                     detections[stamp] = boxes_of(message)
                 else:
                     status[stamp] = _status_of(message)
+
+        wanted = [c for c in reader.channels if topics.get(c.topic) == c.message_type]
+        results = [raised(partial(take, channel, data)) for channel, _, data in reader.messages(wanted)]
+    damaged = [error for error in results if error is not None]
+    if damaged and not detections:
+        raise damaged[0]
+    if damaged:
+        _LOG.warning('%d damaged answers are left out; the first: %s', len(damaged), damaged[0])
     return {stamp: Answer(boxes, status.get(stamp)) for stamp, boxes in sorted(detections.items())}
 
 

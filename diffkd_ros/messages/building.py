@@ -114,9 +114,25 @@ def _twist(linear: NDArray[np.float64], first_covariance: float, make: Make) -> 
     return make('geometry_msgs/msg/TwistWithCovariance', twist=twist, covariance=covariance)
 
 
-def unknown_twist(make: Make = make_ros) -> Any:
-    """A `geometry_msgs/TwistWithCovariance` that says the motion is unknown: covariance[0] is -1."""
+def _unknown_twist(make: Make) -> Any:
     return _twist(np.zeros(3), -1.0, make)
+
+
+def stamped_as_odometry(stamped: Any, child_frame_id: str, make: Make = make_ros) -> Any:
+    """A `geometry_msgs/PoseStamped` or `PoseWithCovarianceStamped` as `nav_msgs/Odometry`.
+
+    Its twist, and the covariance that the former lacks, are unknown.
+    """
+    pose = stamped.pose
+    if not hasattr(pose, 'covariance'):
+        pose = make('geometry_msgs/msg/PoseWithCovariance', pose=pose, covariance=np.zeros(36))
+    return make(
+        'nav_msgs/msg/Odometry',
+        header=stamped.header,
+        child_frame_id=child_frame_id,
+        pose=pose,
+        twist=_unknown_twist(make),
+    )
 
 
 def odometry_message(
@@ -142,7 +158,7 @@ def odometry_message(
         pose=make(
             'geometry_msgs/msg/PoseWithCovariance', pose=pose_message(pose, make), covariance=np.zeros(36)
         ),
-        twist=unknown_twist(make) if velocity is None else _twist(pose[:3, :3].T @ velocity, 0.0, make),
+        twist=_unknown_twist(make) if velocity is None else _twist(pose[:3, :3].T @ velocity, 0.0, make),
     )
 
 

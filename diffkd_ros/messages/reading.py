@@ -41,7 +41,7 @@ def boxes_of(message: Any) -> Boxes3D:
     """The boxes of a `diffkd_ros/Boxes3D`, in the frame its header names.
 
     Raises:
-        MessageError: if the columns differ in length.
+        MessageError: if the columns differ in length, or a score is not finite.
         FrameError: if a box is not finite.
     """
     labels = np.asarray(message.labels, np.int64)
@@ -51,6 +51,8 @@ def boxes_of(message: Any) -> Boxes3D:
     wrong = {k: v for k, v in sizes.items() if v != count and (k == 'boxes' or v)}
     if wrong:
         raise MessageError(f'Boxes3D with {count} labels has {wrong} rows in other columns')
+    if not np.isfinite(message.scores).all():
+        raise MessageError('Boxes3D has a score that is not finite')
     return Boxes3D(
         np.asarray(message.boxes, np.float64).reshape(count, 7),
         scores=np.asarray(message.scores, np.float32) if len(message.scores) == count else None,

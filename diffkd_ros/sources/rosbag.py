@@ -8,7 +8,9 @@ Damage costs what it is in, an agent's sweep, a pose or the ground truth of one 
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.lidar_pose import LidarPose, mounted, pose_at
 from diffkd_ros.geometry.poses import Matrix, euler_from_pose
-from diffkd_ros.messages.building import make_from, unknown_twist
+from diffkd_ros.messages.building import make_from, stamped_as_odometry
 from diffkd_ros.messages.clouds import INTENSITY_SCALES, CloudPoints, EmptyCloudError, read_cloud
 from diffkd_ros.messages.intensity import IntensityScale
 from diffkd_ros.messages.names import TRUTH_TOPIC, agent_name
@@ -206,13 +208,12 @@ class RosbagDataset:
             DatasetError: if a message cannot be read.
         """
         row = self._rows[index]
-        poses = itertools.chain.from_iterable(row.poses_since.values())
-        data = self._read([*row.clouds.values(), *poses, *filter(None, [row.truth])])
-        with located(f'{self._name} at {row.stamp}'):
-            odometry = {
-                agent: [self._as_odometry(message, row.clouds[agent], data) for message in messages]
-                for agent, messages in row.poses_since.items()
-            }
+        every_pose = itertools.chain.from_iterable(row.poses_since.values())
+        data = self._read([*row.clouds.values(), *every_pose, *filter(None, [row.truth])])
+        odometry = {
+            agent: list(filter(None, (self._as_odometry(pose, row.clouds[agent], data) for pose in poses)))
+            for agent, poses in row.poses_since.items()
+        }
         return RecordedFrame(
             row.stamp,
             self.ego,
@@ -223,38 +224,37 @@ class RosbagDataset:
             dict.fromkeys(row.left_out, 1),
         )
 
-    def _as_odometry(self, pose: Message, cloud: Message, data: dict[Message, bytes]) -> bytes:
-        """A recorded pose as a serialised `nav_msgs/Odometry` of the frame of a cloud."""
+    def _as_odometry(self, pose: Message, cloud: Message, data: dict[Message, bytes]) -> bytes | None:
+        """A recorded pose as a serialised `nav_msgs/Odometry` of the frame of a cloud.
+
+        Odometry is not read; of another type, a damaged message is None.
+        """
         kind = self._channels[pose.channel].message_type
         if kind == _ODOMETRY:
             return data[pose]
-        message, make = self._decoded(pose, data), make_from(self._recording.types.types)
-        with_covariance = message.pose
-        if kind == 'geometry_msgs/msg/PoseStamped':
-            with_covariance = make(
-                'geometry_msgs/msg/PoseWithCovariance', pose=message.pose, covariance=np.zeros(36)
-            )
-        odometry = make(
-            _ODOMETRY,
-            header=message.header,
-            child_frame_id=self._decoded(cloud, data).header.frame_id,
-            pose=with_covariance,
-            twist=unknown_twist(make),
-        )
-        return bytes(self._recording.types.serialize_cdr(odometry, _ODOMETRY))
+        types = self._recording.types
+        with suppress(DatasetError), located(kind):
+            frame_id = self._decoded(cloud, data).header.frame_id
+            odometry = stamped_as_odometry(self._decoded(pose, data), frame_id, make_from(types.types))
+            return bytes(types.serialize_cdr(odometry, _ODOMETRY))
+        return None
 
     def _read(self, wanted: Sequence[Message]) -> dict[Message, bytes]:
-        start, stop = min(m.logged for m in wanted), max(m.logged for m in wanted) + 1
-        numbers = {self._channels[message.channel]: message.channel for message in wanted}
         found: dict[Message, bytes] = {}
         sought = set(wanted)
-        for channel, logged, data in self._recording.messages(numbers.keys(), start, stop):
-            stamp = recorded_stamp(data)
-            if stamp is None:
-                continue  # reported when the bags were opened
-            message = Message(stamp, numbers[channel], logged)
-            if message in sought:
-                found[message] = bytes(data)
+        # File by file: one may have been recorded long after another, such as labels after the drive.
+        of_file: dict[int, list[Message]] = defaultdict(list)
+        for message in sought:
+            of_file[self._channels[message.channel].file].append(message)
+        for messages in of_file.values():
+            start, stop = min(m.logged for m in messages), max(m.logged for m in messages) + 1
+            numbers = {self._channels[message.channel]: message.channel for message in messages}
+            for channel, logged, data in self._recording.messages(numbers.keys(), start, stop):
+                stamp = recorded_stamp(data)
+                # Shorter messages were reported when the bags were opened.
+                message = Message(-1 if stamp is None else stamp, numbers[channel], logged)
+                if message in sought:
+                    found[message] = bytes(data)
         if len(found) < len(sought):
             raise DatasetError(f'{self._name} has changed since it was opened')
         return found
@@ -348,12 +348,15 @@ class RosbagDataset:
     def mounted_at(self, agent: int) -> tuple[float, ...] | None:
         """x, y, z (m), roll, pitch, yaw (rad) of an agent's LiDAR in the frame whose pose is recorded.
 
-        It is that of the agent's first frame; None if the recorded pose is that of the LiDAR.
+        It is that of the agent's first frame; None if the recorded pose is that of the LiDAR, or the agent is
+        in no frame.
 
         Raises:
             DatasetError: if nothing connects the two frames, or a message cannot be read.
         """
-        row = next(row for row in self._rows if agent in row.clouds)
+        row = next((row for row in self._rows if agent in row.clouds), None)
+        if row is None:
+            return None
         messages = row.clouds[agent], row.poses[agent][0]
         with located(agent_name(agent)):
             cloud, pose = (self._decoded(message, self._read([message])) for message in messages)

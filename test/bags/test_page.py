@@ -217,16 +217,17 @@ def test_a_damaged_answer_is_named(tmp_path, kept):
         read_answers([tmp_path / 'bag'], 1)
 
 
-def test_one_damaged_answer_costs_itself(tmp_path, caplog):
+def test_damaged_answers_cost_themselves(tmp_path, caplog):
     with BagWriter(tmp_path / 'bag') as writer:
         boxes = Boxes3D(FOUND, scores=np.full(4, 0.5, np.float32))
         make = make_from(writer.types.types)
-        for stamp, kept in ((1, None), (2, 50), (3, None)):
+        for stamp, kept, score in ((1, None, 0.5), (2, 50, 0.5), (3, None, 0.5), (4, None, np.inf)):
+            boxes.scores[0] = score
             message = boxes_message(header_message(stamp, 'cav_1/lidar', make), boxes, ['vehicle'], make)
             data = bytes(writer.types.serialize_cdr(message, message.__msgtype__))
             writer.write('/cav_1/detections', message.__msgtype__, stamp, data[:kept])
     assert list(read_answers([tmp_path / 'bag'], 1)) == [1, 3]
-    assert caplog.messages[0].startswith('1 damaged answers are left out; the first: answers of cav_1 in ')
+    assert caplog.messages[0].startswith('2 damaged answers are left out; the first: answers of cav_1 in ')
 
 
 def test_why_no_frame_can_be_read_is_said(tmp_path):

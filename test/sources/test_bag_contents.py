@@ -160,7 +160,7 @@ def test_bags_as_cars_record_them(cars):
         np.testing.assert_allclose(dataset.mounted_at(agent), MOUNT, atol=1e-9)
 
 
-def test_without_a_mounting_the_reason_is_told(cars):
+def test_without_a_mounting_the_reason_is_named(cars):
     dataset = RosbagDataset(cars, topics=TOPICS, ego=5)
     for frame in dataset:
         ((reason, _),) = frame.left_out.items()

@@ -171,10 +171,12 @@ class Recording:
             return [bag]
         files = sorted(path for path in bag.iterdir() if path.suffix in _STORED)
         try:
-            metadata = yaml.safe_load((bag / 'metadata.yaml').read_text(encoding='utf-8'))
-            metadata = metadata['rosbag2_bagfile_information']
+            text = (bag / 'metadata.yaml').read_text(encoding='utf-8')
+            if '<<' in text:
+                raise ValueError('merge keys, which rosbag2 does not write, can take for ever')
+            metadata = yaml.safe_load(text)['rosbag2_bagfile_information']
             listed = [Path(name).name for name in metadata['relative_file_paths']]
-            compressed = str(metadata.get('compression_mode') or 'none').lower() in ('file', 'message')
+            compressed = metadata.get('compression_mode') in ('FILE', 'MESSAGE', 'file', 'message')
         except Exception as error:  # whatever is in the file
             reason = 'has no metadata.yaml' if isinstance(error, FileNotFoundError) else 'is damaged'
             if not files:

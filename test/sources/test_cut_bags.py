@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from small_bags import STEP, TYPES, frames, messages_of, write, write_sqlite
 
 from diffkd_ros.bags.writer import BagWriter
@@ -185,6 +185,28 @@ def test_a_bag_without_its_metadata_is_read(tmp_path, everything):
         (file,) = path.iterdir()
         assert_frames(RosbagDataset(file), range(COUNT))
         assert remarks_of(RosbagDataset(file)) == ''
+
+
+@pytest.mark.parametrize('storage', list(StoragePlugin))
+@pytest.mark.parametrize('mode', [CompressionMode.FILE, CompressionMode.MESSAGE])
+def test_compressed_bags(tmp_path, everything, storage, mode):
+    bag = Writer(tmp_path / 'bag', version=8, storage_plugin=storage)
+    bag.set_compression(mode, CompressionFormat.ZSTD)
+    with bag:
+        connections = {}
+        for stamp, (topic, kind, data) in everything:
+            if topic not in connections:
+                connections[topic] = bag.add_connection(topic, kind, typestore=TYPES)
+            bag.write(connections[topic], stamp, bytes(data))
+    assert_frames(RosbagDataset(tmp_path / 'bag'), range(COUNT))
+
+
+@pytest.mark.parametrize('line', ['<<: [{}]', 'compression_mode: &a [*a, *a]', 'version: [', '- [' * 3000])
+def test_metadata_that_is_no_metadata_takes_no_time(tmp_path, everything, line):
+    path = write(tmp_path / 'bag', everything)
+    text = (path / 'metadata.yaml').read_text()
+    (path / 'metadata.yaml').write_text(f'{text}\n  {line}\n')
+    assert_frames(RosbagDataset(path), range(COUNT))
 
 
 def test_several_files_of_a_bag_of_which_one_is_missing(tmp_path, everything):

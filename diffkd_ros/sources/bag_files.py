@@ -15,12 +15,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from diffkd_ros.documents import read_yaml
 from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.share import PACKAGE_NAME, share_directory
 from diffkd_ros.sources.dataset import DatasetError
@@ -170,19 +170,18 @@ class Recording:
         if not bag.is_dir():
             return [bag]
         files = sorted(path for path in bag.iterdir() if path.suffix in _STORED)
+        path = bag / 'metadata.yaml'
         try:
-            text = (bag / 'metadata.yaml').read_text(encoding='utf-8')
-            if '<<' in text:
-                raise ValueError('merge keys, which rosbag2 does not write, can take for ever')
-            metadata = yaml.safe_load(text)['rosbag2_bagfile_information']
+            metadata = read_yaml(path)['rosbag2_bagfile_information']
             listed = [Path(name).name for name in metadata['relative_file_paths']]
             compressed = metadata.get('compression_mode') in ('FILE', 'MESSAGE', 'file', 'message')
         except Exception as error:  # whatever is in the file
-            reason = 'has no metadata.yaml' if isinstance(error, FileNotFoundError) else 'is damaged'
+            problem = f'{path} is damaged' if path.exists() else f'{bag} has no metadata.yaml'
             if not files:
-                raise DatasetError(f'{bag} is not a bag: it {reason} and no .mcap or .db3 file') from error
-            where = bag if isinstance(error, FileNotFoundError) else bag / 'metadata.yaml'
-            self._remarks.append(f'{where} {reason}: the recording was perhaps not finished')
+                raise DatasetError(
+                    f'{bag} is not a bag: {problem}, and it has no .mcap or .db3 file'
+                ) from error
+            self._remarks.append(f'{problem}: the recording was perhaps not finished')
             return files
         if compressed:
             return [bag]

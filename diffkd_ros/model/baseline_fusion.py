@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffkd_ros.model.fusion import MASKED
+from diffkd_ros.model.fusion import MASKED, by_frame
 
 
 class MaximumFusion(nn.Module):
@@ -21,11 +21,12 @@ class MaximumFusion(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `AdaptiveGatedFusion.forward`; a share is the fraction of channels that come from an agent."""
         masked = torch.where(coverage > 0, features, torch.full_like(features, MASKED))
-        fused = masked.max(dim=0, keepdim=True).values
-        given = (masked == fused).to(features.dtype)
+        agents = by_frame(masked, len(density))
+        fused = agents.max(dim=1, keepdim=True).values
+        given = (agents == fused).to(features.dtype)
         # Agents with equal values, usually zero, share the channel.
-        share = (given / given.sum(dim=0, keepdim=True)).mean(dim=1, keepdim=True)
-        return fused, share, share[:1]
+        share = (given / given.sum(dim=1, keepdim=True)).mean(dim=2, keepdim=True)
+        return fused[:, 0], share.flatten(0, 1), share[:, 0]
 
 
 class AttentionFusion(nn.Module):
@@ -38,7 +39,8 @@ class AttentionFusion(nn.Module):
         self, features: Tensor, coverage: Tensor, density: Tensor, change: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `AdaptiveGatedFusion.forward`; a share is the attention weight."""
-        score = (features[:1] * features).sum(dim=1, keepdim=True) / features.shape[1] ** 0.5
+        agents, coverage = (by_frame(maps, len(density)) for maps in (features, coverage))
+        score = (agents[:, :1] * agents).sum(dim=2, keepdim=True) / features.shape[1] ** 0.5
         score = torch.where(coverage > 0, score, torch.full_like(score, MASKED))
-        share = torch.softmax(score, dim=0)
-        return (share * features).sum(dim=0, keepdim=True), share, share[:1]
+        share = torch.softmax(score, dim=1)
+        return (share * agents).sum(dim=1), share.flatten(0, 1), share[:, 0]

@@ -10,6 +10,8 @@ from torch.nn import functional
 from diffkd_ros.model.modulation import LightweightGatedModulation, Unmodulated
 
 MASKED = -1e4  # score of a masked agent; finite in half precision
+ABSENT = ((0.0, 0.0, 10.0), (0.0, 0.0, 10.0))
+"""Warp to a place outside every grid: the agent covers nothing."""
 
 
 def warp(maps: Tensor, ego_to_agent: Tensor, vectors: int = 0) -> Tensor:
@@ -27,7 +29,9 @@ def warp(maps: Tensor, ego_to_agent: Tensor, vectors: int = 0) -> Tensor:
     """
     height, width = maps.shape[2:]
     if vectors:
-        maps = torch.cat((_rotated(maps[:, : 2 * vectors], ego_to_agent), maps[:, 2 * vectors :]), dim=1)
+        # Not slices, whose gradients are padded with zeros to the size of the whole.
+        pairs, others = maps.split((2 * vectors, maps.shape[1] - 2 * vectors), dim=1)
+        maps = torch.cat((_rotated(pairs, ego_to_agent), others), dim=1)
     # Not affine_grid, which does not export to every ONNX opset, and not a matrix product, which autocast
     # would round to bfloat16: an error of a quarter of a cell at the grid's edge.
     dtype = ego_to_agent.dtype
@@ -46,8 +50,13 @@ def _rotated(pairs: Tensor, ego_to_agent: Tensor) -> Tensor:
     # Cells are square: the ratio of the grid's lengths is the ratio of its numbers of cells.
     cos = ego_to_agent[:, 0, 0, None, None, None]
     sin = ego_to_agent[:, 1, 0, None, None, None] * (height / width)
-    x, y = pairs[:, 0::2], pairs[:, 1::2]
+    x, y = pairs.unflatten(1, (-1, 2)).unbind(dim=2)
     return torch.stack((cos * x + sin * y, cos * y - sin * x), dim=2).flatten(1, 2)
+
+
+def by_frame(maps: Tensor, frames: int) -> Tensor:
+    """View maps (frames * n, ...), frame by frame, as (frames, n, ...)."""
+    return maps.unflatten(0, (frames, -1))
 
 
 class AdaptiveGatedFusion(nn.Module):
@@ -96,42 +105,44 @@ class AdaptiveGatedFusion(nn.Module):
     def forward(
         self, features: Tensor, coverage: Tensor, density: Tensor, change: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fuse one ego with its neighbours, all in the ego's grid.
+        """Fuse the egos of several frames with their neighbours, each frame in its ego's grid.
 
         Args:
-            features: (n, c, h, w), agent 0 is the ego.
-            coverage: (n, 1, h, w) 1 where the agent's map is valid, else 0.
-            density: (1, 1, h, w) of the ego.
-            change: (1, 1, h, w) mean absolute change that restoration made to the ego's feature.
+            features: (frames * n, c, h, w), frame by frame, n agents each, a frame's ego first.
+            coverage: (frames * n, 1, h, w) 1 where the agent's map is valid, else 0. An agent that covers
+                nothing has no effect.
+            density: (frames, 1, h, w) of the egos.
+            change: (frames, 1, h, w) mean absolute change that restoration made to the egos' features.
 
         Returns:
-            fused: (1, c, h, w).
-            share: (n, 1, h, w) each agent's share of the cell before the last modulation; sums to 1 over
-                agents.
-            reliability: (1, 1, h, w) of the ego, in (0, 1).
+            fused: (frames, c, h, w).
+            share: (frames * n, 1, h, w) each agent's share of the cell before the last modulation; sums to 1
+                over the agents of a frame.
+            reliability: (frames, 1, h, w) of the egos, in (0, 1).
         """
-        ego = features[:1]
-        confidence = torch.sigmoid(self.confidence(features))
+        frames = len(density)
+        agents = by_frame(features, frames)
+        ego = agents[:, 0]
+        confidence = by_frame(torch.sigmoid(self.confidence(features)), frames)
 
         # The ego is part of the softmax with weight zero, so that one graph serves 1 to n agents.
-        is_neighbour = torch.ones_like(coverage)
-        is_neighbour[:1] = 0
-        mask = coverage * is_neighbour
-        query, key = self.query(ego), self.key(features)
-        score = (query * key).sum(dim=1, keepdim=True) / query.shape[1] ** 0.5
+        is_neighbour = torch.ones_like(confidence[:, :, :, :1, :1])
+        is_neighbour[:, :1] = 0
+        mask = by_frame(coverage, frames) * is_neighbour
+        query, key = self.query(ego)[:, None], by_frame(self.key(features), frames)
+        score = (query * key).sum(dim=2, keepdim=True) / query.shape[2] ** 0.5
         score = score + self.confidence_weight * confidence
         score = torch.where(mask > 0, score, torch.full_like(score, MASKED))
-        weight = torch.exp(score - score.max(dim=0, keepdim=True).values) * mask
-        weight = weight / weight.sum(dim=0, keepdim=True).clamp(min=1e-6)
-        covered = mask.max(dim=0, keepdim=True).values
+        weight = torch.exp(score - score.max(dim=1, keepdim=True).values) * mask
+        weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        covered = mask.max(dim=1).values
 
-        difference = covered * (ego - (weight * features).sum(dim=0, keepdim=True))
-        evidence = torch.cat((ego, confidence[:1], density, change, covered, difference), dim=1)
+        others = (weight * agents).sum(dim=1)
+        evidence = torch.cat((ego, confidence[:, 0], density, change, covered, covered * (ego - others)), dim=1)
         reliability = torch.sigmoid(self.reliability(evidence))
 
-        modulated = self.neighbour(features, ego)
-        neighbours = (weight * modulated).sum(dim=0, keepdim=True)
+        normed = (weight * by_frame(self.neighbour.norm(features), frames)).sum(dim=1)
         given = (1 - reliability) * covered
-        mixed = (1 - given) * ego + given * neighbours
-        share = given * weight + (1 - is_neighbour) * (1 - given)
-        return self.fused(mixed, ego), share, reliability
+        mixed = ego + given * (self.neighbour.modulate(others, normed, ego) - ego)
+        share = given[:, None] * weight + (1 - is_neighbour) * (1 - given[:, None])
+        return self.fused(mixed, ego), share.flatten(0, 1), reliability

@@ -34,13 +34,21 @@ class LightweightGatedModulation(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, time: Tensor | None = None) -> Tensor:
         """Modulate x (n, c, h, w) by a condition (n or 1, c, h, w) and a time embedding (n or 1, t)."""
+        return self.modulate(x, self.norm(x), condition, time)
+
+    def modulate(self, x: Tensor, normed: Tensor, condition: Tensor, time: Tensor | None = None) -> Tensor:
+        """As `forward`, with Norm(x) given.
+
+        The block is linear in x and Norm(x): of the weighted means of several x and of their norms, with
+        weights that sum to 1, it is the weighted mean of the modulated x.
+        """
         condition = functional.silu(condition)
         pooled = self.pooled(condition.mean(dim=(2, 3)))
         if self.time is not None:
             assert time is not None, 'the block has a time embedding and was called without a time'
             pooled = pooled + self.time(functional.silu(time))
         gamma, beta, gate = (self.local(condition) + pooled[:, :, None, None]).chunk(3, dim=1)
-        return x + self.scale * torch.sigmoid(gate) * ((1 + gamma) * self.norm(x) + beta)
+        return x + self.scale * torch.sigmoid(gate) * ((1 + gamma) * normed + beta)
 
 
 class Unmodulated(nn.Module):
@@ -48,7 +56,12 @@ class Unmodulated(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.norm = nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Return x."""
+        return x
+
+    def modulate(self, x: Tensor, normed: Tensor, condition: Tensor) -> Tensor:
         """Return x."""
         return x

@@ -3,10 +3,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 POINT_FEATURES = 6
+
+
+def _maximum_per_cell(encoded: Tensor, index: Tensor, cells: int) -> Tensor:
+    """Maximum over the points (p, c) >= 0 of each cell, given cells (p,), as (cells, c); 0 without points."""
+    grid = encoded.new_zeros((cells, encoded.shape[1]))
+    return grid.scatter_reduce(0, index[:, None].expand_as(encoded), encoded, 'amax', include_self=True)
+
+
+class _MaximumPerCell(torch.autograd.Function):
+    """`_maximum_per_cell`, with a gradient for every point that has the maximum.
+
+    Torch's own gradient divides it between equal points in several passes over the whole grid. Equal points
+    above 0 are copies of each other, and at 0 the ReLU before stops the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, encoded: Tensor, index: Tensor, cells: int) -> Tensor:
+        grid = _maximum_per_cell(encoded, index, cells)
+        ctx.save_for_backward(encoded, index, grid)
+        return grid
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        encoded, index, grid = ctx.saved_tensors
+        smaller = encoded != grid.index_select(0, index)
+        return gradient.index_select(0, index).masked_fill_(smaller, 0), None, None
 
 
 class PillarEncoder(nn.Module):
@@ -65,9 +93,11 @@ class PillarEncoder(nn.Module):
             ),
             dim=1,
         )
-        encoded = torch.relu(self.norm(self.linear(described)))
-        grid = encoded.new_zeros((clouds * cells + 1, encoded.shape[1]))
-        grid = grid.scatter_reduce(0, index[:, None].expand_as(encoded), encoded, 'amax', include_self=True)
+        # In the points' precision: bfloat16 would round heights to 1 cm and make different points equal.
+        with torch.autocast(points.device.type, enabled=False):
+            encoded = torch.relu(self.norm(self.linear(described)))
+        maximum = _MaximumPerCell.apply if self.training else _maximum_per_cell
+        grid = maximum(encoded, index, clouds * cells + 1)
         # In the points' precision: bfloat16 under autocast cannot count above 256.
         count = points.new_zeros(clouds * cells + 1).scatter_add(0, index, torch.ones_like(points[:, 0]))
         shape = (clouds, self.height, self.width)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import Encoder, covered_cells
 from diffkd_ros.model.baseline_fusion import AttentionFusion, MaximumFusion
-from diffkd_ros.model.fusion import AdaptiveGatedFusion, warp
+from diffkd_ros.model.fusion import AdaptiveGatedFusion, by_frame, warp
 from diffkd_ros.model.head import CentreHead
 from diffkd_ros.model.pillars import PillarEncoder
 from diffkd_ros.model.restoration import (
@@ -120,14 +120,14 @@ class StudentConfig:
 
 
 class Fusion(NamedTuple):
-    """One frame's features, fused in the ego's grid.
+    """Features fused in the ego's grid, of one frame or of several with n agents each.
 
     Attributes:
-        fused: (1, c, h, w), the head's input.
-        share: (n, 1, h, w) each agent's share of every fused cell; sums to 1 over agents.
-        coverage: (n, 1, h, w) 1 where each agent's map is valid, else 0, in the ego's grid.
-        reliability: (1, 1, h, w) of the ego, in (0, 1); its share where the fusion estimates none.
-        restored: (n, c, h, w) restored features in the ego's grid.
+        fused: (frames, c, h, w), the head's input.
+        share: (frames * n, 1, h, w) each agent's share of every fused cell; sums to 1 over agents.
+        coverage: (frames * n, 1, h, w) 1 where each agent's map is valid, else 0, in the ego's grid.
+        reliability: (frames, 1, h, w) of the egos, in (0, 1); their share where the fusion estimates none.
+        restored: (frames * n, c, h, w) restored features in the ego's grid.
     """
 
     fused: Tensor
@@ -148,25 +148,29 @@ class Student(nn.Module):
         self.fusion = config.make_fusion()
         self.head = CentreHead(config.channels, config.head_channels)
 
-    def fuse(self, features: Tensor, restored: Tensor, density: Tensor, ego_to_agent: Tensor) -> Fusion:
-        """Warp into the ego's grid and fuse.
+    def fuse(
+        self, features: Tensor, restored: Tensor, density: Tensor, ego_to_agent: Tensor, frames: int = 1
+    ) -> Fusion:
+        """Warp the agents of every frame into its ego's grid and fuse them.
 
         Args:
-            features: (n, c, h, w) as encoded, each in its agent's grid; agent 0 is the ego.
-            restored: (n, c, h, w) the same after restoration, or `features` for no restoration.
-            density: (n, 1, h, w).
-            ego_to_agent: (n, 2, 3), see `fusion.warp`.
+            features: (frames * n, c, h, w) as encoded, each in its agent's grid, frame by frame, n agents
+                each, a frame's ego first. Agents whose warp is `fusion.ABSENT` fill frames of fewer agents.
+            restored: (frames * n, c, h, w) the same after restoration, or `features` for no restoration.
+            density: (frames * n, 1, h, w).
+            ego_to_agent: (frames * n, 2, 3), see `fusion.warp`.
+            frames: number of frames.
         """
-        covered = covered_cells(density)
-        warped = warp(torch.cat((restored, covered), dim=1), ego_to_agent, self.config.vectors)
-        maps, coverage = warped[:, :-1], (warped[:, -1:] > 0.5).to(warped.dtype)
+        maps = torch.cat((restored, covered_cells(density)), dim=1)
+        maps, covered = warp(maps, ego_to_agent, self.config.vectors).split((restored.shape[1], 1), dim=1)
         # The ego's own map needs no resampling and is valid everywhere.
-        first = torch.zeros_like(coverage[:, :, :1, :1])
-        first[:1] = 1
-        maps = first * restored + (1 - first) * maps
-        coverage = first + (1 - first) * coverage
-        change = (restored[:1] - features[:1]).abs().mean(dim=1, keepdim=True)
-        fused, share, reliability = self.fusion(maps, coverage, density[:1], change)
+        is_ego = torch.zeros_like(covered[:, :, :1, :1])
+        by_frame(is_ego, frames)[:, :1] = 1
+        maps = torch.where(is_ego > 0, restored, maps)
+        coverage = torch.where(covered > 0.5, 1.0, is_ego)
+        ego = by_frame(restored, frames)[:, 0]
+        change = (ego - by_frame(features, frames)[:, 0]).abs().mean(dim=1, keepdim=True)
+        fused, share, reliability = self.fusion(maps, coverage, by_frame(density, frames)[:, 0], change)
         return Fusion(fused, share, coverage, reliability, maps)
 
     def forward(

@@ -39,6 +39,9 @@ def train(
     accelerator: Annotated[str, typer.Option(help='auto, cpu or gpu.')] = 'auto',
     devices: Annotated[int, typer.Option(min=1, help='Devices of this node.')] = 1,
     nodes: Annotated[int, typer.Option(min=1, help='Nodes; start the command on each by torchrun.')] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that make samples; the recipe's number by default.")
+    ] = None,
 ) -> None:
     """Train a model by a recipe, score it on held-out frames and export its folder.
 
@@ -46,13 +49,13 @@ def train(
     """
     from diffkd_ros.export.model_folder import write_model_folder
     from diffkd_ros.share import share_directory
-    from diffkd_ros.training.loop import Machine
     from diffkd_ros.training.loop import train as run_training
+    from diffkd_ros.training.machine import Machine
     from diffkd_ros.training.recipe import load_recipe
 
     loaded = load_recipe(recipe or share_directory() / 'config' / 'train' / 'sim_edge.yaml')
     run = out or Path('runs') / loaded.name
-    trained = run_training(loaded, run, Machine(accelerator, devices, nodes, all_cores(threads)))
+    trained = run_training(loaded, run, Machine(accelerator, devices, nodes, all_cores(threads), workers))
     if trained is None:
         return  # the first process writes the folder
     folder = run / loaded.name

@@ -43,6 +43,12 @@ class BevGrid:
         """x_min, y_min, z_min, x_max, y_max, z_max in metres."""
         return self.x_min, self.y_min, self.z_min, self.x_max, self.y_max, self.z_max
 
+    def contains(self, points: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether each point (n, 3 or more; x, y, z first) is in the range; False if it is not finite."""
+        x, y, z = points.T[:3]
+        inside = (x >= self.x_min) & (x < self.x_max) & (y >= self.y_min) & (y < self.y_max)
+        return inside & (z >= self.z_min) & (z < self.z_max)
+
 
 def grid_warps(poses: Sequence[Matrix], grid: BevGrid) -> NDArray[np.float32]:
     """Affine maps from the ego's normalised grid coordinates to each agent's, derived here.

@@ -138,7 +138,8 @@ class AdaptiveGatedFusion(nn.Module):
         covered = mask.max(dim=1).values
 
         others = (weight * agents).sum(dim=1)
-        evidence = torch.cat((ego, confidence[:, 0], density, change, covered, covered * (ego - others)), dim=1)
+        difference = covered * (ego - others)
+        evidence = torch.cat((ego, confidence[:, 0], density, change, covered, difference), dim=1)
         reliability = torch.sigmoid(self.reliability(evidence))
 
         normed = (weight * by_frame(self.neighbour.norm(features), frames)).sum(dim=1)

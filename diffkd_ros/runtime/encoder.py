@@ -41,10 +41,7 @@ class FeatureEncoder(ModelPart):
         if points.ndim != 2 or points.shape[1] != 4:
             raise CloudError(f'points must be (n, 4) x, y, z, intensity; got {points.shape}')
         grid = self._card.grid
-        x, y, z, intensity = points.T
-        # Comparisons with NaN are false, so that this excludes points that are not finite, too.
-        usable = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
-        usable &= (z >= grid.z_min) & (z < grid.z_max) & np.isfinite(intensity)
+        usable = grid.contains(points) & np.isfinite(points[:, 3])
         if not usable.any():
             finite = int(np.isfinite(points).all(axis=1).sum())
             raise CloudError(

@@ -35,11 +35,13 @@ class Progress:
     """Progress of a run.
 
     Attributes:
-        history: name, steps and minutes of every completed stage, those of an initial checkpoint first.
+        history: name, steps, samples and minutes of every completed stage, those of an initial checkpoint
+            first.
         step: completed steps of the current stage.
         minutes: time spent on the current stage.
         optimiser: hyperparameters of each parameter group; empty between stages.
         schedule: state of the learning rate schedule; empty between stages.
+        curve: scores on held-out frames so far, see `training.curve`.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -47,6 +49,7 @@ class Progress:
     minutes: float = 0.0
     optimiser: list[dict[str, Any]] = field(default_factory=list)
     schedule: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
 
 
 def save_checkpoint(
@@ -118,7 +121,7 @@ def load_student(path: Path) -> tuple[Recipe, Student]:
         CheckpointError: if the file is not a checkpoint of this version.
     """
     recipe, progress, parts = read_checkpoint(path)
-    if all(stage['name'] == 'teacher' for stage in progress.history):
+    if not since_teacher(progress.history):
         teacher = Teacher(recipe.model)
         restore(teacher, parts['teacher'], path)
         return recipe, teacher_as_student(teacher, recipe.model).eval()
@@ -127,12 +130,18 @@ def load_student(path: Path) -> tuple[Recipe, Student]:
     return recipe, as_trained(student, progress.history).eval()
 
 
+def since_teacher(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages that have trained the student: those after the last one that trained its teacher."""
+    teachers = [place for place, stage in enumerate(history) if stage['name'] == 'teacher']
+    return history[teachers[-1] + 1 :] if teachers else history
+
+
 def as_trained(student: Student, history: list[dict[str, Any]]) -> Student:
     """Remove the student's restoration unless a stage has trained it: random weights would lower the scores.
 
     `history` is that of the run, as in `Progress`.
     """
-    if any(stage['name'] in ('diffuser', 'joint') for stage in history):
+    if any(stage['name'] in ('diffuser', 'joint') for stage in since_teacher(history)):
         return student
     return with_model(student, replace(student.config, restoration='none'))
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data
 from diffkd_ros.training.targets import DetectionTarget, detection_target
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,51 +97,80 @@ def make_sample(
 
 
 @dataclass(frozen=True)
-class Clouds:
+class _Movable:
+    """Tensors, and parts that hold tensors, which are copied together."""
+
+    def _each(self, copy: Callable[[Any], Any]) -> Self:
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: copy(v) for k, v in parts.items() if isinstance(v, Tensor | _Movable)}
+        return replace(self, **moved)
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> Self:
+        """Copy to a device; the arguments are those of `Tensor.to`."""
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Copy to pinned memory; called by torch's DataLoader."""
+        return self._each(lambda part: part.pin_memory())
+
+
+@dataclass(frozen=True)
+class Clouds(_Movable):
     """Several concatenated clouds.
 
     Attributes:
         points: (p, 4) x, y, z, intensity.
-        index: (p,) int64 index of each point's cloud.
-        count: number of clouds.
+        sizes: (count,) int64 number of points of each cloud.
     """
 
     points: Tensor
-    index: Tensor
-    count: int
+    sizes: Tensor
 
     @classmethod
     def join(cls, clouds: Sequence[NDArray[np.float32]]) -> Clouds:
         """Concatenate clouds (p, 4)."""
-        sizes = torch.tensor([len(cloud) for cloud in clouds])
-        points = torch.from_numpy(np.concatenate(clouds))
-        return cls(points, torch.repeat_interleave(torch.arange(len(clouds)), sizes), len(clouds))
+        return cls(torch.from_numpy(np.concatenate(clouds)), torch.tensor([len(cloud) for cloud in clouds]))
 
-    def to(self, device: torch.device) -> Clouds:
-        """Copy to a device."""
-        return Clouds(self.points.to(device), self.index.to(device), self.count)
+    @property
+    def count(self) -> int:
+        """Number of clouds."""
+        return len(self.sizes)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(p,) int64 index of each point's cloud."""
+        clouds = torch.arange(self.count, device=self.sizes.device)
+        # Without the size of the output, torch would wait for the device to know it.
+        return torch.repeat_interleave(clouds, self.sizes, output_size=len(self.points))
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(_Movable):
     """Several samples; fields as in `Sample` where not said otherwise.
 
     Attributes:
         agents: every agent's cloud, frame by frame, each frame's ego first.
-        clean: the same clouds without corruption.
+        clean: the same clouds without corruption; None if they were not asked for.
         unions: one clean union cloud per frame.
         views: (frames, 2, 3), or None.
         sizes: number of agents of each frame.
+        frame: (sum of sizes,) int64 index of each agent's frame.
+        slots: (frames * most,) int64 index of the agent in each slot, where every frame has as many slots as
+            the largest has agents.
+        absent: (frames * most, 1, 1) bool, True for a slot without an agent.
         warps: (sum of sizes, 2, 3).
         arriving: (sum of sizes, 1, height, width).
         heatmap, regression, regressed, counted, foreground: (frames, ...) as in `DetectionTarget`, float32.
     """
 
     agents: Clouds
-    clean: Clouds
+    clean: Clouds | None
     unions: Clouds
     views: Tensor | None
     sizes: list[int]
+    frame: Tensor
+    slots: Tensor
+    absent: Tensor
     warps: Tensor
     arriving: Tensor
     heatmap: Tensor
@@ -146,25 +179,37 @@ class Batch:
     counted: Tensor
     foreground: Tensor
 
-    def to(self, device: torch.device) -> Batch:
-        """Copy to a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'sizes'}
-        return replace(self, **{name: part.to(device) for name, part in moved.items() if part is not None})
 
+def collate(samples: Sequence[Sample], grid: BevGrid | None = None, clean: bool = True) -> Batch:
+    """Combine samples into a batch; either all or none of them have a view.
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Combine samples into a batch; either all or none of them have a view."""
+    Args:
+        samples: to combine.
+        grid: points outside it are left out, since no network uses them; None keeps all points.
+        clean: whether to include the agents' clean clouds.
+    """
     views = [sample.view for sample in samples if sample.view is not None]
     targets = {
         f.name: torch.from_numpy(np.stack([getattr(sample.target, f.name) for sample in samples])).float()
         for f in fields(DetectionTarget)
     }
+
+    def join(clouds: Iterable[NDArray[np.float32]]) -> Clouds:
+        return Clouds.join([cloud if grid is None else cloud[grid.contains(cloud)] for cloud in clouds])
+
+    sizes = torch.tensor([len(sample.clouds) for sample in samples])
+    slots = torch.arange(int(sizes.max())).expand(len(samples), -1)
+    absent = slots >= sizes[:, None]
+    first = (sizes.cumsum(0) - sizes)[:, None]
     return Batch(
-        agents=Clouds.join([cloud for sample in samples for cloud in sample.clouds]),
-        clean=Clouds.join([cloud for sample in samples for cloud in sample.clean]),
-        unions=Clouds.join([sample.union for sample in samples]),
+        agents=join(cloud for sample in samples for cloud in sample.clouds),
+        clean=join(cloud for sample in samples for cloud in sample.clean) if clean else None,
+        unions=join(sample.union for sample in samples),
         views=torch.from_numpy(np.stack(views)) if views else None,
-        sizes=[len(sample.clouds) for sample in samples],
+        sizes=sizes.tolist(),
+        frame=torch.repeat_interleave(torch.arange(len(samples)), sizes),
+        slots=(first + slots.masked_fill(absent, 0)).flatten(),
+        absent=absent.flatten()[:, None, None],
         warps=torch.from_numpy(np.concatenate([sample.warps for sample in samples])),
         arriving=torch.from_numpy(np.concatenate([sample.arriving for sample in samples])),
         **targets,
@@ -240,13 +285,32 @@ def _view(rng: np.random.Generator, turned: float, cell: float) -> Matrix:
 
 
 def training_batches(
-    data: Data, grid: BevGrid, stream: int, steps: range, rank: int = 0, processes: int = 1
+    data: Data,
+    grid: BevGrid,
+    stream: int,
+    steps: range,
+    rank: int = 0,
+    processes: int = 1,
+    clean: bool = True,
+    pinned: bool = False,
 ) -> Iterable[Batch]:
-    """Batches of a stream, in a fixed order, made in worker processes; arguments as for `Samples`."""
+    """Batches of a stream, in a fixed order, made in worker processes.
+
+    Args:
+        data: as for `Samples`, as are `grid` to `processes`.
+        grid: points outside it are left out.
+        stream: number of the stream.
+        steps: batches of the stream to give.
+        rank: of this process.
+        processes: number of processes.
+        clean: whether batches include the agents' clean clouds.
+        pinned: whether to copy batches to pinned memory, from which a GPU reads faster.
+    """
     return DataLoader(
         Samples(data, grid, stream, steps, rank, processes),
         batch_size=data.batch,
-        collate_fn=collate,
+        collate_fn=partial(collate, grid=grid, clean=clean),
         num_workers=data.workers,
         prefetch_factor=4 if data.workers else None,
+        pin_memory=pinned,
     )

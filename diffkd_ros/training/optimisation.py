@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 from diffkd_ros.training.checkpoint import Progress, Tensors
 from diffkd_ros.training.recipe import Recipe, Stage
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 class Optimisation:
     """AdamW with a one-cycle schedule for a module, and a moving average of the weights of its `network`."""
@@ -19,25 +21,27 @@ class Optimisation:
     def __init__(self, recipe: Recipe, stage: Stage, module: nn.Module, network: nn.Module) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=stage.learning_rate, weight_decay=recipe.weight_decay
+            self.parameters, lr=stage.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, stage.learning_rate, total_steps=stage.steps, pct_start=0.2
         )
-        decay = recipe.average
-
-        def mix(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-            # The decay is small at first, so that the initial weights do not dominate in a short stage.
-            kept = min(decay, (1 + float(count)) / (10 + float(count)))
-            return torch.lerp(current, average, kept)
-
-        self.average = AveragedModel(network, avg_fn=mix)
+        self._decay, self._updates = recipe.average, 0
+        self.average = AveragedModel(network, multi_avg_fn=self._mix)
         self._network = network
+
+    @torch.no_grad()
+    def _mix(self, average: _Tensors, current: _Tensors, count: Tensor | int) -> None:
+        # The decay is small at first, so that the initial weights do not dominate in a short stage.
+        # Updates are counted here: reading `count` waits for the device.
+        kept = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        torch._foreach_lerp_(average, current, 1 - kept)
 
     def advance(self) -> None:
         """Update learning rate and average; called after the optimiser's step."""
         self.schedule.step()
         self.average.update_parameters(self._network)
+        self._updates += 1
 
     def apply_average(self) -> None:
         """Replace the network's weights by their average."""
@@ -64,3 +68,4 @@ class Optimisation:
         self.optimiser.load_state_dict({'state': moments, 'param_groups': progress.optimiser})
         self.schedule.load_state_dict(progress.schedule)
         self.average.load_state_dict(parts['average'])
+        self._updates = int(self.average.n_averaged)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import covered_cells
-from diffkd_ros.model.fusion import AdaptiveGatedFusion, warp
+from diffkd_ros.model.fusion import ABSENT, AdaptiveGatedFusion, by_frame, warp
 from diffkd_ros.model.restoration import Restoration
-from diffkd_ros.model.student import Student, StudentConfig
+from diffkd_ros.model.student import Fusion, Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.data import Batch, Clouds
+from diffkd_ros.training.frozen import Frozen
 from diffkd_ros.training.losses import (
     detection_losses,
     feature_loss,
@@ -31,6 +32,7 @@ DISTANCE_MOMENTUM = 0.02
 FULL_CELL = 0.99  # coverage of a resampled cell that counts as full; 1 would lose cells to rounding
 
 Losses = dict[str, Tensor]
+Freeze = Callable[[nn.Module], Frozen]
 Target = Literal['global', 'local']
 TeacherOutput = tuple[Tensor, Tensor, Tensor, Tensor]  # feature, density, heat map, regression
 
@@ -47,7 +49,7 @@ class TeacherStage(nn.Module):
     grid and a neighbour's map remains valid in the ego's grid.
     """
 
-    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
         super().__init__()
         self.teacher = teacher
 
@@ -97,11 +99,31 @@ def measure_teacher(teacher: Teacher, student: Student, batches: Iterable[Batch]
 
 def warp_to_agents(maps: Tensor, batch: Batch, vectors: int = 0) -> Tensor:
     """Resample maps from each frame's ego grid to every agent's: (frames, c, h, w) to (agents, c, h, w)."""
-    linear = torch.linalg.inv(batch.warps[:, :, :2])
+    # Without the check for singular matrices, which waits for the device.
+    linear = torch.linalg.inv_ex(batch.warps[:, :, :2]).inverse
     # Not a matrix product, see `warp`.
     offset = -(linear * batch.warps[:, None, :, 2]).sum(dim=2, keepdim=True)
-    per_agent = torch.repeat_interleave(maps, torch.tensor(batch.sizes, device=maps.device), dim=0)
-    return warp(per_agent, torch.cat((linear, offset), dim=2), vectors)
+    return warp(maps.index_select(0, batch.frame), torch.cat((linear, offset), dim=2), vectors)
+
+
+def fuse_frames(
+    student: Student, features: Tensor, restored: Tensor, density: Tensor, batch: Batch
+) -> Fusion:
+    """Fuse all frames of a batch at once, as `Student.fuse` does it for frames of equally many agents.
+
+    Args:
+        student: which fuses.
+        features: (agents, c, h, w) as encoded, each in its agent's grid, frame by frame.
+        restored: (agents, c, h, w) the same after restoration.
+        density: (agents, 1, h, w).
+        batch: of these agents.
+    """
+    warps = batch.warps
+    if len(batch.slots) > len(warps):
+        maps = (features, restored, density, warps)
+        features, restored, density, warps = (part.index_select(0, batch.slots) for part in maps)
+        warps = torch.where(batch.absent, warps.new_tensor(ABSENT), warps)
+    return student.fuse(features, restored, density, warps, len(batch.sizes))
 
 
 def _cell_weight(foreground: Tensor) -> Tensor:
@@ -112,63 +134,68 @@ def _cell_weight(foreground: Tensor) -> Tensor:
 class _Distillation(nn.Module):
     """Base of the stages after the teacher's: a frozen teacher and the losses of the fused frames."""
 
-    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
         super().__init__()
         self.student = student
         self._target = target
-        # In a tuple, so that train() and parameters() do not include the teacher.
-        self._frozen = (teacher.eval().requires_grad_(False),)
+        self._teacher = freeze(teacher)
 
-    @torch.no_grad()
     def teacher_output(self, batch: Batch) -> TeacherOutput:
-        return run_teacher(self._frozen[0], batch.unions)
+        return self._teacher(batch.unions)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Every agent's feature and density, without the cells lost on the link."""
-        features, density = self.student.encoder(batch.agents.points, batch.agents.index, batch.agents.count)
-        return features * batch.arriving, density * batch.arriving
+        clouds = batch.agents
+        return _arrived(batch, *self.student.encoder(clouds.points, clouds.index, clouds.count))
 
     def fusion_losses(
         self, features: Tensor, restored: Tensor, density: Tensor, batch: Batch, output: TeacherOutput
     ) -> Losses:
         """Losses of detection, PKD (b) and reliability, given maps of all agents as encoded and restored."""
         teacher, seen, teacher_heatmap, teacher_regression = output
-        frames = (maps.split(batch.sizes) for maps in (features, restored, density, batch.warps))
-        fusions = [self.student.fuse(*frame) for frame in zip(*frames, strict=True)]
-        fused = torch.cat([fusion.fused for fusion in fusions])
-        heatmap, regression = self.student.head(fused)
+        fusion = fuse_frames(self.student, features, restored, density, batch)
+        heatmap, regression = self.student.head(fusion.fused)
         deviation = self.student.restoration.deviation
         losses = {
             **detection_losses(heatmap, regression, batch),
-            'feature': feature_loss(fused, teacher, deviation, batch.foreground),
+            'feature': feature_loss(fusion.fused, teacher, deviation, batch.foreground),
             'prediction': prediction_loss(heatmap, regression, teacher_heatmap, teacher_regression),
         }
         if isinstance(self.student.fusion, AdaptiveGatedFusion):
-            ego = torch.cat([fusion.restored[:1] for fusion in fusions])
+            ego = by_frame(fusion.restored, len(teacher))[:, 0]
             distance = squared_distance(ego, teacher, deviation)
             # Only cells that some agent covers: elsewhere no neighbour can replace the ego.
             covered = covered_cells(seen)
-            unit = self._unit(self.student.fusion, distance[covered > 0])
-            reliability = torch.cat([fusion.reliability for fusion in fusions])
+            unit = self._unit(self.student.fusion, distance.float().where(covered > 0, torch.nan))
             weight = covered * _cell_weight(batch.foreground)
-            losses['reliability'] = reliability_loss(reliability, distance, unit, weight)
+            losses['reliability'] = reliability_loss(fusion.reliability, distance, unit, weight)
         return losses
 
     @torch.no_grad()
     def _unit(self, fusion: AdaptiveGatedFusion, distance: Tensor) -> Tensor:
-        """Running median of the distance, which does not depend on the corruptions of a single batch."""
-        if self.training and distance.numel():
-            median = distance.median().to(fusion.distance.dtype)
+        """Running median of the distance, which does not depend on the corruptions of a single batch.
+
+        Cells with NaN are left out, not indexed by a mask: its size would have to be read from the device.
+        """
+        if self.training:
+            median = distance.nanmedian().to(fusion.distance.dtype)
             momentum = torch.where(fusion.distance > 0, DISTANCE_MOMENTUM, 1.0)
-            fusion.distance.lerp_(median, momentum)
+            moved = torch.lerp(fusion.distance, median, momentum)
+            fusion.distance.copy_(torch.where(median.isnan(), fusion.distance, moved))
         return fusion.distance.clamp(min=1e-6)
+
+
+def _arrived(batch: Batch, features: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and densities without the cells lost on the link."""
+    # Contiguous: the fusion reduces over agents and channels, which is slow in the convolutions' layout.
+    return features.contiguous() * batch.arriving, density * batch.arriving
 
 
 class StudentStage(_Distillation):
     """Train encoder, fusion and head without restoration, on ground truth and the teacher's output."""
 
-    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
-        super().__init__(teacher, student, target)
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
+        super().__init__(teacher, student, target, freeze)
         student.requires_grad_(True)
         student.restoration.requires_grad_(False)
 
@@ -181,20 +208,14 @@ class StudentStage(_Distillation):
 class _FrozenEncoder(_Distillation):
     """Base of the stages that do not change the encoder, so that the shared features stay the same."""
 
-    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
-        super().__init__(teacher, student, target)
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
+        super().__init__(teacher, student, target, freeze)
         student.requires_grad_(True)
         student.encoder.requires_grad_(False)
+        self._encoder = freeze(student.encoder)
 
-    def train(self, mode: bool = True) -> _FrozenEncoder:
-        """Set the mode, but keep the encoder in evaluation mode: its batch norm statistics stay fixed."""
-        super().train(mode)
-        self.student.encoder.eval()
-        return self
-
-    @torch.no_grad()
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return super().encode(batch)
+        return _arrived(batch, *self._encoder(batch.agents))
 
     @torch.no_grad()
     def _targets(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,7 +227,8 @@ class _FrozenEncoder(_Distillation):
         weight = _cell_weight(seen[:, -2:-1]) * (seen[:, -1:] > FULL_CELL)
         if self._target == 'global':
             return seen[:, :-2], weight
-        return run_teacher(self._frozen[0], batch.clean)[0], weight
+        assert batch.clean is not None, 'asked for by the loop for this target'
+        return self._teacher(batch.clean)[0], weight
 
     def restoration_losses(
         self, restoration: Restoration, features: Tensor, density: Tensor, batch: Batch, teacher: Tensor
@@ -237,8 +259,8 @@ class _FrozenEncoder(_Distillation):
 class DiffuserStage(_FrozenEncoder):
     """Train the restoration only, toward the teacher's feature."""
 
-    def __init__(self, teacher: Teacher, student: Student, target: Target) -> None:
-        super().__init__(teacher, student, target)
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
+        super().__init__(teacher, student, target, freeze)
         assert isinstance(student.restoration, Restoration), 'Recipe checks this'
         student.fusion.requires_grad_(False)
         student.head.requires_grad_(False)
@@ -265,7 +287,7 @@ class JointStage(_FrozenEncoder):
         return losses
 
 
-STAGES: dict[str, Callable[[Teacher, Student, Target], nn.Module]] = {
+STAGES: dict[str, Callable[[Teacher, Student, Target, Freeze], nn.Module]] = {
     'teacher': TeacherStage,
     'student': StudentStage,
     'diffuser': DiffuserStage,

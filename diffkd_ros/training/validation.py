@@ -44,6 +44,13 @@ class Validation:
         DatasetError: if a data set cannot be read.
     """
 
+    @staticmethod
+    def key(recipe: Recipe) -> str:
+        """What the frames and their scores depend on; recipes with equal keys can share a `Validation`."""
+        kept = {'data', 'seed', 'min_score', 'nms_iou', 'max_boxes'}
+        about = recipe.model.grid_range, recipe.model.pillar_cell, bool(recipe.model.vectors)
+        return f'{recipe.model_dump_json(include=kept)} {about}'
+
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self._recipe, self._device, self._grid = recipe, device, grid_of(recipe)
         data = recipe.data
@@ -75,7 +82,7 @@ class Validation:
         frame = replace(frame, agents={agent: frame.agents[agent] for agent in agents})
         truth = within(ground_truth_in(frame, frame.ego), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
         sample = make_sample(frame, sensed, agents, grid, recipe.data.min_points, view=view)
-        return collate([sample]).to(self._device), truth
+        return collate([sample], grid, clean=False).to(self._device), truth
 
     @torch.no_grad()
     def teacher(self, teacher: Teacher) -> Scores:

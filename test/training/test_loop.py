@@ -16,9 +16,15 @@ from diffkd_ros.cli import app
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.card import ModelCard
-from diffkd_ros.training.checkpoint import CheckpointError, load_student, read_checkpoint, with_model
+from diffkd_ros.training.checkpoint import (
+    CHECKPOINT,
+    CheckpointError,
+    load_student,
+    read_checkpoint,
+    with_model,
+)
 from diffkd_ros.training.data import Batch
-from diffkd_ros.training.loop import CHECKPOINT, train
+from diffkd_ros.training.loop import train
 from diffkd_ros.training.recipe import Recipe, RecipeError
 from diffkd_ros.training.stages import STAGES, Losses, TeacherStage
 from diffkd_ros.training.validation import Validation

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from diffkd_ros.cli import app
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.training import loop
-from diffkd_ros.training.checkpoint import Progress, read_checkpoint
-from diffkd_ros.training.loop import CHECKPOINT, train
+from diffkd_ros.training.checkpoint import CHECKPOINT, Progress, read_checkpoint
+from diffkd_ros.training.loop import train
 from diffkd_ros.training.recipe import Recipe
 from diffkd_ros.training.stages import STAGES
 

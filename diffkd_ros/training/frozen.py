@@ -27,7 +27,15 @@ def frozen(network: _NetworkT) -> _NetworkT:
                     transposed = isinstance(first, nn.ConvTranspose2d)
                     block[place] = fuse_conv_bn_eval(first, second, transposed)
                     block[place + 1] = nn.Identity()
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(network)
+    return network
+
+
+def channels_last(network: nn.Module) -> None:
+    """Give the 2D convolutions the layout in which they are fastest."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Frozen:

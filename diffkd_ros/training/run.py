@@ -23,7 +23,7 @@ from diffkd_ros.training.curve import write_curve
 from diffkd_ros.training.data import Batch
 from diffkd_ros.training.finite import LossWatch
 from diffkd_ros.training.frames import expand
-from diffkd_ros.training.frozen import FrozenNetworks
+from diffkd_ros.training.frozen import FrozenNetworks, channels_last
 from diffkd_ros.training.machine import Machine, warn_of_slow_precision
 from diffkd_ros.training.optimisation import Optimisation
 from diffkd_ros.training.recipe import Data, Recipe, RecipeError, Stage
@@ -85,9 +85,8 @@ class Run:
             raise RecipeError(
                 f'stage {recipe.stages[0].name}: no teacher before it; add a stage teacher, or set initial'
             )
-        # The layout in which convolutions are fastest.
         for network in (self.teacher, self.student.encoder, self.student.head):
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            channels_last(network)
         self.fabric.to_device(self.teacher)
         self.fabric.to_device(self.student)
         self.validation: Validation | None = None

@@ -66,6 +66,11 @@ class Optimisation:
             index, _, name = key.partition('.')
             moments.setdefault(int(index), {})[name] = tensor
         self.optimiser.load_state_dict({'state': moments, 'param_groups': progress.optimiser})
+        for parameter, state in self.optimiser.state.items():
+            for name, tensor in state.items():
+                # The fused optimiser goes through memory in the parameter's layout.
+                if tensor.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter).copy_(tensor)
         self.schedule.load_state_dict(progress.schedule)
         self.average.load_state_dict(parts['average'])
         self._updates = int(self.average.n_averaged)

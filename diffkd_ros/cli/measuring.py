@@ -42,6 +42,9 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that make samples; the recipe's number by default.")
     ] = None,
+    initial: Annotated[
+        Path | None, typer.Option(help="Checkpoint to start from, in place of the recipe's `initial`.")
+    ] = None,
 ) -> None:
     """Train a model by a recipe, score it on held-out frames and export its folder.
 
@@ -54,6 +57,8 @@ def train(
     from diffkd_ros.training.recipe import load_recipe
 
     loaded = load_recipe(recipe or share_directory() / 'config' / 'train' / 'sim_edge.yaml')
+    if initial is not None:
+        loaded = loaded.model_copy(update={'initial': str(initial.resolve())})
     run = out or Path('runs') / loaded.name
     trained = run_training(loaded, run, Machine(accelerator, devices, nodes, all_cores(threads), workers))
     if trained is None:

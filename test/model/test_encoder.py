@@ -181,3 +181,20 @@ def test_boxes_of_a_single_agent_do_not_depend_on_its_pose() -> None:
         heatmap_turned, regression_turned, _ = student(feature, density, turned)
     assert torch.equal(heatmap, heatmap_turned)
     assert torch.equal(regression, regression_turned)
+
+
+def test_the_gradient_of_the_maximum_is_that_of_its_points() -> None:
+    """In training a gradient of our own is used; torch differentiates the network in evaluation mode."""
+    torch.manual_seed(0)
+    encoder = PillarEncoder(RANGE, 0.5, 4)
+    points, index = cloud(500, 1), torch.arange(2).repeat_interleave(250)
+    encoder.norm.eval()  # the same statistics in both modes
+    weight = torch.randn(2, 4, encoder.height, encoder.width)
+    gradients = []
+    for training in (True, False):
+        encoder.training = training
+        loss = (encoder(points, index, 2)[0] * weight).sum()
+        gradients.append(torch.autograd.grad(loss, [*encoder.parameters()]))
+    for ours, expected in zip(*gradients, strict=True):
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)

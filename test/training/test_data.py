@@ -2,11 +2,13 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
 from small_recipe import small_recipe
 
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.training.data import Samples, collate, make_sample
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data
@@ -137,3 +139,28 @@ def test_neighbours_are_dropped_with_the_given_probability() -> None:
     assert {len(Samples(always, GRID, 0, range(6))[i].clouds) for i in range(12)} == {1, 2}
     alone = DATA.model_copy(update={'max_agents': 1})
     assert {len(Samples(alone, GRID, 0, range(2))[i].clouds) for i in range(4)} == {1}
+
+
+def test_points_outside_the_grid_are_not_sent_and_change_nothing() -> None:
+    """A batch with them and one without give the same features."""
+    samples = [Samples(DATA, GRID, 0, range(2))[i] for i in range(2)]
+    whole, sent = collate(samples), collate(samples, GRID, clean=False)
+    assert sent.clean is None
+    assert 0 < len(sent.agents.points) < len(whole.agents.points)
+    assert len(sent.unions.points) < len(whole.unions.points)
+    torch.manual_seed(0)
+    encoder = Student(StudentConfig()).encoder.eval()
+    with torch.no_grad():
+        for name in ('agents', 'unions'):
+            one, other = getattr(whole, name), getattr(sent, name)
+            expected = encoder(one.points, one.index, one.count)
+            found = encoder(other.points, other.index, other.count)
+            assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_a_batch_is_copied_with_all_its_parts() -> None:
+    batch = collate([Samples(DATA.model_copy(update={'turned': 1.0}), GRID, 0, range(1))[0]])
+    moved = batch.to(torch.device('meta'))
+    assert moved.sizes == batch.sizes
+    for part in (moved.agents.points, moved.clean.sizes, moved.unions.points, moved.views, moved.slots):  # type: ignore[union-attr]
+        assert part.device.type == 'meta'  # type: ignore[union-attr]

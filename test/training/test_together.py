@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several trainings in one pass over the data."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -130,3 +131,46 @@ def test_trainings_interrupted_at_different_steps_go_on_together(
     for name in recipes:
         whole, broken = (load_file(tmp_path / way / name / CHECKPOINT) for way in ('whole', 'broken'))
         assert [key for key, value in whole.items() if not torch.equal(value, broken[key])] == []
+
+
+def test_a_further_teacher_stage_gives_a_new_student(teacher: Path, tmp_path: Path) -> None:
+    """The one of the initial checkpoint was made for the earlier teacher."""
+    train(small_recipe('student', 'joint', initial=str(teacher / CHECKPOINT)), tmp_path / 'first')
+    initial = str(tmp_path / 'first' / CHECKPOINT)
+    trained = train(small_recipe('teacher', 'student', initial=initial), tmp_path / 'second')
+    assert trained is not None
+    assert trained.student.config.restoration == 'none', 'the earlier joint stage has not trained this one'
+    before, after = load_file(initial), load_file(tmp_path / 'second' / CHECKPOINT)
+    # A few steps from the new teacher's weights, not from those of the earlier student.
+    for key in ('head.heatmap.weight', 'encoder.pillars.linear.weight'):
+        starts = after[f'teacher.{key}'], before[f'student.{key}']
+        new, old = ((after[f'student.{key}'] - start).abs().max() for start in starts)
+        assert new < old
+
+
+def test_the_curve_has_the_scores_over_the_samples_also_after_an_interruption(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    initial = str(teacher / CHECKPOINT)
+    recipe = small_recipe('student', 'joint', steps=4, initial=initial, validate_every=2, save_every=3)
+    step = loop.Run.step
+
+    def interrupted(run: loop.Run, batch: object) -> None:
+        if run.progress.step == 3:
+            raise KeyboardInterrupt
+        step(run, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop.Run, 'step', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path)
+    monkeypatch.setattr(loop.Run, 'step', step)
+    trained = train(recipe, tmp_path)
+    assert trained is not None
+    curve = json.loads((tmp_path / 'curve.json').read_text())
+    # Two frames a step.
+    assert [(point['stage'], point['samples']) for point in curve] == [
+        ('student', 4), ('student', 8), ('joint', 4), ('joint', 8)
+    ]  # fmt: skip
+    assert curve[-1]['scores']['cooperative'] == trained.results['cooperative']
+    assert [stage['samples'] for stage in trained.training['stages'][-2:]] == [8, 8]
+    assert (tmp_path / 'curve.png').stat().st_size > 1000

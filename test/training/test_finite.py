@@ -10,7 +10,7 @@ from small_recipe import small_recipe
 from torch import Tensor
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.training import loop
+from diffkd_ros.training import run
 from diffkd_ros.training.checkpoint import CHECKPOINT, Progress, save_checkpoint
 from diffkd_ros.training.data import Batch
 from diffkd_ros.training.finite import LossWatch
@@ -57,7 +57,7 @@ def test_the_last_finite_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.
 
     recipe = small_recipe('teacher', 'student', steps=8, save_every=2)
     monkeypatch.setitem(STAGES, 'student', Broken)
-    monkeypatch.setattr(loop, 'REPORT_EVERY', 100)
+    monkeypatch.setattr(run, 'REPORT_EVERY', 100)
     with pytest.raises(DiffkdError, match='stage student, step 3: the loss feature is not finite'):
         train(recipe, tmp_path)
     assert Broken.steps <= 4  # it is noticed before the next checkpoint

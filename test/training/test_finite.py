@@ -10,7 +10,7 @@ from small_recipe import small_recipe
 from torch import Tensor
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.training import run
+from diffkd_ros.training import loop, run
 from diffkd_ros.training.checkpoint import CHECKPOINT, Progress, save_checkpoint
 from diffkd_ros.training.data import Batch
 from diffkd_ros.training.finite import LossWatch

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from diffkd_ros.files import whole_file
 from diffkd_ros.metrics.result_file import write_json
 
 CURVE = 'curve.json'
@@ -43,4 +44,5 @@ def _draw(path: Path, curve: list[dict[str, Any]]) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     panels[0].set(ylabel='AP, %')
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format='png', dpi=120)

@@ -181,10 +181,10 @@ def test_a_training_on_a_full_disk_is_one_line(place, tmp_path):
     options = ('train', 'recipe.yaml', '--out', str(tmp_path), '--accelerator', 'cpu')
     done = diffkd(*options, folder=place, preexec_fn=limited(10_000))
     assert done.returncode == 1
-    error = f'diffkd train: cannot write {tmp_path}/checkpoint.safetensors: File too large\n'
+    error = f'diffkd train: cannot write {tmp_path}/curve.png: File too large\n'
     assert done.stderr.endswith(error)
     assert 'Traceback' not in done.stderr
-    assert not list(tmp_path.glob('checkpoint*'))
+    assert not [*tmp_path.glob('checkpoint*'), *tmp_path.glob('curve.png*')]
 
 
 @pytest.mark.parametrize(

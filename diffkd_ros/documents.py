@@ -252,6 +252,14 @@ def shown(value: object) -> str:
         return f'a {type(value).__name__}'
 
 
+def user_path(text: str | Path) -> Path:
+    """A path as people write it, with ~ expanded; unchanged if there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except (RuntimeError, ValueError):
+        return Path(text)
+
+
 def number(value: Any, low: float = -LARGEST, high: float = LARGEST) -> float:
     """A finite number in [low, high], also if written as text.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.messages.names import BOXES3D_TYPE, agent_name
-from diffkd_ros.messages.reading import boxes_of, latency_of, stamp_of
+from diffkd_ros.messages.reading import boxes_of, finite, latency_of, stamp_of
 from diffkd_ros.sources.bag_files import Channel, open_bags
 from diffkd_ros.sources.dataset import DatasetError, located, raised
 
@@ -143,12 +143,12 @@ def _status_of(message: Any) -> Status:
                 str(neighbour.agent_id),
                 bool(neighbour.accepted),
                 str(neighbour.reason),
-                float(neighbour.age),
-                float(neighbour.gate_weight),
+                finite(neighbour.age, 'age'),
+                finite(neighbour.gate_weight, 'gate_weight'),
                 int(neighbour.bytes),
             )
             for neighbour in message.neighbours
         ),
-        float(message.ego_reliability),
+        finite(message.ego_reliability, 'ego_reliability'),
         latency_of(message),
     )

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.bags.answers import Answer, Status, read_answers, read_area
-from diffkd_ros.bags.writer import BagError
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.files import write_text
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import inverse, transform_points
@@ -71,7 +71,7 @@ def write_page(
 
     Raises:
         DatasetError: if a bag cannot be read, or holds no frame that can be read.
-        BagError: if the file cannot be written.
+        DiffkdError: if the file cannot be written.
     """
     dataset = RosbagDataset(paths, topics=topics, base_to_lidar=base_to_lidar)
     answers, area = read_answers(paths, dataset.ego), read_area(paths)
@@ -104,10 +104,7 @@ def write_page(
     data = json.dumps(content, separators=(',', ':'), allow_nan=False).replace('<', r'\u003c')
     template = files('diffkd_ros.bags').joinpath('page.html').read_text(encoding='utf-8')
     text = template.replace('@TITLE@', escape(title)).replace('@DATA@', data)
-    try:
-        out.write_text(text, encoding='utf-8')
-    except OSError as error:
-        raise BagError(f'cannot write {out}: {error.strerror}') from error
+    write_text(out, text)
     return len(shown), sum(entry['answered'] for entry in shown)
 
 

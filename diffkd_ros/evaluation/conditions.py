@@ -7,6 +7,7 @@ They are given as comma-separated lists or as a word that stands for several.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -171,7 +172,7 @@ def _parts(text: str, what: str) -> list[str]:
 def _numbers(text: str, what: str, least: int) -> list[int]:
     numbers = []
     for part in _parts(text, what):
-        if not part.isdecimal() or int(part) < least:
+        if not re.fullmatch('[0-9]{1,9}', part) or int(part) < least:
             raise EvaluationError(f'{what}: expected whole numbers from {least}, such as 1,2; got {text!r}')
         numbers.append(int(part))
     return numbers

@@ -9,7 +9,6 @@ computed again, so an interrupted run can be continued, and a later one may add 
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkd_ros.corruptions import CorruptionError
+from diffkd_ros.documents import read_json
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import INTERMEDIATE, Cooperation, cooperation_named
@@ -167,8 +167,8 @@ def settle(plan: Plan) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except DiffkdError as error:
         raise EvaluationError(f'{path} is not readable: {error}') from error
     if not isinstance(content, dict):
         raise EvaluationError(f'{path}: expected an object, got {type(content).__name__}')

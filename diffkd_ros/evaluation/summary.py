@@ -8,12 +8,13 @@ contain is NaN too, and is not written again.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from diffkd_ros.documents import read_json
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.metrics.robustness import Robustness
@@ -248,8 +249,8 @@ class Summary(_Figures):
         """
         path = folder / SUMMARY
         try:
-            return cls.model_validate(json.loads(path.read_text()))
-        except (OSError, ValueError) as error:
+            return cls.model_validate(read_json(path))
+        except (DiffkdError, ValidationError) as error:
             reason = error.errors()[0] if isinstance(error, ValidationError) else error
             raise EvaluationError(f'{path} is not a summary: {reason}') from error
 

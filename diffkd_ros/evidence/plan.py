@@ -20,7 +20,7 @@ from diffkd_ros.training.recipe import Recipe, Stage, load_recipe
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
 
 class Training(_Section):

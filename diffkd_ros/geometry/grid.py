@@ -22,7 +22,7 @@ class BevGrid:
         width: columns, along x.
     """
 
-    __pydantic_config__ = {'extra': 'forbid'}  # noqa: RUF012 - a plain dataclass, strict when read from YAML
+    __pydantic_config__ = {'extra': 'forbid', 'allow_inf_nan': False}  # noqa: RUF012 - when read from YAML
 
     x_min: float
     y_min: float

@@ -36,6 +36,8 @@ DATATYPES = dict(
     enumerate(('int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'float32', 'float64'), start=1)
 )
 
+# Fields listed in an error message.
+_SHOWN = 32
 ACCEPTED = 'x, y, z as float32 or float64, and intensity of any numeric type'
 
 # Divisor for each range of a cloud's intensities; ignore: they become 0.
@@ -61,8 +63,9 @@ class CloudPoints:
 
     Attributes:
         points: (n, 4) float32; x, y, z in metres in the cloud's frame, intensity in [0, 1].
-        ring: (n,) uint16 laser index; None if the cloud has no such field.
-        time: (n,) float32 seconds relative to the cloud's stamp; None if the cloud has no such field.
+        ring: (n,) uint16 laser index; None if the cloud has no such field or a value is no uint16.
+        time: (n,) float32 seconds relative to the cloud's stamp; None if the cloud has no such field or a
+            value is not finite.
         dropped: number of points left out: not finite, or at the sensor's origin (a ray without return).
         intensity_scale: divisor of the cloud's intensities: 1, 255, or infinite if they are ignored.
         largest_intensity: before the division.
@@ -94,11 +97,13 @@ class Field:
 
 
 def layout_of(cloud: Any) -> str:
-    """The fields of a cloud as text: ``x float32@0, ...``."""
-    described = (
-        f'{f.name} {DATATYPES.get(f.datatype, f"datatype {f.datatype}")}@{f.offset}' for f in cloud.fields
-    )
-    return ', '.join(described) or 'no fields'
+    """The fields of a cloud as text: ``x float32@0, ...``; of more than 32 fields, the first."""
+    described = [
+        f'{f.name:.32} {DATATYPES.get(f.datatype, f"datatype {f.datatype}")}@{f.offset}'
+        for f in cloud.fields[:_SHOWN]
+    ]
+    more = [f'{len(cloud.fields) - _SHOWN} more'] if len(cloud.fields) > _SHOWN else []
+    return ', '.join(described + more) or 'no fields'
 
 
 def _columns(cloud: Any) -> dict[str, NDArray]:
@@ -113,14 +118,13 @@ def _columns(cloud: Any) -> dict[str, NDArray]:
         raise PointCloudError(
             f'no field {", ".join(missing)}: found {layout_of(cloud)}; accepted: {ACCEPTED}'
         )
-    layout = dtype_from_fields(scalars.values())
     for name in 'xyz':
-        if layout[name].kind != 'f':
+        if not DATATYPES[scalars[name].datatype].startswith('float'):
             raise PointCloudError(
                 f'{name} is not a floating-point field: found {layout_of(cloud)}; accepted: {ACCEPTED}'
             )
     for name, field in scalars.items():
-        if field.offset + layout[name].itemsize > cloud.point_step:
+        if field.offset + np.dtype(DATATYPES[field.datatype]).itemsize > cloud.point_step:
             raise PointCloudError(
                 f'field {name} at offset {field.offset} is outside point_step {cloud.point_step}; '
                 f'the cloud has {layout_of(cloud)}'
@@ -141,6 +145,8 @@ def _columns(cloud: Any) -> dict[str, NDArray]:
         )
     if not needed:
         raise EmptyCloudError('the cloud is empty (0 points)')
+    # Only now, as numpy raises errors of its own for offsets beyond 2^31, which no data can have.
+    layout = dtype_from_fields(scalars.values())
     rows = np.ndarray(
         (height, width),
         layout.newbyteorder('>' if cloud.is_bigendian else '<'),
@@ -199,16 +205,19 @@ def read_cloud(cloud: Any, intensity_scale: str = 'auto') -> CloudPoints:
         points[:, 3] /= scale
     np.clip(points[:, 3], 0.0, 1.0, out=points[:, 3])
 
-    def extra(name: str, dtype: type) -> NDArray | None:
+    def extra(name: str, dtype: type, low: float, high: float) -> NDArray | None:
         if name not in columns:
             return None
-        column: NDArray = columns[name].astype(dtype).reshape(-1)
-        return column[kept] if dropped else column
+        column: NDArray = columns[name].reshape(-1)
+        column = column[kept] if dropped else column
+        # Some drivers declare fields that they do not fill.
+        return column.astype(dtype) if ((column >= low) & (column <= high)).all() else None
 
+    largest_time = float(np.finfo(np.float32).max)
     return CloudPoints(
         points,
-        extra('ring', np.uint16),
-        extra('time', np.float32),
+        extra('ring', np.uint16, 0, 65535),
+        extra('time', np.float32, -largest_time, largest_time),
         dropped,
         scale,
         largest,

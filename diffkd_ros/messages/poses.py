@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from diffkd_ros.documents import LARGEST
 from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.geometry.poses import Matrix, PoseError
 from diffkd_ros.messages.rotations import quaternion_matrix
@@ -23,8 +24,10 @@ def _vector(message: Any) -> NDArray[np.float64]:
 
 def _transform(translation: Any, quaternion: Any) -> Matrix:
     t, q = _vector(translation), np.array([quaternion.x, quaternion.y, quaternion.z, quaternion.w])
-    length = float(np.linalg.norm(q))
-    if not np.isfinite([*t, *q]).all() or abs(length - 1.0) > 0.01:
+    # Before the norm, which overflows; a comparison with NaN is false.
+    bounded = bool((np.abs(t) <= LARGEST).all() and (np.abs(q) <= 2.0).all())
+    length = float(np.linalg.norm(q)) if bounded else np.nan
+    if not abs(length - 1.0) <= 0.01:
         raise PoseError(
             f'not a rigid transform: translation {t.tolist()}, quaternion {q.tolist()} of length {length:.3g}'
         )
@@ -37,7 +40,8 @@ def pose_of(pose: Any) -> Matrix:
     """A `geometry_msgs/Pose` as a (4, 4) transform.
 
     Raises:
-        PoseError: if a value is not finite or the quaternion is not of unit length to within 1 %.
+        PoseError: if a value is not finite, a coordinate is beyond `LARGEST` or the quaternion is not of unit
+            length to within 1 %.
     """
     return _transform(pose.position, pose.orientation)
 
@@ -54,12 +58,12 @@ def pose_of_transform(transform: Any) -> Matrix:
 def covariance_of(values: ArrayLike) -> NDArray[np.float64]:
     """The 36 values of a message as a (6, 6) covariance; zeros (unknown) if they are not a valid covariance.
 
-    A valid covariance is finite, symmetric and positive semi-definite; inverting another could give NaN.
+    A valid covariance is bounded, symmetric and positive semi-definite; inverting another could give NaN.
     """
     matrix = np.asarray(values, np.float64).reshape(6, 6)
     tolerance = 1e-6 * float(np.abs(matrix).max())
     valid = (
-        np.isfinite(matrix).all()
+        bool((np.abs(matrix) <= LARGEST**2).all())
         and np.allclose(matrix, matrix.T, rtol=0.0, atol=tolerance)
         and np.linalg.eigvalsh(matrix)[0] >= -tolerance
     )
@@ -69,14 +73,15 @@ def covariance_of(values: ArrayLike) -> NDArray[np.float64]:
 def pose_of_odometry(message: Any) -> LidarPose:
     """The pose and twist in a `nav_msgs/Odometry`, of its child frame.
 
-    A twist that is not finite, or whose covariance begins with a negative value, is unknown.
+    A twist with a value that is not finite or beyond `LARGEST`, or whose covariance begins with a negative
+    value, is unknown.
 
     Raises:
         PoseError: as `pose_of`.
     """
     twist = message.twist.twist
     linear, angular = _vector(twist.linear), _vector(twist.angular)
-    known = message.twist.covariance[0] >= 0 and bool(np.isfinite([*linear, *angular]).all())
+    known = message.twist.covariance[0] >= 0 and bool((np.abs([*linear, *angular]) <= LARGEST).all())
     return LidarPose(
         pose_of(message.pose.pose),
         message.header.frame_id,

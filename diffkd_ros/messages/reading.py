@@ -6,6 +6,7 @@ Only attributes are read, so messages of rclpy and of `rosbags` are both accepte
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,27 @@ def stamp_of(header: Any) -> int:
     return int(header.stamp.sec) * NANOSECONDS + int(header.stamp.nanosec)
 
 
+def finite(value: Any, name: str) -> float:
+    """A number of a message.
+
+    Raises:
+        MessageError: if it is not finite; it says what the number is.
+    """
+    if not math.isfinite(value):
+        raise MessageError(f'{name} is {value}')
+    return float(value)
+
+
 def latency_of(status: Any) -> dict[str, float]:
     """The milliseconds of each stage in a `FusionStatus`.
 
     Raises:
-        MessageError: if the columns differ in length.
+        MessageError: if the columns differ in length, or a time is not finite.
     """
     names, times = status.stages, status.latency_ms
     if len(names) != len(times):
         raise MessageError(f'FusionStatus with {len(names)} stages has {len(times)} in latency_ms')
-    return dict(zip(names, map(float, times), strict=True))
+    return {name: finite(time, f'latency of {name}') for name, time in zip(names, times, strict=True)}
 
 
 def boxes_of(message: Any) -> Boxes3D:

@@ -7,8 +7,6 @@ breakdowns, calibration and confidence intervals are sums over their columns.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -246,8 +244,8 @@ class FrameResults:
             EvaluationError: if the file is missing, damaged, or of another format.
         """
         columns = _read(path)
-        if columns.get('format') != _FORMAT:
-            raise EvaluationError(f'{path}: results of format {columns.get("format")}, expected {_FORMAT}')
+        if (found := str(columns.get('format'))) != str(_FORMAT):
+            raise EvaluationError(f'{path}: results of format {found:.80}, expected {_FORMAT}')
         try:
             return cls(
                 str(columns['protocol']),
@@ -259,7 +257,7 @@ class FrameResults:
                     for name, table in _TABLES.items()
                 ),
             )
-        except (KeyError, EvaluationError) as error:
+        except (KeyError, TypeError, AttributeError, EvaluationError) as error:
             raise EvaluationError(f'{path}: damaged: {error}') from error
 
 
@@ -268,7 +266,7 @@ def _read(path: Path) -> dict[str, NDArray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # whatever the bytes lead to
         raise EvaluationError(f'{path}: not a file of results: {error}') from error
 
 

@@ -50,7 +50,7 @@ class StudentConfig:
         steps: DDIM steps; 0 leaves features unchanged.
     """
 
-    __pydantic_config__ = {'extra': 'forbid'}  # noqa: RUF012 - a plain dataclass, strict when read from YAML
+    __pydantic_config__ = {'extra': 'forbid', 'allow_inf_nan': False}  # noqa: RUF012 - when read from YAML
 
     grid_range: tuple[float, float, float, float, float, float] = (-51.2, -25.6, -3.0, 51.2, 25.6, 1.0)
     pillar_cell: float = 0.4

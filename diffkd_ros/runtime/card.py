@@ -39,7 +39,7 @@ class ModelCard(BaseModel):
     Thresholds and classes are part of the card, not node parameters, because they depend on the training.
     """
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
     card_format: int = Field(ge=1, le=1, description='Version of this card layout.')
     name: str = Field(pattern=r'^[a-z0-9_]+$', description='Name of the model and its folder.')

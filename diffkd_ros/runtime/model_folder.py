@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from diffkd_ros.documents import user_path
 from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.share import share_directory
 
@@ -15,11 +17,12 @@ def model_folder(name: str) -> Path:
     Raises:
         ModelError: if it is neither; the message lists the shipped models.
     """
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    path = user_path(name)
+    # Unlike `Path.is_dir`, this does not raise for names that are too long.
+    if name and os.path.isdir(path):
         return path.resolve()
     models = share_directory() / 'models'
-    if name and (models / name).is_dir():
+    if name and os.path.isdir(models / name):
         return models / name
     shipped = sorted(card.parent.name for card in models.glob('*/card.yaml'))
     raise ModelError(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.documents import user_path
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.lidar_pose import LidarPose, mounted, pose_at
@@ -111,7 +112,7 @@ class RosbagDataset:
         intensity_scale: str = 'auto',
     ) -> None:
         listed = [paths] if isinstance(paths, Path | str) else list(paths)
-        self._paths = [Path(path).expanduser() for path in listed]
+        self._paths = [user_path(path) for path in listed]
         self.root = self._paths[0]
         if intensity_scale not in INTENSITY_SCALES:
             raise DatasetError(

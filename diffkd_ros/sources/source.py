@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from diffkd_ros.documents import user_path
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.sources.dataset import DatasetError, FrameDataset, readable
 
@@ -189,7 +192,8 @@ class Source:
         elif self.kind not in FORMATS:
             known = ', '.join((SIMULATOR, *FORMATS))
             raise DatasetError(f'no source {self.spec!r}; known are {known}, with :DIR where recorded')
-        elif not self._place or not all(path.exists() for path in self.paths):
+        # Unlike `Path.exists`, this does not raise for names that are too long.
+        elif not self._place or not all(map(os.path.exists, self.paths)):
             raise DatasetError(f'source {self.spec!r} needs a path that exists')
         takes = () if self.kind == SIMULATOR else FORMATS[self.kind].options
         if self.kind != SIMULATOR and self.intensity_scale == _IGNORE:
@@ -210,7 +214,7 @@ class Source:
     def paths(self) -> list[Path]:
         """Files and folders of a recorded source."""
         places = self._place.split(',') if FORMATS[self.kind].several else [self._place]
-        return [Path(place).expanduser() for place in places]
+        return [user_path(place) for place in places]
 
     @property
     def seed(self) -> int:
@@ -378,7 +382,7 @@ def _simulated_spec(spec: str) -> tuple[int | None, dict[str, str]]:
         name, _, value = part.partition('=')
         if value and name in SIMULATOR_OPTIONS and name not in options:
             options[name] = value
-        elif seed is None and not options and part.isascii() and part.isdecimal():
+        elif seed is None and not options and re.fullmatch('[0-9]{1,18}', part):
             seed = int(part)
         else:
             raise DatasetError(
@@ -396,8 +400,8 @@ def recognise(place: str) -> str:
     """
     if place.partition(':')[0] in (SIMULATOR, *FORMATS):
         return place
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
+    folder = user_path(place)
+    if not os.path.isdir(folder):
         raise DatasetError(f'{folder}: not a folder')
     for kind, known in FORMATS.items():
         if any(any(folder.glob(mark)) for mark in known.marks):

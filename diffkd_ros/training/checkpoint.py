@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -85,7 +85,7 @@ def read_checkpoint(path: Path) -> tuple[Recipe, Progress, dict[str, Tensors]]:
         recipe = Recipe.model_validate_json(metadata['recipe'])
         progress = Progress(**json.loads(metadata['progress']))
         tensors = load_file(path)
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever the bytes lead to
         raise CheckpointError(f'{path} is not a checkpoint: {error}') from error
     parts: dict[str, Tensors] = {}
     for key, tensor in tensors.items():

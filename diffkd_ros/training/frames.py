@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffkd_ros.documents import user_path
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.sources.dataset import DatasetError, readable
 from diffkd_ros.sources.source import SIMULATOR, Source
@@ -28,7 +29,7 @@ def expand(path: str) -> Path:
     expanded = os.path.expandvars(path)
     if missing := re.search(r'\$\{?(\w+)', expanded):
         raise RecipeError(f'{path}: the environment variable {missing[1]} is not set')
-    return Path(expanded).expanduser()
+    return user_path(expanded)
 
 
 def _source(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ class RecipeError(DiffkdError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
 
 class FrameSource(_Section):
@@ -177,9 +178,9 @@ class Recipe(_Section):
             raise ValueError('stage diffuser: the model has no restoration to train')
         x_min, y_min, _, x_max, y_max, _ = self.model.grid_range
         for name, extent in (('x', x_max - x_min), ('y', y_max - y_min)):
-            pillars = extent / self.model.pillar_cell
+            pillars = extent / self.model.pillar_cell if self.model.pillar_cell > 0 else 0.0
             # The backbone's last stage has a stride of 8.
-            if round(pillars) < 8 or round(pillars) % 8 or abs(pillars - round(pillars)) > 1e-6:
+            if not 1 < pillars < math.inf or round(pillars) % 8 or abs(pillars - round(pillars)) > 1e-6:
                 raise ValueError(
                     f'model.grid_range: {extent:g} m along {name} are {pillars:g} pillars of '
                     f'{self.model.pillar_cell:g} m; the number of pillars must be a multiple of 8'

@@ -39,6 +39,12 @@ def test_a_step_is_read_into_a_right_handed_frame():
         {'localised': [1.0, 2.0]},
         {'localised': [[1.0, 2.0, 0.0], [1.0, float('inf'), 0.0]]},
         {'rotation': [10.0]},
+        {'rotation': [0.0, 0.05]},
+        {'rotation': [10.0, float('nan')]},
+        {'velocity': [1.0, float('inf'), 0.0]},
+        {'reach': float('nan')},
+        {'lidar': [1e300, 0.0, 0.0, 0.0, 0.0, 0.0]},
+        {'body': {'vehicle': [0.0] * 6, 'box': [0.0] * 6, 'extent': [float('nan'), 1.0, 1.0]}},
         {'reach': 'far'},
         {'agent': 2},
     ],
@@ -53,6 +59,12 @@ def test_a_stamp_that_no_message_can_carry_is_refused(stamp):
     head, data = step_of(np.zeros((2, 4), np.float32))
     with pytest.raises(StepError):
         read_step(head | {'stamp': stamp}, data, [1, 2], 1)
+
+
+def test_returns_that_are_not_finite_are_left_out():
+    sweep = np.array([[1, 2, 3, 0.5], [np.nan, 0, 0, 0.5], [1, 0, np.inf, 0.5]], np.float32)
+    frame = read_step(*step_of(sweep), [1], 1).frame
+    np.testing.assert_allclose(frame.agents[1].points, [[1, -2, 3, 0.5]])
 
 
 def test_detections_go_back_into_carlas_map():

@@ -64,6 +64,7 @@ def test_only_losses_and_delays_need_history():
         ({'corruptions': 'snow', 'profile': 'lab'}, 'graded'),
         ({'seeds': '1,1'}, 'without repetitions'),
         ({'seeds': ''}, 'list'),
+        ({'seeds': '9' * 5000}, 'from 0'),
     ],
 )
 def test_unknown_values_are_refused_with_the_nearest_known(arguments, expected):

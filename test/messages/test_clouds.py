@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffkd_ros import messages
-from diffkd_ros.messages.clouds import PointCloudError, read_cloud
+from diffkd_ros.messages.clouds import PointCloudError, layout_of, read_cloud
 
 TYPES = {'b': 1, 'B': 2, 'h': 3, 'H': 4, 'i': 5, 'I': 6, 'f': 7, 'd': 8}
 RNG = np.random.default_rng(5)
@@ -194,6 +194,12 @@ def test_the_layout_is_the_same_with_and_without_sensor_msgs_py(library, monkeyp
         assert (dtype, offset) == (np.dtype(code), 8 * k)
 
 
+def test_of_many_fields_the_first_are_named():
+    many = [SimpleNamespace(name='x' * 1000, datatype=7, offset=0, count=1)] * 100_000
+    assert len(layout_of(SimpleNamespace(fields=many))) < 2000
+    assert layout_of(SimpleNamespace(fields=many)).endswith(', 99968 more')
+
+
 def test_a_scalar_field_whose_count_is_zero_is_read():
     made = cloud([*xyz(), ('intensity', 'f', 12)], rows(*XYZ.T, INTENSITY))
     for field in made.fields:
@@ -210,6 +216,32 @@ def test_invalid_points_are_dropped_from_every_column():
     np.testing.assert_array_equal(points.points[:, :3], XYZ[kept])
     np.testing.assert_array_equal(points.ring, kept)
     assert points.dropped == 3
+
+
+@pytest.mark.parametrize(
+    ('name', 'code', 'wrong'),
+    [
+        ('ring', 'f', np.nan),
+        ('ring', 'i', -1),
+        ('ring', 'I', 65536),
+        ('time', 'f', np.inf),
+        ('time', 'd', 1e300),
+    ],
+)
+def test_a_ring_or_time_with_garbage_is_left_out(name, code, wrong):
+    values = [wrong, *range(1, 12)]
+    made = cloud([*xyz(), ('intensity', 'f', 12), (name, code, 16)], rows(*XYZ.T, INTENSITY, values))
+    points = read_cloud(made)
+    np.testing.assert_array_equal(points.points[:, :3], XYZ)
+    assert getattr(points, name) is None
+    # Not if the point is not used.
+    x = XYZ.copy()
+    x[0] = np.nan
+    made = cloud([*xyz(), ('intensity', 'f', 12), (name, code, 16)], rows(*x.T, INTENSITY, values))
+    np.testing.assert_array_equal(getattr(read_cloud(made), name), values[1:])
+
+
+FIELDS = ('x', 'y', 'z', 'intensity')
 
 
 def change(**attributes):
@@ -235,6 +267,11 @@ def change(**attributes):
         (change(width=13), '192 bytes of data, but height 1 x width 13 x point_step 16 needs 208'),
         (change(height=2, width=6, row_step=5), 'row_step 5 is smaller'),
         (change(point_step=14, width=13), 'outside point_step 14'),
+        (change(point_step=2**31), f'192 bytes of data, .* needs {12 * 2**31}'),
+        (
+            change(fields=[SimpleNamespace(name=n, datatype=7, offset=2**31, count=1) for n in FIELDS]),
+            'field x at offset 2147483648 is outside point_step 16',
+        ),
         (
             cloud([*xyz(), ('intensity', 'f', 12)], rows(*(XYZ * np.nan).T, INTENSITY)),
             'none of the 12 points',

@@ -199,10 +199,26 @@ def test_an_invalid_covariance_is_unknown():
     good = np.diag([1.0, 2, 3, 4, 5, 6])
     good[0, 1] = good[1, 0] = 0.5
     np.testing.assert_array_equal(covariance_of(good.ravel()), good)
-    for spoil in ((0, 0, np.nan), (0, 1, 5.0), (2, 2, -1.0)):
+    for spoil in ((0, 0, np.nan), (0, 1, 5.0), (2, 2, -1.0), (2, 2, 1e300)):
         bad = good.copy()
         bad[spoil[:2]] = spoil[2]
         assert not covariance_of(bad.ravel()).any()
+
+
+def test_a_pose_that_cannot_be_computed_with_is_refused(buffer):
+    message = odometry(0)
+    message.pose.pose.position.x = 1e300
+    buffer.add(message)
+    with pytest.raises(MissingPoseError, match='not a rigid transform'):
+        buffer.pose_at(0)
+
+
+@pytest.mark.parametrize('part', ['linear', 'angular'])
+def test_a_twist_that_cannot_be_computed_with_is_unknown(buffer, part):
+    message = odometry(0)
+    getattr(message.twist.twist, part).z = 1e155
+    buffer.add(message)
+    assert (buffer.pose_at(S // 20).pose == pose_of_odometry(odometry(0)).pose).all()
 
 
 def test_a_twist_marked_unknown_is_not_used():

@@ -89,6 +89,10 @@ def test_only_the_first_scenarios_and_frames():
         ('sim:3,world=moon', "world moon: Input should be 'basic' or 'varied'"),
         ('sim:3,sensor=hdl64', "no sensor 'hdl64'; known are .*did you mean hdl64e"),
         ('sim:3,intensity=carlo', "no intensity law 'carlo'.*did you mean carla"),
+        ('sim:' + '9' * 5000, 'takes a seed'),
+        ('bag:' + 'x' * 300, 'needs a path that exists'),
+        ('bag:~no_such_user/bag', 'needs a path that exists'),
+        ('bag:\0', 'needs a path that exists'),
     ],
 )
 def test_bad_names(spec, message):

@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from diffkd_ros.cosim.bodies import Body
 from diffkd_ros.cosim.opencda.diffkd_opencda import POINT_BYTES, PROTOCOL
 from diffkd_ros.cosim.world_clock import check_rotation
+from diffkd_ros.documents import integer, number, numbers
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame, FrameError
+from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.carla import flip_points, pose_from_carla
-from diffkd_ros.geometry.poses import Matrix, PoseError, inverse
+from diffkd_ros.geometry.poses import Matrix, inverse
 from diffkd_ros.messages.reading import NANOSECONDS
 
-# Limit of `builtin_interfaces/Time`, nanoseconds.
-_STAMPS_END = 2**31 * NANOSECONDS
+# Last second of `builtin_interfaces/Time`.
+_LAST_SECOND = 2**31 - 1
+# Limits of a LiDAR's turns per second and of a world's step, seconds.
+_RATES = 1e-3, 1e3
 
 
 class StepError(DiffkdError):
@@ -78,59 +81,54 @@ def read_step(head: object, data: bytes | memoryview, agents: Sequence[int], ego
         )
     try:
         described = list(head['agents'])
-        stamp = round(float(head['stamp']) * NANOSECONDS)
-        if not 0 <= stamp < _STAMPS_END:
-            raise StepError(f'received a stamp of {head["stamp"]} s, expected 0 to 2^31 s')
-        sizes = [int(agent['points']) for agent in described]
-        if min(sizes, default=0) < 0 or len(data) != POINT_BYTES * sum(sizes):
+        stamp = round(number(head['stamp'], 0, _LAST_SECOND) * NANOSECONDS)
+        sizes = [integer(agent['points'], 0) for agent in described]
+        if len(data) != POINT_BYTES * sum(sizes):
             raise StepError(f'received {len(data)} bytes for sweeps of {sizes} points of {POINT_BYTES} bytes')
         points = np.frombuffer(data, '<f4').reshape(-1, 4)
         read = {}
-        for agent, end in zip(described, np.cumsum(sizes), strict=True):
-            number = int(agent['agent'])
-            if number in agents:
-                read[number] = _agent(agent, points[end - int(agent['points']) : end])
-        heard = {number: each.sweep for number, each in read.items() if _hears(read.get(ego), each)}
-        frame = CoopFrame(heard, ego, stamp, scenario='opencda', index=int(head['frame']))
+        for agent, size, end in zip(described, sizes, np.cumsum(sizes), strict=True):
+            name = integer(agent['agent'])
+            if name in agents:
+                read[name] = _agent(agent, points[end - size : end])
+        heard = {name: each.sweep for name, each in read.items() if _hears(read.get(ego), each)}
+        frame = CoopFrame(heard, ego, stamp, scenario='opencda', index=integer(head['frame'], 0))
         return Step(frame, read[ego].body)
-    except (KeyError, TypeError, OverflowError, FrameError, PoseError) as error:
-        raise StepError(f'unreadable step: {type(error).__name__}: {error}') from error
     except StepError:
         raise
-    except (DiffkdError, ValueError) as error:
+    except DiffkdError as error:
         raise StepError(f'unreadable step: {error}') from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise StepError(f'unreadable step: {type(error).__name__}: {error}') from error
 
 
 def _agent(described: Mapping[str, Any], points: NDArray[np.float32]) -> _Agent:
     """Read the description of an agent; `points`: its sweep in CARLA's convention."""
-    if described.get('rotation') is not None:
-        check_rotation(*map(float, described['rotation']))
-    lidar = pose_from_carla(*map(float, described['lidar']))
+    if (rotation := described.get('rotation')) is not None:
+        turns, step = rotation
+        check_rotation(number(turns, *_RATES), number(step, *_RATES))
+    lidar = pose_from_carla(*numbers(described['lidar'], 6))
     moved = np.eye(4)
-    if described.get('localised') is not None:
-        estimated, actual = described['localised']
-        moved = _flat_pose(*map(float, estimated)) @ inverse(_flat_pose(*map(float, actual)))
+    if (localised := described.get('localised')) is not None:
+        estimated, actual = numbers(localised, 2, 3)
+        moved = _flat_pose(*estimated) @ inverse(_flat_pose(*actual))
+    # A sum is finite only if all its terms are: the usual sweep is not copied.
+    with np.errstate(invalid='ignore', over='ignore'):
+        if not np.isfinite(points.sum()):
+            points = points[np.isfinite(points).all(axis=1)]
     sweep = flip_points(points)
     body = None
-    if described.get('body') is not None:
-        vehicle, box, extent = (
-            list(map(float, described['body'][key])) for key in ('vehicle', 'box', 'extent')
-        )
-        if len(extent) != 3:
-            raise FrameError(f'the extent of a body must be three numbers, got {extent}')
-        actual_body = Body(pose_from_carla(*vehicle) @ pose_from_carla(*box), 2.0 * np.array(extent))
+    if (placed := described.get('body')) is not None:
+        vehicle, box = (pose_from_carla(*numbers(placed[key], 6)) for key in ('vehicle', 'box'))
+        actual_body = Body(vehicle @ box, 2.0 * numbers(placed['extent'], 3))
         sweep = actual_body.outside(sweep, lidar)
         body = Body(moved @ actual_body.pose, actual_body.size)
     velocity = described.get('velocity')
-    return _Agent(
-        AgentSweep(
-            sweep,
-            moved @ lidar,
-            velocity=None if velocity is None else flip_points(np.array([velocity], float))[0],
-        ),
-        body,
-        None if described.get('reach') is None else float(described['reach']),
-    )
+    if velocity is not None:
+        (velocity,) = flip_points(numbers([velocity], 1, 3))
+    reach = described.get('reach')
+    reach = None if reach is None else number(reach, 0)
+    return _Agent(AgentSweep(sweep, moved @ lidar, velocity=velocity), body, reach)
 
 
 def _flat_pose(x: float, y: float, yaw: float) -> Matrix:

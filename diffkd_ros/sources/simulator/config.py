@@ -21,7 +21,7 @@ DEFAULT_WORLD: World = 'basic'
 class LidarConfig(BaseModel):
     """The spinning LiDAR on every vehicle's roof in the world `basic`."""
 
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
     beams: Literal[32, 64] = Field(32, description='laser rings, spread evenly over the elevations')
     columns: int = Field(1024, ge=64, le=4096, description='firings per revolution')
@@ -66,7 +66,7 @@ def _named(value: str | None, known: Iterable[str], what: str) -> str | None:
 class SimulatorConfig(BaseModel):
     """Traffic, sensors and length of the simulated drives."""
 
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
     world: World = Field(
         DEFAULT_WORLD,

@@ -7,7 +7,7 @@ import io
 import json
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -75,32 +75,45 @@ class Card(Reader):
 class Plan(Reader):
     """The plan of an ablation study, and its base recipe. A case is both files."""
 
+    plan: ClassVar[dict[str, Any]] = {
+        'base': 'base.yaml',
+        'trainings': {
+            'teacher': {'stages': ['teacher']},
+            'full': {'after': 'teacher', 'stages': ['student', 'diffuser', 'joint']},
+            'plain': {
+                'after': 'teacher',
+                'stages': ['student'],
+                'change': {'model': {'restoration': 'none'}, 'weights': {'feature': 0.0}},
+            },
+        },
+        'rows': {
+            'early': {'training': 'teacher', 'cooperation': 'early', 'label': 'early fusion'},
+            'ours': {'training': 'full', 'label': 'the method'},
+            'minus': {'training': 'plain', 'label': 'without'},
+        },
+        'conditions': {'source': 'sim', 'scenarios': 2, 'corruptions': 'fog,snow', 'severity': '1,2'},
+        'reference': 'early',
+        'subject': 'ours',
+        'steps': {
+            'training': 'full',
+            'starts': ['pure', 'truncated'],
+            'steps': [1, 4],
+            'corruptions': 'none',
+        },
+        'reliability': {'row': 'ours', 'agents': 'ego'},
+    }
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        source = share_directory() / 'config' / 'evidence.yaml'
-        self.plan = yaml.safe_load(source.read_text())
-        self.base = yaml.safe_load((source.parent / self.plan['base']).read_text())
-        self.plan['base'] = 'base.yaml'
-        # Those that the rest of the plan needs; more of them only take longer.
-        kept = [
-            row for row in ('max', self.plan['reference'], self.plan['subject']) if row in self.plan['rows']
-        ]
-        self.plan['rows'] = {row: self.plan['rows'][row] for row in kept}
-        if 'reliability' in self.plan:
-            self.plan['reliability']['row'] = self.plan['subject']
-        wanted = {row['training'] for row in self.plan['rows'].values()}
-        if 'steps' in self.plan:
-            wanted.add(self.plan['steps']['training'])
-        trainings = self.plan['trainings']
-        while missing := {trainings[name]['after'] for name in wanted if 'after' in trainings[name]} - wanted:
-            wanted |= missing
-        self.plan['trainings'] = {name: training for name, training in trainings.items() if name in wanted}
+        recipe = share_directory() / 'config' / 'train' / 'sim_edge.yaml'
+        self.base = yaml.safe_load(recipe.read_text())
+        self.files = tuple(yaml.safe_dump(document).encode() for document in (self.plan, self.base))
 
     def valid(self) -> list[Any]:
-        return [(yaml.safe_dump(self.plan).encode(), yaml.safe_dump(self.base).encode())]
+        return [self.files]
 
     def case(self, rng: Random) -> Any:
-        ((plan, base),) = self.valid()
+        plan, base = self.files
         return (plan, yaml_case(self.base, rng)) if rng.random() < 0.15 else (yaml_case(self.plan, rng), base)
 
     def read(self, case: Any) -> Any:
@@ -114,22 +127,10 @@ class Options(Reader):
     """Texts given on the command line or in a recipe. A case is what they are for, and the texts."""
 
     words = (
-        *('sim:', 'opv2v:', 'bag:', 'dair:', ',', '-', '.', '0', '1', '2', '3', '99', 'all', 'none', 'lidar'),
-        *(
-            'pose',
-            'link',
-            'paper',
-            'held_out',
-            'fog',
-            'snow',
-            'ego',
-            'neighbours',
-            'default',
-            'graded',
-            'lab',
-        ),
+        'sim:', 'opv2v:', 'bag:', 'dair:', ',', '-', '.', '0', '1', '2', '3', '99', 'all', 'none', 'lidar',
+        'pose', 'link', 'paper', 'held_out', 'fog', 'snow', 'ego', 'neighbours', 'default', 'graded', 'lab',
         *(text.replace('\ud800', '\udcff') for text in TEXTS),  # as of an argument that is not UTF-8
-    )
+    )  # fmt: skip
 
     def valid(self) -> list[Any]:
         return [

@@ -207,7 +207,7 @@ class Feature(Reader):
                 message['data'] = damaged(message['data'], rng, rng.choice((1, 3)))
             elif what == 3:
                 raw = damaged(zlib.decompress(self.encoded.data), rng, rng.choice((1, 3)))
-                message['data'] = zlib.compress(rng.choice((raw, raw, raw * 1000, bytes(3_000_000))))
+                message['data'] = zlib.compress(rng.choice((raw, raw, raw * 1000, bytes(300_000))))
             elif what == 4:
                 key, bits = rng.choice(
                     (

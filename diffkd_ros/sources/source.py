@@ -32,6 +32,8 @@ DEFAULT_SEED = 3
 """Seed of ``sim`` without one; the shipped model was trained on seed 1 and validated on seed 2."""
 SIMULATOR_OPTIONS = ('world', 'sensor', 'intensity')
 """What follows the seed of a simulated source: fields of `SimulatorConfig`."""
+# Of simulated ones, since they are listed by name.
+_MOST_SCENARIOS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class Source:
         spec: ``sim`` (endless), ``sim:SEED`` or a key of `FORMATS` with a path, as in ``opv2v:DIR``; several
             bags, separated by commas, are read as one. Options follow a seed, as in
             ``sim:3,world=varied,intensity=carla``.
-        scenarios: use only the first so many; None for all.
+        scenarios: use only the first so many, of simulated ones at most 100,000; None for all.
         frames_per_scenario: `positions` chooses so many of each scenario; None for all.
         split: of a data set; None for all of it.
         split_file: file that lists the splits of a data set.
@@ -189,6 +191,8 @@ class Source:
         if self.kind == SIMULATOR:
             if _simulated_spec(self.spec)[1]:
                 self._simulator_config()
+            if self.scenarios is not None and self.scenarios > _MOST_SCENARIOS:
+                raise DatasetError(f'sim has at most {_MOST_SCENARIOS} scenarios, got {self.scenarios}')
         elif self.kind not in FORMATS:
             known = ', '.join((SIMULATOR, *FORMATS))
             raise DatasetError(f'no source {self.spec!r}; known are {known}, with :DIR where recorded')

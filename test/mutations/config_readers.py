@@ -127,7 +127,8 @@ class Options(Reader):
     """Texts given on the command line or in a recipe. A case is what they are for, and the texts."""
 
     words = (
-        'sim:', 'opv2v:', 'bag:', 'dair:', ',', '-', '.', '0', '1', '2', '3', '99', 'all', 'none', 'lidar',
+        'sim:', 'world=', 'sensor=', 'intensity=', 'varied', 'carla', '=',
+        'opv2v:', 'bag:', 'dair:', ',', '-', '.', '0', '1', '2', '3', '99', 'all', 'none', 'lidar',
         'pose', 'link', 'paper', 'held_out', 'fog', 'snow', 'ego', 'neighbours', 'default', 'graded', 'lab',
         *(text.replace('\ud800', '\udcff') for text in TEXTS),  # as of an argument that is not UTF-8
     )  # fmt: skip
@@ -136,7 +137,7 @@ class Options(Reader):
         return [
             ('conditions', ['all', 'all', 'default', '0', 'graded']),
             ('conditions', ['fog', '1,2', 'ego', '0,1', 'graded']),
-            ('source', ['sim:3']),
+            ('source', ['sim:3,world=varied,intensity=carla']),
             ('model', ['sim_edge']),
             ('folder', ['~/data']),
         ]

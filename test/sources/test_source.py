@@ -100,6 +100,12 @@ def test_bad_names(spec, message):
         Source(spec)
 
 
+def test_more_simulated_scenarios_than_can_be_listed_are_refused():
+    assert len(Source('sim', scenarios=100_000).names()) == 100_000
+    with pytest.raises(DatasetError, match='at most 100000 scenarios, got 9223372036854775808'):
+        Source('sim', scenarios=2**63)
+
+
 def test_options_that_a_format_does_not_take_are_refused(tmp_path):
     with pytest.raises(DatasetError, match=r'^source sim takes no split$'):
         Source('sim', split='test')

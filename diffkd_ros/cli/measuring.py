@@ -19,7 +19,7 @@ from diffkd_ros.cli.recordings import (
     SplitFile,
     Topics,
 )
-from diffkd_ros.cli.verbs import all_cores, interruptible
+from diffkd_ros.cli.verbs import all_cores, interruptible, share_cores
 from diffkd_ros.errors import require
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def train(
 
     A run that was stopped continues where it was.
     """
+    share_cores()
     from diffkd_ros.export.model_folder import write_model_folder
     from diffkd_ros.share import share_directory
     from diffkd_ros.training.loop import train as run_training
@@ -166,6 +167,7 @@ def evidence(
 ) -> None:
     """Train every variant of a plan, measure all of them alike and write one table."""
     require('torch', 'matplotlib')
+    share_cores()
     from diffkd_ros.evidence.run import run_experiment
     from diffkd_ros.share import share_directory
 

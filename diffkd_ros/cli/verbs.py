@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,14 @@ def group(description: str, **options: Any) -> typer.Typer:
 def say(message: str) -> None:
     """Print a line that is not wrapped or coloured."""
     Console().print(message, highlight=False, soft_wrap=True, markup=False)
+
+
+def share_cores() -> None:
+    """Let torch's threads sleep when they wait, not spin: the processes that make samples need the cores.
+
+    To be called before torch is imported.
+    """
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 def all_cores(wanted: int) -> int:

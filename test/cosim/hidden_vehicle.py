@@ -10,6 +10,7 @@ import numpy as np
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 from diffkd_ros.sources.simulator.ground import HALF_EXTENT, HeightField
+from diffkd_ros.sources.simulator.mounting import configured_lidar
 from diffkd_ros.sources.simulator.raycast import Solids, face_planes
 from diffkd_ros.sources.simulator.shapes import draw_vehicle, upright_box
 
@@ -32,7 +33,7 @@ def frames(count: int) -> list[CoopFrame]:
         vehicles=tuple(next(sedans) for _ in PLACES),
         motion=np.tile(np.array(list(PLACES.values())), (count, 1, 1)),
         speed=np.zeros((count, len(PLACES))),
-        mount=np.zeros((2, 2)),
+        lidars=(configured_lidar(config.lidar, (0.0, 0.0), None, None),) * config.agents,
         standing=Solids(
             face_planes(BUILDING[None]),
             np.zeros((0, 6)),

@@ -81,7 +81,7 @@ def read_step(head: object, data: bytes | memoryview, agents: Sequence[int], ego
         )
     try:
         described = list(head['agents'])
-        stamp = round(number(head['stamp'], 0, _LAST_SECOND) * NANOSECONDS)
+        stamp = _stamp(head['stamp'])
         sizes = [integer(agent['points'], 0) for agent in described]
         if len(data) != POINT_BYTES * sum(sizes):
             raise StepError(f'received {len(data)} bytes for sweeps of {sizes} points of {POINT_BYTES} bytes')
@@ -100,6 +100,14 @@ def read_step(head: object, data: bytes | memoryview, agents: Sequence[int], ego
         raise StepError(f'unreadable step: {error}') from error
     except (KeyError, TypeError, ValueError) as error:
         raise StepError(f'unreadable step: {type(error).__name__}: {error}') from error
+
+
+def _stamp(seconds: object) -> int:
+    """A stamp in nanoseconds."""
+    try:
+        return round(number(seconds, 0, _LAST_SECOND) * NANOSECONDS)
+    except DiffkdError as error:
+        raise StepError(f'unreadable step: stamp: {error} s') from error
 
 
 def _agent(described: Mapping[str, Any], points: NDArray[np.float32]) -> _Agent:

@@ -158,6 +158,8 @@ def test_a_node_that_is_interrupted_while_it_is_imported_ends_quietly(imported, 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A suite in the background of a script inherits an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         mapped = Path(f'/proc/{process.pid}/maps')

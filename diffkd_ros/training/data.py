@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,7 @@ from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data
 from diffkd_ros.training.targets import DetectionTarget, detection_target
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+Movable = TypeVar('Movable', bound='_Movable')
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +99,16 @@ def make_sample(
 class _Movable:
     """Tensors, and parts that hold tensors, which are copied together."""
 
-    def _each(self, copy: Callable[[Any], Any]) -> Self:
+    def _each(self: Movable, copy: Callable[[Any], Any]) -> Movable:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {k: copy(v) for k, v in parts.items() if isinstance(v, Tensor | _Movable)}
         return replace(self, **moved)
 
-    def to(self, device: torch.device, non_blocking: bool = True) -> Self:
+    def to(self: Movable, device: torch.device, non_blocking: bool = True) -> Movable:
         """Copy to a device; the arguments are those of `Tensor.to`."""
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self: Movable) -> Movable:
         """Copy to pinned memory; called by torch's DataLoader."""
         return self._each(lambda part: part.pin_memory())
 

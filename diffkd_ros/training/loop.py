@@ -70,7 +70,7 @@ def train_together(jobs: Sequence[Job], machine: Machine) -> Iterator[tuple[Job,
     alone, bit for bit.
 
     Raises:
-        As `train`.
+        DiffkdError: as for `train`.
     """
     torch.set_num_threads(machine.threads)
     validations: dict[str, Validation] = {}

@@ -233,7 +233,9 @@ class Opv2vDataset(FolderDataset):
     agent is out of range. Ranges and counts are always computed with the exact poses.
 
     Args:
-        root, communication_range, split: as for `FolderDataset`.
+        root: as for `FolderDataset`.
+        communication_range: as for `FolderDataset`.
+        split: as for `FolderDataset`.
         pose: recorded pose that places the clouds.
 
     Raises:

@@ -43,7 +43,7 @@ def _source(
         section.split,
         None if section.split_file is None else expand(section.split_file),
         default_seed=seed,
-        simulator=data.simulator.model_dump(),
+        simulator=(section.simulator or data.simulator).model_dump(),
     )
 
 

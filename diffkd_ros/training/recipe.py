@@ -33,6 +33,9 @@ class FrameSource(_Section):
     folder: str = Field('', description='Root of a data set; $NAME stands for an environment variable.')
     split: str | None = Field(None, description='Split of a data set.')
     split_file: str | None = Field(None, description='File that lists the splits of DAIR-V2X.')
+    simulator: SimulatorConfig | None = Field(
+        None, description='Simulated world of this source; None for that of `data.simulator`.'
+    )
     share: float = Field(1.0, gt=0, description='Relative frequency in a mixture.')
 
     @model_validator(mode='after')
@@ -41,6 +44,8 @@ class FrameSource(_Section):
             raise ValueError(f'kind {self.kind!r}: known are {", ".join(known)}')
         if (self.kind == SIMULATOR) != (not self.folder):
             raise ValueError('a data set needs a folder and the simulator takes none')
+        if self.simulator is not None and self.kind != SIMULATOR:
+            raise ValueError(f'{self.kind} is recorded: simulator does not apply to it')
         return self
 
 

@@ -43,6 +43,15 @@ def test_the_same_generator_draws_the_same_frames(opv2v: Path) -> None:
     assert len({(f.scenario, f.index) for f in one}) > 1
 
 
+def test_a_simulated_source_may_have_a_world_of_its_own() -> None:
+    sources = [{}, {'simulator': {'world': 'varied'}}]
+    mixture = Mixture(data(sources=sources))
+    rng = np.random.default_rng(0)
+    assert {mixture.draw(rng).scenario.split('_')[0] for _ in range(12)} == {'simulated', 'varied'}
+    with pytest.raises(ValueError, match='opv2v is recorded: simulator does not apply'):
+        data(sources=[{'kind': 'opv2v', 'folder': 'set', 'simulator': {}}])
+
+
 def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv('NO_SUCH_SET', raising=False)
     source = {'kind': 'opv2v', 'folder': '$NO_SUCH_SET/train'}

@@ -163,6 +163,9 @@ def evidence(
     out: Annotated[
         Path, typer.Option(help='Folder for the experiment; an earlier run there is continued.')
     ] = Path('runs/evidence'),
+    rows: Annotated[
+        str, typer.Option(help='Only these rows of the plan, in a list, and what they need; all by default.')
+    ] = '',
     workers: Workers = 0,
 ) -> None:
     """Train every variant of a plan, measure all of them alike and write one table."""
@@ -173,7 +176,8 @@ def evidence(
 
     with interruptible(_RESUMES):
         path = plan or share_directory() / 'config' / 'evidence.yaml'
-        run_experiment(path, out, all_cores(workers), Console())
+        chosen = [name.strip() for name in rows.split(',')] if rows else []
+        run_experiment(path, out, all_cores(workers), Console(), chosen)
 
 
 def _checkpoint_folder(checkpoint: Path, out: Path) -> Path:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -12,82 +14,140 @@ from diffkd_ros.evaluation.cooperation import INTERMEDIATE
 from diffkd_ros.evaluation.evaluate import Outcome, evaluate
 from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.evaluation.summary import Summary
-from diffkd_ros.evidence.plan import Conditions, Experiment, checkpoint_of
+from diffkd_ros.evidence.plan import Conditions, Experiment, Row, checkpoint_of
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
 from diffkd_ros.model.student import StudentConfig
-from diffkd_ros.runtime.card import sha256
+from diffkd_ros.runtime.card import ModelCard, sha256
+from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.training.checkpoint import load_student, with_model
 
 
-def measure_rows(experiment: Experiment, out: Path, workers: int, console: Console) -> dict[str, Outcome]:
-    """Run `diffkd evaluate` for each row.
+@dataclass(frozen=True)
+class Measurements:
+    """Everything that a plan asks for.
 
-    Raises:
-        EvaluationError: if a measurement fails.
+    Attributes:
+        rows: by row, one for each training seed.
+        samples: by row, the training frames of each stage of its network, as stated in its card.
+        worlds: by world and row, of the first training seed.
+        intensity, sensors: by law and by sensor.
+        reliability: of the row whose ego is corrupted.
+        steps: by start and number of steps of the sampler.
     """
-    conditions = experiment.plan.conditions
-    return {
-        name: _measure(
-            out / 'rows' / name, model_of(row.training, out), conditions, workers, console, row.cooperation
+
+    rows: dict[str, list[Outcome]]
+    samples: dict[str, dict[str, int]]
+    worlds: dict[str, dict[str, Summary]]
+    intensity: dict[str, Summary]
+    sensors: dict[str, Summary]
+    reliability: Summary | None
+    steps: dict[tuple[str, int], Summary]
+
+
+class Measurer:
+    """Runs `diffkd evaluate` for the parts of a plan; what is measured already is not measured again.
+
+    Args:
+        experiment: whose trainings are finished.
+        out: folder of the experiment.
+        workers: processes.
+        console: for progress messages.
+    """
+
+    def __init__(self, experiment: Experiment, out: Path, workers: int, console: Console) -> None:
+        self._experiment, self._out, self._workers, self._console = experiment, out, workers, console
+
+    def measure(self) -> Measurements:
+        """Measure everything.
+
+        Raises:
+            EvaluationError: if a measurement fails.
+        """
+        plan = self._experiment.plan
+        rows = {name: self._row(name) for name in plan.rows}
+        return Measurements(
+            rows,
+            {name: self._samples(row) for name, row in plan.rows.items()},
+            {
+                world: {row: self._of_row(row, conditions, f'worlds/{world}/{row}') for row in plan.rows}
+                for world, conditions in plan.worlds.items()
+            },
+            self._forced('intensity'),
+            self._forced('sensors'),
+            self._reliability(),
+            self._steps(),
         )
-        for name, row in experiment.plan.rows.items()
-    }
+
+    def _row(self, name: str) -> list[Outcome]:
+        row = self._experiment.plan.rows[name]
+        conditions = self._experiment.plan.conditions
+        return [
+            self._evaluate(
+                f'rows/{name}_seed{number}' if number > 1 else f'rows/{name}', model, conditions, row
+            )
+            for number, model in enumerate(self._models(row), 1)
+        ]
+
+    def _samples(self, row: Row) -> dict[str, int]:
+        samples: Counter[str] = Counter()
+        for stage in ModelCard.load(self._models(row)[0]).training.get('stages', []):
+            samples[stage['name']] += stage.get('samples', 0)
+        return dict(samples)
+
+    def _forced(self, section: Literal['intensity', 'sensors']) -> dict[str, Summary]:
+        parts = self._experiment.plan.forced(section)
+        return {name: self._of_row(row, part, f'{section}/{name}') for name, (row, part) in parts.items()}
+
+    def _reliability(self) -> Summary | None:
+        wanted = self._experiment.plan.reliability
+        return None if wanted is None else self._of_row(wanted.row, wanted, 'reliability')
+
+    def _steps(self) -> dict[tuple[str, int], Summary]:
+        """Measure the sampler's settings; without steps there is one start."""
+        wanted = self._experiment.plan.steps
+        if wanted is None:
+            return {}
+        config = self._experiment.recipes[wanted.training].model
+        summaries: dict[tuple[str, int], Summary] = {}
+        for steps in wanted.steps:
+            for start in wanted.starts if steps else wanted.starts[:1]:
+                model = self._export_with(wanted.training, replace(config, start_from=start, steps=steps))
+                outcome = self._evaluate(f'steps/{start}_{steps}', model, wanted)
+                summaries[start, steps] = outcome.summary
+        return summaries
+
+    def _of_row(self, row: str, conditions: Conditions, folder: str) -> Summary:
+        chosen = self._experiment.plan.rows[row]
+        return self._evaluate(folder, self._models(chosen)[0], conditions, chosen).summary
+
+    def _evaluate(self, folder: str, model: Path, conditions: Conditions, row: Row | None = None) -> Outcome:
+        self._console.print(f'measuring {folder}', highlight=False)
+        source = conditions.frames()
+        cooperation = INTERMEDIATE if row is None else row.cooperation
+        plan = Plan(self._out / folder, source, model, source.protocol, cooperation)
+        return evaluate(plan, conditions.levels(), self._console, self._workers, draw=False)
+
+    def _models(self, row: Row) -> list[Path]:
+        """The model folder of each run of a row."""
+        if row.training is None:
+            return [model_folder(row.model or '')]
+        return [model_of(run, self._out) for run in self._experiment.plan.runs_of(row.training)]
+
+    def _export_with(self, training: str, config: StudentConfig) -> Path:
+        """Export a training's student with other settings, unless done before; its model folder."""
+        checkpoint = checkpoint_of(training, self._out)
+        folder = self._out / 'models' / f'{training}_{config.start_from}_{config.steps}'
+        origin = {
+            'checkpoint_sha256': sha256(checkpoint), 'start_from': config.start_from, 'steps': config.steps
+        }  # fmt: skip
+        if not holds_export(folder, origin):
+            recipe, student = load_student(checkpoint)
+            write_model_folder(
+                with_model(student, config), folder, recipe.description, recipe.decoding, origin, {}
+            )
+        return folder
 
 
-def measure_reliability(experiment: Experiment, out: Path, workers: int, console: Console) -> Summary | None:
-    """Measure the row whose ego is corrupted; None if the plan has no such section."""
-    wanted = experiment.plan.reliability
-    if wanted is None:
-        return None
-    model = model_of(experiment.plan.rows[wanted.row].training, out)
-    return _measure(out / 'reliability', model, wanted, workers, console).summary
-
-
-def measure_steps(
-    experiment: Experiment, out: Path, workers: int, console: Console
-) -> dict[tuple[str, int], Summary]:
-    """Measure the sampler's settings, by start and number of steps; without steps there is one start."""
-    wanted = experiment.plan.steps
-    if wanted is None:
-        return {}
-    config = experiment.recipes[wanted.training].model
-    summaries: dict[tuple[str, int], Summary] = {}
-    for steps in wanted.steps:
-        for start in wanted.starts if steps else wanted.starts[:1]:
-            changed = replace(config, start_from=start, steps=steps)
-            model = export_with(wanted.training, out, changed)
-            folder = out / 'steps' / f'{start}_{steps}'
-            summaries[start, steps] = _measure(folder, model, wanted, workers, console).summary
-    return summaries
-
-
-def _measure(
-    folder: Path,
-    model: Path,
-    conditions: Conditions,
-    workers: int,
-    console: Console,
-    cooperation: str = INTERMEDIATE,
-) -> Outcome:
-    console.print(f'measuring {folder.name}', highlight=False)
-    source = conditions.frames()
-    plan = Plan(folder, source, model, source.protocol, cooperation)
-    return evaluate(plan, conditions.levels(), console, workers, draw=False)
-
-
-def model_of(training: str, out: Path) -> Path:
-    """The model folder that a training has written."""
-    return checkpoint_of(training, out).parent / training
-
-
-def export_with(training: str, out: Path, config: StudentConfig) -> Path:
-    """Export a training's student with other settings, unless done before, and return the model folder."""
-    checkpoint = checkpoint_of(training, out)
-    folder = out / 'models' / f'{training}_{config.start_from}_{config.steps}'
-    origin = {'checkpoint_sha256': sha256(checkpoint), 'start_from': config.start_from, 'steps': config.steps}
-    if not holds_export(folder, origin):
-        recipe, student = load_student(checkpoint)
-        write_model_folder(
-            with_model(student, config), folder, recipe.description, recipe.decoding, origin, {}
-        )
-    return folder
+def model_of(run: str, out: Path) -> Path:
+    """The model folder that a run has written."""
+    return checkpoint_of(run, out).parent / run

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from diffkd_ros.evaluation.measures import Evaluation
 from diffkd_ros.evaluation.summary import LevelMeans, Number, Summary
-from diffkd_ros.evidence.compare import Differences
-from diffkd_ros.evidence.plan import Experiment
+from diffkd_ros.evidence.compare import differences, figures
+from diffkd_ros.evidence.measure import Measurements
+from diffkd_ros.evidence.plan import Plan
 from diffkd_ros.metrics.result_file import write_json
 
 EVIDENCE = 'evidence.json'
@@ -35,15 +37,32 @@ class Measured(_Part):
 
 
 class MeasuredRow(Measured):
-    """One row of the table.
+    """One row of the table; what has one value for each training seed is in the order of the seeds.
 
     Attributes:
         label: name in the table.
-        less_subject: difference from the subject with the ends of its interval, by figure; see `Differences`.
+        samples: training frames of its network, by stage.
+        ego_only, neighbours_only: as `corrupted`, where only these agents are corrupted.
+        by_seed: each run's figures by the keys of `compare.figures`; empty for a single training seed.
+        less_subject: difference from the subject with the ends of its interval, by the same keys; the mean
+            over training seeds.
+        less_subject_by_seed: the differences of runs with the same seed; empty for a single one.
     """
 
     label: str
+    samples: dict[str, int] = {}
+    ego_only: LevelMeans = LevelMeans()
+    neighbours_only: LevelMeans = LevelMeans()
+    by_seed: dict[str, list[Number]] = {}
     less_subject: dict[str, tuple[Number, Number, Number]] = {}
+    less_subject_by_seed: dict[str, list[Number]] = {}
+
+
+class MeasuredElsewhere(_Part):
+    """AP of a row on other frames than those of the table."""
+
+    clean: LevelMeans
+    corrupted: LevelMeans = LevelMeans()
 
 
 class MeasuredSteps(Measured):
@@ -67,6 +86,8 @@ class Evidence(_Part):
         seeds, severity, corruptions: as in the plan.
         reference, subject: rows that others are compared with.
         rows: by name.
+        worlds: by world and row.
+        intensity, sensors: clean AP of one row by intensity law and by sensor.
         reliability: of the row whose ego was corrupted.
         steps: of the sampler's settings.
     """
@@ -79,7 +100,10 @@ class Evidence(_Part):
     corruptions: str = ''
     reference: str
     subject: str
-    rows: dict[str, MeasuredRow]
+    rows: dict[str, MeasuredRow] = {}
+    worlds: dict[str, dict[str, MeasuredElsewhere]] = {}
+    intensity: dict[str, LevelMeans] = {}
+    sensors: dict[str, LevelMeans] = {}
     reliability: Summary | None = None
     steps: list[MeasuredSteps] = []
 
@@ -93,18 +117,30 @@ class Evidence(_Part):
         return cls.model_validate(json.loads((folder / EVIDENCE).read_text()))
 
 
-def gather(
-    experiment: Experiment,
-    rows: Mapping[str, Summary],
-    differences: Mapping[str, Differences],
-    reliability: Summary | None,
-    steps: Mapping[tuple[str, int], Summary],
-) -> Evidence:
-    """Collect the results of an experiment: `differences` by row, `steps` by start and number of steps."""
-    plan = experiment.plan
+def gather(plan: Plan, measured: Measurements) -> Evidence:
+    """Collect the results of an experiment."""
     conditions = plan.conditions
-    any_row = next(iter(rows.values()))
+    any_row = next(iter(measured.rows.values()))[0].summary
     simulated = conditions.frames().kind == 'sim'
+    evaluations = {name: [run.evaluation for run in runs] for name, runs in measured.rows.items()}
+    subject = evaluations[plan.subject]
+    rows = {}
+    for name, runs in evaluations.items():
+        summary = measured.rows[name][0].summary
+        less = {} if name == plan.subject else differences(runs, subject)
+        rows[name] = MeasuredRow(
+            label=plan.rows[name].label,
+            samples=measured.samples[name],
+            summary=summary,
+            corrupted=_corrupted(summary, summary.mrce_of),
+            ego_only=_hit(runs[0], 'ego_only'),
+            neighbours_only=_hit(runs[0], 'neighbours_only'),
+            by_seed=_by_seed(runs),
+            less_subject={key: astuple(value.mean) for key, value in less.items()},
+            less_subject_by_seed={
+                key: list(value.by_seed) for key, value in less.items() if len(value.by_seed) > 1
+            },
+        )
     return Evidence(
         data='simulated (diffkd_ros.sources.simulator)' if simulated else conditions.source,
         frames=any_row.frames,
@@ -114,16 +150,17 @@ def gather(
         corruptions=conditions.corruptions,
         reference=plan.reference,
         subject=plan.subject,
-        rows={
-            name: MeasuredRow(
-                label=plan.rows[name].label,
-                summary=summary,
-                corrupted=_corrupted(summary, summary.mrce_of),
-                less_subject={key: astuple(value) for key, value in differences.get(name, {}).items()},
-            )
-            for name, summary in rows.items()
+        rows=rows,
+        worlds={
+            world: {
+                name: MeasuredElsewhere(clean=_clean(summary), corrupted=_corrupted(summary, summary.mrce_of))
+                for name, summary in summaries.items()
+            }
+            for world, summaries in measured.worlds.items()
         },
-        reliability=reliability,
+        intensity={name: _clean(summary) for name, summary in measured.intensity.items()},
+        sensors={name: _clean(summary) for name, summary in measured.sensors.items()},
+        reliability=measured.reliability,
         steps=[
             MeasuredSteps(
                 start=start if count else '',
@@ -131,9 +168,26 @@ def gather(
                 summary=summary,
                 corrupted=_corrupted(summary, summary.corruptions),
             )
-            for (start, count), summary in steps.items()
+            for (start, count), summary in measured.steps.items()
         ],
     )
+
+
+def _by_seed(runs: Sequence[Evaluation]) -> dict[str, list[float]]:
+    if len(runs) < 2:
+        return {}
+    every = [figures(run) for run in runs]
+    return {key: [found[key] for found in every] for key in every[0]}
+
+
+def _hit(run: Evaluation, part: str) -> LevelMeans:
+    found = figures(run)
+    values = {key: found[f'{part}_{key}'] for key in ('ap50', 'ap70') if f'{part}_{key}' in found}
+    return LevelMeans(**values)
+
+
+def _clean(summary: Summary) -> LevelMeans:
+    return LevelMeans(ap50=summary.clean.ap50, ap70=summary.clean.ap70)
 
 
 def _corrupted(summary: Summary, names: Iterable[str]) -> LevelMeans:

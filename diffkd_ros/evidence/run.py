@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from diffkd_ros.errors import require
 from diffkd_ros.evidence import plots
-from diffkd_ros.evidence.compare import differences
-from diffkd_ros.evidence.measure import measure_reliability, measure_rows, measure_steps
+from diffkd_ros.evidence.measure import Measurer
 from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.evidence.results import EVIDENCE, gather
 from diffkd_ros.evidence.table import markdown
@@ -20,7 +20,7 @@ from diffkd_ros.files import results_folder, write_text
 TABLES = 'evidence.md'
 
 
-def run_experiment(path: Path, out: Path, workers: int, console: Console) -> None:
+def run_experiment(path: Path, out: Path, workers: int, console: Console, rows: Sequence[str] = ()) -> None:
     """Run a plan and write `evidence.json`, the same as Markdown, and pictures.
 
     All intermediate results are kept: a later run in the same folder continues.
@@ -30,6 +30,7 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
         out: folder for all results.
         workers: processes.
         console: for progress messages.
+        rows: run only what concerns these rows; all by default.
 
     Raises:
         DiffkdError: if the plan is not valid, a source cannot be opened, results cannot be written, or a
@@ -42,22 +43,10 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console) -> Non
     require('matplotlib')
     # Recipes contain the path of the checkpoint they start from, which must not depend on its spelling.
     out = out.resolve()
-    experiment = load_experiment(path, out)
+    experiment = load_experiment(path, out, rows)
     results_folder(out)
     train_all(experiment, out, workers, console)
-    rows = measure_rows(experiment, out, workers, console)
-    subject = experiment.plan.subject
-    evidence = gather(
-        experiment,
-        {name: row.summary for name, row in rows.items()},
-        {
-            name: differences(row.evaluation, rows[subject].evaluation)
-            for name, row in rows.items()
-            if name != subject
-        },
-        measure_reliability(experiment, out, workers, console),
-        measure_steps(experiment, out, workers, console),
-    )
+    evidence = gather(experiment.plan, Measurer(experiment, out, workers, console).measure())
     evidence.write(out)
     write_text(out / TABLES, markdown(evidence))
     plots.draw(evidence, out)

@@ -4,26 +4,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from diffkd_ros.evaluation.summary import LevelMeans
-from diffkd_ros.evidence.results import Evidence, MeasuredSteps
+from diffkd_ros.evidence.compare import FIGURES
+from diffkd_ros.evidence.results import Evidence, MeasuredRow, MeasuredSteps
 
 _NAN = float('nan')
 
 
 def markdown(evidence: Evidence) -> str:
-    """Format all tables."""
-    parts = [_main_table(evidence), _differences_table(evidence), _corruption_table(evidence)]
+    """Format all tables of what was measured; columns without any figure are left out."""
+    tables: list[str] = []
+    if evidence.rows:
+        tables += [_main_table(evidence), _quality_table(evidence), *_seeds_table(evidence)]
+        tables += [
+            _differences_table(evidence, ('clean', 'corrupted'), mrce=True),
+            _differences_table(evidence, ('ego_only', 'neighbours_only'), mrce=False),
+            _corruption_table(evidence),
+        ]
+    tables += [_world_table(evidence, world) for world in evidence.worlds]
+    for name, figures in (('intensity law', evidence.intensity), ('sensor', evidence.sensors)):
+        if figures:
+            lines = [(key.replace('_', ' '), *_percents(means)) for key, means in figures.items()]
+            tables.append(_table((name, 'AP@0.5', 'AP@0.7'), lines))
     if evidence.steps:
-        parts.append(_steps_table(evidence.steps))
-    return '\n\n'.join(parts) + '\n'
+        tables.append(_steps_table(evidence.steps))
+    return '\n\n'.join(table for table in tables if table) + '\n'
 
 
 def _main_table(evidence: Evidence) -> str:
     header = (
-        evidence.data.partition(' ')[0], 'AP@0.5', 'AP@0.7', 'corrupted, both', 'mRCE', 'to reference',
-        'held out', 'link', 'ΔLaECE₀', 'false outside', 'ms encode + fuse', 'Mbit/s',
+        evidence.data.partition(' ')[0], 'samples', 'AP@0.5', 'AP@0.7', 'corrupted', 'ego only',
+        'neighbours only', 'mRCE', 'to reference', 'held out', 'link',
     )  # fmt: skip
     reference = evidence.rows[evidence.reference].summary.mrce
     lines = []
@@ -34,49 +47,98 @@ def _main_table(evidence: Evidence) -> str:
         lines.append(
             (
                 row.label,
+                _samples(row.samples),
                 _with_interval(summary.clean.ap50, summary.clean.ap50_interval, 100),
                 _with_interval(summary.clean.ap70, summary.clean.ap70_interval, 100),
-                ' / '.join(_percents(row.corrupted)),
+                _both(row.corrupted),
+                _both(row.ego_only),
+                _both(row.neighbours_only),
                 _with_interval(summary.mrce, summary.mrce_interval or (_NAN, _NAN)),
                 '' if name == evidence.reference else _number(relative, 0, '+', ' %'),
                 _number(summary.group('held_out').mrce),
                 _number(summary.group('link').mrce),
+            )
+        )
+    return _table(header, lines)
+
+
+def _quality_table(evidence: Evidence) -> str:
+    header = (
+        evidence.data.partition(' ')[0], 'ΔLaECE₀', 'false outside', 'ms encode', 'ms fuse', 'Mbit/s'
+    )  # fmt: skip
+    lines = []
+    for row in evidence.rows.values():
+        summary = row.summary
+        lines.append(
+            (
+                row.label,
                 _number(summary.calibration.laece0_mean_change, 3),
                 _number(summary.clean.false_boxes_outside, 2),
-                f'{_number(summary.latency_ms.encode, 0)} + {_number(summary.latency_ms.fuse, 0)}',
+                _number(summary.latency_ms.encode, 0),
+                _number(summary.latency_ms.fuse, 0),
                 _number(summary.link_mbit_s, 2),
             )
         )
     return _table(header, lines)
 
 
-def _differences_table(evidence: Evidence) -> str:
-    header = (
-        f'less {evidence.rows[evidence.subject].label}', 'AP@0.5', 'AP@0.7', 'corrupted AP@0.5', 'AP@0.7',
-        'mRCE',
-    )  # fmt: skip
-    figures = {'clean_ap50': 100, 'clean_ap70': 100, 'corrupted_ap50': 100, 'corrupted_ap70': 100, 'mrce': 1}
+def _seeds_table(evidence: Evidence) -> list[str]:
+    """Each training seed's figures, of the rows with several."""
+    rows = [row for row in evidence.rows.values() if row.by_seed]
+    if not rows:
+        return []
+    names = [(f'{part}_{ap}', 100) for part in FIGURES for ap in ('ap50', 'ap70')] + [('mrce', 1)]
+    lines = [
+        (row.label, *(', '.join(_number(v, scale=k) for v in row.by_seed.get(n, [])) for n, k in names))
+        for row in rows
+    ]
+    return [_table(('each training seed', *_headings(FIGURES), 'mRCE'), lines)]
+
+
+def _differences_table(evidence: Evidence, parts: Sequence[str], mrce: bool) -> str:
+    names = [(f'{part}_{ap}', 100) for part in parts for ap in ('ap50', 'ap70')] + [('mrce', 1)] * mrce
+    header = (f'less {evidence.rows[evidence.subject].label}', *_headings(parts), *['mRCE'] * mrce)
     return _table(
         header,
         [
-            (row.label, *(_difference(row.less_subject.get(key), scale) for key, scale in figures.items()))
+            (row.label, *(_difference(row, key, scale) for key, scale in names))
             for name, row in evidence.rows.items()
             if name != evidence.subject
         ],
     )
 
 
-def _difference(ends: tuple[float, float, float] | None, scale: float) -> str:
-    """A difference with its interval, in bold if the interval does not contain 0."""
-    if ends is None:
+def _headings(parts: Iterable[str]) -> list[str]:
+    names = ['' if part == 'clean' else part.replace('_', ' ') + ' ' for part in parts]
+    return [f'{name}{ap}' for name in names for ap in ('AP@0.5', 'AP@0.7')]
+
+
+def _difference(row: MeasuredRow, key: str, scale: float) -> str:
+    """A difference with its interval over scenarios and its values for each training seed.
+
+    In bold if the interval does not contain 0 and all training seeds agree on the sign.
+    """
+    if key not in row.less_subject:
         return ''
-    value, low, high = ends
+    value, low, high = row.less_subject[key]
+    by_seed = row.less_subject_by_seed.get(key, [])
     text = _with_interval(value, (low, high), scale, '+')
-    return f'**{text}**' if low * high > 0 else text
+    if by_seed:
+        text += f'; {", ".join(_number(part, sign="+", scale=scale) for part in by_seed)}'
+    return f'**{text}**' if low * high > 0 and all(part * value > 0 for part in by_seed) else text
+
+
+def _world_table(evidence: Evidence, world: str) -> str:
+    lines = [
+        (evidence.rows[name].label, _both(row.clean), _both(row.corrupted))
+        for name, row in evidence.worlds[world].items()
+    ]
+    return _table((f'{world}, AP@0.5 / 0.7', 'clean', 'corrupted'), lines)
 
 
 def _corruption_table(evidence: Evidence) -> str:
     rows = evidence.rows.values()
+    summary = next(iter(rows)).summary
     lines = [
         (
             name.replace('_', ' '),
@@ -85,7 +147,9 @@ def _corruption_table(evidence: Evidence) -> str:
                 for row in rows
             ),
         )
-        for name in next(iter(rows)).summary.corruptions
+        # Without those whose other agents are corrupted, which have a column of the first table.
+        for name in summary.corruptions
+        if not name.endswith(')')
     ]
     return _table(('AP@0.5', *(row.label for row in rows)), lines)
 
@@ -107,9 +171,13 @@ def _steps_table(settings: Iterable[MeasuredSteps]) -> str:
     )
 
 
-def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table without the columns in which no line has an entry; empty without any."""
+    kept = [0, *(i for i in range(1, len(header)) if any(cells[i] for cells in lines))]
     rule = ['---'] + ['--:'] * (len(header) - 1)
-    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in (header, rule, *lines))
+    if len(kept) == 1:
+        return ''
+    return '\n'.join('| ' + ' | '.join(cells[i] for i in kept) + ' |' for cells in (header, rule, *lines))
 
 
 def _number(value: float, digits: int = 1, sign: str = '', unit: str = '', scale: float = 1) -> str:
@@ -122,6 +190,18 @@ def _percent(share: float) -> str:
 
 def _percents(figures: LevelMeans) -> tuple[str, str]:
     return _percent(figures.ap50), _percent(figures.ap70)
+
+
+def _both(figures: LevelMeans) -> str:
+    texts = _percents(figures)
+    return ' / '.join(texts) if any(texts) else ''
+
+
+def _samples(stages: Mapping[str, int]) -> str:
+    """Training frames after the teacher's; the teacher's own for a row that is a teacher."""
+    own = sum(count for stage, count in stages.items() if stage != 'teacher')
+    count = own or sum(stages.values())
+    return f'{count:,}' if count else ''
 
 
 def _with_interval(value: float, interval: tuple[float, float], scale: float = 1, sign: str = '') -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffkd_ros.training.data import training_batches
@@ -72,7 +71,7 @@ def train_together(jobs: Sequence[Job], machine: Machine) -> Iterator[tuple[Job,
     Raises:
         DiffkdError: as for `train`.
     """
-    torch.set_num_threads(machine.threads)
+    machine.prepare()
     validations: dict[str, Validation] = {}
     waiting = {job.name: job for job in jobs}
     running: dict[str, Run] = {}
@@ -95,7 +94,7 @@ def _next_runs(runs: list[Run]) -> list[Run]:
     def lesson(run: Run) -> tuple[object, ...]:
         assert run.stage is not None
         recipe = run.recipe
-        return run.stage.name, run.stage.steps, run.stream, run.data, grid_of(recipe), recipe.precision
+        return run.stage.name, run.steps, run.stream, run.data, grid_of(recipe), recipe.precision
 
     first = min(runs, key=lambda run: list(STAGES).index(run.stage.name))  # type: ignore[union-attr]
     return [run for run in runs if lesson(run) == lesson(first)]
@@ -111,7 +110,7 @@ def _train_stage(runs: Sequence[Run]) -> None:
     for run in runs:
         run.begin(freeze)
     # Runs that were interrupted between their checkpoints wait for the others.
-    remaining = range(min(run.progress.step for run in runs), stage.steps)
+    remaining = range(min(run.progress.step for run in runs), one.steps)
     batches = training_batches(
         data,
         grid,
@@ -124,7 +123,7 @@ def _train_stage(runs: Sequence[Run]) -> None:
     )
     name = stage.name if len(runs) == 1 else f'{stage.name} of {", ".join(run.recipe.name for run in runs)}'
     with Progress(*_COLUMNS, disable=not fabric.is_global_zero) as bar:
-        task = bar.add_task(name, total=stage.steps, completed=remaining.start)
+        task = bar.add_task(name, total=one.steps, completed=remaining.start)
         for step, batch in zip(remaining, batches, strict=True):
             moved = batch.to(fabric.device)
             for run in runs:

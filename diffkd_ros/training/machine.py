@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from diffkd_ros.errors import DiffkdError
 
 BFLOAT16 = ('avx512_bf16', 'amx_bf16', 'bf16')
 """Names in `torch.cpu.get_capabilities`, on x86 and ARM, of hardware support for bfloat16."""
+
+_OPEN_FILES = 65536
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,17 @@ class Machine:
     nodes: int = 1
     threads: int = 1
     workers: int | None = None
+
+    def prepare(self) -> None:
+        """Set what holds for the whole process: threads, open files and the arithmetic of a GPU."""
+        torch.set_num_threads(self.threads)
+        # Batches that worker processes have made are open files until they are used.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        # As torch's convolutions do by default.
+        torch.backends.cuda.matmul.allow_tf32 = True
 
     def fabric(self, out: Path) -> Fabric:
         """Create Fabric, with loggers that write to `out`.

@@ -18,13 +18,15 @@ _Tensors = tuple[Tensor, ...] | list[Tensor]
 class Optimisation:
     """AdamW with a one-cycle schedule for a module, and a moving average of the weights of its `network`."""
 
-    def __init__(self, recipe: Recipe, stage: Stage, module: nn.Module, network: nn.Module) -> None:
+    def __init__(
+        self, recipe: Recipe, stage: Stage, steps: int, module: nn.Module, network: nn.Module
+    ) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=stage.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, stage.learning_rate, total_steps=stage.steps, pct_start=0.2
+            self.optimiser, stage.learning_rate, total_steps=steps, pct_start=0.2
         )
         self._decay, self._updates = recipe.average, 0
         self.average = AveragedModel(network, multi_avg_fn=self._mix)

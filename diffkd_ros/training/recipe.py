@@ -133,11 +133,24 @@ class Weights(_Section):
 
 
 class Stage(_Section):
-    """One stage of the training."""
+    """One stage of the training; its length is stated either in steps or in samples."""
 
     name: Literal['teacher', 'student', 'diffuser', 'joint']
-    steps: int = Field(ge=1)
+    steps: int | None = Field(None, ge=1, description='Number of batches, per training process.')
+    samples: int | None = Field(
+        None, ge=1, description='Number of frames, of all training processes together, whatever the batch.'
+    )
     learning_rate: float = Field(1e-3, gt=0, description='Peak of the one-cycle schedule.')
+
+    @model_validator(mode='after')
+    def _has_one_length(self) -> Stage:
+        if (self.steps is None) == (self.samples is None):
+            raise ValueError(f'stage {self.name}: give either steps or samples')
+        return self
+
+    def steps_of(self, frames: int) -> int:
+        """Number of steps of so many frames each, with which the stage has at least its samples."""
+        return self.steps if self.samples is None else -(-self.samples // frames)  # type: ignore[return-value]
 
 
 class Recipe(_Section):

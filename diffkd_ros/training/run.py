@@ -121,6 +121,12 @@ class Run:
         return self.recipe.stages[done] if done < len(self.recipe.stages) else None
 
     @property
+    def steps(self) -> int:
+        """Number of steps of the stage."""
+        assert self.stage is not None
+        return self.stage.steps_of(self.recipe.data.batch * self.fabric.world_size)
+
+    @property
     def stream(self) -> int:
         """Number of the stage's random stream, from its kind and how often that kind has run before.
 
@@ -159,7 +165,7 @@ class Run:
         assert stage is not None
         module = STAGES[stage.name](self.teacher, self.student, self.recipe.target, freeze)
         self._network = self.teacher if stage.name == 'teacher' else self.student
-        self._optimisation = Optimisation(self.recipe, stage, module, self._network)
+        self._optimisation = Optimisation(self.recipe, stage, self.steps, module, self._network)
         if self.progress.step:
             self._optimisation.load(self._parts, self.progress)
         self._module, self._optimiser = self.fabric.setup(module, self._optimisation.optimiser)
@@ -191,7 +197,7 @@ class Run:
             self.shown = f'loss {values["total"]:.3f}'
         progress.step += 1
         progress.minutes = (time.monotonic() - self._started) / 60
-        last = progress.step == stage.steps
+        last = progress.step == self.steps
         score, save = (progress.step % every == 0 for every in (recipe.validate_every, recipe.save_every))
         if last or score or save or progress.step % REPORT_EVERY == 0:
             self._watch.check()
@@ -225,7 +231,7 @@ class Run:
             self._network.load_state_dict(self.fabric.broadcast(self._network.state_dict()))
         scores = self._score(self._network)
         minutes = round(progress.minutes, 1)
-        done = {'name': stage.name, 'steps': stage.steps, 'samples': self._samples(), 'minutes': minutes}
+        done = {'name': stage.name, 'steps': self.steps, 'samples': self._samples(), 'minutes': minutes}
         progress.history.append(done)
         progress.step, progress.minutes = 0, 0.0
         progress.optimiser, progress.schedule = [], {}

@@ -26,6 +26,10 @@ from diffkd_ros.training.recipe import Recipe
 
 Scores = dict[str, dict[str, float]]
 """{'teacher', 'cooperative', 'ego_only', ...: {'ap30', 'ap50', 'ap70'}}."""
+_DATA = {
+    'validation', 'simulator', 'validation_seed', 'validation_scenarios', 'validation_frames', 'max_agents',
+    'min_points', 'augmentation',
+}  # fmt: skip
 
 
 def grid_of(recipe: Recipe) -> BevGrid:
@@ -47,9 +51,10 @@ class Validation:
     @staticmethod
     def key(recipe: Recipe) -> str:
         """What the frames and their scores depend on; recipes with equal keys can share a `Validation`."""
-        kept = {'data', 'seed', 'min_score', 'nms_iou', 'max_boxes'}
+        data = recipe.data.model_dump_json(include=_DATA)
+        rest = recipe.model_dump_json(include={'seed', 'min_score', 'nms_iou', 'max_boxes'})
         about = recipe.model.grid_range, recipe.model.pillar_cell, bool(recipe.model.vectors)
-        return f'{recipe.model_dump_json(include=kept)} {about}'
+        return f'{data} {rest} {about}'
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self._recipe, self._device, self._grid = recipe, device, grid_of(recipe)

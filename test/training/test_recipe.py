@@ -73,6 +73,11 @@ def test_every_shipped_recipe_loads() -> None:
             'simulator takes none',
         ),
         ('name: [', 'recipe.yaml'),
+        ('name: a\ndescription: b\nstages: [{name: teacher}]\n', 'teacher: give either steps or samples'),
+        (
+            'name: a\ndescription: b\nstages: [{name: teacher, steps: 2, samples: 8}]\n',
+            'teacher: give either steps or samples',
+        ),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -83,3 +88,10 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r'nowhere\.yaml'):
         load_recipe(tmp_path / 'nowhere.yaml')
+
+
+def test_samples_become_steps_of_any_batch(tmp_path: Path) -> None:
+    text = 'name: a\ndescription: b\nstages: [{name: teacher, samples: 45}, {name: student, steps: 3}]\n'
+    teacher, student = load_recipe(write(tmp_path, text)).stages
+    assert [teacher.steps_of(frames) for frames in (1, 4, 15, 45, 100)] == [45, 12, 3, 1, 1]
+    assert student.steps_of(4) == student.steps_of(16) == 3

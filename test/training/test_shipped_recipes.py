@@ -30,11 +30,11 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('DAIR_V2X_SPLIT', str(tmp_path / 'splits.json'))
 
 
-def small(recipe: Recipe) -> Recipe:
+def small(recipe: Recipe, length: str = 'steps', count: int = 1) -> Recipe:
     content = recipe.model_dump()
     content['model'] |= SMALL_MODEL
     content['data'] |= {'workers': 0}
-    content['stages'] = [{'name': stage['name'], 'steps': 1} for stage in content['stages']]
+    content['stages'] = [{'name': stage['name'], length: count} for stage in content['stages']]
     return Recipe.model_validate(content)
 
 
@@ -49,6 +49,25 @@ def test_a_data_set_becomes_a_student(name: str, tmp_path: Path) -> None:
     assert trained.results['data'].endswith(f'held-out {name} frames')
     assert trained.training['data'].startswith(name)
     assert all(torch.isfinite(value).all() for value in trained.student.state_dict().values())
+
+
+def test_the_wide_recipe_trains_for_some_steps_of_a_small_batch(tmp_path: Path) -> None:
+    recipe = load_recipe(share_directory() / 'config' / 'train' / 'sim_wide.yaml')
+    assert all(stage.samples is not None for stage in recipe.stages)
+    data = recipe.data.model_copy(update={'batch': 2, 'validation_scenarios': 1, 'validation_frames': 1})
+    trained = train(small(recipe.model_copy(update={'data': data}), 'samples', 3), tmp_path / 'run')
+    assert trained is not None
+    done = [(stage['name'], stage['steps'], stage['samples']) for stage in trained.training['stages']]
+    assert done == [(name, 2, 4) for name in ('teacher', 'student', 'diffuser', 'joint')]
+    assert all(torch.isfinite(value).all() for value in trained.student.state_dict().values())
+
+
+def test_the_wide_recipe_is_the_published_grid_with_the_small_restoration() -> None:
+    folder = share_directory() / 'config' / 'train'
+    wide, published = (load_recipe(folder / f'{name}.yaml').model for name in ('sim_wide', 'opv2v'))
+    assert wide.grid_range == published.grid_range
+    assert (wide.height, wide.width) == (published.height, published.width)
+    assert (wide.profile, wide.latent_channels, wide.steps) == ('edge', 64, 1)
 
 
 @pytest.mark.parametrize(('name', 'features'), [('opv2v', (96, 352)), ('dair', (128, 256))])

@@ -2,6 +2,7 @@
 """Several trainings in one pass over the data."""
 
 import json
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -174,3 +175,27 @@ def test_the_curve_has_the_scores_over_the_samples_also_after_an_interruption(
     assert curve[-1]['scores']['cooperative'] == trained.results['cooperative']
     assert [stage['samples'] for stage in trained.training['stages'][-2:]] == [8, 8]
     assert (tmp_path / 'curve.png').stat().st_size > 1000
+
+
+def test_a_stage_in_samples_equals_one_in_steps(tmp_path: Path) -> None:
+    """Two frames a step: five samples are three steps."""
+    stages = {'steps': {'name': 'teacher', 'steps': 3}, 'samples': {'name': 'teacher', 'samples': 5}}
+    found = {}
+    for name, stage in stages.items():
+        recipe = Recipe.model_validate({**small_recipe('teacher').model_dump(), 'stages': [stage]})
+        trained = train(recipe, tmp_path / name)
+        assert trained is not None
+        assert [(done['steps'], done['samples']) for done in trained.training['stages']] == [(3, 6)]
+        found[name] = load_file(tmp_path / name / CHECKPOINT)
+    assert [k for k, value in found['steps'].items() if not torch.equal(value, found['samples'][k])] == []
+
+
+def test_a_low_limit_of_open_files_is_raised() -> None:
+    """Batches of many workers that wait to be used are open files; systems allow 1024 by default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        assert list(train_together([], Machine())) == []
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 4096 or hard <= 4096
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -71,8 +71,8 @@ SENSORS = {
         (100.0, 120.0), 0.02, "Velodyne, HDL-64E S3 User's Manual",
     ),
     'pandar40': Sensor(
-        'Hesai Pandar40', _hesai(1 / 3), (900, 1800), 0.3, (130.0, 200.0), 0.02,
-        "Hesai, Pandar40 User's Manual, appendix I (channel distribution)",
+        'Hesai Pandar40P', _hesai(1 / 3), (900, 1800), 0.3, (130.0, 200.0), 0.02,
+        "Hesai, Pandar40P User's Manual, appendix I (channel distribution)",
     ),
     'pandar64': Sensor(
         'Hesai Pandar64', _hesai(1 / 6), (900, 1800), 0.3, (130.0, 200.0), 0.02,
@@ -89,7 +89,7 @@ SENSORS = {
     ),
     'opv2v': Sensor(
         'OPV2V, 64 rings', _even(-25.0, 2.0, 64), (1015,), 0.2, (120.0, 120.0), 0.02,
-        'Xu et al., OPV2V (ICRA 2022), section III: 64 channels, 1.3 million points a second, 120 m',
+        'OpenCDA, opv2v_data_protocol_2021_08_18_19_48_05.yaml: 1.3 million points a second at 20 turns',
     ),
 }  # fmt: skip
 """The catalogue by name."""

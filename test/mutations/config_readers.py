@@ -77,9 +77,10 @@ class Plan(Reader):
 
     plan: ClassVar[dict[str, Any]] = {
         'base': 'base.yaml',
+        'change': {'data': {'batch': 16}},
         'trainings': {
             'teacher': {'stages': ['teacher']},
-            'full': {'after': 'teacher', 'stages': ['student', 'diffuser', 'joint']},
+            'full': {'after': 'teacher', 'stages': ['student', 'diffuser', 'joint'], 'seeds': 2},
             'plain': {
                 'after': 'teacher',
                 'stages': ['student'],
@@ -90,8 +91,18 @@ class Plan(Reader):
             'early': {'training': 'teacher', 'cooperation': 'early', 'label': 'early fusion'},
             'ours': {'training': 'full', 'label': 'the method'},
             'minus': {'training': 'plain', 'label': 'without'},
+            'shipped': {'model': 'sim_edge', 'label': 'shipped'},
         },
-        'conditions': {'source': 'sim', 'scenarios': 2, 'corruptions': 'fog,snow', 'severity': '1,2'},
+        'conditions': {
+            'source': 'sim',
+            'scenarios': 2,
+            'corruptions': 'fog,snow',
+            'severity': '1,2',
+            'more': [{'corruptions': 'fog', 'agents': 'ego'}],
+        },
+        'worlds': {'varied': {'source': 'sim:3,world=varied', 'scenarios': 2}},
+        'intensity': {'row': 'shipped', 'names': ['carla', 'zero']},
+        'sensors': {'row': 'shipped', 'names': ['vlp16']},
         'reference': 'early',
         'subject': 'ours',
         'steps': {

@@ -89,8 +89,7 @@ def _seeds_table(evidence: Evidence) -> list[str]:
         return []
     names = [(f'{part}_{ap}', 100) for part in FIGURES for ap in ('ap50', 'ap70')] + [('mrce', 1)]
     lines = [
-        (row.label, *(', '.join(_number(v, scale=k) for v in row.by_seed.get(n, [])) for n, k in names))
-        for row in rows
+        (row.label, *(_listed(row.by_seed.get(name, []), scale) for name, scale in names)) for row in rows
     ]
     return [_table(('each training seed', *_headings(FIGURES), 'mRCE'), lines)]
 
@@ -123,8 +122,8 @@ def _difference(row: MeasuredRow, key: str, scale: float) -> str:
     value, low, high = row.less_subject[key]
     by_seed = row.less_subject_by_seed.get(key, [])
     text = _with_interval(value, (low, high), scale, '+')
-    if by_seed:
-        text += f'; {", ".join(_number(part, sign="+", scale=scale) for part in by_seed)}'
+    if text and by_seed:
+        text += f'; {_listed(by_seed, scale, "+")}'
     return f'**{text}**' if low * high > 0 and all(part * value > 0 for part in by_seed) else text
 
 
@@ -182,6 +181,12 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _number(value: float, digits: int = 1, sign: str = '', unit: str = '', scale: float = 1) -> str:
     return '' if math.isnan(value) else f'{scale * value:{sign}.{digits}f}{unit}'
+
+
+def _listed(values: Sequence[float], scale: float, sign: str = '') -> str:
+    """The values of all training seeds; empty if they are unknown."""
+    texts = [_number(value, sign=sign, scale=scale) for value in values]
+    return ', '.join(texts) if any(texts) else ''
 
 
 def _percent(share: float) -> str:

@@ -29,6 +29,8 @@ from diffkd_ros.share import share_directory
 RESULT = 'times.json'
 _EGO = 1
 _START_TIMEOUT = 120.0
+# Read by the timed loop, which runs in OpenCDA's interpreter.
+_DEFAULTS = 'opencda/scenario_testing/config_yaml/default.yaml'
 _TITLES = {'cooperative': 'adapter', 'server': 'ground truth'}
 
 
@@ -67,12 +69,14 @@ class OpencdaBench:
 
         Raises:
             ModelError: if the model folder is missing or does not match its card.
-            DiffkdError: if a process fails.
+            DiffkdError: if the folder is not a checkout of OpenCDA, or a process fails.
             MissingExtra: if the stand-in's msgpack is not installed.
         """
         if not self.server:
             require('msgpack')
         model = model_folder(self.model)
+        if not (self.checkout / _DEFAULTS).is_file():
+            raise DiffkdError(f'{self.checkout} is not a checkout of OpenCDA: it has no {_DEFAULTS}')
         out = prepared_folder(out, ('logs', RESULT))
         results = {}
         for count in counts:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every verb on machines as people have them: locked down, without extras, full, in a notebook."""
 
+import importlib.util
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from patience import PATIENCE, until
 from recorded_sets import write_opv2v_frame
 from sandbox import sandboxed
 from small_recipe import small_recipe
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from diffkd_ros.bags.convert import convert
@@ -28,13 +33,22 @@ FEW = ('--corruptions', 'none', '--scenarios', '1', '--frames-per-scenario', '1'
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory) -> Path:
-    """A folder with a bag, an OPV2V set of the same frames and a recipe."""
+    """A folder with a bag, an OPV2V set of the same frames, a recipe and a plan."""
     folder = tmp_path_factory.mktemp('place')
     scenario = Simulator(SimulatorConfig(agents=2, frames_per_scenario=2), 3).scenario(0)
     for kind in ('bag', 'opv2v'):
         convert([scenario.frame(k) for k in range(2)], folder / kind, kind)
     recipe = small_recipe('teacher', steps=1).model_dump(mode='json')
     (folder / 'recipe.yaml').write_text(yaml.safe_dump(recipe))
+    plan = {
+        'base': 'recipe.yaml',
+        'trainings': {'teacher': {'stages': ['teacher']}},
+        'rows': {'early': {'training': 'teacher', 'cooperation': 'early', 'label': 'Early'}},
+        'reference': 'early',
+        'subject': 'early',
+        'conditions': {'scenarios': 1, 'frames_per_scenario': 1, 'corruptions': 'none'},
+    }
+    (folder / 'plan.yaml').write_text(yaml.safe_dump(plan))
     (folder / 'tmp').mkdir()
     return folder
 
@@ -55,26 +69,53 @@ def diffkd(*words, sandbox=False, folder, preexec_fn=None, **variables):
     )
 
 
-VERBS = {
-    'compile': (),
-    'bench': ('--repetitions', '1'),
+# Options of a short run of every verb, in the folder `place`, which is no checkout of OpenCDA.
+OPTIONS = {
     'bag convert': ('sim', '{out}', '--scenarios', '1', '--length', '1', '--vehicles', '1'),
     'bag page': ('bag', '--out', '{out}.html'),
+    'bench': ('--repetitions', '1'),
+    'bench-opencda': ('.', '--out', '{out}'),
+    'compile': (),
     'data check': ('opv2v:opv2v', '--workers', '1'),
-    'evaluate': ('--out', '{out}', '--source', 'bag:bag', *FEW),
-    'train': ('recipe.yaml', '--out', '{out}', '--accelerator', 'cpu'),
     'demo': ('--out', '{out}', '--frames', '2', '--vehicles', '2', '--realtime-seconds', '0'),
+    'demo-carla': ('--out', '{out}', '--frames', '2', '--vehicles', '2'),
+    'evaluate': ('--out', '{out}', '--source', 'bag:bag', *FEW),
+    'evidence': ('plan.yaml', '--out', '{out}', '--workers', '1'),
+    'train': ('recipe.yaml', '--out', '{out}', '--accelerator', 'cpu'),
+}
+# The extra of each verb that needs one.
+EXTRAS = {
+    'bag convert': 'data',
+    'bag page': 'data',
+    'bench-opencda': 'ros',
+    'data check': 'data',
+    'demo': 'ros',
+    'demo-carla': 'ros',
+    'evaluate': 'report',
+    'evidence': 'train',
+    'train': 'train',
 }
 
 
+def listed(group: TyperGroup, *before: str) -> Iterator[str]:
+    """The verbs that the command line itself knows."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from listed(command, *before, name)
+        else:
+            yield ' '.join([*before, name])
+
+
+VERBS = sorted(listed(get_command(app)))
+
+
 def words(verb, out):
-    return [*verb.split(), *(option.format(out=out) for option in VERBS[verb])]
+    return [*verb.split(), *(option.format(out=out) for option in OPTIONS[verb])]
 
 
 @pytest.mark.parametrize('verb', VERBS)
 def test_it_runs_read_only_without_home_and_network(verb, place, tmp_path):
-    """Nothing can be written but the results and the temporary folder."""
-    pytest.importorskip({'demo': 'rclpy', 'train': 'lightning'}.get(verb, 'numpy'))
+    """Only the results and the temporary folder can be written; a verb runs or names what it needs."""
     nowhere = dict.fromkeys(('HOME', 'XDG_CACHE_HOME', 'MPLCONFIGDIR'), '/proc/nowhere')
     done = diffkd(
         *words(verb, tmp_path / 'out'),
@@ -84,8 +125,14 @@ def test_it_runs_read_only_without_home_and_network(verb, place, tmp_path):
         NUMBA_CACHE_DIR='',
         **nowhere,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert 'Traceback' not in done.stderr
+    missing = re.fullmatch(rf'diffkd {verb}: (\w+) is missing: .*\n', done.stderr)
+    if missing:
+        assert importlib.util.find_spec(missing[1]) is None
+    elif verb == 'bench-opencda':
+        assert re.fullmatch(r'diffkd bench-opencda: \. is not a checkout of OpenCDA: .*\n', done.stderr)
+    else:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert 'Traceback' not in done.stderr
 
 
 # Runs `diffkd` as if no extra were installed.
@@ -102,33 +149,24 @@ sys.meta_path.insert(0, Blocker())
 from diffkd_ros.cli import main
 main()
 """
-NEEDS = {
-    'bag convert': 'data',
-    'bag page': 'data',
-    'bench-opencda': 'ros',
-    'data check': 'data',
-    'demo': 'ros',
-    'demo-carla': 'ros',
-    'evaluate': 'report',
-    'evidence': 'train',
-    'train': 'train',
-}
 
 
-@pytest.mark.parametrize('verb', ['bench', 'compile', *NEEDS])
+@pytest.mark.parametrize('verb', VERBS)
 def test_without_extras_it_runs_or_names_the_one_it_needs(verb, place, tmp_path):
-    given = {'bench-opencda': [str(place)]}
-    options = words(verb, tmp_path / 'out') if verb in VERBS else [verb, *given.get(verb, ())]
     code = f'EXTRAS = {set(EXTRA_OF)!r}\n{WITHOUT_EXTRAS}'
     done = subprocess.run(
-        [sys.executable, '-c', code, *options], cwd=place, capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, '-c', code, *words(verb, tmp_path / 'out')],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
-    if verb not in NEEDS:
+    if verb not in EXTRAS:
         assert done.returncode == 0, done.stderr
         return
     assert done.returncode == 1
     assert done.stderr.startswith(f'diffkd {verb}: ')
-    assert done.stderr.endswith(f" is missing: pip install 'diffkd-ros[{NEEDS[verb]}]'\n")
+    assert done.stderr.endswith(f" is missing: pip install 'diffkd-ros[{EXTRAS[verb]}]'\n")
     assert done.stderr.count('\n') == 1
     assert not list(tmp_path.iterdir())
 

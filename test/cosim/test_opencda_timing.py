@@ -84,11 +84,18 @@ def test_both_kinds_of_steps_are_timed(generation, checkout, model, tmp_path, ca
     assert not processes_below(out, 'diffkd')
 
 
-def test_a_checkout_that_cannot_be_imported_is_reported(model, tmp_path):
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(DiffkdError, match=r'ended with code 1:[^$]*default\.yaml'):
-        bench(tmp_path / 'empty', model).run([2], tmp_path / 'out', Console())
+def test_a_checkout_that_cannot_be_imported_is_reported(checkout, model, tmp_path):
+    broken = checkout('first')
+    (broken / 'opencda' / '__init__.py').write_text('import opencood_of_a_user')
+    with pytest.raises(DiffkdError, match=r'ended with code 1:[^$]*opencood_of_a_user'):
+        bench(broken, model).run([2], tmp_path / 'out', Console())
     assert not processes_below(tmp_path / 'out', 'diffkd')
+
+
+def test_another_folder_is_refused_before_anything_is_written(model, tmp_path):
+    with pytest.raises(DiffkdError, match=r'is not a checkout of OpenCDA: it has no opencda/.*\.yaml$'):
+        bench(tmp_path, model).run([2], tmp_path / 'out', Console())
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_part_inside_another_counts_once():

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import SEEK_END, BytesIO
 from pathlib import Path
 
+import lz4.frame
+import zstandard
 from mcap.exceptions import EndOfFile, InvalidMagic
 from mcap.reader import SeekingReader
 from mcap.records import Channel, Chunk, DataEnd, McapRecord, Message, Schema
@@ -23,6 +25,8 @@ from mcap.summary import Summary
 _HEAD, _LENGTH = struct.Struct('<BQ'), struct.Struct('<Q')
 # Messages outside of chunks are indexed in parts of about this many bytes.
 _PART = 2**20
+# Largest content of a compressed chunk, MiB. Recorders write chunks of a few.
+_LARGEST_CHUNK = 256
 
 
 @dataclass(slots=True)
@@ -80,8 +84,11 @@ class McapFile:
     @property
     def damage(self) -> str:
         """See the class."""
-        chunks = f'{len(self._damaged)} of {len(self._parts)} chunks are damaged' if self._damaged else ''
-        return ', '.join(filter(None, [chunks, self._end]))
+        chunks = (
+            f'{len(self._damaged)} of {len(self._parts)} chunks are damaged or larger than '
+            f'{_LARGEST_CHUNK} MiB'
+        )
+        return ', '.join(filter(None, [chunks if self._damaged else '', self._end]))
 
     def _summary(self) -> Summary | None:
         """The file's index; None if it has none, or one that is damaged or does not list all messages."""
@@ -196,8 +203,19 @@ def _unpacked(chunk: Chunk) -> list[McapRecord]:
     """The records in a chunk.
 
     Raises:
-        Exception: any, if the chunk is damaged.
+        Exception: any, if the chunk is damaged, not of the size it announces, or compressed and too large.
     """
-    if not chunk.compression and len(chunk.data) != chunk.uncompressed_size:
+    size = chunk.uncompressed_size
+    if chunk.compression and size > _LARGEST_CHUNK * 2**20:
         raise EndOfFile
-    return breakup_chunk(chunk, validate_crc=True)
+    # `breakup_chunk` decompresses without a limit.
+    match chunk.compression:
+        case 'zstd':
+            data = zstandard.ZstdDecompressor().stream_reader(chunk.data).read(size + 1)
+        case 'lz4':
+            data = lz4.frame.LZ4FrameDecompressor().decompress(chunk.data, size + 1)
+        case _:
+            data = chunk.data
+    if len(data) != size:
+        raise EndOfFile
+    return breakup_chunk(replace(chunk, compression='', data=data), validate_crc=True)

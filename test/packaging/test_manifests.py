@@ -33,6 +33,7 @@ PYTHON_MODULES = {
     'carla': ('carla', None),
     'jinja2': ('jinja2', 'python3-jinja2'),
     'lightning': ('lightning', None),
+    'lz4': ('lz4', None),
     'matplotlib': ('matplotlib', 'python3-matplotlib'),
     'mcap': ('mcap', None),
     'msgpack': ('msgpack', 'python3-msgpack'),
@@ -53,6 +54,7 @@ PYTHON_MODULES = {
     'transforms3d': ('transforms3d', 'python3-transforms3d'),
     'typer': ('typer', 'python3-typer'),
     'yaml': ('pyyaml', 'python3-yaml'),
+    'zstandard': ('zstandard', None),
 }
 # In every ROS distribution, but not among the wheels: the code does without them where they are missing.
 ROS_PACKAGES_WITHOUT_WHEEL = {

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sqlite3
+import struct
 
+import lz4.frame
 import numpy as np
 import pytest
+import zstandard
+from mcap.data_stream import RecordBuilder
+from mcap.records import Chunk
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -111,6 +117,34 @@ def test_a_damaged_chunk_costs_itself(tmp_path, everything):
     dataset = RosbagDataset(path)
     assert_frames(dataset, [0, 1, 3, 4, 5])
     assert '1 of 6 chunks are damaged' in remarks_of(dataset)
+
+
+def compressed_record(compression, size):
+    """A record of zeros, whose compressed size is less than a hundredth."""
+    if compression == 'zstd':
+        compressor, begin = zstandard.ZstdCompressor().compressobj(size=size), b''
+    else:
+        compressor = lz4.frame.LZ4FrameCompressor()
+        begin = compressor.begin()
+    block, head = bytes(2**24), struct.pack('<BQ', 0x80, size - 9)
+    blocks = [head + block[9:], *[block] * (size // len(block) - 1)]
+    return b''.join([begin, *map(compressor.compress, blocks), compressor.flush()])
+
+
+@pytest.mark.parametrize('compression', ['zstd', 'lz4'])
+@pytest.mark.parametrize('announced', [2**29, 1000])
+def test_a_chunk_that_becomes_huge_costs_no_memory(tmp_path, everything, compression, announced):
+    path = tmp_path / 'bag.mcap'
+    starts = write_mcap(path, everything, CompressionType.ZSTD)
+    record = RecordBuilder()
+    Chunk(compression, compressed_record(compression, 2**29), 0, 0, 0, announced).write(record)
+    data = path.read_bytes()
+    path.write_bytes(data[: starts[2]] + record.end() + data[starts[2] : -40])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    dataset = RosbagDataset(path)
+    assert_frames(dataset, range(COUNT))
+    assert '1 of 7 chunks are damaged or larger than 256 MiB' in remarks_of(dataset)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
 
 
 def write_mcap(path, items, compression=CompressionType.NONE, **options):

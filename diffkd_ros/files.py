@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes files whole or not at all, and checks where results will be written before the work starts."""
+"""Writes files and folders whole or not at all, and checks where results go before the work starts."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,28 @@ def whole_file(path: Path) -> Iterator[Path]:
             with suppress(OSError):
                 unfinished.unlink()
             raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Write a folder inside another one; it is moved to its place when it is complete, else removed.
+
+    If the process is killed it remains, in a folder whose name ends in `.unfinished`.
+
+    Yields:
+        The folder to create and to write to, of the same name.
+
+    Raises:
+        OSError: if it cannot be moved.
+    """
+    # A bag's file is named as its folder.
+    unfinished = path.with_name(f'{path.name}.unfinished')
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        yield unfinished / path.name
+        (unfinished / path.name).rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

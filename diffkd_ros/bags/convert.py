@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffkd_ros.bags.writer import BagError, BagWriter, serialised
+from diffkd_ros.files import whole_folder
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.sources.opv2v import write_opv2v
 from diffkd_ros.sources.restamping import restamped
@@ -91,24 +90,8 @@ def convert(
             on_frame(written.frames)
 
     try:
-        with _whole(path) as unfinished:
+        with whole_folder(path) as unfinished:
             _WRITERS[to](counted(), unfinished)
     except OSError as error:
         raise BagError(f'writing {path} failed: {error}') from error
     return written
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A folder to write to, which gets its name once all is written and is removed if that fails.
-
-    If the process is killed it remains, in a folder whose name ends in `.unfinished`.
-    """
-    # A bag's file is named as its folder.
-    unfinished = path.with_name(f'{path.name}.unfinished')
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        yield unfinished / path.name
-        (unfinished / path.name).rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ Family = Literal['lidar', 'pose', 'link']
 Role = Literal['paper', 'held_out', 'extra']
 Profile = Literal['lab', 'graded']
 Who = Literal['ego', 'neighbours', 'all']
+WHO: tuple[Who, ...] = get_args(Who)
 Parameters = Mapping[str, Any]
 
 

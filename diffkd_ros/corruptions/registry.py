@@ -8,15 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 from diffkd_ros.corruptions.catalogue import CATALOGUE
-from diffkd_ros.corruptions.corruption import Corruption, Family, Hit, Profile, Role, Who, unknown
+from diffkd_ros.corruptions.corruption import (
+    WHO,
+    Corruption,
+    Family,
+    Hit,
+    Profile,
+    Role,
+    Who,
+    unknown,
+)
 from diffkd_ros.corruptions.errors import CorruptionError
 from diffkd_ros.corruptions.link import Link, LinkConditions
 from diffkd_ros.corruptions.payload import SizeOf
 from diffkd_ros.corruptions.randomness import generator
 from diffkd_ros.corruptions.sweeps import require_finite
 from diffkd_ros.frame import CoopFrame
-
-_WHO: tuple[Who, ...] = ('ego', 'neighbours', 'all')
 
 CORRUPTIONS: Mapping[str, Corruption] = {corruption.name: corruption for corruption in CATALOGUE}
 
@@ -77,8 +84,8 @@ def corrupt_frame(
     corruption = lookup(name)
     if corruption.apply is None:
         raise CorruptionError(f'{name} acts on messages, not on frames; use open_link')
-    if who is not None and who not in _WHO:
-        raise unknown('value of who', who, _WHO)
+    if who is not None and who not in WHO:
+        raise unknown('value of who', who, WHO)
     who = who or corruption.hits
     parameters = corruption.parameters(severity, profile, **options)
     agents = dict(frame.agents)

@@ -98,14 +98,11 @@ def session_settings(p: BridgeParameters) -> SessionSettings:
     """The session settings that the parameters describe.
 
     Raises:
-        SetupError: if vehicles, roles and ego do not match.
+        DiffkdError: if vehicles, roles and ego do not match.
     """
-    try:
-        roles = role_names(p.vehicles, [] if p.roles == ('',) else p.roles)
-    except (DiffkdError, ValueError) as error:
-        raise entry.SetupError(str(error)) from error
+    roles = role_names(p.vehicles, [] if p.roles == ('',) else p.roles)
     if p.ego not in p.vehicles:
-        raise entry.SetupError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
+        raise DiffkdError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
     lidar = LidarSettings(
         channels=p.channels,
         range=p.lidar_range,

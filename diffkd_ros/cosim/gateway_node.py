@@ -23,6 +23,7 @@ from diffkd_ros.cosim.opencda.diffkd_opencda import (
     send_message,
 )
 from diffkd_ros.cosim.opencda.steps import StepError, read_step, rows_in_carla
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import Boxes3D, CoopFrame, FrameError
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.messages.reading import MessageError, boxes_of, stamp_of
@@ -65,7 +66,7 @@ class GatewayNode(entry.RunnableNode):
         super().__init__('gateway_node')
         self._p = p = declare(self, GatewayParameters)
         if p.ego not in p.vehicles:
-            raise entry.SetupError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
+            raise DiffkdError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
         self._ego = agent_name(p.ego)
         self._largest_step = _LARGEST_HEAD + max(_AGENTS, len(p.vehicles)) * _LARGEST_SWEEP * POINT_BYTES
         self._lockstep = LockStep(self, p.ego_timeout, waits=True, ego=self._ego)
@@ -79,7 +80,7 @@ class GatewayNode(entry.RunnableNode):
         try:
             self._listener = socket.create_server((p.host, p.port))
         except OSError as error:
-            raise entry.SetupError(f'cannot listen on {p.host}:{p.port}: {error}') from error
+            raise DiffkdError(f'cannot listen on {p.host}:{p.port}: {error}') from error
         self._address = f'{p.host}:{self._listener.getsockname()[1]}'
         self._diagnostics = diagnostics.DiagnosticsPublisher(self, f'OpenCDA {self._address}', self._items)
         self._thread = threading.Thread(target=self._run, name='opencda', daemon=True)

@@ -12,13 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from diffkd_ros.corruptions import LinkConditions, Profile, Who, lookup, names
+from diffkd_ros.corruptions import WHO, LinkConditions, Profile, Who, lookup, names
 from diffkd_ros.metrics.average_precision import EvaluationError
 
 CLEAN = 'clean'
 EGO_ALONE = 'ego_alone'
 ALL, NONE, DEFAULT = 'all', 'none', 'default'
-WHO: tuple[Who, ...] = ('ego', 'neighbours', 'all')
 PROFILES: tuple[Profile, ...] = ('graded', 'lab')
 
 Name = TypeVar('Name', bound=str)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from diffkd_ros.documents import read_config
+from diffkd_ros.documents import explained, read_config
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import Condition, make_conditions
 from diffkd_ros.runtime.model_folder import model_folder
@@ -311,7 +311,7 @@ def _changed(recipe: Recipe, change: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(_merged(recipe.model_dump(mode='json'), change))
     except ValidationError as error:
-        raise DiffkdError(f'{where}: {error}') from error
+        raise DiffkdError(f'{where}: {explained(error, Recipe)}') from error
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import FrameError
 from diffkd_ros.messages.reading import MessageError, boxes_of
 from diffkd_ros.msg import Boxes3D
@@ -36,7 +37,7 @@ class AutowareNode(entry.RunnableNode):
         super().__init__('autoware_node')
         self._p = declare(self, AutowareParameters, self._adopt)
         if autoware_msgs is None:
-            raise entry.SetupError('autoware_node needs the package autoware_perception_msgs')
+            raise DiffkdError('autoware_node needs the package autoware_perception_msgs')
         self._publisher = self.create_publisher(autoware_msgs.DetectedObjects, 'objects', qos.RESULTS)
         self._subscription = self.create_subscription(Boxes3D, 'detections', self._convert, qos.RESULTS)
         self.get_logger().info('ready')

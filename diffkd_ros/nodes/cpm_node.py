@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import FrameError
 from diffkd_ros.messages.reading import MessageError, boxes_of, stamp_of
 from diffkd_ros.msg import Boxes3D
@@ -48,7 +49,7 @@ class CpmNode(entry.RunnableNode):
         super().__init__('cpm_node')
         self._p = declare(self, CpmParameters, self._adopt)
         if cpm_msgs is None:
-            raise entry.SetupError('cpm_node needs the package etsi_its_cpm_ts_msgs')
+            raise DiffkdError('cpm_node needs the package etsi_its_cpm_ts_msgs')
         self._origin = MapOrigin(self._p.latitude, self._p.longitude, self._p.altitude)
         # Detections arrive long after their pose, and a callback must not wait.
         self._poses = pose_source_of(self, self._p, wait=0.0)

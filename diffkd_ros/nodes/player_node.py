@@ -95,8 +95,8 @@ class PlayerNode(entry.RunnableNode):
             # Report now that a source cannot be opened at one of the rates, not when its turn comes.
             self._frames(min(rates), 0, self.get_logger().warning)
             self._frames(max(rates), 0)
-        except (DiffkdError, ValueError) as error:
-            raise entry.SetupError(str(error)) from error
+        except ValueError as error:
+            raise DiffkdError(str(error)) from error
         self._lockstep = LockStep(
             self,
             p.timeout,

@@ -25,13 +25,13 @@ from diffkd_ros.cosim import graph as cosim_graph
 from diffkd_ros.cosim.bridge_node import BridgeParameters, session_settings, vehicle_transforms
 from diffkd_ros.cosim.settings import LidarSettings
 from diffkd_ros.cosim.testing.process import StandInProcess
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.launching import graph
 from diffkd_ros.messages.clouds import read_cloud
 from diffkd_ros.messages.poses import pose_of
 from diffkd_ros.messages.reading import boxes_of, stamp_of
-from diffkd_ros.nodes.base.entry import SetupError
 from diffkd_ros.sources.source import Source
 
 AGENTS = ['cav_1', 'cav_2', 'cav_3']
@@ -272,7 +272,7 @@ def test_vehicles_roles_and_ego_must_match():
         {'vehicles': (1, 1, 2)},
         {'ego': 9},
     ):
-        with pytest.raises(SetupError):
+        with pytest.raises(DiffkdError):
             session_settings(BridgeParameters(**wrong))
 
 

@@ -134,7 +134,7 @@ def test_one_command_trains_measures_and_reports_and_repeats_nothing(tmp_path: P
         (
             {'trainings': {'teacher': {'stages': ['teacher'], 'change': {'data': {'bacth': 3}}},
                            'method': {'stages': ['teacher']}}},
-            'bacth',
+            r'training teacher: unknown key data\.bacth, did you mean batch\?$',
         ),
         (
             {'trainings': {'teacher': {'stages': ['teacher'], 'after': 'method'},

@@ -11,7 +11,8 @@ import yaml
 from rclpy.parameter import Parameter
 from script import build_tool
 
-from diffkd_ros.nodes.base.parameters import ParameterError, declare, parameter
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.share import share_directory
 
 
@@ -79,7 +80,7 @@ def test_defaults_and_values(make):
     ],
 )
 def test_invalid_values_are_errors(make, given, message):
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(DiffkdError, match=message):
         declare(make(**given), Table)
 
 

@@ -15,6 +15,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time
 
 from diffkd_ros.bags.writer import BagWriter
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.motion import moved
 from diffkd_ros.geometry.poses import pose_from_euler, yaw_of
 from diffkd_ros.messages.building import (
@@ -25,7 +26,6 @@ from diffkd_ros.messages.building import (
     transform_message,
 )
 from diffkd_ros.messages.poses import covariance_of, pose_of_odometry, pose_of_stamped
-from diffkd_ros.nodes.base.entry import SetupError
 from diffkd_ros.nodes.input import poses as pose_sources
 from diffkd_ros.nodes.input.pose_buffer import MissingPoseError, PoseBuffer
 from diffkd_ros.nodes.input.pose_parameters import PoseParameters
@@ -281,5 +281,5 @@ def test_a_missing_transform_is_an_error(monkeypatch):
 
 def test_without_tf2_the_error_names_the_other_sources(monkeypatch):
     monkeypatch.setattr(pose_sources, 'tf2_ros', None)
-    with pytest.raises(SetupError, match='tf2_ros, which is not installed; the other sources are odometry'):
+    with pytest.raises(DiffkdError, match='tf2_ros, which is not installed; the other sources are odometry'):
         pose_sources.TfPoses(None, 'map', wait=0.0)

@@ -28,10 +28,6 @@ from diffkd_ros.nodes.base import parameters, qos
 _PROGRESS_PERIOD = 30.0
 
 
-class SetupError(DiffkdError):
-    """A node cannot start: an input that it needs is missing or invalid."""
-
-
 class RunnableNode(Node):
     """Base of all nodes that `run` executes.
 
@@ -51,7 +47,7 @@ class RunnableNode(Node):
         """Called once after construction, before the node spins.
 
         Raises:
-            SetupError: if the node cannot start.
+            DiffkdError: if the node cannot start.
         """
 
     def close(self) -> None:

@@ -38,10 +38,6 @@ _KINDS: dict[Any, tuple[type, str]] = {
 }
 
 
-class ParameterError(DiffkdError):
-    """A parameter that does not exist, has the wrong type or is out of range."""
-
-
 def parameter(
     default: Any,
     description: str,
@@ -79,20 +75,20 @@ def _checked(name: str, value: Any, kind: Any, metadata: Any) -> Any:
         if scalar is float and isinstance(item, int) and not isinstance(item, bool):
             item = float(item)
         if not isinstance(item, scalar) or (isinstance(item, bool) and scalar is not bool):
-            raise ParameterError(f'parameter {name} must be {words}, got {value!r}')
+            raise DiffkdError(f'parameter {name} must be {words}, got {value!r}')
         return item
 
     listed = kind not in (bool, int, float, str)
     if listed and (isinstance(value, str) or not isinstance(value, Iterable)):
-        raise ParameterError(f'parameter {name} must be {words}, got {value!r}')
+        raise DiffkdError(f'parameter {name} must be {words}, got {value!r}')
     result = tuple(convert(item) for item in value) if listed else convert(value)
     low, high, choices = metadata['minimum'], metadata['maximum'], metadata['choices']
     for item in result if listed else (result,):
         if (low is not None and not item >= low) or (high is not None and not item <= high):
             limits = f'{"-inf" if low is None else low} to {"inf" if high is None else high}'
-            raise ParameterError(f'parameter {name} must lie in {limits}, got {value!r}')
+            raise DiffkdError(f'parameter {name} must lie in {limits}, got {value!r}')
         if choices and item not in choices:
-            raise ParameterError(f'parameter {name} must be one of {", ".join(choices)}, got {value!r}')
+            raise DiffkdError(f'parameter {name} must be one of {", ".join(choices)}, got {value!r}')
     return result
 
 
@@ -124,8 +120,8 @@ def declare(node: Node, table: type[Table], changed: Callable[[Table], None] | N
             the table has any.
 
     Raises:
-        ParameterError: if an override has a name that is not in the table (the nearest known name is
-            suggested), or a value of the wrong type or out of range.
+        DiffkdError: if an override has a name that is not in the table (the nearest known one is suggested),
+            or a value of the wrong type or out of range.
     """
     specs = {spec.name: spec for spec in fields(table)}  # type: ignore[arg-type]
     overrides = node._parameter_overrides
@@ -133,11 +129,11 @@ def declare(node: Node, table: type[Table], changed: Callable[[Table], None] | N
         if name.startswith(qos.OVERRIDES):
             error = qos.override_error(name, overrides[name].value)
             if error:
-                raise ParameterError(error)
+                raise DiffkdError(error)
         elif name not in specs and name not in _BUILT_IN:
             near = difflib.get_close_matches(name, specs, n=1, cutoff=0.5)
             hint = f'; did you mean {near[0]}?' if near else ''
-            raise ParameterError(
+            raise DiffkdError(
                 f'{node.get_name()} has no parameter {name}{hint} (it has: {", ".join(sorted(specs))})'
             )
     kinds = get_type_hints(table)
@@ -154,7 +150,7 @@ def declare(node: Node, table: type[Table], changed: Callable[[Table], None] | N
         given = {p.name: p.value for p in parameters if p.name in specs}
         try:
             new = {n: _checked(n, value, kinds[n], specs[n].metadata) for n, value in given.items()}
-        except ParameterError as error:
+        except DiffkdError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if new and changed is not None:
             # rclpy has checked the descriptors before, so nothing can refuse the values any more.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from rclpy.node import Node
 
-from diffkd_ros.nodes.base.parameters import ParameterError, parameter
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.nodes.base.parameters import parameter
 from diffkd_ros.nodes.base.subscription import RELIABILITIES
 from diffkd_ros.nodes.input.poses import SOURCES, PoseSource, TfPoses, TopicPoses
 
@@ -61,13 +62,12 @@ def pose_source_of(node: Node, parameters: PoseParameters, wait: float | None = 
         wait: overrides the parameter `pose_wait`.
 
     Raises:
-        SetupError: if tf2_ros is needed and not installed.
-        ParameterError: if `base_to_lidar` is not six finite numbers.
+        DiffkdError: if tf2_ros is needed and not installed, or `base_to_lidar` is not six finite numbers.
     """
     p = parameters
     wait = p.pose_wait if wait is None else wait
     if p.pose_source == 'tf':
         return TfPoses(node, p.map_frame, wait)
     if len(p.base_to_lidar) != 6 or not np.isfinite(p.base_to_lidar).all():
-        raise ParameterError(f'parameter base_to_lidar must be six finite numbers, got {p.base_to_lidar}')
+        raise DiffkdError(f'parameter base_to_lidar must be six finite numbers, got {p.base_to_lidar}')
     return TopicPoses(node, p.pose_source, p.pose_tolerance, wait, p.input_reliability, p.base_to_lidar)

@@ -13,11 +13,11 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.time import Time
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.lidar_pose import LidarPose, mounted, mounting
 from diffkd_ros.geometry.poses import PoseError
 from diffkd_ros.messages.poses import pose_of_odometry, pose_of_stamped, pose_of_transform
 from diffkd_ros.nodes.base import qos
-from diffkd_ros.nodes.base.entry import SetupError
 from diffkd_ros.nodes.base.subscription import InputSubscription
 from diffkd_ros.nodes.input.pose_buffer import MissingPoseError, PoseBuffer
 
@@ -132,12 +132,12 @@ class TfPoses(PoseSource):
         wait: longest wait for a transform, seconds of real time.
 
     Raises:
-        SetupError: if tf2_ros is not installed.
+        DiffkdError: if tf2_ros is not installed.
     """
 
     def __init__(self, node: Node, map_frame: str, wait: float) -> None:
         if tf2_ros is None:
-            raise SetupError(
+            raise DiffkdError(
                 'pose_source tf needs the Python package tf2_ros, which is not installed; '
                 'the other sources are odometry and pose'
             )

@@ -22,7 +22,7 @@ from rclpy.qos import QoSProfile
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.nodes.base import qos
 from diffkd_ros.nodes.base.diagnostics import OK, WARN, DiagnosticsPublisher, Item
-from diffkd_ros.nodes.base.entry import RunnableNode, SetupError
+from diffkd_ros.nodes.base.entry import RunnableNode
 from diffkd_ros.nodes.base.parameters import declare
 from diffkd_ros.nodes.perception.parameters import EncodingParameters
 from diffkd_ros.nodes.perception.pipeline import Pipeline
@@ -48,8 +48,7 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
         agent: the agent's name on the V2X link.
 
     Raises:
-        ParameterError: if a parameter is unknown or invalid.
-        SetupError: if neither parameter nor namespace gives the agent's name.
+        DiffkdError: if a parameter is unknown or invalid, or neither parameter nor namespace names the agent.
     """
 
     def __init__(self, name: str, table: type[Table], build: Callable[[], Pipeline]) -> None:
@@ -57,7 +56,7 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
         self.p: Table = declare(self, table, self._adopt)
         self.agent = self.p.agent_id or self.get_namespace().strip('/')
         if not self.agent:
-            raise SetupError('an agent needs a name: set the parameter agent_id or a namespace')
+            raise DiffkdError('an agent needs a name: set the parameter agent_id or a namespace')
         self._build = build
         self._pipeline: Pipeline | None = None
         self._failure = ''
@@ -69,13 +68,13 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
         """Configure and activate, unless `autostart` is off.
 
         Raises:
-            SetupError: if that fails.
+            DiffkdError: if that fails.
         """
         if not self.p.autostart:
             self.get_logger().info('ready to be configured: autostart is off')
             return
         if self.trigger_configure() != SUCCESS or self.trigger_activate() != SUCCESS:
-            raise SetupError(self._failure)
+            raise DiffkdError(self._failure)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and create publishers."""

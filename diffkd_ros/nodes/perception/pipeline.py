@@ -38,7 +38,7 @@ class Pipeline(ABC):
 
     Raises:
         ModelError: if the model does not load or the device is not available.
-        SetupError: if the source of poses is not available.
+        DiffkdError: if the source of poses is not available.
     """
 
     summary: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the machine code of numeric functions is kept, and that all of it can be compiled beforehand."""
+"""Where the machine code of numeric functions is kept. `test_machines.py` compiles all of them beforehand."""
 
 import os
 import shutil
@@ -12,10 +12,11 @@ from sandbox import sandboxed
 
 PROJECT = Path(__file__).parents[1]
 COMPILING = 'compiling numeric functions'
-NMS = """
+# A function that is compiled quickly.
+HEIGHT = """
 import numpy as np
-from diffkd_ros.geometry.overlap import nms
-print(nms(np.ones((2, 7)), [0.5, 0.6], 0.1))
+from diffkd_ros.sources.simulator.ground import height_at
+print(height_at(np.ones((2, 2), np.float32), 0.0, 0.0))
 """
 
 
@@ -28,30 +29,26 @@ def run(code, tmp_path, *, home='/proc/nowhere', read_only=(), **variables):
     command = sandboxed([sys.executable, '-c', code], [PROJECT, *read_only])
     done = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == '[1]\n'
+    assert done.stdout == '1.0\n'
     return done.stderr
 
 
 def test_without_a_writable_folder_compiled_functions_are_kept_in_a_private_one(tmp_path):
-    assert COMPILING in run(NMS, tmp_path)
+    assert COMPILING in run(HEIGHT, tmp_path)
     (folder,) = (tmp_path / 'tmp').iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert COMPILING not in run(NMS, tmp_path)
-
-
-def test_a_folder_of_others_is_not_used(tmp_path):
-    assert COMPILING in run(NMS, tmp_path)
-    (folder,) = (tmp_path / 'tmp').iterdir()
+    assert COMPILING not in run(HEIGHT, tmp_path)
+    # A folder that others can write to is not used.
     folder.chmod(0o777)
-    assert 'every process compiles them again' in run(NMS, tmp_path)
+    assert 'every process compiles them again' in run(HEIGHT, tmp_path)
 
 
 def test_a_cache_that_was_filled_and_is_read_only_is_used(tmp_path):
     """As in a container that is run read-only, or as another user."""
     filled = tmp_path / 'filled'
     filled.mkdir()
-    assert COMPILING in run(NMS, tmp_path, NUMBA_CACHE_DIR=str(filled))
-    assert COMPILING not in run(NMS, tmp_path, read_only=[filled], NUMBA_CACHE_DIR=str(filled))
+    assert COMPILING in run(HEIGHT, tmp_path, NUMBA_CACHE_DIR=str(filled))
+    assert COMPILING not in run(HEIGHT, tmp_path, read_only=[filled], NUMBA_CACHE_DIR=str(filled))
 
 
 # No byte can be written to a file.
@@ -62,47 +59,14 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def test_without_any_folder_each_process_compiles(tmp_path):
-    assert 'every process compiles' in run(FULL + NMS, tmp_path)
+    assert 'every process compiles' in run(FULL + HEIGHT, tmp_path)
 
 
 def test_on_a_full_disk_the_functions_run_all_the_same(tmp_path):
     filled = tmp_path / 'filled'
     filled.mkdir()
-    assert COMPILING in run(FULL + NMS, tmp_path, NUMBA_CACHE_DIR=str(filled))
+    assert COMPILING in run(FULL + HEIGHT, tmp_path, NUMBA_CACHE_DIR=str(filled))
     assert not [path for path in filled.rglob('*') if path.is_file()]
-
-
-NOT_COMPILED = """
-import importlib, pkgutil
-from numba.extending import is_jitted
-import diffkd_ros.precompile
-from diffkd_ros import geometry, metrics, sources
-diffkd_ros.precompile.compile_all()
-for package in (geometry, metrics, sources):
-    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):
-        try:
-            module = importlib.import_module(found.name)
-        except ModuleNotFoundError:
-            continue
-        for name, value in vars(module).items():
-            if is_jitted(value) and not value.signatures and value.targetoptions.get('inline') != 'always':
-                print(module.__name__, name)
-"""
-
-
-def test_everything_can_be_compiled_beforehand(tmp_path):
-    """After `compile_all`, an evaluation compiles nothing, in several processes."""
-    environment = {**os.environ, 'NUMBA_CACHE_DIR': str(tmp_path / 'cache')}
-
-    def run(*command):
-        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done
-
-    assert run('-c', NOT_COMPILED).stdout == ''
-    options = ('--corruptions', 'snow,message_loss', '--severity', '3', '--scenarios', '1', '--workers', '2')
-    done = run('-m', 'diffkd_ros.cli', 'evaluate', '--out', str(tmp_path / 'out'), *options)
-    assert COMPILING not in done.stderr
 
 
 @pytest.mark.skipif(shutil.which('ruff', path=str(Path(sys.executable).parent)) is None, reason='no ruff')

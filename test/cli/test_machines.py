@@ -53,12 +53,14 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def diffkd(*words, sandbox=False, folder, preexec_fn=None, **variables):
-    command = [sys.executable, '-m', 'diffkd_ros.cli', *words]
-    if sandbox:
-        command = sandboxed(command, [PROJECT])
+def diffkd(*words, folder, preexec_fn=None, **variables):
+    return run('-m', 'diffkd_ros.cli', *words, folder=folder, preexec_fn=preexec_fn, **variables)
+
+
+def run(*arguments, folder, sandbox=False, preexec_fn=None, **variables):
+    command = [sys.executable, *arguments]
     return subprocess.run(
-        command,
+        sandboxed(command, [PROJECT]) if sandbox else command,
         cwd=folder,
         env={**os.environ, **variables},
         capture_output=True,
@@ -67,6 +69,48 @@ def diffkd(*words, sandbox=False, folder, preexec_fn=None, **variables):
         preexec_fn=preexec_fn,
         timeout=2 * PATIENCE,
     )
+
+
+def locked_down(*arguments, folder):
+    """Run Python without home and network, where only results and the temporary folder can be written."""
+    nowhere = dict.fromkeys(('HOME', 'XDG_CACHE_HOME', 'MPLCONFIGDIR'), '/proc/nowhere')
+    variables = {'TMPDIR': str(folder / 'tmp'), 'NUMBA_CACHE_DIR': '', **nowhere}
+    return run(*arguments, folder=folder, sandbox=True, **variables)
+
+
+COMPILING = 'compiling numeric functions'
+
+
+# Runs `diffkd compile` and prints the functions that it has not compiled.
+COMPILE = """
+import importlib, pkgutil
+from numba.extending import is_jitted
+from diffkd_ros import geometry, metrics, sources
+from diffkd_ros.cli import app
+app(['compile'], standalone_mode=False)
+for package in (geometry, metrics, sources):
+    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):
+        try:
+            module = importlib.import_module(found.name)
+        except ModuleNotFoundError:
+            continue
+        for name, value in vars(module).items():
+            if is_jitted(value) and not value.signatures and value.targetoptions.get('inline') != 'always':
+                print(module.__name__, name)
+"""
+
+
+@pytest.fixture(scope='module')
+def compiling(place):
+    done = locked_down('-c', COMPILE, folder=place)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope='module')
+def compiled(compiling, place) -> Path:
+    """The folder, after `diffkd compile`."""
+    return place
 
 
 # Options of a short run of every verb, in the folder `place`, which is no checkout of OpenCDA.
@@ -79,7 +123,10 @@ OPTIONS = {
     'data check': ('opv2v:opv2v', '--workers', '1'),
     'demo': ('--out', '{out}', '--frames', '2', '--vehicles', '2', '--realtime-seconds', '0'),
     'demo-carla': ('--out', '{out}', '--frames', '2', '--vehicles', '2'),
-    'evaluate': ('--out', '{out}', '--source', 'bag:bag', *FEW),
+    'evaluate': (
+        *('--out', '{out}', '--source', 'bag:bag', '--scenarios', '1', '--workers', '2'),
+        *('--corruptions', 'snow,message_loss', '--severity', '3'),
+    ),
     'evidence': ('plan.yaml', '--out', '{out}', '--workers', '1'),
     'train': ('recipe.yaml', '--out', '{out}', '--accelerator', 'cpu'),
 }
@@ -114,17 +161,9 @@ def words(verb, out):
 
 
 @pytest.mark.parametrize('verb', VERBS)
-def test_it_runs_read_only_without_home_and_network(verb, place, tmp_path):
-    """Only the results and the temporary folder can be written; a verb runs or names what it needs."""
-    nowhere = dict.fromkeys(('HOME', 'XDG_CACHE_HOME', 'MPLCONFIGDIR'), '/proc/nowhere')
-    done = diffkd(
-        *words(verb, tmp_path / 'out'),
-        sandbox=True,
-        folder=place,
-        TMPDIR=str(place / 'tmp'),
-        NUMBA_CACHE_DIR='',
-        **nowhere,
-    )
+def test_it_runs_read_only_without_home_and_network(verb, compiled, tmp_path):
+    """A verb runs, or says in a line what it needs; after `diffkd compile` it compiles nothing."""
+    done = locked_down('-m', 'diffkd_ros.cli', *words(verb, tmp_path / 'out'), folder=compiled)
     missing = re.fullmatch(rf'diffkd {verb}: (\w+) is missing: .*\n', done.stderr)
     if missing:
         assert importlib.util.find_spec(missing[1]) is None
@@ -133,6 +172,12 @@ def test_it_runs_read_only_without_home_and_network(verb, place, tmp_path):
     else:
         assert done.returncode == 0, done.stdout + done.stderr
         assert 'Traceback' not in done.stderr
+        assert COMPILING not in done.stderr
+
+
+def test_every_function_is_compiled_beforehand(compiling):
+    assert COMPILING in compiling.stderr
+    assert re.fullmatch(r'ready after \d+ s\n', compiling.stdout)
 
 
 # Runs `diffkd` as if no extra were installed.
@@ -198,6 +243,10 @@ def test_an_output_that_cannot_be_written_is_one_line(options, place, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
+# As in every cell of a notebook.
+NOTEBOOK = {'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}
+
+
 def limited(size):
     """No file can become larger, as if the disk were full."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -214,10 +263,11 @@ def test_an_evaluation_on_a_full_disk_is_one_line_and_can_be_continued(place, tm
     assert (tmp_path / 'report.html').stat().st_size > 40_000
 
 
-def test_a_training_on_a_full_disk_is_one_line(place, tmp_path):
+def test_a_training_on_a_full_disk_is_one_line_in_a_notebook_too(place, tmp_path):
+    """Lightning imports Matplotlib before the curve is drawn."""
     pytest.importorskip('lightning')
     options = ('train', 'recipe.yaml', '--out', str(tmp_path), '--accelerator', 'cpu')
-    done = diffkd(*options, folder=place, preexec_fn=limited(10_000))
+    done = diffkd(*options, folder=place, preexec_fn=limited(10_000), **NOTEBOOK)
     assert done.returncode == 1
     error = f'diffkd train: cannot write {tmp_path}/curve.png: File too large\n'
     assert done.stderr.endswith(error)
@@ -247,10 +297,6 @@ def test_a_mistyped_option_leaves_nothing_behind(options, message, place, tmp_pa
     assert not (tmp_path / 'out').exists()
 
 
-# As in every cell of a notebook.
-NOTEBOOK = {'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}
-
-
 def test_a_notebook_evaluates_a_folder_whose_name_is_not_unicode(place, tmp_path):
     folder = tmp_path / b'caf\xe9'.decode('utf-8', 'surrogateescape')
     shutil.copytree(place / 'bag', folder / 'bag')
@@ -259,13 +305,6 @@ def test_a_notebook_evaluates_a_folder_whose_name_is_not_unicode(place, tmp_path
     assert done.returncode == 0, done.stderr
     assert 'caf\\udce9' in done.stdout
     assert (folder / 'out' / 'report.html').exists()
-
-
-def test_a_training_starts_in_a_notebook(place):
-    """Lightning imports Matplotlib, too."""
-    pytest.importorskip('lightning')
-    done = diffkd('train', 'absent.yaml', folder=place, **NOTEBOOK)
-    assert done.stderr.startswith('diffkd train: absent.yaml')
 
 
 @pytest.mark.parametrize('accelerator', ['tpu', 'nonsense'])

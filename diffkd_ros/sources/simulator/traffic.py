@@ -106,7 +106,8 @@ def simulate_traffic(
             body_lengths.append(length)
             centres.append(end - length / 2 if len(bodies[k]) > 1 else 0.0)
             end -= length + COUPLING
-    along = s[:, vehicle] + np.array(centres)
+    # Indexing would give a single frame another layout, for which `_poses` would be compiled again.
+    along = np.take(s, vehicle, axis=1) + np.array(centres)
     motion = _poses(along, paths[route[vehicle]], 0.3 * np.array(body_lengths), aside[vehicle])
     return kept, motion, v[:, vehicle]
 

@@ -23,7 +23,11 @@ def _vector(message: Any) -> NDArray[np.float64]:
 
 
 def _transform(translation: Any, quaternion: Any) -> Matrix:
-    t, q = _vector(translation), np.array([quaternion.x, quaternion.y, quaternion.z, quaternion.w])
+    q = quaternion
+    return _rigid(_vector(translation), np.array([q.x, q.y, q.z, q.w]))
+
+
+def _rigid(t: NDArray[np.float64], q: NDArray[np.float64]) -> Matrix:
     # Before the norm, which overflows; a comparison with NaN is false.
     bounded = bool((np.abs(t) <= LARGEST).all() and (np.abs(q) <= 2.0).all())
     length = float(np.linalg.norm(q)) if bounded else np.nan
@@ -81,7 +85,7 @@ def pose_of_odometry(message: Any) -> LidarPose:
     """
     twist = message.twist.twist
     linear, angular = _vector(twist.linear), _vector(twist.angular)
-    known = message.twist.covariance[0] >= 0 and bool((np.abs([*linear, *angular]) <= LARGEST).all())
+    known = message.twist.covariance[0] >= 0 and _bounded(linear, angular)
     return LidarPose(
         pose_of(message.pose.pose),
         message.header.frame_id,
@@ -90,6 +94,29 @@ def pose_of_odometry(message: Any) -> LidarPose:
         angular if known else np.zeros(3),
         covariance_of(message.twist.covariance) if known else np.zeros((6, 6)),
     )
+
+
+def pose_of_chunk(message: Any) -> LidarPose:
+    """The pose and twist of the LiDAR in a `diffkd_ros/BevChunk`.
+
+    A twist with a value that is not finite or beyond `LARGEST` is unknown.
+
+    Raises:
+        PoseError: as `pose_of`.
+    """
+    linear, angular = np.array(message.twist, np.float64).reshape(2, 3)
+    known = message.twist_known and _bounded(linear, angular)
+    return LidarPose(
+        _rigid(np.array(message.position, np.float64), np.array(message.orientation, np.float64)),
+        message.map_frame,
+        covariance_of(np.diag(message.pose_variance)),
+        linear if known else None,
+        angular if known else np.zeros(3),
+    )
+
+
+def _bounded(linear: NDArray[np.float64], angular: NDArray[np.float64]) -> bool:
+    return bool((np.abs([linear, angular]) <= LARGEST).all())
 
 
 def pose_of_stamped(message: Any) -> LidarPose:

@@ -17,6 +17,7 @@ from diffkd_ros.runtime.decoding import Decoding
 CARD = 'card.yaml'
 ENCODER = 'encoder.onnx'
 EGO = 'ego.onnx'
+LINK = 'link.npz'
 STUDENT = 'student.safetensors'
 FILES = {'onnx': (ENCODER, EGO), 'torch': (STUDENT,)}
 
@@ -54,6 +55,7 @@ class ModelCard(BaseModel):
     min_score: float = Field(ge=0, le=1, description='Detections below this score are dropped.')
     nms_iou: float = Field(ge=0, le=1, description='BEV IoU above which the lower-scored box is dropped.')
     max_boxes: int = Field(ge=1, le=10_000, description='Maximum number of boxes per frame.')
+    link: bool = Field(False, description='The model has a layered message, whose tables are in link.npz.')
     files: dict[str, str] = Field(description='File name to SHA-256.')
     training: dict[str, Any] = Field(default_factory=dict, description='Recipe, seeds, time and machine.')
     results: dict[str, Any] = Field(default_factory=dict, description='Measured figures and their command.')
@@ -89,7 +91,7 @@ class ModelCard(BaseModel):
             card = read_config(path, cls)
         except DiffkdError as error:
             raise ModelError(f'not a model card: {error}') from error
-        for name in FILES[card.runtime]:
+        for name in FILES[card.runtime] + (LINK,) * card.link:
             file = folder / name
             if name not in card.files:
                 raise ModelError(f'{path} lists no {name}')
@@ -113,6 +115,26 @@ class ModelCard(BaseModel):
     def model_id(self) -> str:
         """Name and hash of the encoder. Features of different ids must not be fused."""
         return f'{self.name}@{self.files[FILES[self.runtime][0]][:12]}'
+
+    @property
+    def link_id(self) -> str:
+        """Name and hash of the tables of the layered message. Codes of different ids must not be fused.
+
+        Raises:
+            ModelError: if the model has no layered message.
+        """
+        return f'{self.name}@{self.files[self.link_path.name][:12]}'
+
+    @property
+    def link_path(self) -> Path:
+        """Path of the tables of the layered message.
+
+        Raises:
+            ModelError: if the model has no layered message.
+        """
+        if not self.link:
+            raise ModelError(f'{self._folder} has no layered message: its card does not say `link: true`')
+        return self._folder / LINK
 
     @property
     def student_path(self) -> Path:

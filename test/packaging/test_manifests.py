@@ -31,6 +31,7 @@ NODES = sorted(name for name in PYPROJECT['project']['scripts'] if name != 'diff
 PYTHON_MODULES = {
     'PIL': ('pillow', 'python3-pil'),
     'carla': ('carla', None),
+    'constriction': ('constriction', None),
     'jinja2': ('jinja2', 'python3-jinja2'),
     'lightning': ('lightning', None),
     'lz4': ('lz4', None),

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a sender computes of a sweep, and what a receiver has of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.runtime.codec import PayloadError
+from diffkd_ros.runtime.link.tables import TILE, LinkTables
+
+LAYERS = ('boxes', 'coarse', 'fine')
+
+
+@dataclass(frozen=True, slots=True)
+class MapCodes:
+    """A sweep as `sender.onnx` codes it.
+
+    Attributes:
+        boxes: own detections in the own LiDAR frame, by descending score.
+        coarse: (height / 4, width / 4) uint8 code of each tile; 0: the tile is empty.
+        fine: (levels, height, width) uint8 codes of the cells. 0 of the first level is an empty cell, in
+            which the codes of further levels, of residuals, have no meaning.
+        benefit: (height / 4, width / 4) float32 what the fine codes of a tile are worth to the receiver.
+    """
+
+    boxes: Boxes3D
+    coarse: NDArray[np.uint8]
+    fine: NDArray[np.uint8]
+    benefit: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFeature:
+    """A feature map of which parts arrived.
+
+    Attributes:
+        feature: (channels, height, width) float32, 0 where nothing arrived.
+        level: (height, width) float32; 1 where fine codes arrived or the coarse code says that the tile is
+            empty, so that nothing is missing; 0.5 where another coarse code arrived; 0 where nothing did.
+        known_empty: (height, width) cells known to be empty.
+    """
+
+    feature: NDArray[np.float32]
+    level: NDArray[np.float32]
+    known_empty: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedMap:
+    """What arrived of one sweep, from any of its chunks.
+
+    Attributes:
+        boxes: by descending score; None if no chunk with boxes arrived.
+        coarse: (height / 4, width / 4) int16 codes; -1: did not arrive.
+        fine: (levels, height, width) int16 codes; -1: did not arrive. Those of further levels are 0 in empty
+            cells.
+        bytes_of: bytes by layer, the keys are `LAYERS`.
+        refused: why chunks could not be used; each names the place of its chunk.
+    """
+
+    boxes: Boxes3D | None
+    coarse: NDArray[np.int16]
+    fine: NDArray[np.int16]
+    bytes_of: dict[str, int]
+    refused: tuple[PayloadError, ...] = ()
+
+    def feature(self, tables: LinkTables) -> ReceivedFeature:
+        """Look the codes up: a cell is the sum of its fine vectors, else its tile's coarse vector, else 0."""
+        coarse = self.coarse.repeat(TILE, axis=0).repeat(TILE, axis=1).ravel()
+        fine = self.fine.reshape(len(self.fine), -1)
+        feature = np.zeros((tables.channels, coarse.size), np.float32)
+        cells = np.flatnonzero((fine[0] < 0) & (coarse > 0))
+        feature[:, cells] = tables.coarse_vectors.T[:, coarse[cells]]
+        for codes, vectors in zip(fine, tables.fine_vectors, strict=True):
+            cells = np.flatnonzero((fine[0] > 0) & (codes >= 0))
+            feature[:, cells] += vectors.T[:, codes[cells]]
+        arrived = fine[0] >= 0
+        known_empty = np.where(arrived, fine[0], coarse) == 0
+        level = np.where(arrived | (coarse == 0), 1.0, np.where(coarse > 0, 0.5, 0.0)).astype(np.float32)
+        shape = self.fine.shape[1:]
+        return ReceivedFeature(feature.reshape(-1, *shape), level.reshape(shape), known_empty.reshape(shape))

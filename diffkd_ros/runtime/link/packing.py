@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sending as much of a sweep as a number of bytes allows, the most important first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.runtime.card import ModelError
+from diffkd_ros.runtime.link.boxes import BOX_BYTES
+from diffkd_ros.runtime.link.chunk import LARGEST, MOST_BOXES, Chunk, depth_bits, encode_chunk
+from diffkd_ros.runtime.link.maps import MapCodes
+from diffkd_ros.runtime.link.tables import TILE, LinkTables
+
+MOST_CHUNKS = 255
+"""Of a sweep; `BevChunk` counts them in a byte."""
+# What a further level of a tile is worth, as a share of the level before. An estimate, to be measured: the
+# best tiles are refined before tiles of a small benefit are sent at all.
+_WORTH_OF_LEVEL = 0.3
+_SPAN = 4  # bytes of two numbers in a chunk's header
+
+
+class Packer:
+    """Chooses what is sent of a sweep, and encodes it.
+
+    Args:
+        tables: of the model that makes the codes.
+    """
+
+    def __init__(self, tables: LinkTables) -> None:
+        self._tables = tables
+
+    def pack(self, codes: MapCodes, budget: int, overhead: int = 0) -> list[bytes]:
+        """Encode a sweep in chunks of at most `chunk.LARGEST` bytes.
+
+        The boxes come first, then the coarse codes, then the fine codes of the tiles of the largest benefit.
+        What does not fit into the budget is left out; of the boxes, those with the lowest scores. The chosen
+        tiles are in `LinkTables.order`, which takes fewer bytes than the order of their benefit, and no lost
+        chunk costs the best of them all.
+
+        Args:
+            codes: of the sweep.
+            budget: bytes of all chunks together, overhead included.
+            overhead: bytes that each chunk costs in addition, such as the other fields of its message.
+
+        Raises:
+            ModelError: if the codes do not fit the tables.
+        """
+        budget = min(budget, MOST_CHUNKS * (LARGEST + overhead))
+        sweep = _Sweep(self._checked(codes), self._tables)
+        for_tiles = budget - sweep.size
+        while True:
+            unsent = _Unsent(sweep, sweep.choose(for_tiles, overhead))
+            chunks, left = list[bytes](), budget
+            while len(chunks) < MOST_CHUNKS:
+                chunk = unsent.next_chunk(min(LARGEST, left - overhead))
+                if not chunk:
+                    break
+                chunks.append(chunk)
+                left -= len(chunk) + overhead
+            if not unsent.size:
+                return chunks
+            # The estimate of the tiles' bytes was too low.
+            for_tiles -= unsent.size
+
+    def _checked(self, codes: MapCodes) -> MapCodes:
+        """The codes, if they fit the tables; those without a meaning are 0."""
+        tables = self._tables
+        tiles = tables.height // TILE, tables.width // TILE
+        shapes = (codes.coarse.shape, codes.fine.shape, codes.benefit.shape)
+        expected = tiles, (tables.levels, tables.height, tables.width), tiles
+        if shapes != expected:
+            raise ModelError(f'coarse codes, fine codes and benefit of shapes {shapes}, expected {expected}')
+        fine = codes.fine.copy()
+        fine[1:] *= fine[0] > 0
+        highest = int(codes.coarse.max()), int(fine.max())
+        known = len(tables.coarse_vectors), tables.fine_vectors.shape[1]
+        if highest[0] >= known[0] or highest[1] >= known[1]:
+            raise ModelError(f'coarse and fine codes up to {highest}, the tables have {known}')
+        return replace(codes, fine=fine)
+
+
+class _Sweep:
+    """A sweep's codes in `LinkTables.order`, and what they cost.
+
+    Attributes:
+        tables: of the model.
+        boxes: of the sweep.
+        coarse: (tiles,) coarse codes.
+        fine: (levels, tiles, 16) fine codes.
+        bits: (levels, tiles) cost of the fine codes.
+        size: bytes of boxes and coarse codes.
+    """
+
+    def __init__(self, codes: MapCodes, tables: LinkTables) -> None:
+        self.tables, self.boxes = tables, codes.boxes
+        self.coarse = codes.coarse.ravel()[tables.order]
+        self.fine = tables.as_tiles(codes.fine)[:, tables.order]
+        self.size = BOX_BYTES * len(codes.boxes) + round(tables.coarse.bits[self.coarse].sum() / 8)
+        occupied = self.fine[0] > 0
+        bits = [model.bits[part] for model, part in zip(tables.fine, self.fine, strict=True)]
+        self.bits = np.stack([bits[0], *(part * occupied for part in bits[1:])]).sum(axis=-1)
+        worth = codes.benefit.ravel()[tables.order] * _WORTH_OF_LEVEL ** np.arange(tables.levels)[:, None]
+        # A tile that its coarse code calls empty, and is, has nothing more to say.
+        wanted = (worth >= 0) & (occupied.any(axis=-1) | (self.coarse > 0))
+        level, tile = np.nonzero(wanted)
+        # No level comes before the level below.
+        best = np.lexsort((level, -worth[level, tile]))
+        self._level, self._tile = level[best], tile[best]
+
+    def choose(self, budget: int, overhead: int) -> NDArray[np.int64]:
+        """Choose the number of levels of each tile, so that they about fit into a budget."""
+        levels, tiles = self.bits.shape
+        # For the first 0, 1, ... levels of tiles: how many tiles have exactly 1, 2, ... levels.
+        counts = _sums(self._level[:, None] == np.arange(levels))
+        counts[:, :-1] -= counts[:, 1:]
+        size = (_sums(self.bits[self._level, self._tile]) + depth_bits(tiles, counts)) / 8
+        # Flags, places and numbers, the coder's initial state and rounding.
+        each = overhead + 1 + _SPAN + 2 * levels + 5
+        size += np.ceil((self.size + size) / (LARGEST + overhead - each)) * each
+        (fitting,) = np.nonzero(size <= budget)
+        return np.bincount(self._tile[: fitting[-1] if len(fitting) else 0], minlength=tiles)
+
+
+class _Unsent:
+    """What is not yet sent of the chosen parts of a sweep.
+
+    Args:
+        sweep: the sweep.
+        depth: (tiles,) number of levels to be sent of each tile.
+    """
+
+    def __init__(self, sweep: _Sweep, depth: NDArray[np.int64]) -> None:
+        self._sweep, self._depth = sweep, depth
+        self._boxes, self._begun = sweep.boxes, False
+        self._coarse, self._coarse_bits = 0, _sums(sweep.tables.coarse.bits[sweep.coarse])
+        self._places = np.flatnonzero(depth)
+        levels = np.arange(sweep.tables.levels)
+        self._tile_bits = _sums((sweep.bits * (levels[:, None] < depth)).sum(axis=0)[self._places])
+        self._counts = _sums(depth[self._places, None] == 1 + levels)
+        self._tiles = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tiles not sent."""
+        return math.ceil((self._tile_bits[-1] - self._tile_bits[self._tiles]) / 8)
+
+    def next_chunk(self, size: int) -> bytes:
+        """Encode the next chunk of at most so many bytes; empty if nothing is left or fits."""
+        # The coder's bytes exceed the cost of the codes by the initial state and some rounding.
+        reserve = 32
+        while 8 * size > reserve:
+            chunk = self._fill(size, reserve)
+            if chunk is None:
+                break
+            data = encode_chunk(chunk, self._sweep.tables)
+            if len(data) <= size:
+                self._begun = True
+                if chunk.boxes is not None:
+                    self._boxes = self._boxes[len(chunk.boxes) :]
+                self._coarse += len(chunk.coarse)
+                self._tiles += int(np.count_nonzero(chunk.depth))
+                return data
+            reserve *= 2
+        return b''
+
+    def _fill(self, size: int, reserve: int) -> Chunk | None:
+        """The contents of the next chunk; None if nothing fits."""
+        tables, bits = self._sweep.tables, 8.0 * (size - 1)
+        boxes = self._boxes[: min((size - 2) // BOX_BYTES, MOST_BOXES)]
+        # The first chunk also says that there are no boxes.
+        with_boxes = len(boxes) > 0 or not self._begun
+        if with_boxes:
+            bits -= 8 * (1 + BOX_BYTES * len(boxes))
+        bits -= reserve
+        costs = self._coarse_bits[self._coarse :] - self._coarse_bits[self._coarse]
+        coarse = self._sweep.coarse[self._coarse :][: _fitting(costs, bits - 8 * _SPAN)]
+        if len(coarse):
+            bits -= 8 * _SPAN + costs[len(coarse)]
+        places = self._places[:0]
+        if self._coarse + len(coarse) == tables.tiles:
+            places = self._next_tiles(bits - 8 * (_SPAN + 2 * tables.levels))
+        if not (with_boxes or len(coarse) or len(places)):
+            return None
+        first = int(places[0]) if len(places) else 0
+        return Chunk(
+            boxes if with_boxes else None,
+            self._coarse,
+            coarse,
+            first,
+            self._depth[first : places[-1] + 1] if len(places) else places,
+            self._sweep.fine[:, places],
+        )
+
+    def _next_tiles(self, bits: float) -> NDArray[np.int64]:
+        """Places of the next tiles that fit."""
+        costs = self._tile_bits[self._tiles :] - self._tile_bits[self._tiles]
+        costs = costs[: 1 + _fitting(costs, bits)]
+        places = self._places[self._tiles :][: len(costs) - 1]
+        if not len(places):
+            return places
+        counts = self._counts[self._tiles + 1 :][: len(places)] - self._counts[self._tiles]
+        costs = costs[1:] + depth_bits(places - places[0] + 1, counts)
+        (fitting,) = np.nonzero(costs <= bits)
+        return places[: fitting[-1] + 1 if len(fitting) else 0]
+
+
+def _sums(values: NDArray) -> NDArray:
+    """Sums of the first 0, 1, ... rows."""
+    return np.concatenate((np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)))
+
+
+def _fitting(costs: NDArray[np.float64], most: float) -> int:
+    """How many fit, from the ascending costs of the first 0, 1, ..."""
+    return max(int(np.searchsorted(costs, most, side='right')) - 1, 0)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receiving a layered message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.runtime.codec import PayloadError
+from diffkd_ros.runtime.link.chunk import decode_chunk
+from diffkd_ros.runtime.link.maps import LAYERS, ReceivedMap
+from diffkd_ros.runtime.link.tables import CELLS, TILE, LinkTables
+
+
+class Unpacker:
+    """Decodes chunks.
+
+    Args:
+        tables: of the model that made the codes.
+    """
+
+    def __init__(self, tables: LinkTables) -> None:
+        self._tables = tables
+
+    def unpack(self, chunks: Iterable[bytes]) -> ReceivedMap:
+        """Decode any of a sweep's chunks; neither their order nor repeated ones matter.
+
+        A chunk that cannot be decoded is left out, with the reason in `ReceivedMap.refused`.
+        """
+        tables = self._tables
+        lists: list[Boxes3D] = []
+        refused: dict[int, PayloadError] = {}
+        coarse = np.full(tables.tiles, -1, np.int16)
+        fine = np.full((tables.levels, tables.tiles, CELLS), -1, np.int16)
+        bytes_of = dict.fromkeys(LAYERS, 0)
+        places = {data: place for place, data in enumerate(chunks)}
+        # Sorted, so that chunks that contradict each other give one result, too, whatever their order.
+        for data in sorted(places):
+            try:
+                chunk = decode_chunk(data, tables)
+            except PayloadError as error:
+                refused[places[data]] = PayloadError(f'chunk {places[data]}: {error}')
+                continue
+            if chunk.boxes is not None:
+                lists.append(chunk.boxes)
+            coarse[tables.order[chunk.first_coarse :][: len(chunk.coarse)]] = chunk.coarse
+            fine[:, tables.order[chunk.first_tile + np.flatnonzero(chunk.depth)]] = chunk.fine
+            for layer, size in chunk.bytes_of(len(data), tables).items():
+                bytes_of[layer] += size
+        return ReceivedMap(
+            _joined(lists) if lists else None,
+            coarse.reshape(tables.height // TILE, tables.width // TILE),
+            tables.as_cells(fine),
+            bytes_of,
+            tuple(refused[place] for place in sorted(refused)),
+        )
+
+
+def _joined(lists: Sequence[Boxes3D]) -> Boxes3D:
+    """All boxes by descending score."""
+    scores = np.concatenate([boxes.scores for boxes in lists])
+    boxes = Boxes3D(np.concatenate([boxes.boxes for boxes in lists]), scores=scores)
+    return boxes[np.argsort(-scores, kind='stable')]

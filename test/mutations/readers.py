@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from bag_readers import BagFile, BagMessage
 from cases import Reader
+from chunk_reader import Chunks
 from config_readers import Card, Options, Plan, Recipe, Results
 from message_readers import Cloud, Feature, Gateway, Odometry
 from set_readers import DairJson, Opv2vYaml, Pcd
@@ -23,5 +24,6 @@ READERS: dict[str, type[Reader]] = {
     'results': Results,
     'gateway': Gateway,
     'feature': Feature,
+    'chunks': Chunks,
     'odometry': Odometry,
 }

@@ -34,6 +34,7 @@ LEAST = {
     'results': (0.1, 0.3),
     'gateway': (0.1, 0.3),
     'feature': (0.9, 0.0),
+    'chunks': (0.3, 0.1),
     'odometry': (0.3, 0.3),
 }
 

@@ -34,7 +34,7 @@ from diffkd_ros.runtime.link.entropy import Decompressor, EntropyModel, compress
 from diffkd_ros.runtime.link.tables import CELLS, LinkTables
 
 VERSION = 2
-LARGEST = 1200
+LARGEST = 1150
 """Bytes. With the other fields of its message and all headers a chunk fits into an Ethernet frame."""
 MOST_BOXES = (LARGEST - 2) // BOX_BYTES
 _BOXES, _COARSE, _FINE = 1, 2, 4

@@ -72,13 +72,13 @@ class ReceivedMap:
         """Look the codes up: a cell is the sum of its fine vectors, else its tile's coarse vector, else 0."""
         coarse = self.coarse.repeat(TILE, axis=0).repeat(TILE, axis=1).ravel()
         fine = self.fine.reshape(len(self.fine), -1)
-        feature = np.zeros((tables.channels, coarse.size), np.float32)
-        cells = np.flatnonzero((fine[0] < 0) & (coarse > 0))
-        feature[:, cells] = tables.coarse_vectors.T[:, coarse[cells]]
-        for codes, vectors in zip(fine, tables.fine_vectors, strict=True):
-            cells = np.flatnonzero((fine[0] > 0) & (codes >= 0))
-            feature[:, cells] += vectors.T[:, codes[cells]]
         arrived = fine[0] >= 0
+        vectors = np.concatenate((tables.coarse_vectors, tables.fine_vectors[0]))
+        rows = np.where(arrived, len(tables.coarse_vectors) + fine[0], np.maximum(coarse, 0))
+        feature = np.take(vectors.T, rows, axis=1, mode='clip')
+        for codes, residuals in zip(fine[1:], tables.fine_vectors[1:], strict=True):
+            rows = np.where((fine[0] > 0) & (codes >= 0), codes + 1, 0)
+            feature += np.take(np.pad(residuals, ((1, 0), (0, 0))).T, rows, axis=1, mode='clip')
         known_empty = np.where(arrived, fine[0], coarse) == 0
         level = np.where(arrived | (coarse == 0), 1.0, np.where(coarse > 0, 0.5, 0.0)).astype(np.float32)
         shape = self.fine.shape[1:]

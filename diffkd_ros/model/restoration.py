@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import covered_cells
+from diffkd_ros.model.context import Context, ContextCondition
 from diffkd_ros.model.denoiser import EdgeDenoiser, FaithfulDenoiser
 from diffkd_ros.model.schedule import TRAINING_STEPS, cosine_alpha_bar, ddim_times
 
+INTERMEDIATE = 900  # time of the second of two supervised steps, t* = 0.9 (Pan et al., arXiv 2512.01809)
 NOISE_SEED = 20260402
 NOISE_LIMIT = 2.0  # predicted noise is clamped to this many standard deviations, as in CoopDiff
 LATENT_LIMIT = 5.0  # standard deviations to which normalised features are clamped
@@ -42,7 +44,7 @@ class TeacherScale(nn.Module):
         """Standardise a feature (n, c, h, w) by the teacher's mean and deviation, clamped to +-5."""
         return ((feature - self.mean) / self.deviation).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
-    def forward(self, feature: Tensor, density: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, density: Tensor, context: Context | None = None) -> Tensor:
         """Restore features (n, c, h, w), given densities (n, 1, h, w), each in its own agent's frame."""
         return feature
 
@@ -52,16 +54,20 @@ class Restoration(TeacherScale):
 
     A linear autoencoder maps a feature to the latent space and back (one 2x2 patch to one latent cell; the
     identity for patches of 1). The gate mixes the restored map with the observed one, near observed cells
-    only, so that no object appears where no beam returned.
+    only, so that no object appears where no beam returned. Cells that did not arrive are replaced.
 
     Args:
         channels: channels of the feature map.
         latent_channels: channels of the latent; `channels` if `patch` is 1.
         patch: cells along the side of a latent cell, 1 or 2.
+        context: makes a further condition from what a receiver knows; None if there is none.
     """
 
-    def __init__(self, channels: int, latent_channels: int, patch: int) -> None:
+    def __init__(
+        self, channels: int, latent_channels: int, patch: int, context: ContextCondition | None = None
+    ) -> None:
         super().__init__(channels)
+        self.context = context
         self.to_latent: nn.Module
         self.from_latent: nn.Module
         if patch == 1:
@@ -79,9 +85,13 @@ class Restoration(TeacherScale):
         assert self.gate.bias is not None
         nn.init.constant_(self.gate.bias, -2.0)
 
-    def conditions(self, feature: Tensor, density: Tensor) -> Tensor:
+    def conditions(self, feature: Tensor, density: Tensor, context: Context | None = None) -> Tensor:
         """The condition (n, latent, h', w') from features (n, c, h, w) and densities (n, 1, h, w)."""
-        return self.condition(torch.cat((self.normalise(feature), density), dim=1))
+        condition = self.condition(torch.cat((self.normalise(feature), density), dim=1))
+        if self.context is None:
+            return condition
+        assert context is not None, 'a restoration with a context needs one'
+        return condition + self.context(context)
 
     def predict(self, clean: Tensor, projected: Tensor, condition: Tensor) -> Tensor:
         """Predict the clean latent in training.
@@ -97,13 +107,17 @@ class Restoration(TeacherScale):
         """Estimate the clean latent at inference; arguments and result as for `predict`."""
         raise NotImplementedError
 
-    def forward(self, feature: Tensor, density: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, density: Tensor, context: Context | None = None) -> Tensor:
         """As `TeacherScale.forward`; the result is equal to `feature` outside the covered cells."""
         normal = self.normalise(feature)
-        decoded = self.from_latent(self.estimate(self.project(normal), self.conditions(feature, density)))
+        conditions = self.conditions(feature, density, context)
+        decoded = self.from_latent(self.estimate(self.project(normal), conditions))
         gate = torch.sigmoid(self.gate(torch.cat((decoded, normal), dim=1)))
         restored = decoded * self.deviation + self.mean
-        return feature + covered_cells(density) * gate * (restored - feature)
+        covered = covered_cells(density)
+        if context is not None:
+            gate, covered = torch.maximum(gate, context.missing), torch.maximum(covered, context.missing)
+        return feature + covered * gate * (restored - feature)
 
 
 class DiffusionRestoration(Restoration):
@@ -121,6 +135,7 @@ class DiffusionRestoration(Restoration):
         height: rows of the feature map.
         width: columns of the feature map.
         profile: `edge`, in the latent of 2x2 patches; `faithful`, at full resolution and width.
+        context: as for `Restoration`.
     """
 
     noise: Tensor
@@ -137,10 +152,11 @@ class DiffusionRestoration(Restoration):
         height: int,
         width: int,
         profile: Profile = 'edge',
+        context: ContextCondition | None = None,
     ) -> None:
         patch = 2 if profile == 'edge' else 1
         latent_channels = latent_channels if profile == 'edge' else channels
-        super().__init__(channels, latent_channels, patch)
+        super().__init__(channels, latent_channels, patch, context)
         self.denoiser: nn.Module = (
             EdgeDenoiser(latent_channels, blocks) if profile == 'edge' else FaithfulDenoiser(channels)
         )
@@ -196,9 +212,9 @@ class DiffusionRestoration(Restoration):
             x = math.sqrt(schedule[following]) * clean + math.sqrt(1 - schedule[following]) * noise
         return clean
 
-    def forward(self, feature: Tensor, density: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, density: Tensor, context: Context | None = None) -> Tensor:
         """As `Restoration.forward`; with 0 steps, the feature itself."""
-        return super().forward(feature, density) if self.times else feature
+        return super().forward(feature, density, context) if self.times else feature
 
 
 class PlainRestoration(Restoration):
@@ -208,10 +224,13 @@ class PlainRestoration(Restoration):
         channels: channels of the feature map.
         latent_channels: channels of the latent.
         blocks: number of blocks; for equal cost, as many as a sampler runs in all its steps.
+        context: as for `Restoration`.
     """
 
-    def __init__(self, channels: int, latent_channels: int, blocks: int) -> None:
-        super().__init__(channels, latent_channels, patch=2)
+    def __init__(
+        self, channels: int, latent_channels: int, blocks: int, context: ContextCondition | None = None
+    ) -> None:
+        super().__init__(channels, latent_channels, 2, context)
         self.estimator = EdgeDenoiser(latent_channels, blocks, timed=False)
 
     def predict(self, clean: Tensor, projected: Tensor, condition: Tensor) -> Tensor:
@@ -221,3 +240,39 @@ class PlainRestoration(Restoration):
     def estimate(self, projected: Tensor, condition: Tensor) -> Tensor:
         """One pass of the estimator."""
         return self.estimator(projected, None, condition)
+
+
+class TwoStepRestoration(Restoration):
+    """Two supervised steps with noise between them, without a diffusion's sampler (arXiv 2512.01809).
+
+    The first step estimates the clean latent from nothing but the condition; the second improves an estimate
+    and is trained on the clean latent mixed with noise.
+
+    Args:
+        channels: channels of the feature map.
+        latent_channels: channels of the latent.
+        blocks: blocks of the network, which runs twice.
+        context: as for `Restoration`.
+    """
+
+    def __init__(
+        self, channels: int, latent_channels: int, blocks: int, context: ContextCondition | None = None
+    ) -> None:
+        super().__init__(channels, latent_channels, 2, context)
+        self.estimator = EdgeDenoiser(latent_channels, blocks)
+
+    def predict(self, clean: Tensor, projected: Tensor, condition: Tensor) -> Tensor:
+        """Predict in one of the two steps, drawn for each agent."""
+        share = INTERMEDIATE / TRAINING_STEPS
+        second = (torch.rand(len(clean), device=clean.device) < 0.5).to(clean.dtype)
+        mixed = share * clean + (1 - share) * torch.randn_like(clean)
+        time = (second * INTERMEDIATE).long()
+        return self.estimator(second[:, None, None, None] * mixed, time, condition)
+
+    def estimate(self, projected: Tensor, condition: Tensor) -> Tensor:
+        """Both steps."""
+        estimate = torch.zeros_like(projected)
+        for time in (0, INTERMEDIATE):
+            begin = time / TRAINING_STEPS * estimate
+            estimate = self.estimator(begin, torch.full((1,), time, device=begin.device), condition)
+        return estimate

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import Encoder, covered_cells
 from diffkd_ros.model.baseline_fusion import AttentionFusion, MaximumFusion
+from diffkd_ros.model.codebook import MapCodec, Sender
+from diffkd_ros.model.context import ContextCondition, Part
 from diffkd_ros.model.fusion import AdaptiveGatedFusion, by_frame, warp
 from diffkd_ros.model.head import CentreHead
 from diffkd_ros.model.pillars import PillarEncoder
@@ -20,6 +22,7 @@ from diffkd_ros.model.restoration import (
     Profile,
     Start,
     TeacherScale,
+    TwoStepRestoration,
 )
 from diffkd_ros.model.sparse_encoder import SparseVoxelEncoder
 
@@ -41,13 +44,19 @@ class StudentConfig:
         fusion: `adaptive` (AGF), or one of its baselines `attention` and `maximum`.
         modulation: False omits LGM from AGF.
         key_channels: channels of AGF's query and key.
-        restoration: `diffusion` (PKD (a)), `plain` (the same without diffusion) or `none`.
+        restoration: `diffusion` (PKD (a)), `plain` (the same without diffusion), `two_step` or `none`.
         profile: of the denoiser, `edge` or `faithful`.
         latent_channels: channels of the restoration's latent and denoiser, in the `edge` profile.
         blocks: blocks of the denoiser, in the `edge` profile.
         start_from: `truncated`, `pure` or `matched`, see `model.restoration`.
         start: diffusion time of the truncated and matched starts.
         steps: DDIM steps; 0 leaves features unchanged.
+        link: whether maps are sent as layers of codes, see `model.codebook`.
+        code_channels: channels of the space in which the nearest code is searched.
+        entries: codes of a cell in each level.
+        levels: residual levels of a cell's codes.
+        coarse_entries: codes of a tile.
+        context: what the restoration sees beside the received map, see `model.context`; nothing by default.
     """
 
     __pydantic_config__ = {'extra': 'forbid', 'allow_inf_nan': False}  # noqa: RUF012 - when read from YAML
@@ -64,13 +73,19 @@ class StudentConfig:
     fusion: Literal['adaptive', 'attention', 'maximum'] = 'adaptive'
     modulation: bool = True
     key_channels: int = 32
-    restoration: Literal['diffusion', 'plain', 'none'] = 'diffusion'
+    restoration: Literal['diffusion', 'plain', 'two_step', 'none'] = 'diffusion'
     profile: Profile = 'edge'
     latent_channels: int = 32
     blocks: int = 6
     start_from: Start = 'truncated'
     start: int = 400
     steps: int = 2
+    link: bool = False
+    code_channels: int = 16
+    entries: int = 256
+    levels: int = 2
+    coarse_entries: int = 64
+    context: tuple[Part, ...] = ()
 
     @property
     def height(self) -> int:
@@ -102,13 +117,17 @@ class StudentConfig:
 
     def make_restoration(self) -> TeacherScale:
         """Create the configured restoration."""
+        channels, latent = self.channels, self.latent_channels
+        context = ContextCondition(channels, latent, self.context) if self.context else None
         if self.restoration == 'none':
-            return TeacherScale(self.channels)
+            return TeacherScale(channels)
         if self.restoration == 'plain':
-            return PlainRestoration(self.channels, self.latent_channels, self.blocks * self.steps)
+            return PlainRestoration(channels, latent, self.blocks * self.steps, context)
+        if self.restoration == 'two_step':
+            return TwoStepRestoration(channels, latent, self.blocks, context)
         return DiffusionRestoration(
-            self.channels,
-            self.latent_channels,
+            channels,
+            latent,
             self.blocks,
             self.start_from,
             self.start,
@@ -116,7 +135,15 @@ class StudentConfig:
             self.height,
             self.width,
             self.profile,
+            context,
         )
+
+    def make_sender(self) -> Sender | None:
+        """Create what a vehicle needs to send layers of codes; None if it sends whole maps."""
+        if not self.link:
+            return None
+        codec = MapCodec(self.channels, self.code_channels, self.entries, self.levels, self.coarse_entries)
+        return Sender(self.channels, self.head_channels, self.modulation, codec)
 
 
 class Fusion(NamedTuple):
@@ -147,6 +174,7 @@ class Student(nn.Module):
         self.restoration = config.make_restoration()
         self.fusion = config.make_fusion()
         self.head = CentreHead(config.channels, config.head_channels)
+        self.sender = config.make_sender()
 
     def fuse(
         self, features: Tensor, restored: Tensor, density: Tensor, ego_to_agent: Tensor, frames: int = 1

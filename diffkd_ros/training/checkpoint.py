@@ -141,7 +141,7 @@ def as_trained(student: Student, history: list[dict[str, Any]]) -> Student:
 
     `history` is that of the run, as in `Progress`.
     """
-    if any(stage['name'] in ('diffuser', 'joint') for stage in since_teacher(history)):
+    if any(stage['name'] in ('diffuser', 'joint', 'link') for stage in since_teacher(history)):
         return student
     return with_model(student, replace(student.config, restoration='none'))
 

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diffkd_ros.model.backbone import covered_cells
+from diffkd_ros.model.context import Context
+from diffkd_ros.model.restoration import Restoration
 from diffkd_ros.training.data import Batch
 
 BACKGROUND_SHARE = 0.1  # weight of the background in the feature distillation, most of which is empty road
+UNSEEN_WEIGHT = 0.25  # of a cell the agent did not cover, in the restoration's losses
 CONFIDENT = 0.3  # teacher probability above which its boxes are imitated
 
 
@@ -99,3 +103,39 @@ def reliability_loss(reliability: Tensor, distance: Tensor, unit: Tensor, weight
         wanted = torch.exp(-distance.float() / unit)
         entropy = functional.binary_cross_entropy(reliability.float(), wanted, reduction='none')
         return (weight * entropy).sum() / weight.sum().clamp(min=1)
+
+
+def restoration_losses(
+    restoration: Restoration,
+    features: Tensor,
+    density: Tensor,
+    wanted: Tensor,
+    weight: Tensor,
+    context: Context | None = None,
+) -> dict[str, Tensor]:
+    """PKD (a): losses of the predicted clean latent, the autoencoder and the projection.
+
+    Args:
+        restoration: to train.
+        features: (n, c, h, w) to restore.
+        density: (n, 1, h, w).
+        wanted: (n, c, h, w) target.
+        weight: (n, 1, h, w) of each cell.
+        context: what else is known, for a restoration with a context.
+    """
+    target = restoration.normalise(wanted)
+    covered = covered_cells(density)
+    weight = weight * (covered + UNSEEN_WEIGHT * (1 - covered))
+
+    latent = restoration.to_latent(target)
+    decoded = restoration.from_latent(latent)
+    clean = latent.detach()
+    coarse = functional.avg_pool2d(weight, weight.shape[-1] // clean.shape[-1])
+    projected = restoration.project(restoration.normalise(features))
+    conditions = restoration.conditions(features, density, context)
+    predicted = restoration.predict(clean, projected, conditions)
+    return {
+        'restoration': weighted_square(predicted - clean, coarse),
+        'autoencoder': weighted_square(decoded - target, weight),
+        'projection': weighted_square(projected - clean, coarse),
+    }

@@ -259,7 +259,7 @@ class Run:
                 scores = self.validation.teacher(network)
             else:
                 assert isinstance(network, Student)
-                scores = self.validation.student(network, restore=stage.name == 'joint')
+                scores = self.validation.student(network, restore=stage.name in ('joint', 'link'))
             flat = {f'{stage.name}/{who}_{k}': v for who, row in scores.items() for k, v in row.items()}
             self.fabric.log_dict(flat, self.progress.step)
             point = {'stage': stage.name, 'samples': self._samples(), 'scores': scores}

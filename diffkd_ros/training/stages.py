@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four stages: teacher, student, diffuser and joint. Each is a module that maps a batch to its losses."""
+"""The stages of a training. Each is a module that maps a batch to its losses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.fusion import ABSENT, AdaptiveGatedFusion, by_frame, warp
@@ -16,18 +17,28 @@ from diffkd_ros.model.restoration import Restoration
 from diffkd_ros.model.student import Fusion, Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.data import Batch, Clouds
-from diffkd_ros.training.frozen import Frozen
+from diffkd_ros.training.frozen import Frozen, frozen
+from diffkd_ros.training.link import (
+    Sending,
+    egos,
+    neighbours,
+    random_arrival,
+    receive,
+    restored_maps,
+    rows,
+)
 from diffkd_ros.training.losses import (
     detection_losses,
     feature_loss,
     prediction_loss,
     reliability_loss,
+    restoration_losses,
     squared_distance,
     weighted_square,
 )
 
 FOREGROUND_WEIGHT = 5.0  # of a cell inside a vehicle, relative to the background
-UNSEEN_WEIGHT = 0.25  # of a cell the agent did not cover, in the restoration's losses
+EVEN_WEIGHT = 0.1  # of a cell without evidence of a vehicle, in the loss of the codes
 DISTANCE_MOMENTUM = 0.02
 FULL_CELL = 0.99  # coverage of a resampled cell that counts as full; 1 would lose cells to rounding
 
@@ -218,7 +229,7 @@ class _FrozenEncoder(_Distillation):
         return _arrived(batch, *self._encoder(batch.agents))
 
     @torch.no_grad()
-    def _targets(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def targets(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's feature for every agent (n, c, h, w), and the weight of each cell (n, 1, h, w)."""
         inside = torch.ones_like(batch.foreground)
         seen = warp_to_agents(
@@ -238,22 +249,7 @@ class _FrozenEncoder(_Distillation):
         Given features (n, c, h, w) and densities (n, 1, h, w) of all agents, as encoded, and the teacher's
         feature (frames, c, h, w).
         """
-        wanted, weight = self._targets(batch, teacher)
-        target = restoration.normalise(wanted)
-        covered = covered_cells(density)
-        weight = weight * (covered + UNSEEN_WEIGHT * (1 - covered))
-
-        latent = restoration.to_latent(target)
-        decoded = restoration.from_latent(latent)
-        clean = latent.detach()
-        coarse = nn.functional.avg_pool2d(weight, weight.shape[-1] // clean.shape[-1])
-        projected = restoration.project(restoration.normalise(features))
-        predicted = restoration.predict(clean, projected, restoration.conditions(features, density))
-        return {
-            'restoration': weighted_square(predicted - clean, coarse),
-            'autoencoder': weighted_square(decoded - target, weight),
-            'projection': weighted_square(projected - clean, coarse),
-        }
+        return restoration_losses(restoration, features, density, *self.targets(batch, teacher))
 
 
 class DiffuserStage(_FrozenEncoder):
@@ -287,9 +283,79 @@ class JointStage(_FrozenEncoder):
         return losses
 
 
+class CodecStage(_FrozenEncoder):
+    """Train the codes in which maps are sent, so that what is fused from them changes least.
+
+    The student's head and modulation become the sender's own detector.
+    """
+
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
+        super().__init__(teacher, student, target, freeze)
+        sender = student.sender
+        assert sender is not None, 'Recipe checks this'
+        assert isinstance(student.fusion, AdaptiveGatedFusion), 'Recipe checks this'
+        sender.modulation.load_state_dict(student.fusion.fused.state_dict())
+        sender.head.load_state_dict(student.head.state_dict())
+        student.requires_grad_(False)
+        sender.codec.requires_grad_(True)
+        self._whole = frozen(student)
+        self._sender = (sender,)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Losses of one step."""
+        [sender], whole = self._sender, self._whole
+        scale = whole.restoration
+        features, density = self._encoder(batch.agents)
+        with torch.no_grad():
+            heatmap, regression = whole.head(fuse_frames(whole, features, features, density, batch).fused)
+            worth = functional.max_pool2d(torch.sigmoid(sender.detect(features)[0]), 5, 1, 2)
+        occupied, normal = covered_cells(density), scale.normalise(features)
+        coded = sender.codec(normal, occupied)
+        # Any number of levels must decode.
+        count = torch.randint(1, coded.fine.shape[1] + 1, (len(features), 1, 1, 1, 1), device=features.device)
+        used = torch.arange(coded.fine.shape[1], device=features.device)[None, :, None, None, None] < count
+        decoded = (coded.fine * used).sum(dim=1)
+        weight = occupied * (EVEN_WEIGHT + worth)
+        codes = weighted_square(decoded - normal, weight) + weighted_square(coded.coarse - normal, weight)
+        received = torch.where(egos(batch, features) > 0, features, decoded * scale.deviation + scale.mean)
+        received = received * occupied
+        fusion = fuse_frames(whole, received, received, density, batch)
+        found, boxes = whole.head(fusion.fused)
+        return {
+            'codes': codes + (coded.loss * weight).sum() / weight.sum().clamp(min=1),
+            'prediction': prediction_loss(found, boxes, heatmap, regression),
+        }
+
+
+class LinkStage(_FrozenEncoder):
+    """Train restoration, fusion and head on maps that were sent as codes and arrived in part."""
+
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
+        super().__init__(teacher, student, target, freeze)
+        assert student.sender is not None, 'Recipe checks this'
+        student.sender.requires_grad_(False)
+        self._sending = freeze(Sending(student))
+
+    def forward(self, batch: Batch) -> Losses:
+        """Losses of one step."""
+        student, output = self.student, self.teacher_output(batch)
+        sent = self._sending(batch.agents)
+        received = receive(sent, random_arrival(sent.order, student.config.levels), batch, student)
+        restored = restored_maps(received, batch, student)
+        losses = self.fusion_losses(received.features, restored, received.density, batch, output)
+        chosen = neighbours(batch)
+        if isinstance(student.restoration, Restoration) and len(chosen):
+            features, density, context = rows(received, chosen)
+            wanted, weight = (part.index_select(0, chosen) for part in self.targets(batch, output[0]))
+            losses |= restoration_losses(student.restoration, features, density, wanted, weight, context)
+        return losses
+
+
 STAGES: dict[str, Callable[[Teacher, Student, Target, Freeze], nn.Module]] = {
     'teacher': TeacherStage,
     'student': StudentStage,
     'diffuser': DiffuserStage,
     'joint': JointStage,
+    'codec': CodecStage,
+    'link': LinkStage,
 }

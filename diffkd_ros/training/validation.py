@@ -22,6 +22,7 @@ from diffkd_ros.runtime.neighbours import choose_neighbours
 from diffkd_ros.training.augmentation import corrupt_clouds
 from diffkd_ros.training.data import Batch, collate, make_sample
 from diffkd_ros.training.frames import held_out_frames
+from diffkd_ros.training.link import Sending, best_tiles, receive, restored_maps
 from diffkd_ros.training.recipe import Recipe
 
 Scores = dict[str, dict[str, float]]
@@ -30,6 +31,9 @@ _DATA = {
     'validation', 'simulator', 'validation_seed', 'validation_scenarios', 'validation_frames', 'max_agents',
     'min_points', 'augmentation',
 }  # fmt: skip
+
+SENT = 0.1
+"""Share of the tiles whose cells a neighbour sends in a validation of the layered link."""
 
 
 def grid_of(recipe: Recipe) -> BevGrid:
@@ -129,16 +133,24 @@ class Validation:
     ) -> tuple[dict[str, float], dict[str, float]]:
         together, alone = self._score(), self._score()
         for batch, truth in frames:
-            clouds = batch.agents
-            features, density = student.encoder(clouds.points, clouds.index, clouds.count)
-            restored = student.restoration(features, density) if restore else features
-            for score, count in ((together, clouds.count), (alone, 1)):
+            features, restored, density = self._maps(student, batch, restore)
+            for score, count in ((together, len(features)), (alone, 1)):
                 fusion = student.fuse(
                     features[:count], restored[:count], density[:count], batch.warps[:count]
                 )
                 heatmap, regression = student.head(fusion.fused)
                 score.add(self._boxes(heatmap, regression, density[:count], batch.warps[:count]), truth)
         return _figures(together), _figures(alone)
+
+    def _maps(self, student: Student, batch: Batch, restore: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Features as the ego has them, the same after restoration, and densities."""
+        clouds = batch.agents
+        if restore and student.config.link:
+            sent = Sending(student)(clouds.points, clouds.index, clouds.count)
+            received = receive(sent, best_tiles(sent.order, SENT, student.config.levels), batch, student)
+            return received.features, restored_maps(received, batch, student), received.density
+        features, density = student.encoder(clouds.points, clouds.index, clouds.count)
+        return features, student.restoration(features, density) if restore else features, density
 
     def _score(self) -> AveragePrecision:
         return AveragePrecision(min_points=self._recipe.data.min_points)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The learnt codes in which feature maps are sent, and what a vehicle computes in order to send."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffkd_ros.model.head import CentreHead
+from diffkd_ros.model.modulation import LightweightGatedModulation, Unmodulated
+
+TILE = 4  # cells along the edge of a tile, which has one coarse code and is ranked and sent as a whole
+COMMITMENT = 0.25  # weight of the loss that moves features toward their codes (van den Oord et al., 2017)
+
+
+class SimVQ(nn.Module):
+    """Vector quantisation whose codebook is a fixed random matrix times a learnt one.
+
+    All entries move together, so that none of them falls out of use (SimVQ, Zhu et al., arXiv 2411.02038).
+
+    Args:
+        entries: number of codes.
+        channels: of a vector.
+    """
+
+    basis: Tensor
+
+    def __init__(self, entries: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer('basis', torch.randn(entries, channels))
+        self.transform = nn.Linear(channels, channels, bias=False)
+        nn.init.eye_(self.transform.weight)
+
+    def vectors(self) -> Tensor:
+        """The codebook (entries, channels)."""
+        return self.transform(self.basis)
+
+    def nearest(self, latent: Tensor) -> Tensor:
+        """Index of the nearest vector of each cell: (n, c, h, w) to (n, h, w) int64."""
+        vectors = self.vectors()
+        distance = functional.conv2d(latent, -2 * vectors[:, :, None, None], vectors.square().sum(dim=1))
+        return distance.argmin(dim=1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Vectors of codes: (n, h, w) to (n, c, h, w)."""
+        return functional.embedding(codes, self.vectors()).permute(0, 3, 1, 2)
+
+
+class MapCodes(NamedTuple):
+    """Codes of feature maps.
+
+    Attributes:
+        coarse: (n, h / 4, w / 4) int64, 0 for a tile without anything, else 1 + the index of its code.
+        fine: (n, levels, h, w) int64. Level 0: 0 for an empty cell, else 1 + the index of its code; further
+            levels: index of the code of what the levels before leave.
+    """
+
+    coarse: Tensor
+    fine: Tensor
+
+
+class Coded(NamedTuple):
+    """Feature maps as decoded from their codes, with what training needs.
+
+    Attributes:
+        codes: of the maps.
+        coarse: (n, c, h, w) normalised feature from the coarse codes alone, constant over a tile.
+        fine: (n, levels, c, h, w) contribution of each level to the normalised feature, which is their sum.
+        loss: (n, 1, h, w) quantisation loss of each cell.
+    """
+
+    codes: MapCodes
+    coarse: Tensor
+    fine: Tensor
+    loss: Tensor
+
+
+class MapCodec(nn.Module):
+    """Codes of normalised feature maps: residual levels for single cells, one code for a tile.
+
+    Empty cells, whose feature is zero, have a code of their own. Decoding is linear in the codes' vectors, so
+    that a receiver only adds rows of tables.
+
+    Args:
+        channels: of the feature map.
+        code_channels: of the space in which the nearest code is searched.
+        entries: codes of a level, the empty cell's included; at most 256.
+        levels: of a cell's codes.
+        coarse_entries: codes of a tile, the empty tile's included; at most 256.
+    """
+
+    def __init__(
+        self, channels: int, code_channels: int, entries: int, levels: int, coarse_entries: int
+    ) -> None:
+        super().__init__()
+        self.analysis = nn.Conv2d(channels, code_channels, 1)
+        self.books = nn.ModuleList(SimVQ(entries - (not level), code_channels) for level in range(levels))
+        self.synthesis = nn.Linear(code_channels, channels)
+        self.coarse_analysis = nn.Conv2d(channels + 1, code_channels, TILE, stride=TILE)
+        self.coarse_book = SimVQ(coarse_entries - 1, code_channels)
+        self.coarse_synthesis = nn.Linear(code_channels, channels)
+        # The transform is the transpose of its inverse at the start.
+        nn.init.orthogonal_(self.analysis.weight)
+        with torch.no_grad():
+            self.synthesis.weight.copy_(self.analysis.weight[:, :, 0, 0].T)
+
+    def forward(self, normal: Tensor, occupied: Tensor) -> Coded:
+        """Code normalised features (n, c, h, w); `occupied` (n, 1, h, w) is 0 in empty cells, else 1."""
+        rest = self.analysis(normal)
+        codes, parts, loss = [], [], torch.zeros_like(occupied)
+        for level, book in enumerate(self.books):
+            assert isinstance(book, SimVQ)
+            index, quantised, cost = _quantise(book, rest)
+            part = functional.linear(quantised.movedim(1, -1), self.synthesis.weight).movedim(-1, 1)
+            if level == 0:
+                assert self.synthesis.bias is not None
+                part = part + self.synthesis.bias[:, None, None]
+                index = torch.where(occupied[:, 0] > 0, index + 1, 0)
+            codes.append(index)
+            parts.append(part * occupied)
+            loss = loss + cost * occupied
+            rest = rest - quantised
+        held = functional.max_pool2d(occupied, TILE)
+        latent = self.coarse_analysis(torch.cat((normal * occupied, occupied), dim=1))
+        index, quantised, cost = _quantise(self.coarse_book, latent)
+        coarse = self.coarse_synthesis(quantised.movedim(1, -1)).movedim(-1, 1) * held
+        return Coded(
+            MapCodes(torch.where(held[:, 0] > 0, index + 1, 0), torch.stack(codes, dim=1)),
+            over_tiles(coarse),
+            torch.stack(parts, dim=1),
+            loss + over_tiles(cost * held),
+        )
+
+    @torch.no_grad()
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Normalised features of all codes: coarse (entries, c) and fine (levels, entries, c).
+
+        Row 0 of the coarse table and of the first level, for empty tiles and cells, is zero.
+        """
+        coarse = functional.pad(self.coarse_synthesis(self.coarse_book.vectors()), (0, 0, 1, 0))
+        levels = []
+        for level, book in enumerate(self.books):
+            assert isinstance(book, SimVQ)
+            vectors = functional.linear(book.vectors(), self.synthesis.weight)
+            if level == 0:
+                assert self.synthesis.bias is not None
+                vectors = functional.pad(vectors + self.synthesis.bias, (0, 0, 1, 0))
+            levels.append(vectors)
+        return coarse, torch.stack(levels)
+
+
+def _quantise(book: SimVQ, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes (n, h, w), their vectors with the gradient of the latent, and the loss (n, 1, h, w)."""
+    index = book.nearest(latent.detach())
+    vectors = book.lookup(index)
+    to_latent = (vectors - latent.detach()).square().mean(dim=1, keepdim=True)
+    to_vector = (vectors.detach() - latent).square().mean(dim=1, keepdim=True)
+    return index, latent + (vectors - latent).detach(), to_latent + COMMITMENT * to_vector
+
+
+def over_tiles(tiles: Tensor) -> Tensor:
+    """Repeat a value of each tile (n, c, h / 4, w / 4) over its cells: (n, c, h, w)."""
+    return tiles.repeat_interleave(TILE, dim=2).repeat_interleave(TILE, dim=3)
+
+
+class Sender(nn.Module):
+    """What a vehicle computes of its feature map in order to send it: own detections, codes and their rank.
+
+    Detection is that of a student without neighbours, whose weights it copies.
+
+    Args:
+        channels: of the feature map.
+        head_channels: of the head's convolution.
+        modulation: whether the student's fusion has LGM.
+        codec: of the feature map.
+    """
+
+    def __init__(self, channels: int, head_channels: int, modulation: bool, codec: MapCodec) -> None:
+        super().__init__()
+        self.modulation = (LightweightGatedModulation if modulation else Unmodulated)(channels)
+        self.head = CentreHead(channels, head_channels)
+        self.codec = codec
+
+    def detect(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Heat map logits (n, 1, h, w) and regression (n, 8, h, w) from own features (n, c, h, w)."""
+        return self.head(self.modulation(feature, feature))
+
+
+def benefit(heatmap: Tensor) -> Tensor:
+    """Rank of tiles by what their cells are worth to the task: (n, 1, h, w) logits to (n, 1, h / 4, w / 4).
+
+    The highest score of the sender's own heat map in the tile and the cells around it.
+    """
+    return functional.max_pool2d(torch.sigmoid(heatmap), TILE + 2, stride=TILE, padding=1)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a receiver knows beside a neighbour's incomplete map, as a condition of its restoration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffkd_ros.model.fusion import by_frame, warp
+from diffkd_ros.model.head import REGRESSION
+
+Part = Literal['mask', 'boxes', 'ego', 'others']
+PATCH = 2  # cells along the edge of a cell of the restoration's latent
+
+BOX_MAPS = 1 + REGRESSION
+"""Score and regression of the sender's boxes in the cells of their centres, 0 elsewhere."""
+
+
+class Context(NamedTuple):
+    """What is known of n agents' maps, each in its agent's own grid.
+
+    Attributes:
+        missing: (n, 1, h, w) 1 in cells that did not arrive and may hold something, else 0.
+        level: (n, 1, h, w) 0 where nothing arrived, 0.5 where only the code of the tile did, else 1.
+        boxes: (n, 9, h, w) the sender's boxes, see `BOX_MAPS`.
+        ego: (n, c + 1, h / 2, w / 2) normalised map of the ego and its coverage.
+        others: (n, c + 1, h / 2, w / 2) mean of the other neighbours' maps where they cover, and coverage.
+    """
+
+    missing: Tensor
+    level: Tensor
+    boxes: Tensor
+    ego: Tensor
+    others: Tensor
+
+
+class ContextCondition(nn.Module):
+    """Maps a context to a condition (n, latent, h / 2, w / 2), which is 0 at the start of training.
+
+    Args:
+        channels: of the feature maps.
+        latent_channels: of the condition.
+        parts: of the context that are used; the others are ignored.
+    """
+
+    def __init__(self, channels: int, latent_channels: int, parts: Sequence[Part]) -> None:
+        super().__init__()
+        self._parts = frozenset(parts)
+        self.local = nn.Conv2d(1 + BOX_MAPS, latent_channels, PATCH, stride=PATCH)
+        self.views = nn.Conv2d(2 * (channels + 1), latent_channels, 1)
+        for layer in (self.local, self.views):
+            nn.init.zeros_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, context: Context) -> Tensor:
+        """Compute the condition."""
+        known = {'mask': context.level, 'boxes': context.boxes, 'ego': context.ego, 'others': context.others}
+        used = {name: part if name in self._parts else 0 * part for name, part in known.items()}
+        local = torch.cat((used['mask'], used['boxes']), dim=1)
+        views = torch.cat((used['ego'], used['others']), dim=1)
+        return self.local(local) + self.views(views)
+
+
+def inverse_warps(warps: Tensor) -> Tensor:
+    """Inverse of affine maps (n, 2, 3), by formula, which exports to ONNX; of a singular one, zeros."""
+    (a, b, x), (c, d, y) = (row.unbind(dim=1) for row in warps.unbind(dim=1))
+    determinant = a * d - b * c
+    scale = torch.where(determinant != 0, 1 / determinant, 0)
+    rows = (
+        torch.stack((d, -b, b * y - d * x), dim=1),
+        torch.stack((-c, a, c * x - a * y), dim=1),
+    )
+    return torch.stack(rows, dim=1) * scale[:, None, None]
+
+
+def views_of(
+    normal: Tensor, coverage: Tensor, ego_to_agent: Tensor, vectors: int, frames: int = 1
+) -> tuple[Tensor, Tensor]:
+    """The ego's map and the mean of the other neighbours', resampled to every agent's grid.
+
+    Arguments are as for `Student.fuse`: n agents of each frame, a frame's ego first, at half the resolution
+    of the feature map, as the latent has it.
+
+    Args:
+        normal: (frames * n, c, h, w) normalised features.
+        coverage: (frames * n, 1, h, w) 1 where something is known.
+        ego_to_agent: (frames * n, 2, 3).
+        vectors: see `fusion.warp`.
+        frames: number of frames.
+
+    Returns:
+        `ego` and `others` of `Context`, as pooled; rows of egos are 0.
+    """
+    count = len(normal) // frames
+    maps = functional.avg_pool2d(torch.cat((normal * coverage, coverage), dim=1), PATCH)
+    is_neighbour = torch.ones_like(maps[:, :1, :1, :1])
+    by_frame(is_neighbour, frames)[:, :1] = 0
+    ego = by_frame(maps, frames)[:, :1].expand(-1, count, -1, -1, -1).flatten(0, 1)
+    theirs = warp(maps, ego_to_agent, vectors) * is_neighbour
+    others = (by_frame(theirs, frames).sum(dim=1, keepdim=True) - by_frame(theirs, frames)).flatten(0, 1)
+    together = torch.cat((ego, others), dim=0)
+    back = inverse_warps(ego_to_agent).repeat(2, 1, 1)
+    ego, others = (warp(together, back, vectors) * is_neighbour.repeat(2, 1, 1, 1)).chunk(2)
+    return ego, others / others[:, -1:].clamp(min=1)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The link in training: feature maps sent as layers of codes, of which a part arrives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffkd_ros.model.backbone import covered_cells
+from diffkd_ros.model.codebook import Coded, benefit, over_tiles
+from diffkd_ros.model.context import Context, views_of
+from diffkd_ros.model.fusion import ABSENT
+from diffkd_ros.model.restoration import Restoration, TeacherScale
+from diffkd_ros.model.student import Student
+from diffkd_ros.training.data import Batch
+
+FEWEST = 0.01  # smallest share of tiles that is drawn to be sent
+CHUNK = 1 / 24  # share of the tiles in a chunk that is lost as a whole
+MIN_BOX_SCORE = 0.15  # of the sender's boxes
+# Probabilities of what a sample is trained on.
+ALL_SENT, NO_TILES, UNRANKED, CHUNKS_LOST, COARSE_LOST, BOXES_LOST = 0.1, 0.1, 0.2, 0.5, 0.15, 0.1
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Which parts of n agents' maps arrive.
+
+    Attributes:
+        levels: (n, levels, h / 4, w / 4) 1 for the tiles whose codes of a level arrive, else 0.
+        coarse: (n, 1, h / 4, w / 4) the same for the codes of tiles.
+        boxes: (n, 1, 1, 1) the same for the boxes.
+    """
+
+    levels: Tensor
+    coarse: Tensor
+    boxes: Tensor
+
+
+def ranks(order: Tensor) -> Tensor:
+    """Share of the tiles that rank above each tile of `order` (n, 1, h, w), in [0, 1)."""
+    flat = order.flatten(1)
+    place = flat.argsort(dim=1, descending=True).argsort(dim=1)
+    return (place / flat.shape[1]).view_as(order)
+
+
+def best_tiles(order: Tensor, share: float, levels: int) -> Arrival:
+    """The first tiles in their order, with all levels and layers; `share` is of all tiles."""
+    sent = (ranks(order) < share).to(order.dtype)
+    every = torch.ones_like(order[:, :, :1, :1])
+    return Arrival(sent.expand(-1, levels, -1, -1), torch.ones_like(order), every)
+
+
+def random_arrival(order: Tensor, levels: int) -> Arrival:
+    """Draw for each agent how much it sends, in which order, and which chunks of it are lost.
+
+    Args:
+        order: (n, 1, h / 4, w / 4) benefit of the tiles.
+        levels: of the cells' codes.
+    """
+    n, device = len(order), order.device
+
+    def drawn(probability: float) -> Tensor:
+        return torch.rand(n, 1, 1, 1, device=device) < probability
+
+    share = FEWEST ** torch.rand(n, 1, 1, 1, device=device)
+    share = torch.where(drawn(ALL_SENT), 1.0, torch.where(drawn(NO_TILES), 0.0, share))
+    rank = ranks(torch.where(drawn(UNRANKED), torch.rand_like(order), order))
+    # Tiles that are sent in one packet are lost together.
+    chunk = (rank / CHUNK).long()
+    lost = torch.rand(n, int(1 / CHUNK) + 1, device=device).gather(1, chunk.flatten(1)).view_as(rank)
+    arrived = lost >= torch.where(drawn(CHUNKS_LOST), torch.rand(n, 1, 1, 1, device=device), 0.0)
+    # Each level is sent for a part of the tiles that the level before is sent for.
+    parts, reach = [], share
+    for _ in range(levels):
+        parts.append(((rank < reach) & arrived).to(order.dtype))
+        reach = reach * torch.rand(n, 1, 1, 1, device=device)
+    kept = ~drawn(COARSE_LOST), ~drawn(BOXES_LOST)
+    coarse, boxes = (part.to(order.dtype) for part in kept)
+    return Arrival(torch.cat(parts, dim=1), coarse.expand_as(order), boxes)
+
+
+def boxes_of(heatmap: Tensor, regression: Tensor) -> Tensor:
+    """`BOX_MAPS` (n, 9, h, w) of the detections at the peaks of heat maps (n, 1, h, w), logits."""
+    score = torch.sigmoid(heatmap)
+    peak = (score == functional.max_pool2d(score, 3, 1, 1)) & (score >= MIN_BOX_SCORE)
+    return torch.cat((score, regression), dim=1) * peak
+
+
+@dataclass(frozen=True)
+class Received:
+    """Maps as the ego has received them, its own complete; n agents, each in its own grid.
+
+    Attributes:
+        features: (n, c, h, w) decoded, 0 where nothing arrived.
+        density: (n, 1, h, w) the ego's; a neighbour's is 1 in cells that may hold something, else 0.
+        context: for the restoration.
+    """
+
+    features: Tensor
+    density: Tensor
+    context: Context
+
+
+class Sent(NamedTuple):
+    """What n agents compute in order to send, each in its own grid.
+
+    Attributes:
+        features: (n, c, h, w) as encoded.
+        density: (n, 1, h, w).
+        coded: the features as coded.
+        boxes: (n, 9, h, w) of `boxes_of`.
+        order: (n, 1, h / 4, w / 4) benefit of the tiles.
+    """
+
+    features: Tensor
+    density: Tensor
+    coded: Coded
+    boxes: Tensor
+    order: Tensor
+
+
+class Sending(nn.Module):
+    """A student's encoder and sender as one network.
+
+    Args:
+        student: with a sender.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        assert student.sender is not None, 'Recipe checks this'
+        self.encoder, self.sender = student.encoder, student.sender
+        self.scale = TeacherScale(student.config.channels)
+        self.scale.mean.copy_(student.restoration.mean)
+        self.scale.deviation.copy_(student.restoration.deviation)
+
+    def forward(self, points: Tensor, cloud: Tensor, clouds: int) -> Sent:
+        """Encode several clouds; arguments as for `Encoder.forward`."""
+        features, density = self.encoder(points, cloud, clouds)
+        heatmap, regression = self.sender.detect(features)
+        coded = self.sender.codec(self.scale.normalise(features), covered_cells(density))
+        return Sent(features, density, coded, boxes_of(heatmap, regression), benefit(heatmap))
+
+
+def receive(sent: Sent, arrival: Arrival, batch: Batch, student: Student) -> Received:
+    """Decode what arrives of the neighbours' maps.
+
+    Args:
+        sent: of all agents of a batch.
+        arrival: what arrives of each.
+        batch: of these agents.
+        student: the receiver.
+    """
+    features, density, coded, boxes, _ = sent
+    scale, vectors = student.restoration, student.config.vectors
+    is_ego = egos(batch, features)
+    level = over_tiles(arrival.levels).cumprod(dim=1)  # a level is of use with those before it
+    fine, tile = level[:, :1], over_tiles(arrival.coarse)
+    empty_tile = over_tiles((coded.codes.coarse == 0).to(features.dtype)[:, None])
+    empty_cell = (coded.codes.fine[:, :1] == 0).to(features.dtype)
+    known_empty = torch.maximum(fine * empty_cell, tile * empty_tile)
+    normal = (coded.fine * level[:, :, None]).sum(dim=1) + (1 - fine) * tile * coded.coarse
+    occupied = torch.maximum(fine, tile) * (1 - known_empty)
+    decoded = (normal * scale.deviation + scale.mean) * occupied
+    own = is_ego > 0
+    received = torch.where(own, features, decoded)
+    missing = (1 - fine) * (1 - known_empty) * (1 - is_ego)
+    seen = torch.where(own, covered_cells(density), torch.maximum(fine, tile))
+    context = Context(
+        missing=missing,
+        level=torch.where(own, 1.0, torch.maximum(fine, 0.5 * tile)),
+        boxes=boxes * arrival.boxes * (1 - is_ego),
+        **_views(received, seen, batch, scale, vectors),
+    )
+    return Received(received, torch.where(own, density, 1 - known_empty), context)
+
+
+def restored_maps(received: Received, batch: Batch, student: Student) -> Tensor:
+    """Features (n, c, h, w) after restoration of the neighbours' maps."""
+    restoration = student.restoration
+    chosen = neighbours(batch)
+    if not isinstance(restoration, Restoration) or not len(chosen):
+        return received.features
+    features, density, context = rows(received, chosen)
+    return received.features.index_copy(0, chosen, restoration(features, density, context))
+
+
+def neighbours(batch: Batch) -> Tensor:
+    """Indices of the agents that are not an ego."""
+    first = np.cumsum([0, *batch.sizes[:-1]])
+    others = np.setdiff1d(np.arange(sum(batch.sizes)), first)
+    return torch.from_numpy(others).to(batch.frame.device)
+
+
+def rows(received: Received, chosen: Tensor) -> tuple[Tensor, Tensor, Context]:
+    """Features, density and context of some agents."""
+    context = Context(*(part.index_select(0, chosen) for part in received.context))
+    return received.features.index_select(0, chosen), received.density.index_select(0, chosen), context
+
+
+def egos(batch: Batch, like: Tensor) -> Tensor:
+    """(n, 1, 1, 1) 1 for the egos, else 0."""
+    egos = torch.ones(len(batch.frame), 1, 1, 1, dtype=like.dtype, device=like.device)
+    return egos.index_fill(0, neighbours(batch), 0)
+
+
+def _views(
+    received: Tensor, seen: Tensor, batch: Batch, scale: TeacherScale, vectors: int
+) -> dict[str, Tensor]:
+    frames, most = len(batch.sizes), max(batch.sizes)
+    warps = batch.warps.index_select(0, batch.slots)
+    warps = torch.where(batch.absent, warps.new_tensor(ABSENT), warps)
+    normal, seen = (part.index_select(0, batch.slots) for part in (scale.normalise(received), seen))
+    views = views_of(normal, seen, warps, vectors, frames)
+    slots = [frame * most + place for frame, size in enumerate(batch.sizes) for place in range(size)]
+    present = torch.tensor(slots, device=received.device)
+    return {name: view.index_select(0, present) for name, view in zip(('ego', 'others'), views, strict=True)}

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layered link in training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_recipe import first_batch, small_recipe
+
+from diffkd_ros.model.student import Student
+from diffkd_ros.model.teacher import Teacher
+from diffkd_ros.training.data import Batch
+from diffkd_ros.training.frozen import Frozen
+from diffkd_ros.training.link import (
+    Arrival,
+    Sending,
+    Sent,
+    best_tiles,
+    boxes_of,
+    egos,
+    neighbours,
+    random_arrival,
+    ranks,
+    receive,
+    restored_maps,
+)
+from diffkd_ros.training.loop import train
+from diffkd_ros.training.recipe import Recipe
+from diffkd_ros.training.stages import STAGES
+
+LINK = {
+    'link': True,
+    'code_channels': 8,
+    'entries': 16,
+    'coarse_entries': 8,
+    'steps': 1,
+    'start': 700,
+    'context': ('mask', 'boxes', 'ego', 'others'),
+}
+
+
+def linked_recipe(*stages: str, **model: object) -> Recipe:
+    return small_recipe(*stages, steps=1, model=LINK | model)
+
+
+@pytest.fixture(scope='module')
+def batch() -> Batch:
+    recipe = linked_recipe('teacher')
+    return first_batch(
+        recipe.model_copy(update={'data': recipe.data.model_copy(update={'drop_neighbours': 0})})
+    )
+
+
+@pytest.fixture(scope='module')
+def student() -> Student:
+    torch.manual_seed(0)
+    return Student(linked_recipe('teacher').model).eval()
+
+
+@pytest.fixture(scope='module')
+def sent(student: Student, batch: Batch) -> Sent:
+    clouds = batch.agents
+    with torch.no_grad():
+        return Sending(student)(clouds.points, clouds.index, clouds.count)
+
+
+def arrival(sent: Sent, fine: float, coarse: float) -> Arrival:
+    order = sent.order
+    levels = torch.full((len(order), 2, *order.shape[2:]), fine)
+    return Arrival(levels, torch.full_like(order, coarse), torch.ones(len(order), 1, 1, 1))
+
+
+def test_ranks_order_the_tiles() -> None:
+    order = torch.tensor([[[[0.1, 0.9], [0.5, 0.2]]]])
+    assert ranks(order).flatten().tolist() == [0.75, 0.0, 0.25, 0.5]
+    sent = best_tiles(order, 0.5, levels=2)
+    assert sent.levels[0, 0].tolist() == [[0, 1], [1, 0]]
+    assert torch.equal(sent.levels[:, 0], sent.levels[:, 1])
+
+
+def test_a_complete_map_arrives_as_its_codes_say(student: Student, batch: Batch, sent: Sent) -> None:
+    received = receive(sent, arrival(sent, 1, 1), batch, student)
+    scale, chosen = student.restoration, neighbours(batch)
+    decoded = sent.coded.fine.sum(dim=1) * scale.deviation + scale.mean
+    decoded = decoded * (sent.coded.codes.fine[:, :1] > 0)
+    torch.testing.assert_close(received.features[chosen], decoded[chosen])
+    own = egos(batch, sent.features)[:, 0, 0, 0] > 0
+    assert torch.equal(received.features[own], sent.features[own])
+    assert torch.equal(received.density[own], sent.density[own])
+    assert not received.context.missing.any()
+    assert torch.equal(received.density[chosen] > 0, sent.coded.codes.fine[chosen, :1] > 0)
+
+
+def test_what_did_not_arrive_is_unknown_and_not_empty(student: Student, batch: Batch, sent: Sent) -> None:
+    received = receive(sent, arrival(sent, 0, 0), batch, student)
+    chosen = neighbours(batch)
+    assert not received.features[chosen].any()
+    assert (received.context.missing[chosen] == 1).all()
+    assert (received.density[chosen] == 1).all()
+    assert not received.context.missing[egos(batch, sent.features)[:, 0, 0, 0] > 0].any()
+
+
+def test_an_empty_tile_is_known_from_its_own_code(student: Student, batch: Batch, sent: Sent) -> None:
+    received = receive(sent, arrival(sent, 0, 1), batch, student)
+    chosen = neighbours(batch)
+    empty = (sent.coded.codes.coarse == 0)[chosen].repeat_interleave(4, 1).repeat_interleave(4, 2)
+    assert empty.any()
+    assert torch.equal(received.density[chosen, 0] == 0, empty)
+    assert torch.equal(received.context.missing[chosen, 0] == 0, empty)
+    assert (received.context.level[chosen] == 0.5).all()
+
+
+def test_a_second_level_without_the_first_is_not_used(student: Student, batch: Batch, sent: Sent) -> None:
+    only_second = arrival(sent, 1, 0)
+    only_second.levels[:, 0] = 0
+    received = receive(sent, only_second, batch, student)
+    assert not received.features[neighbours(batch)].any()
+
+
+def test_what_is_drawn_covers_all_of_the_link() -> None:
+    torch.manual_seed(0)
+    drawn = random_arrival(torch.rand(400, 1, 4, 8), levels=2)
+    shares = drawn.levels[:, 0].mean(dim=(1, 2))
+    assert (shares == 0).float().mean() > 0.08
+    assert (shares == 1).float().mean() > 0.03
+    assert ((shares > 0) & (shares < 0.3)).float().mean() > 0.3
+    assert (drawn.levels[:, 1] <= drawn.levels[:, 0]).all()
+    assert 0.75 < drawn.coarse[:, 0, 0, 0].mean() < 0.95
+    assert 0.8 < drawn.boxes.mean() < 0.98
+
+
+def test_boxes_stand_at_the_peaks() -> None:
+    heatmap, regression = torch.full((1, 1, 8, 8), -9.0), torch.randn(1, 8, 8, 8)
+    heatmap[0, 0, 3, 4], heatmap[0, 0, 3, 5], heatmap[0, 0, 6, 1] = 2.0, 1.0, -4.0
+    maps = boxes_of(heatmap, regression)
+    assert maps[0, 0].nonzero().tolist() == [[3, 4]]  # neither beside a peak nor below the threshold
+    torch.testing.assert_close(maps[0, 0, 3, 4], torch.sigmoid(torch.tensor(2.0)))
+    assert torch.equal(maps[0, 1:, 3, 4], regression[0, :, 3, 4])
+
+
+def test_the_egos_map_is_not_restored(student: Student, batch: Batch, sent: Sent) -> None:
+    received = receive(sent, best_tiles(sent.order, 0.2, 2), batch, student)
+    with torch.no_grad():
+        restored = restored_maps(received, batch, student)
+    own = egos(batch, sent.features)[:, 0, 0, 0] > 0
+    assert torch.equal(restored[own], sent.features[own])
+    assert not torch.equal(restored[~own], received.features[~own])
+
+
+@pytest.mark.parametrize('restoration', ['none', 'plain', 'two_step', 'diffusion'])
+def test_all_arms_train_and_leave_encoder_and_sender(restoration: str, batch: Batch) -> None:
+    torch.manual_seed(1)
+    config = linked_recipe('teacher', restoration=restoration).model
+    teacher, student = Teacher(config), Student(config)
+    stage = STAGES['link'](teacher, student, 'global', Frozen).train()
+    losses = stage(batch)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert ('restoration' in losses) == (restoration != 'none')
+    sum(losses.values()).backward()
+    touched = {name.split('.')[0] for name, p in student.named_parameters() if p.grad is not None}
+    assert touched == {'fusion', 'head'} | ({'restoration'} if restoration != 'none' else set())
+
+
+def test_a_recipe_with_a_link_trains_to_its_end(tmp_path: Path) -> None:
+    trained = train(linked_recipe('teacher', 'student', 'codec', 'link'), tmp_path)
+    assert trained is not None
+    assert trained.student.sender is not None
+    # The sender detects as the student did before it learnt to receive.
+    assert not torch.equal(trained.student.sender.head.heatmap.weight, trained.student.head.heatmap.weight)
+
+
+@pytest.mark.parametrize(
+    ('model', 'stages', 'message'),
+    [
+        ({'link': False, 'context': ()}, ('teacher', 'student', 'link'), 'needs model.link'),
+        (
+            {'fusion': 'attention'},
+            ('teacher', 'student', 'codec'),
+            'and model.fusion adaptive',
+        ),
+        ({'link': False}, ('teacher',), 'model.context: needs model.link'),
+    ],
+)
+def test_recipes_that_cannot_be_trained_are_refused(
+    model: dict[str, object], stages: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        linked_recipe(*stages, **model)

@@ -5,7 +5,6 @@ from typing import Any
 
 from diffkd_ros.training.data import Batch, training_batches
 from diffkd_ros.training.recipe import Recipe
-from diffkd_ros.training.stages import STAGES
 from diffkd_ros.training.validation import grid_of
 
 MODEL: dict[str, Any] = {
@@ -18,6 +17,7 @@ MODEL: dict[str, Any] = {
     'head_channels': 16,
     'key_channels': 8,
 }
+WHOLE_MAPS = ('teacher', 'student', 'diffuser', 'joint')
 SIMULATOR = {'agents': 2, 'vehicles': (20, 20), 'lidar': {'columns': 256}}
 DATA: dict[str, Any] = {
     'simulator': SIMULATOR,
@@ -29,10 +29,10 @@ DATA: dict[str, Any] = {
 
 
 def small_recipe(*stages: str, steps: int = 2, **changes: Any) -> Recipe:
-    """The recipe with these stages, all four by default; given sections override single keys."""
+    """The recipe with these stages, `WHOLE_MAPS` by default; given sections override single keys."""
     sections = {'model': MODEL, 'data': DATA}
     changes = {key: sections[key] | value if key in sections else value for key, value in changes.items()}
-    wanted = [{'name': name, 'steps': steps} for name in stages or STAGES]
+    wanted = [{'name': name, 'steps': steps} for name in stages or WHOLE_MAPS]
     text = {'name': 'small', 'description': 'A few steps, for a test.', 'stages': wanted}
     return Recipe.model_validate(text | sections | changes)
 

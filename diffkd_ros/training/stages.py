@@ -298,7 +298,7 @@ class CodecStage(_FrozenEncoder):
         sender.head.load_state_dict(student.head.state_dict())
         student.requires_grad_(False)
         sender.codec.requires_grad_(True)
-        self._whole = frozen(student)
+        self._whole, self._detector = frozen(student), frozen(sender)
         self._sender = (sender,)
 
     def forward(self, batch: Batch) -> Losses:
@@ -308,7 +308,7 @@ class CodecStage(_FrozenEncoder):
         features, density = self._encoder(batch.agents)
         with torch.no_grad():
             heatmap, regression = whole.head(fuse_frames(whole, features, features, density, batch).fused)
-            worth = functional.max_pool2d(torch.sigmoid(sender.detect(features)[0]), 5, 1, 2)
+            worth = functional.max_pool2d(torch.sigmoid(self._detector.detect(features)[0]), 5, 1, 2)
         occupied, normal = covered_cells(density), scale.normalise(features)
         coded = sender.codec(normal, occupied)
         # Any number of levels must decode.

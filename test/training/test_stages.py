@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_recipe import first_batch, small_recipe
+from small_recipe import WHOLE_MAPS, first_batch, small_recipe
 from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import covered_cells
@@ -47,7 +47,8 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize('name', list(STAGES))
 def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
-    recipe = small_recipe()
+    linked = name in ('codec', 'link')
+    recipe = small_recipe(*(['teacher', name] if linked else []), model={'link': linked})
     teacher, student = networks(recipe)
     before = state(teacher), state(student.encoder)
     module = STAGES[name](teacher, student, 'global').train()
@@ -57,15 +58,25 @@ def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
 
     assert moved(teacher) == (name == 'teacher')
     assert moved(student.encoder) == (name == 'student')
-    assert moved(student.restoration) == (name in ('diffuser', 'joint'))
-    assert moved(student.restoration.gate) == (name == 'joint')  # type: ignore[arg-type]
-    assert moved(student.fusion) == (name in ('student', 'joint'))
-    assert moved(student.head) == (name in ('student', 'joint'))
+    assert moved(student.restoration) == (name in ('diffuser', 'joint', 'link'))
+    assert moved(student.restoration.gate) == (name in ('joint', 'link'))  # type: ignore[arg-type]
+    assert moved(student.fusion) == (name in ('student', 'joint', 'link'))
+    assert moved(student.head) == (name in ('student', 'joint', 'link'))
+    if student.sender is not None:
+        assert moved(student.sender.codec) == (name == 'codec')
+        assert not moved(student.sender.head)
     trained = {key for key, value in state(teacher).items() if not torch.equal(value, before[0][key])}
     assert bool(trained) == (name == 'teacher')
     # The encoder does not change, including the statistics of its norms.
-    if name in ('diffuser', 'joint'):
+    if name not in ('teacher', 'student'):
         assert all(torch.equal(value, before[1][key]) for key, value in state(student.encoder).items())
+    if name == 'codec':
+        # The sender detects as the student does alone.
+        assert student.sender is not None
+        assert all(
+            torch.equal(value, student.head.state_dict()[key])
+            for key, value in state(student.sender.head).items()
+        )
     # The optimiser gets only parameters with a gradient.
     handed = {id(p) for p in module.parameters() if p.requires_grad}
     used = {id(p) for p in [*teacher.parameters(), *student.parameters()] if p.grad is not None}
@@ -76,7 +87,7 @@ def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
 @pytest.mark.parametrize('restoration', ['plain', 'none'])
 def test_baselines_train_in_the_same_stages(fusion: str, restoration: str) -> None:
     recipe = small_recipe(
-        *(name for name in STAGES if (name, restoration) != ('diffuser', 'none')),
+        *(name for name in WHOLE_MAPS if (name, restoration) != ('diffuser', 'none')),
         model={'fusion': fusion, 'restoration': restoration},
     )
     teacher, student = networks(recipe)
@@ -173,7 +184,7 @@ def test_a_restoration_target_can_be_the_agents_own_clean_cloud() -> None:
     for target in ('global', 'local'):
         teacher, student = networks(recipe)
         stage = STAGES['diffuser'](teacher, student, target).train()  # type: ignore[arg-type]
-        targets[target], weight = stage._targets(batch, stage.teacher_output(batch)[0])  # type: ignore[operator]
+        targets[target], weight = stage.targets(batch, stage.teacher_output(batch)[0])  # type: ignore[operator]
         assert weight.max() == 5.0
     with torch.no_grad():
         own = run_teacher(networks(recipe)[0].eval(), batch.clean)[0]

@@ -13,6 +13,7 @@ from diffkd_ros.model.head import CentreHead
 from diffkd_ros.model.modulation import LightweightGatedModulation, Unmodulated
 
 TILE = 4  # cells along the edge of a tile, which has one coarse code and is ranked and sent as a whole
+COUNT_MOMENTUM = 0.02
 COMMITMENT = 0.25  # weight of the loss that moves features toward their codes (van den Oord et al., 2017)
 
 
@@ -92,10 +93,16 @@ class MapCodec(nn.Module):
         coarse_entries: codes of a tile, the empty tile's included; at most 256.
     """
 
+    coarse_frequency: Tensor
+    fine_frequency: Tensor
+
     def __init__(
         self, channels: int, code_channels: int, entries: int, levels: int, coarse_entries: int
     ) -> None:
         super().__init__()
+        # How often each code was used lately, for the entropy coder: all equally often at the start.
+        self.register_buffer('coarse_frequency', torch.full((coarse_entries,), 1 / coarse_entries))
+        self.register_buffer('fine_frequency', torch.full((levels, entries), 1 / entries))
         self.analysis = nn.Conv2d(channels, code_channels, 1)
         self.books = nn.ModuleList(SimVQ(entries - (not level), code_channels) for level in range(levels))
         self.synthesis = nn.Linear(code_channels, channels)
@@ -135,6 +142,16 @@ class MapCodec(nn.Module):
         )
 
     @torch.no_grad()
+    def count(self, codes: MapCodes) -> None:
+        """Update the frequencies of the codes."""
+        # Levels after the first are sent for cells that hold something.
+        sent = (codes.fine[:, :1] > 0).expand_as(codes.fine).clone()
+        sent[:, 0] = True
+        for level, frequency in enumerate(self.fine_frequency):
+            _mix(frequency, codes.fine[:, level], sent[:, level])
+        _mix(self.coarse_frequency, codes.coarse, torch.ones_like(codes.coarse))
+
+    @torch.no_grad()
     def tables(self) -> tuple[Tensor, Tensor]:
         """Normalised features of all codes: coarse (entries, c) and fine (levels, entries, c).
 
@@ -159,6 +176,14 @@ def _quantise(book: SimVQ, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     to_latent = (vectors - latent.detach()).square().mean(dim=1, keepdim=True)
     to_vector = (vectors.detach() - latent).square().mean(dim=1, keepdim=True)
     return index, latent + (vectors - latent).detach(), to_latent + COMMITMENT * to_vector
+
+
+def _mix(frequency: Tensor, codes: Tensor, sent: Tensor) -> None:
+    """Move frequencies (entries,) toward those of the codes that are sent."""
+    # Not bincount, which waits for the device.
+    counts = torch.zeros_like(frequency).scatter_add_(0, codes.flatten(), sent.flatten().to(frequency.dtype))
+    total = counts.sum()
+    frequency.lerp_(torch.where(total > 0, counts / total.clamp(min=1), frequency), COUNT_MOMENTUM)
 
 
 def over_tiles(tiles: Tensor) -> Tensor:

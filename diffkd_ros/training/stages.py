@@ -311,6 +311,7 @@ class CodecStage(_FrozenEncoder):
             worth = functional.max_pool2d(torch.sigmoid(self._detector.detect(features)[0]), 5, 1, 2)
         occupied, normal = covered_cells(density), scale.normalise(features)
         coded = sender.codec(normal, occupied)
+        sender.codec.count(coded.codes)
         # Any number of levels must decode.
         count = torch.randint(1, coded.fine.shape[1] + 1, (len(features), 1, 1, 1, 1), device=features.device)
         used = torch.arange(coded.fine.shape[1], device=features.device)[None, :, None, None, None] < count

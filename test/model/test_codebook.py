@@ -88,3 +88,16 @@ def test_the_benefit_of_a_tile_is_its_highest_score_and_that_of_its_neighbourhoo
     torch.testing.assert_close(worth[0, 2], high)
     torch.testing.assert_close(worth[1, 2], high)
     assert worth[0, 0] < 0.01
+
+
+def test_the_frequencies_of_codes_become_those_of_the_maps(codec: MapCodec) -> None:
+    codes = codec(*maps()).codes
+    for _ in range(400):
+        codec.count(codes)
+    coarse = torch.bincount(codes.coarse.flatten(), minlength=8) / codes.coarse.numel()
+    torch.testing.assert_close(codec.coarse_frequency, coarse, atol=1e-3, rtol=0)
+    first = torch.bincount(codes.fine[:, 0].flatten(), minlength=16) / codes.fine[:, 0].numel()
+    torch.testing.assert_close(codec.fine_frequency[0], first, atol=1e-3, rtol=0)
+    sent = codes.fine[:, 1][codes.fine[:, 0] > 0]
+    second = torch.bincount(sent, minlength=16) / len(sent)
+    torch.testing.assert_close(codec.fine_frequency[1], second, atol=1e-3, rtol=0)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The student as two ONNX graphs: `encoder.onnx` for every agent, `ego.onnx` for the ego."""
+"""The student as ONNX graphs.
+
+`encoder.onnx` is run by every agent and `ego.onnx` by the ego. With a layered message, an agent also runs
+`sender.onnx` on its own map, and the ego `restore.onnx` on its neighbours'.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,17 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from diffkd_ros.model.backbone import covered_cells
+from diffkd_ros.model.codebook import benefit
+from diffkd_ros.model.context import BOX_MAPS, Context, views_of
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
 
 OPSET = 18
 MAX_POINTS = 1 << 20
 ENCODER_OUTPUTS = ['feature', 'density']
+SENDER_OUTPUTS = ['heatmap', 'regression', 'coarse', 'fine', 'benefit']
+RESTORE_INPUTS = ['ego_feature', 'ego_density', 'features', 'density', 'level', 'boxes', 'ego_to_agent']
 
 
 class EncoderGraph(nn.Module):
@@ -38,10 +47,69 @@ class EgoGraph(nn.Module):
         self.student = student
 
     def forward(self, features: Tensor, density: Tensor, ego_to_agent: Tensor) -> tuple[Tensor, ...]:
-        """Restore, warp, fuse, detect; see `Student.forward`."""
-        heatmap, regression, fusion = self.student(features, density, ego_to_agent)
+        """Restore, warp, fuse, detect; see `Student.forward`. Maps of a layered message come restored."""
+        student = self.student
+        restored = features if student.config.link else student.restoration(features, density)
+        fusion = student.fuse(features, restored, density, ego_to_agent)
+        heatmap, regression = student.head(fusion.fused)
         energy = fusion.restored.abs().mean(dim=1, keepdim=True)
         return heatmap, regression, fusion.share, fusion.coverage, fusion.reliability, energy
+
+
+class SenderGraph(nn.Module):
+    """Feature (1, c, h, w) and density (1, 1, h, w) to what the layered message is made of.
+
+    Codes are float32, as ONNX Runtime's sessions here take and give floats only.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        assert student.sender is not None, 'a student with a layered message has a sender'
+        self.sender, self.scale = student.sender, student.restoration
+
+    def forward(self, feature: Tensor, density: Tensor) -> tuple[Tensor, ...]:
+        """Detect, code and rank."""
+        heatmap, regression = self.sender.detect(feature)
+        codes = self.sender.codec(self.scale.normalise(feature), covered_cells(density)).codes
+        return heatmap, regression, codes.coarse.float()[:, None], codes.fine.float(), benefit(heatmap)
+
+
+class RestoreGraph(nn.Module):
+    """The ego's map and neighbours' as received to the neighbours' restored maps."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(
+        self,
+        ego_feature: Tensor,
+        ego_density: Tensor,
+        features: Tensor,
+        density: Tensor,
+        level: Tensor,
+        boxes: Tensor,
+        ego_to_agent: Tensor,
+    ) -> Tensor:
+        """Restore.
+
+        Args:
+            ego_feature: (1, c, h, w).
+            ego_density: (1, 1, h, w).
+            features: (m, c, h, w) of the neighbours, each in its own grid.
+            density: (m, 1, h, w) 1 in cells that may hold something, else 0.
+            level: (m, 1, h, w), see `model.context.Context`.
+            boxes: (m, 9, h, w), see `model.context.BOX_MAPS`.
+            ego_to_agent: (m, 2, 3), see `model.fusion.warp`.
+        """
+        restoration, vectors = self.student.restoration, self.student.config.vectors
+        normal = restoration.normalise(torch.cat((ego_feature, features), dim=0))
+        # An agent's coverage is where something of its map is known.
+        seen = torch.cat((covered_cells(ego_density), (level > 0).to(level.dtype)), dim=0)
+        identity = torch.eye(2, 3, dtype=ego_to_agent.dtype)[None]
+        ego, others = views_of(normal, seen, torch.cat((identity, ego_to_agent), dim=0), vectors)
+        missing = (level < 1).to(level.dtype) * density
+        return restoration(features, density, Context(missing, level, boxes, ego[1:], others[1:]))
 
 
 def strip_origin(path: Path) -> None:
@@ -107,3 +175,30 @@ def export_ego(student: Student, path: Path, max_agents: int) -> None:
     )
     names = ['features', 'density', 'ego_to_agent'], EGO_OUTPUTS
     _export(EgoGraph(student.eval()), example, path, names, ({0: agents},) * 3)
+
+
+def export_sender(student: Student, path: Path) -> None:
+    """Write the graph of the layered message; arguments as for `export_encoder`."""
+    config = student.config
+    size = config.height, config.width
+    example = torch.rand(1, config.channels, *size), torch.rand(1, 1, *size)
+    _export(SenderGraph(student.eval()), example, path, (['feature', 'density'], SENDER_OUTPUTS), None)
+
+
+def export_restore(student: Student, path: Path, max_agents: int) -> None:
+    """Write the graph that restores neighbours' maps; arguments as for `export_ego`."""
+    config = student.config
+    size = config.height, config.width
+    neighbours = torch.export.Dim('neighbours', min=1, max=max_agents - 1)
+    example = (
+        torch.rand(1, config.channels, *size),
+        torch.rand(1, 1, *size),
+        torch.rand(2, config.channels, *size),
+        torch.ones(2, 1, *size),
+        torch.rand(2, 1, *size).round(),
+        torch.rand(2, BOX_MAPS, *size),
+        torch.eye(2, 3).repeat(2, 1, 1),
+    )
+    fixed: dict[int, Any] = {}
+    shapes = (fixed, fixed, *({0: neighbours},) * 5)
+    _export(RestoreGraph(student.eval()), example, path, (RESTORE_INPUTS, ['restored']), shapes)

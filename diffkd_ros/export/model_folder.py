@@ -8,14 +8,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from diffkd_ros.export.graphs import export_ego, export_encoder
-from diffkd_ros.files import results_folder, write_text
+from diffkd_ros.export.graphs import export_ego, export_encoder, export_restore, export_sender
+from diffkd_ros.files import results_folder, whole_file, write_text
 from diffkd_ros.geometry.grid import BevGrid
+from diffkd_ros.model.restoration import Restoration
 from diffkd_ros.model.student import Student
-from diffkd_ros.runtime.card import CARD, EGO, ENCODER, FILES, STUDENT, ModelCard, ModelError, sha256
+from diffkd_ros.runtime.card import (
+    CARD,
+    EGO,
+    ENCODER,
+    FILES,
+    LINK,
+    LINK_FILES,
+    RESTORE,
+    SENDER,
+    STUDENT,
+    ModelCard,
+    ModelError,
+    sha256,
+)
 from diffkd_ros.runtime.decoding import Decoding
 
 MAX_AGENTS = 5
@@ -66,6 +82,15 @@ def write_model_folder(
         runtime = 'onnx'
         export_encoder(student, folder / ENCODER)
         export_ego(student, folder / EGO, MAX_AGENTS)
+    files = FILES[runtime]
+    if config.link:
+        files += LINK_FILES
+        export_sender(student, folder / SENDER)
+        if isinstance(student.restoration, Restoration):
+            files += (RESTORE,)
+            export_restore(student, folder / RESTORE, MAX_AGENTS)
+        with whole_file(folder / LINK) as unfinished, unfinished.open('wb') as file:
+            np.savez(file, allow_pickle=False, **_tables(student))
     card = {
         'card_format': 1,
         'name': folder.name,
@@ -76,9 +101,25 @@ def write_model_folder(
         'max_agents': MAX_AGENTS,
         'class_names': ['vehicle'],
         **asdict(decoding),
-        'files': {name: sha256(folder / name) for name in FILES[runtime]},
+        **({'link': True} if config.link else {}),
+        'files': {name: sha256(folder / name) for name in files},
         'training': training,
         'results': results,
     }
     write_text(folder / CARD, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100))
     return ModelCard.load(folder)
+
+
+def _tables(student: Student) -> dict[str, NDArray[np.float32]]:
+    """The arrays of `runtime.link.tables.LinkTables`."""
+    assert student.sender is not None, 'a student with a layered message has a sender'
+    codec, scale = student.sender.codec, student.restoration
+    coarse, fine = codec.tables()
+    mean, deviation = scale.mean.flatten(), scale.deviation.flatten()
+    vectors = {'coarse_vectors': coarse * deviation + mean, 'fine_vectors': fine * deviation}
+    vectors['fine_vectors'][0] += mean
+    # Code 0 stands for an empty tile or cell.
+    vectors['coarse_vectors'][0] = 0
+    vectors['fine_vectors'][0, 0] = 0
+    frequencies = {'coarse_probability': codec.coarse_frequency, 'fine_probability': codec.fine_frequency}
+    return {name: tensor.numpy().astype(np.float32) for name, tensor in {**vectors, **frequencies}.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a receiver knows beside a neighbour's incomplete map, as a condition of its restoration."""
+"""What a receiver knows in addition to a neighbour's incomplete map, as a condition of its restoration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Context(NamedTuple):
 
     Attributes:
         missing: (n, 1, h, w) 1 in cells that did not arrive and may hold something, else 0.
-        level: (n, 1, h, w) 0 where nothing arrived, 0.5 where only the code of the tile did, else 1.
+        level: (n, 1, h, w) 0 where nothing arrived, 0.5 where only the code of a tile that is not empty did, else
+            1.
         boxes: (n, 9, h, w) the sender's boxes, see `BOX_MAPS`.
         ego: (n, c + 1, h / 2, w / 2) normalised map of the ego and its coverage.
         others: (n, c + 1, h / 2, w / 2) mean of the other neighbours' maps where they cover, and coverage.

@@ -18,8 +18,11 @@ CARD = 'card.yaml'
 ENCODER = 'encoder.onnx'
 EGO = 'ego.onnx'
 LINK = 'link.npz'
+SENDER = 'sender.onnx'
+RESTORE = 'restore.onnx'
 STUDENT = 'student.safetensors'
 FILES = {'onnx': (ENCODER, EGO), 'torch': (STUDENT,)}
+LINK_FILES = (SENDER, LINK)
 
 _FARTHEST = 1000.0  # metres
 _MOST_CELLS = 2048  # along an edge
@@ -55,7 +58,10 @@ class ModelCard(BaseModel):
     min_score: float = Field(ge=0, le=1, description='Detections below this score are dropped.')
     nms_iou: float = Field(ge=0, le=1, description='BEV IoU above which the lower-scored box is dropped.')
     max_boxes: int = Field(ge=1, le=10_000, description='Maximum number of boxes per frame.')
-    link: bool = Field(False, description='The model has a layered message, whose tables are in link.npz.')
+    link: bool = Field(
+        False,
+        description='There is a layered message: sender.onnx, link.npz and, for restoration, restore.onnx.',
+    )
     files: dict[str, str] = Field(description='File name to SHA-256.')
     training: dict[str, Any] = Field(default_factory=dict, description='Recipe, seeds, time and machine.')
     results: dict[str, Any] = Field(default_factory=dict, description='Measured figures and their command.')
@@ -91,7 +97,8 @@ class ModelCard(BaseModel):
             card = read_config(path, cls)
         except DiffkdError as error:
             raise ModelError(f'not a model card: {error}') from error
-        for name in FILES[card.runtime] + (LINK,) * card.link:
+        restore = (RESTORE,) * (RESTORE in card.files)
+        for name in FILES[card.runtime] + LINK_FILES * card.link + restore:
             file = folder / name
             if name not in card.files:
                 raise ModelError(f'{path} lists no {name}')
@@ -142,7 +149,7 @@ class ModelCard(BaseModel):
         return self._folder / STUDENT
 
     def graph_path(self, name: str) -> Path:
-        """Path of a graph, `ENCODER` or `EGO`.
+        """Path of a graph, `ENCODER`, `EGO` and, with a layered message, `SENDER` and `RESTORE`.
 
         Raises:
             ModelError: if the model runs in torch only.

@@ -173,7 +173,7 @@ def receive(sent: Sent, arrival: Arrival, batch: Batch, student: Student) -> Rec
     seen = torch.where(own, covered_cells(density), torch.maximum(fine, tile))
     context = Context(
         missing=missing,
-        level=torch.where(own, 1.0, torch.maximum(fine, 0.5 * tile)),
+        level=torch.where(own, 1.0, torch.maximum(torch.maximum(fine, 0.5 * tile), known_empty)),
         boxes=boxes * arrival.boxes * (1 - is_ego),
         **_views(received, seen, batch, scale, vectors),
     )

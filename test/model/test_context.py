@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a receiver knows beside a neighbour's incomplete map."""
+"""What a receiver knows in addition to a neighbour's incomplete map."""
 
 import numpy as np
 import pytest

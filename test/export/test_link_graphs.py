@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graphs and tables of a layered message, run as vehicles run them, against the training's torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_recipe import first_batch, small_recipe
+from torch import Tensor
+
+from diffkd_ros.export.graphs import RESTORE_INPUTS, SENDER_OUTPUTS
+from diffkd_ros.export.model_folder import write_model_folder
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.model.modulation import LightweightGatedModulation
+from diffkd_ros.model.student import Student
+from diffkd_ros.runtime.card import EGO, RESTORE, SENDER, ModelCard
+from diffkd_ros.runtime.decoding import Decoding
+from diffkd_ros.runtime.detector import OUTPUTS
+from diffkd_ros.runtime.link.maps import MapCodes
+from diffkd_ros.runtime.link.packing import Packer
+from diffkd_ros.runtime.link.tables import LinkTables
+from diffkd_ros.runtime.link.unpacking import Unpacker
+from diffkd_ros.runtime.session import open_session
+from diffkd_ros.training.data import Batch
+from diffkd_ros.training.link import Received, Sending, Sent, best_tiles, neighbours, receive, restored_maps
+
+TOLERANCE = 1e-3
+LINK = {
+    'link': True,
+    'code_channels': 8,
+    'entries': 16,
+    'coarse_entries': 8,
+    'steps': 1,
+    'start': 700,
+    'vectors': 2,
+    'context': ('mask', 'boxes', 'ego', 'others'),
+}
+
+
+@pytest.fixture(scope='module')
+def batch() -> Batch:
+    """One frame of three agents."""
+    simulator = {'agents': 3, 'vehicles': (20, 20), 'lidar': {'columns': 256}}
+    data = {'drop_neighbours': 0, 'batch': 1, 'simulator': simulator}
+    return first_batch(small_recipe('teacher', model=LINK, data=data))
+
+
+@pytest.fixture(scope='module')
+def student() -> Student:
+    torch.manual_seed(0)
+    student = Student(small_recipe('teacher', model=LINK).model).eval()
+    student.restoration.mean.normal_()
+    student.restoration.deviation.uniform_(0.5, 2)
+    for block in student.modules():
+        if isinstance(block, LightweightGatedModulation):
+            torch.nn.init.normal_(block.scale, std=0.5)  # 0 at the start of training
+    context = student.restoration.context
+    assert isinstance(context, torch.nn.Module)
+    for parameter in context.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return student
+
+
+@pytest.fixture(scope='module')
+def card(student: Student, tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    folder = tmp_path_factory.mktemp('models') / 'linked'
+    return write_model_folder(student, folder, 'Untrained, for a test.', Decoding(0.1, 0.15, 100), {}, {})
+
+
+@pytest.fixture(scope='module')
+def sent(student: Student, batch: Batch) -> Sent:
+    clouds = batch.agents
+    with torch.no_grad():
+        return Sending(student)(clouds.points, clouds.index, clouds.count)
+
+
+@pytest.fixture(scope='module')
+def received(student: Student, batch: Batch, sent: Sent) -> Received:
+    return receive(sent, best_tiles(sent.order, 0.4, 2), batch, student)
+
+
+@pytest.fixture(scope='module')
+def messages(card: ModelCard, sent: Sent, batch: Batch) -> list[dict[str, np.ndarray]]:
+    """Output of the sender's graph for each agent."""
+    session = open_session(card.graph_path(SENDER), 1, 'cpu')
+    maps = zip(sent.features.numpy(), sent.density.numpy(), strict=True)
+    inputs = ({'feature': feature[None], 'density': density[None]} for feature, density in maps)
+    return [dict(zip(SENDER_OUTPUTS, session.run(SENDER_OUTPUTS, each), strict=True)) for each in inputs]
+
+
+def test_a_vehicle_computes_the_codes_that_training_does(
+    messages: list[dict[str, np.ndarray]], sent: Sent
+) -> None:
+    assert len(messages) == 3
+    for agent, message in enumerate(messages):
+        coarse, fine = sent.coded.codes.coarse[agent], sent.coded.codes.fine[agent]
+        # A cell that lies as near to two codes may get either.
+        assert (message['coarse'][0, 0] == coarse.numpy()).mean() > 0.99
+        assert (message['fine'][0] == fine.numpy()).mean() > 0.99
+        np.testing.assert_allclose(message['benefit'][0], sent.order[agent].numpy(), atol=TOLERANCE)
+
+
+def test_what_is_packed_and_unpacked_is_what_training_decodes(
+    card: ModelCard, sent: Sent, student: Student, batch: Batch
+) -> None:
+    tables = LinkTables.load(card)
+    complete = receive(sent, best_tiles(sent.order, 1.0, 2), batch, student)
+    nothing = Boxes3D(np.zeros((0, 7)), scores=np.zeros(0, np.float32))
+    for agent in neighbours(batch).tolist():
+        codes = MapCodes(
+            nothing,
+            sent.coded.codes.coarse[agent].numpy().astype(np.uint8),
+            sent.coded.codes.fine[agent].numpy().astype(np.uint8),
+            sent.order[agent, 0].numpy(),
+        )
+        chunks = Packer(tables).pack(codes, 1 << 20)
+        found = Unpacker(tables).unpack(chunks).feature(tables)
+        np.testing.assert_allclose(found.feature, complete.features[agent].numpy(), atol=TOLERANCE)
+        assert (found.level == 1).all()
+        np.testing.assert_array_equal(~found.known_empty, complete.density[agent, 0].numpy() > 0)
+
+
+def test_the_ego_restores_as_in_training(
+    card: ModelCard, received: Received, student: Student, batch: Batch
+) -> None:
+    expected = restored_maps(received, batch, student)
+    found = restored(card, received, batch)
+    assert (expected[1:] - received.features[1:]).abs().max() > 0.1
+    np.testing.assert_allclose(found, expected[1:].detach().numpy(), atol=TOLERANCE)
+
+
+def restored(card: ModelCard, received: Received, batch: Batch) -> np.ndarray:
+    def values() -> Iterator[Tensor]:
+        yield from (received.features[:1], received.density[:1])
+        yield from (received.features[1:], received.density[1:])
+        yield from (received.context.level[1:], received.context.boxes[1:], batch.warps[1:])
+
+    session = open_session(card.graph_path(RESTORE), 1, 'cpu')
+    inputs = {name: value.numpy() for name, value in zip(RESTORE_INPUTS, values(), strict=True)}
+    return session.run(['restored'], inputs)[0]
+
+
+def test_restored_maps_are_fused_without_being_restored_again(
+    card: ModelCard, received: Received, student: Student, batch: Batch
+) -> None:
+    maps = torch.cat((received.features[:1], torch.from_numpy(restored(card, received, batch))))
+    with torch.no_grad():
+        fusion = student.fuse(maps, maps, received.density, batch.warps)
+        heatmap, regression = student.head(fusion.fused)
+    session = open_session(card.graph_path(EGO), 1, 'cpu')
+    inputs = {'features': maps, 'density': received.density, 'ego_to_agent': batch.warps}
+    found = session.run(OUTPUTS[:2], {name: value.numpy() for name, value in inputs.items()})
+    np.testing.assert_allclose(found[0], heatmap.numpy(), atol=TOLERANCE)
+    np.testing.assert_allclose(found[1], regression.numpy(), atol=TOLERANCE)
+
+
+def test_a_model_without_restoration_has_no_such_graph(student: Student, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    plain = Student(small_recipe('teacher', model=LINK | {'restoration': 'none'}).model)
+    card = write_model_folder(plain, tmp_path / 'plain', 'A test.', Decoding(0.1, 0.15, 100), {}, {})
+    assert card.link
+    assert RESTORE not in card.files

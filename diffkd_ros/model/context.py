@@ -25,8 +25,7 @@ class Context(NamedTuple):
 
     Attributes:
         missing: (n, 1, h, w) 1 in cells that did not arrive and may hold something, else 0.
-        level: (n, 1, h, w) 0 where nothing arrived, 0.5 where only the code of a tile that is not empty did, else
-            1.
+        level: (n, 1, h, w) 0 where nothing arrived, 0.5 where only the code of a non-empty tile did, else 1.
         boxes: (n, 9, h, w) the sender's boxes, see `BOX_MAPS`.
         ego: (n, c + 1, h / 2, w / 2) normalised map of the ego and its coverage.
         others: (n, c + 1, h / 2, w / 2) mean of the other neighbours' maps where they cover, and coverage.

@@ -56,7 +56,7 @@ class StudentConfig:
         entries: codes of a cell in each level.
         levels: residual levels of a cell's codes.
         coarse_entries: codes of a tile.
-        context: what the restoration sees in addition to the received map, see `model.context`; nothing by default.
+        context: what the restoration sees in addition to the received map, see `model.context`.
     """
 
     __pydantic_config__ = {'extra': 'forbid', 'allow_inf_nan': False}  # noqa: RUF012 - when read from YAML

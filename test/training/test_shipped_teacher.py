@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The teacher in models/ can be used for training, and its maps are valid in any grid."""
 
-from pathlib import Path
-
 import torch
 
-from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.share import share_directory
 from diffkd_ros.training.checkpoint import CHECKPOINT, read_checkpoint, restore
+from diffkd_ros.training.recipe import load_recipe
 from diffkd_ros.training.validation import Validation
 
 PATH = share_directory() / 'models' / 'sim_teacher' / CHECKPOINT
 
 
-def test_it_is_the_teacher_of_the_evidence(tmp_path: Path) -> None:
+def test_it_is_the_teacher_of_the_model_that_ships() -> None:
+    """A run of the first stages of its recipe, under another name."""
     recipe, progress, _ = read_checkpoint(PATH)
-    plan = share_directory() / 'config' / 'evidence.yaml'
-    assert recipe == load_experiment(plan, tmp_path).recipes['teacher']
+    whole = load_recipe(share_directory() / 'config' / 'train' / 'sim_edge.yaml')
+    first = [stage for stage in whole.stages if stage.name == 'teacher']
+    assert recipe == whole.model_copy(update={'name': 'teacher', 'stages': first})
     assert progress.step == 0
     stages = [(stage['name'], stage['steps']) for stage in progress.history]
     assert stages == [(stage.name, stage.steps) for stage in recipe.stages]

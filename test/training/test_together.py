@@ -150,7 +150,7 @@ def test_a_further_teacher_stage_gives_a_new_student(teacher: Path, tmp_path: Pa
 
 
 def test_the_curve_has_the_scores_over_the_samples_also_after_an_interruption(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn_curve: None
 ) -> None:
     initial = str(teacher / CHECKPOINT)
     recipe = small_recipe('student', 'joint', steps=4, initial=initial, validate_every=2, save_every=3)

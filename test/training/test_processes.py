@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_recipe import small_recipe
+from small_recipe import WHOLE_MAPS, small_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
@@ -23,7 +23,6 @@ from diffkd_ros.training import loop
 from diffkd_ros.training.checkpoint import CHECKPOINT, Progress, read_checkpoint
 from diffkd_ros.training.loop import train
 from diffkd_ros.training.recipe import Recipe
-from diffkd_ros.training.stages import STAGES
 
 PATIENCE = 500.0  # seconds
 DATA = {'batch': 1, 'frames_per_drive': 8}
@@ -100,7 +99,7 @@ def test_several_processes_write_one_checkpoint_and_one_verified_model_folder(to
     assert card.results.keys() >= {'teacher', 'cooperative', 'ego_only'}
     assert '2 processes' in card.training['machine']
     stages = [(stage['name'], stage['steps']) for stage in card.training['stages']]
-    assert stages == [(name, 2) for name in STAGES]
+    assert stages == [(name, 2) for name in WHOLE_MAPS]
 
 
 def test_several_processes_train_on_different_frames(together: Path, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ class CarlaSession:
         self._index = 0
         self._lost = False
         self.late_sweeps = 0
+        self._dropped = 0
         self.replaced: Counter[str] = Counter()
         try:
             with named_errors(settings.address):
@@ -125,7 +126,7 @@ class CarlaSession:
     @property
     def skipped(self) -> int:
         """Frames left out because they were not fetched in time."""
-        return self._clock.skipped
+        return self._clock.skipped + self._dropped
 
     def _begin(self) -> None:
         """Start the clock and find or spawn the vehicles."""
@@ -276,22 +277,10 @@ class CarlaSession:
             PoseError: if the server reports an invalid pose.
         """
         settings = self._settings
-        try:
-            with named_errors(settings.address):
-                snapshot = self._clock.next_snapshot()
-                self._look(snapshot)
-                if settings.ego in self._connected and not self._connected[settings.ego].seen:
-                    self._wait_for_ego()
-                    snapshot = self._clock.next_snapshot()
-                    self._look(snapshot)
-        except ServerLostError:
-            self._lost = True
-            raise
-        if settings.ego not in self._connected:
-            raise VehicleMissingError(
-                f'the ego, {settings.roles[settings.ego]}, has gone from the world at {settings.address}'
-            )
-        sweeps = self._gather(snapshot)
+        sweeps = None
+        while sweeps is None:
+            snapshot = self._next_snapshot()
+            sweeps = self._gather(snapshot)
         poses = {
             agent: pose_of(snapshot.find(connected.vehicle.actor.id).get_transform())
             for agent, connected in self._connected.items()
@@ -322,8 +311,31 @@ class CarlaSession:
             self._index - 1,
         )
 
-    def _gather(self, snapshot: Any) -> dict[int, Measured]:
-        """The sweeps of a frame; in native mode poses with empty sweeps."""
+    def _next_snapshot(self) -> Any:
+        """The next `carla.WorldSnapshot`, with the ego in it; errors as for `next_frame`."""
+        settings = self._settings
+        try:
+            with named_errors(settings.address):
+                snapshot = self._clock.next_snapshot()
+                self._look(snapshot)
+                if settings.ego in self._connected and not self._connected[settings.ego].seen:
+                    self._wait_for_ego()
+                    snapshot = self._clock.next_snapshot()
+                    self._look(snapshot)
+        except ServerLostError:
+            self._lost = True
+            raise
+        if settings.ego not in self._connected:
+            raise VehicleMissingError(
+                f'the ego, {settings.roles[settings.ego]}, has gone from the world at {settings.address}'
+            )
+        return snapshot
+
+    def _gather(self, snapshot: Any) -> dict[int, Measured] | None:
+        """The sweeps of a frame; in native mode poses with empty sweeps.
+
+        None if the ego's sweep was dropped, because the frame was fetched too late.
+        """
         if self._settings.native:
             return {
                 agent: Measured(np.zeros((0, 4), np.float32), pose_of(state.get_transform()))
@@ -339,6 +351,9 @@ class CarlaSession:
         for agent, connected in self._connected.items():
             connected.late = agent not in found
             self.late_sweeps += connected.late
+        if self._settings.ego not in found and self._sweeps.passed(snapshot.frame, self._settings.ego):
+            self._dropped += 1
+            return None
         if self._settings.ego not in found:
             raise SweepTimeoutError(
                 f'the LiDAR of {self._settings.roles[self._settings.ego]} at {self._settings.address} '

@@ -69,12 +69,21 @@ class SweepCollector:
             self._condition.notify_all()
 
     def take(self, frame: int, agents: Collection[int], timeout: float) -> dict[int, Measured]:
-        """Wait up to `timeout` seconds for these agents' measurements of a frame; returns all there are."""
+        """Wait up to `timeout` seconds for these agents' measurements of a frame; returns all there are.
+
+        A LiDAR measures in order: after a later measurement of an agent, the frame's is not waited for.
+        """
         with self._condition:
-            self._condition.wait_for(
-                lambda: all(agent in self._frames.get(frame, {}) for agent in agents), timeout
-            )
+            self._condition.wait_for(lambda: all(self._known(frame, agent) for agent in agents), timeout)
             found = self._frames.pop(frame, {})
             for old in [number for number in self._frames if number < frame]:
                 del self._frames[old]
         return found
+
+    def passed(self, frame: int, agent: int) -> bool:
+        """Whether an agent has measured a later frame."""
+        with self._condition:
+            return any(agent in measured for number, measured in self._frames.items() if number > frame)
+
+    def _known(self, frame: int, agent: int) -> bool:
+        return any(agent in measured for number, measured in self._frames.items() if number >= frame)

@@ -26,7 +26,8 @@ class LinkTables:
     Args:
         arrays: `coarse_vectors` (K0, c), `fine_vectors` (L, K, c), `coarse_probability` (K0,) and
             `fine_probability` (L, K). Row 0 of the coarse vectors and of the first fine level is 0.
-        height, width: of the feature map in cells, multiples of `TILE`.
+        height: of the feature map in cells, a multiple of `TILE`.
+        width: likewise.
 
     Attributes:
         height, width: see above.

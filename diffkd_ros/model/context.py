@@ -96,7 +96,7 @@ def views_of(
     Returns:
         `ego` and `others` of `Context`, as pooled; rows of egos are 0.
     """
-    count = len(normal) // frames
+    count = normal.shape[0] // frames  # not len, which an export would make a constant
     maps = functional.avg_pool2d(torch.cat((normal * coverage, coverage), dim=1), PATCH)
     is_neighbour = torch.ones_like(maps[:, :1, :1, :1])
     by_frame(is_neighbour, frames)[:, :1] = 0
@@ -105,5 +105,7 @@ def views_of(
     others = (by_frame(theirs, frames).sum(dim=1, keepdim=True) - by_frame(theirs, frames)).flatten(0, 1)
     together = torch.cat((ego, others), dim=0)
     back = inverse_warps(ego_to_agent).repeat(2, 1, 1)
-    ego, others = (warp(together, back, vectors) * is_neighbour.repeat(2, 1, 1, 1)).chunk(2)
+    seen = warp(together, back, vectors) * is_neighbour.repeat(2, 1, 1, 1)
+    # Not chunk, which an export would give the size of its example.
+    ego, others = seen[: normal.shape[0]], seen[normal.shape[0] :]
     return ego, others / others[:, -1:].clamp(min=1)

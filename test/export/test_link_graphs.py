@@ -12,9 +12,10 @@ import torch
 from small_recipe import first_batch, small_recipe
 from torch import Tensor
 
-from diffkd_ros.export.graphs import RESTORE_INPUTS, SENDER_OUTPUTS
+from diffkd_ros.export.graphs import RESTORE_INPUTS, SENDER_OUTPUTS, RestoreGraph
 from diffkd_ros.export.model_folder import write_model_folder
 from diffkd_ros.frame import Boxes3D
+from diffkd_ros.model.context import Context
 from diffkd_ros.model.modulation import LightweightGatedModulation
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.card import EGO, RESTORE, SENDER, ModelCard
@@ -128,26 +129,42 @@ def test_the_ego_restores_as_in_training(
     card: ModelCard, received: Received, student: Student, batch: Batch
 ) -> None:
     expected = restored_maps(received, batch, student)
-    found = restored(card, received, batch)
+    found = restored(card, received, batch.warps)
     assert (expected[1:] - received.features[1:]).abs().max() > 0.1
     np.testing.assert_allclose(found, expected[1:].detach().numpy(), atol=TOLERANCE)
 
 
-def restored(card: ModelCard, received: Received, batch: Batch) -> np.ndarray:
+def restored(card: ModelCard, received: Received, warps: Tensor) -> np.ndarray:
     def values() -> Iterator[Tensor]:
         yield from (received.features[:1], received.density[:1])
         yield from (received.features[1:], received.density[1:])
-        yield from (received.context.level[1:], received.context.boxes[1:], batch.warps[1:])
+        yield from (received.context.level[1:], received.context.boxes[1:], warps[1:])
 
     session = open_session(card.graph_path(RESTORE), 1, 'cpu')
     inputs = {name: value.numpy() for name, value in zip(RESTORE_INPUTS, values(), strict=True)}
     return session.run(['restored'], inputs)[0]
 
 
+@pytest.mark.parametrize('count', [1, 4])
+def test_any_number_of_neighbours_is_restored(
+    count: int, card: ModelCard, received: Received, student: Student, batch: Batch
+) -> None:
+    chosen = torch.tensor([0, *[1, 2, 2, 1][:count]])
+    context = Context(*(part[chosen] for part in received.context))
+    some = Received(received.features[chosen], received.density[chosen], context)
+    warps = batch.warps[chosen]
+    inputs = [some.features[:1], some.density[:1], some.features[1:], some.density[1:]]
+    inputs += [context.level[1:], context.boxes[1:], warps[1:]]
+    with torch.no_grad():
+        expected = RestoreGraph(student)(*inputs)
+    found = restored(card, some, warps)
+    np.testing.assert_allclose(found, expected.numpy(), atol=TOLERANCE)
+
+
 def test_restored_maps_are_fused_without_being_restored_again(
     card: ModelCard, received: Received, student: Student, batch: Batch
 ) -> None:
-    maps = torch.cat((received.features[:1], torch.from_numpy(restored(card, received, batch))))
+    maps = torch.cat((received.features[:1], torch.from_numpy(restored(card, received, batch.warps))))
     with torch.no_grad():
         fusion = student.fuse(maps, maps, received.density, batch.warps)
         heatmap, regression = student.head(fusion.fused)

@@ -17,6 +17,17 @@ MODEL: dict[str, Any] = {
     'head_channels': 16,
     'key_channels': 8,
 }
+# Model of a layered message.
+LINK: dict[str, Any] = {
+    'link': True,
+    'code_channels': 8,
+    'entries': 16,
+    'coarse_entries': 8,
+    'steps': 1,
+    'start': 700,
+    'vectors': 2,
+    'context': ('mask', 'boxes', 'ego', 'others'),
+}
 WHOLE_MAPS = ('teacher', 'student', 'diffuser', 'joint')
 SIMULATOR = {'agents': 2, 'vehicles': (20, 20), 'lidar': {'columns': 256}}
 DATA: dict[str, Any] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_recipe import first_batch, small_recipe
+from small_recipe import LINK, first_batch, small_recipe
 from torch import Tensor
 
 from diffkd_ros.export.graphs import RESTORE_INPUTS, SENDER_OUTPUTS, RestoreGraph
@@ -30,16 +30,6 @@ from diffkd_ros.training.data import Batch
 from diffkd_ros.training.link import Received, Sending, Sent, best_tiles, neighbours, receive, restored_maps
 
 TOLERANCE = 1e-3
-LINK = {
-    'link': True,
-    'code_channels': 8,
-    'entries': 16,
-    'coarse_entries': 8,
-    'steps': 1,
-    'start': 700,
-    'vectors': 2,
-    'context': ('mask', 'boxes', 'ego', 'others'),
-}
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_recipe import first_batch, small_recipe
+from small_recipe import LINK, first_batch, small_recipe
 
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
@@ -27,16 +27,6 @@ from diffkd_ros.training.link import (
 from diffkd_ros.training.loop import train
 from diffkd_ros.training.recipe import Recipe
 from diffkd_ros.training.stages import STAGES
-
-LINK = {
-    'link': True,
-    'code_channels': 8,
-    'entries': 16,
-    'coarse_entries': 8,
-    'steps': 1,
-    'start': 700,
-    'context': ('mask', 'boxes', 'ego', 'others'),
-}
 
 
 def linked_recipe(*stages: str, **model: object) -> Recipe:

@@ -336,28 +336,25 @@ class CarlaSession:
 
         None if the ego's sweep was dropped, because the frame was fetched too late.
         """
-        if self._settings.native:
+        settings = self._settings
+        if settings.native:
             return {
                 agent: Measured(np.zeros((0, 4), np.float32), pose_of(state.get_transform()))
                 for agent, connected in self._connected.items()
                 if (state := snapshot.find(connected.lidar.id)) is not None
             }
-        wanted = [
-            agent
-            for agent, connected in self._connected.items()
-            if agent == self._settings.ego or not connected.late
-        ]
-        found = self._sweeps.take(snapshot.frame, wanted, self._settings.sweep_timeout)
+        wanted = [agent for agent, each in self._connected.items() if agent == settings.ego or not each.late]
+        found = self._sweeps.take(snapshot.frame, wanted, settings.sweep_timeout)
+        if settings.ego not in found and self._sweeps.passed(snapshot.frame, settings.ego):
+            self._dropped += 1
+            return None
         for agent, connected in self._connected.items():
             connected.late = agent not in found
             self.late_sweeps += connected.late
-        if self._settings.ego not in found and self._sweeps.passed(snapshot.frame, self._settings.ego):
-            self._dropped += 1
-            return None
-        if self._settings.ego not in found:
+        if settings.ego not in found:
             raise SweepTimeoutError(
-                f'the LiDAR of {self._settings.roles[self._settings.ego]} at {self._settings.address} '
-                f'delivered nothing for frame {snapshot.frame} within {self._settings.sweep_timeout:g} s'
+                f'the LiDAR of {settings.roles[settings.ego]} at {settings.address} '
+                f'delivered nothing for frame {snapshot.frame} within {settings.sweep_timeout:g} s'
             )
         return {agent: measured for agent, measured in found.items() if agent in self._connected}
 

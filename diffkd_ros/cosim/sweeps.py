@@ -74,7 +74,7 @@ class SweepCollector:
         A LiDAR measures in order: after a later measurement of an agent, the frame's is not waited for.
         """
         with self._condition:
-            self._condition.wait_for(lambda: all(self._known(frame, agent) for agent in agents), timeout)
+            self._condition.wait_for(lambda: all(self._has(agent, frame) for agent in agents), timeout)
             found = self._frames.pop(frame, {})
             for old in [number for number in self._frames if number < frame]:
                 del self._frames[old]
@@ -83,7 +83,8 @@ class SweepCollector:
     def passed(self, frame: int, agent: int) -> bool:
         """Whether an agent has measured a later frame."""
         with self._condition:
-            return any(agent in measured for number, measured in self._frames.items() if number > frame)
+            return self._has(agent, frame + 1)
 
-    def _known(self, frame: int, agent: int) -> bool:
+    def _has(self, agent: int, frame: int) -> bool:
+        """Whether there is a measurement of an agent of this frame or a later one."""
         return any(agent in measured for number, measured in self._frames.items() if number >= frame)

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from diffkd_ros.evaluation.measures import Evaluation
 from diffkd_ros.evaluation.summary import LevelMeans, Number, Summary
 from diffkd_ros.evidence.compare import differences, figures
 from diffkd_ros.evidence.measure import Measurements
@@ -128,14 +127,15 @@ def gather(plan: Plan, measured: Measurements) -> Evidence:
     for name, runs in evaluations.items():
         summary = measured.rows[name][0].summary
         less = {} if name == plan.subject else differences(runs, subject)
+        found = [figures(run) for run in runs]
         rows[name] = MeasuredRow(
             label=plan.rows[name].label,
             samples=measured.samples[name],
             summary=summary,
             corrupted=_corrupted(summary, summary.mrce_of),
-            ego_only=_hit(runs[0], 'ego_only'),
-            neighbours_only=_hit(runs[0], 'neighbours_only'),
-            by_seed=_by_seed(runs),
+            ego_only=_hit(found[0], 'ego_only'),
+            neighbours_only=_hit(found[0], 'neighbours_only'),
+            by_seed={key: [each[key] for each in found] for key in found[0]} if len(found) > 1 else {},
             less_subject={key: astuple(value.mean) for key, value in less.items()},
             less_subject_by_seed={
                 key: list(value.by_seed) for key, value in less.items() if len(value.by_seed) > 1
@@ -173,15 +173,7 @@ def gather(plan: Plan, measured: Measurements) -> Evidence:
     )
 
 
-def _by_seed(runs: Sequence[Evaluation]) -> dict[str, list[float]]:
-    if len(runs) < 2:
-        return {}
-    every = [figures(run) for run in runs]
-    return {key: [found[key] for found in every] for key in every[0]}
-
-
-def _hit(run: Evaluation, part: str) -> LevelMeans:
-    found = figures(run)
+def _hit(found: Mapping[str, float], part: str) -> LevelMeans:
     values = {key: found[f'{part}_{key}'] for key in ('ap50', 'ap70') if f'{part}_{key}' in found}
     return LevelMeans(**values)
 

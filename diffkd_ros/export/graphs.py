@@ -47,11 +47,8 @@ class EgoGraph(nn.Module):
         self.student = student
 
     def forward(self, features: Tensor, density: Tensor, ego_to_agent: Tensor) -> tuple[Tensor, ...]:
-        """Restore, warp, fuse, detect; see `Student.forward`. Maps of a layered message come restored."""
-        student = self.student
-        restored = features if student.config.link else student.restoration(features, density)
-        fusion = student.fuse(features, restored, density, ego_to_agent)
-        heatmap, regression = student.head(fusion.fused)
+        """Restore, warp, fuse, detect; see `Student.forward`."""
+        heatmap, regression, fusion = self.student(features, density, ego_to_agent)
         energy = fusion.restored.abs().mean(dim=1, keepdim=True)
         return heatmap, regression, fusion.share, fusion.coverage, fusion.reliability, energy
 

@@ -206,8 +206,11 @@ class Student(nn.Module):
     ) -> tuple[Tensor, Tensor, Fusion]:
         """Restore every agent's feature in its own frame, then fuse and detect; arguments as for `fuse`.
 
+        Maps of a layered message come restored.
+
         Returns:
             Heat map logits (1, 1, h, w), regression (1, 8, h, w) as in `model.head`, and the fusion.
         """
-        fusion = self.fuse(features, self.restoration(features, density), density, ego_to_agent)
+        restored = features if self.config.link else self.restoration(features, density)
+        fusion = self.fuse(features, restored, density, ego_to_agent)
         return *self.head(fusion.fused), fusion

@@ -178,6 +178,13 @@ class Batch(_Movable):
     counted: Tensor
     foreground: Tensor
 
+    @cached_property
+    def neighbours(self) -> Tensor:
+        """(k,) int64 indices of the agents that are not an ego."""
+        first = np.cumsum([0, *self.sizes[:-1]])
+        others = np.setdiff1d(np.arange(sum(self.sizes)), first)
+        return torch.from_numpy(others).to(self.frame.device)
+
 
 def collate(samples: Sequence[Sample], grid: BevGrid | None = None, clean: bool = True) -> Batch:
     """Combine samples into a batch; either all or none of them have a view.

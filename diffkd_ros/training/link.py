@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -183,18 +183,11 @@ def receive(sent: Sent, arrival: Arrival, batch: Batch, student: Student) -> Rec
 def restored_maps(received: Received, batch: Batch, student: Student) -> Tensor:
     """Features (n, c, h, w) after restoration of the neighbours' maps."""
     restoration = student.restoration
-    chosen = neighbours(batch)
+    chosen = batch.neighbours
     if not isinstance(restoration, Restoration) or not len(chosen):
         return received.features
     features, density, context = rows(received, chosen)
     return received.features.index_copy(0, chosen, restoration(features, density, context))
-
-
-def neighbours(batch: Batch) -> Tensor:
-    """Indices of the agents that are not an ego."""
-    first = np.cumsum([0, *batch.sizes[:-1]])
-    others = np.setdiff1d(np.arange(sum(batch.sizes)), first)
-    return torch.from_numpy(others).to(batch.frame.device)
 
 
 def rows(received: Received, chosen: Tensor) -> tuple[Tensor, Tensor, Context]:
@@ -206,17 +199,27 @@ def rows(received: Received, chosen: Tensor) -> tuple[Tensor, Tensor, Context]:
 def egos(batch: Batch, like: Tensor) -> Tensor:
     """(n, 1, 1, 1) 1 for the egos, else 0."""
     egos = torch.ones(len(batch.frame), 1, 1, 1, dtype=like.dtype, device=like.device)
-    return egos.index_fill(0, neighbours(batch), 0)
+    return egos.index_fill(0, batch.neighbours, 0)
 
 
 def _views(
     received: Tensor, seen: Tensor, batch: Batch, scale: TeacherScale, vectors: int
 ) -> dict[str, Tensor]:
-    frames, most = len(batch.sizes), max(batch.sizes)
-    warps = batch.warps.index_select(0, batch.slots)
-    warps = torch.where(batch.absent, warps.new_tensor(ABSENT), warps)
-    normal, seen = (part.index_select(0, batch.slots) for part in (scale.normalise(received), seen))
-    views = views_of(normal, seen, warps, vectors, frames)
+    (normal, seen), warps = in_slots((scale.normalise(received), seen), batch)
+    views = views_of(normal, seen, warps, vectors, len(batch.sizes))
+    most = max(batch.sizes)
     slots = [frame * most + place for frame, size in enumerate(batch.sizes) for place in range(size)]
     present = torch.tensor(slots, device=received.device)
     return {name: view.index_select(0, present) for name, view in zip(('ego', 'others'), views, strict=True)}
+
+
+def in_slots(maps: Sequence[Tensor], batch: Batch) -> tuple[list[Tensor], Tensor]:
+    """Maps of all agents, and their warps, with as many in each frame as in the largest.
+
+    Agents that fill a frame cover nothing.
+    """
+    warps = batch.warps
+    if len(batch.slots) == len(warps):
+        return list(maps), warps
+    filled = torch.where(batch.absent, warps.new_tensor(ABSENT), warps.index_select(0, batch.slots))
+    return [part.index_select(0, batch.slots) for part in maps], filled

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffkd_ros.model.backbone import covered_cells
-from diffkd_ros.model.fusion import ABSENT, AdaptiveGatedFusion, by_frame, warp
+from diffkd_ros.model.fusion import AdaptiveGatedFusion, by_frame, warp
 from diffkd_ros.model.restoration import Restoration
 from diffkd_ros.model.student import Fusion, Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
@@ -21,7 +21,7 @@ from diffkd_ros.training.frozen import Frozen, frozen
 from diffkd_ros.training.link import (
     Sending,
     egos,
-    neighbours,
+    in_slots,
     random_arrival,
     receive,
     restored_maps,
@@ -129,11 +129,7 @@ def fuse_frames(
         density: (agents, 1, h, w).
         batch: of these agents.
     """
-    warps = batch.warps
-    if len(batch.slots) > len(warps):
-        maps = (features, restored, density, warps)
-        features, restored, density, warps = (part.index_select(0, batch.slots) for part in maps)
-        warps = torch.where(batch.absent, warps.new_tensor(ABSENT), warps)
+    (features, restored, density), warps = in_slots((features, restored, density), batch)
     return student.fuse(features, restored, density, warps, len(batch.sizes))
 
 
@@ -298,17 +294,18 @@ class CodecStage(_FrozenEncoder):
         sender.head.load_state_dict(student.head.state_dict())
         student.requires_grad_(False)
         sender.codec.requires_grad_(True)
-        self._whole, self._detector = frozen(student), frozen(sender)
-        self._sender = (sender,)
+        self._whole = frozen(student)
 
     def forward(self, batch: Batch) -> Losses:
         """Losses of one step."""
-        [sender], whole = self._sender, self._whole
+        sender, whole = self.student.sender, self._whole
+        assert sender is not None
+        assert whole.sender is not None
         scale = whole.restoration
         features, density = self._encoder(batch.agents)
         with torch.no_grad():
             heatmap, regression = whole.head(fuse_frames(whole, features, features, density, batch).fused)
-            worth = functional.max_pool2d(torch.sigmoid(self._detector.detect(features)[0]), 5, 1, 2)
+            worth = functional.max_pool2d(torch.sigmoid(whole.sender.detect(features)[0]), 5, 1, 2)
         occupied, normal = covered_cells(density), scale.normalise(features)
         coded = sender.codec(normal, occupied)
         sender.codec.count(coded.codes)
@@ -344,7 +341,7 @@ class LinkStage(_FrozenEncoder):
         received = receive(sent, random_arrival(sent.order, student.config.levels), batch, student)
         restored = restored_maps(received, batch, student)
         losses = self.fusion_losses(received.features, restored, received.density, batch, output)
-        chosen = neighbours(batch)
+        chosen = batch.neighbours
         if isinstance(student.restoration, Restoration) and len(chosen):
             features, density, context = rows(received, chosen)
             wanted, weight = (part.index_select(0, chosen) for part in self.targets(batch, output[0]))

@@ -27,7 +27,7 @@ from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import Unpacker
 from diffkd_ros.runtime.session import open_session
 from diffkd_ros.training.data import Batch
-from diffkd_ros.training.link import Received, Sending, Sent, best_tiles, neighbours, receive, restored_maps
+from diffkd_ros.training.link import Received, Sending, Sent, best_tiles, receive, restored_maps
 
 TOLERANCE = 1e-3
 
@@ -101,7 +101,7 @@ def test_what_is_packed_and_unpacked_is_what_training_decodes(
     tables = LinkTables.load(card)
     complete = receive(sent, best_tiles(sent.order, 1.0, 2), batch, student)
     nothing = Boxes3D(np.zeros((0, 7)), scores=np.zeros(0, np.float32))
-    for agent in neighbours(batch).tolist():
+    for agent in batch.neighbours.tolist():
         codes = MapCodes(
             nothing,
             sent.coded.codes.coarse[agent].numpy().astype(np.uint8),

@@ -18,7 +18,6 @@ from diffkd_ros.training.link import (
     best_tiles,
     boxes_of,
     egos,
-    neighbours,
     random_arrival,
     ranks,
     receive,
@@ -70,7 +69,7 @@ def test_ranks_order_the_tiles() -> None:
 
 def test_a_complete_map_arrives_as_its_codes_say(student: Student, batch: Batch, sent: Sent) -> None:
     received = receive(sent, arrival(sent, 1, 1), batch, student)
-    scale, chosen = student.restoration, neighbours(batch)
+    scale, chosen = student.restoration, batch.neighbours
     decoded = sent.coded.fine.sum(dim=1) * scale.deviation + scale.mean
     decoded = decoded * (sent.coded.codes.fine[:, :1] > 0)
     torch.testing.assert_close(received.features[chosen], decoded[chosen])
@@ -83,7 +82,7 @@ def test_a_complete_map_arrives_as_its_codes_say(student: Student, batch: Batch,
 
 def test_what_did_not_arrive_is_unknown_and_not_empty(student: Student, batch: Batch, sent: Sent) -> None:
     received = receive(sent, arrival(sent, 0, 0), batch, student)
-    chosen = neighbours(batch)
+    chosen = batch.neighbours
     assert not received.features[chosen].any()
     assert (received.context.missing[chosen] == 1).all()
     assert (received.density[chosen] == 1).all()
@@ -92,7 +91,7 @@ def test_what_did_not_arrive_is_unknown_and_not_empty(student: Student, batch: B
 
 def test_an_empty_tile_is_known_from_its_own_code(student: Student, batch: Batch, sent: Sent) -> None:
     received = receive(sent, arrival(sent, 0, 1), batch, student)
-    chosen = neighbours(batch)
+    chosen = batch.neighbours
     empty = (sent.coded.codes.coarse == 0)[chosen].repeat_interleave(4, 1).repeat_interleave(4, 2)
     assert empty.any()
     assert torch.equal(received.density[chosen, 0] == 0, empty)
@@ -104,7 +103,7 @@ def test_a_second_level_without_the_first_is_not_used(student: Student, batch: B
     only_second = arrival(sent, 1, 0)
     only_second.levels[:, 0] = 0
     received = receive(sent, only_second, batch, student)
-    assert not received.features[neighbours(batch)].any()
+    assert not received.features[batch.neighbours].any()
 
 
 def test_what_is_drawn_covers_all_of_the_link() -> None:

@@ -16,9 +16,9 @@ Layout = Literal['four_way', 't_junction', 'bend', 'straight', 'car_park']
 World = Literal['basic', 'varied']
 DEFAULT_WORLD: World = 'basic'
 """The world of ``sim`` where none is named: the one that the shipped model was trained in."""
-# What the world `basic` has.
-_BASIC_VEHICLES = (40, 60)
-_BASIC_LAYOUTS = {'four_way': 0.6, 't_junction': 0.3, 'bend': 0.1}
+BASIC_VEHICLES = (40, 60)
+BASIC_LAYOUTS: dict[Layout, float] = {'four_way': 0.6, 't_junction': 0.3, 'bend': 0.1}
+"""What the world `basic` has."""
 
 
 class LidarConfig(BaseModel):
@@ -119,7 +119,7 @@ class SimulatorConfig(BaseModel):
         """Recipes of version 0.1 name the values of its world."""
         if not isinstance(values, dict) or values.get('world', DEFAULT_WORLD) != 'basic':
             return values
-        own = {'vehicles': _BASIC_VEHICLES, 'layouts': _BASIC_LAYOUTS}
+        own = {'vehicles': BASIC_VEHICLES, 'layouts': BASIC_LAYOUTS}
         stated = {name: tuple(v) if isinstance(v := values.get(name), list) else v for name in own}
         return {**values, **{name: None for name in own if name in values and stated[name] == own[name]}}
 

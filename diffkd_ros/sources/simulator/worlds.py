@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffkd_ros.sources.simulator.config import Layout, SimulatorConfig
+from diffkd_ros.sources.simulator.config import BASIC_LAYOUTS, BASIC_VEHICLES, Layout, SimulatorConfig
 from diffkd_ros.sources.simulator.shapes import VARIED_CLASSES, VEHICLE_CLASSES, VehicleClass
 from diffkd_ros.sources.simulator.surroundings import Style
 from diffkd_ros.sources.simulator.traffic import Flow
 
-_BASIC: dict[Layout, float] = {'four_way': 0.6, 't_junction': 0.3, 'bend': 0.1}
 _VARIED: dict[Layout, float] = {
     'four_way': 0.3, 't_junction': 0.15, 'bend': 0.1, 'straight': 0.25, 'car_park': 0.2,
 }  # fmt: skip
@@ -47,7 +46,7 @@ class Setting:
 
 def draw_layout(rng: np.random.Generator, config: SimulatorConfig) -> Layout:
     """Draw the layout of the roads."""
-    weighted = config.layouts or (_VARIED if config.world == 'varied' else _BASIC)
+    weighted = config.layouts or (_VARIED if config.world == 'varied' else BASIC_LAYOUTS)
     layouts = sorted(weighted)
     weights = np.array([weighted[layout] for layout in layouts])
     return layouts[int(rng.choice(len(layouts), p=weights / weights.sum()))]
@@ -56,7 +55,7 @@ def draw_layout(rng: np.random.Generator, config: SimulatorConfig) -> Layout:
 def draw_setting(rng: np.random.Generator, config: SimulatorConfig, layout: Layout) -> Setting:
     """Draw how full a scene is and what stands at its roads."""
     if config.world == 'basic':
-        usual, share, flow, style = (40, 60), (0.45, 0.7), Flow(), Style()
+        usual, share, flow, style = BASIC_VEHICLES, (0.45, 0.7), Flow(), Style()
     elif layout == 'straight':
         usual, share, flow, style = (40, 95), (0.7, 0.95), _FAST, Style(False, 0.25, 0.25, 0.75, 0.5)
     elif layout == 'car_park':

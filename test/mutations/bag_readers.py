@@ -236,7 +236,8 @@ def _mcap(data: bytes, rng: Random) -> bytes:
         if what == 0:
             record[0] = bytes([rng.randrange(20)])
         elif what == 1:
-            record[1] = rng.choice((0, 1, 2**31, 2**63, 2**64 - 1, record[1] + 1, max(record[1], 1) - 1))
+            fewer, more = max(record[1], 1) - 1, min(record[1] + 1, 2**64 - 1)
+            record[1] = rng.choice((0, 1, 2**31, 2**63, 2**64 - 1, more, fewer))
         elif what == 2:
             record[2] = damaged(record[2], rng)
             record[1] = len(record[2])

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import covered_cells
-from diffkd_ros.model.codebook import benefit
 from diffkd_ros.model.context import BOX_MAPS, Context, views_of
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
@@ -66,9 +65,10 @@ class SenderGraph(nn.Module):
 
     def forward(self, feature: Tensor, density: Tensor) -> tuple[Tensor, ...]:
         """Detect, code and rank."""
-        heatmap, regression = self.sender.detect(feature)
-        codes = self.sender.codec(self.scale.normalise(feature), covered_cells(density)).codes
-        return heatmap, regression, codes.coarse.float()[:, None], codes.fine.float(), benefit(heatmap)
+        normal, occupied = self.scale.normalise(feature), covered_cells(density)
+        heatmap, regression, coded, benefit = self.sender(feature, normal, occupied)
+        codes = coded.codes
+        return heatmap, regression, codes.coarse.float()[:, None], codes.fine.float(), benefit
 
 
 class RestoreGraph(nn.Module):

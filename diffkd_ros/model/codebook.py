@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The learnt codes in which feature maps are sent, and what a vehicle computes in order to send."""
+"""The learnt codes in which feature maps are sent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from diffkd_ros.model.head import CentreHead
-from diffkd_ros.model.modulation import LightweightGatedModulation, Unmodulated
 
 TILE = 4  # cells along the edge of a tile, which has one coarse code and is ranked and sent as a whole
 COUNT_MOMENTUM = 0.02
@@ -189,34 +186,3 @@ def _mix(frequency: Tensor, codes: Tensor, sent: Tensor) -> None:
 def over_tiles(tiles: Tensor) -> Tensor:
     """Repeat a value of each tile (n, c, h / 4, w / 4) over its cells: (n, c, h, w)."""
     return tiles.repeat_interleave(TILE, dim=2).repeat_interleave(TILE, dim=3)
-
-
-class Sender(nn.Module):
-    """What a vehicle computes of its feature map in order to send it: own detections, codes and their rank.
-
-    Detection is that of a student without neighbours, whose weights it copies.
-
-    Args:
-        channels: of the feature map.
-        head_channels: of the head's convolution.
-        modulation: whether the student's fusion has LGM.
-        codec: of the feature map.
-    """
-
-    def __init__(self, channels: int, head_channels: int, modulation: bool, codec: MapCodec) -> None:
-        super().__init__()
-        self.modulation = (LightweightGatedModulation if modulation else Unmodulated)(channels)
-        self.head = CentreHead(channels, head_channels)
-        self.codec = codec
-
-    def detect(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Heat map logits (n, 1, h, w) and regression (n, 8, h, w) from own features (n, c, h, w)."""
-        return self.head(self.modulation(feature, feature))
-
-
-def benefit(heatmap: Tensor) -> Tensor:
-    """Rank of tiles by what their cells are worth to the task: (n, 1, h, w) logits to (n, 1, h / 4, w / 4).
-
-    The highest score of the sender's own heat map in the tile and the cells around it.
-    """
-    return functional.max_pool2d(torch.sigmoid(heatmap), TILE + 2, stride=TILE, padding=1)

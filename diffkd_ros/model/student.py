@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import Encoder, covered_cells
 from diffkd_ros.model.baseline_fusion import AttentionFusion, MaximumFusion
-from diffkd_ros.model.codebook import MapCodec, Sender
+from diffkd_ros.model.codebook import MapCodec
 from diffkd_ros.model.context import ContextCondition, Part
 from diffkd_ros.model.fusion import AdaptiveGatedFusion, by_frame, warp
 from diffkd_ros.model.head import CentreHead
@@ -24,6 +24,7 @@ from diffkd_ros.model.restoration import (
     TeacherScale,
     TwoStepRestoration,
 )
+from diffkd_ros.model.sender import Sender
 from diffkd_ros.model.sparse_encoder import SparseVoxelEncoder
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffkd_ros.model.backbone import covered_cells
-from diffkd_ros.model.codebook import Coded, benefit, over_tiles
+from diffkd_ros.model.codebook import Coded, over_tiles
 from diffkd_ros.model.context import Context, views_of
 from diffkd_ros.model.fusion import ABSENT
 from diffkd_ros.model.restoration import Restoration, TeacherScale
@@ -113,6 +113,7 @@ class Sent(NamedTuple):
         features: (n, c, h, w) as encoded.
         density: (n, 1, h, w).
         coded: the features as coded.
+        heatmap: (n, 1, h, w) logits of the agents' own detections.
         boxes: (n, 9, h, w) of `boxes_of`.
         order: (n, 1, h / 4, w / 4) benefit of the tiles.
     """
@@ -120,6 +121,7 @@ class Sent(NamedTuple):
     features: Tensor
     density: Tensor
     coded: Coded
+    heatmap: Tensor
     boxes: Tensor
     order: Tensor
 
@@ -142,9 +144,9 @@ class Sending(nn.Module):
     def forward(self, points: Tensor, cloud: Tensor, clouds: int) -> Sent:
         """Encode several clouds; arguments as for `Encoder.forward`."""
         features, density = self.encoder(points, cloud, clouds)
-        heatmap, regression = self.sender.detect(features)
-        coded = self.sender.codec(self.scale.normalise(features), covered_cells(density))
-        return Sent(features, density, coded, boxes_of(heatmap, regression), benefit(heatmap))
+        normal, occupied = self.scale.normalise(features), covered_cells(density)
+        heatmap, regression, coded, benefit = self.sender(features, normal, occupied)
+        return Sent(features, density, coded, heatmap, boxes_of(heatmap, regression), benefit)
 
 
 def receive(sent: Sent, arrival: Arrival, batch: Batch, student: Student) -> Received:
@@ -156,7 +158,7 @@ def receive(sent: Sent, arrival: Arrival, batch: Batch, student: Student) -> Rec
         batch: of these agents.
         student: the receiver.
     """
-    features, density, coded, boxes, _ = sent
+    features, density, coded, _, boxes, _ = sent
     scale, vectors = student.restoration, student.config.vectors
     is_ego = egos(batch, features)
     level = over_tiles(arrival.levels).cumprod(dim=1)  # a level is of use with those before it

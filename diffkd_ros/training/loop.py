@@ -9,12 +9,13 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diffkd_ros.training.catalogue import STAGES
 from diffkd_ros.training.data import training_batches
 from diffkd_ros.training.frozen import Frozen, FrozenNetworks
 from diffkd_ros.training.machine import Machine
 from diffkd_ros.training.recipe import Recipe
 from diffkd_ros.training.run import Run, Trained
-from diffkd_ros.training.stages import STAGES, measure_teacher
+from diffkd_ros.training.stages import measure_teacher
 from diffkd_ros.training.validation import Validation, grid_of
 
 MEASURED_BATCHES = 32

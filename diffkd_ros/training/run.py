@@ -18,6 +18,7 @@ from diffkd_ros.files import results_folder
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training import checkpoint
+from diffkd_ros.training.catalogue import STAGES
 from diffkd_ros.training.checkpoint import CHECKPOINT, CheckpointError, since_teacher
 from diffkd_ros.training.curve import write_curve
 from diffkd_ros.training.data import Batch
@@ -27,7 +28,7 @@ from diffkd_ros.training.frozen import FrozenNetworks, channels_last
 from diffkd_ros.training.machine import Machine, warn_of_slow_precision
 from diffkd_ros.training.optimisation import Optimisation
 from diffkd_ros.training.recipe import Data, Recipe, RecipeError, Stage
-from diffkd_ros.training.stages import STAGES, copy_teacher, teacher_as_student
+from diffkd_ros.training.stages import copy_teacher, teacher_as_student
 from diffkd_ros.training.validation import Scores, Validation
 
 REPORT_EVERY = 20
@@ -259,7 +260,7 @@ class Run:
                 scores = self.validation.teacher(network)
             else:
                 assert isinstance(network, Student)
-                scores = self.validation.student(network, restore=stage.name in ('joint', 'link'))
+                scores = self.validation.student(network, restore=stage.name in ('joint', 'link', 'rank'))
             flat = {f'{stage.name}/{who}_{k}': v for who, row in scores.items() for k, v in row.items()}
             self.fabric.log_dict(flat, self.progress.step)
             point = {'stage': stage.name, 'samples': self._samples(), 'scores': scores}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of a training. Each is a module that maps a batch to its losses."""
+"""The stages of a training with whole maps. Each is a module that maps a batch to its losses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.fusion import AdaptiveGatedFusion, by_frame, warp
@@ -17,15 +16,9 @@ from diffkd_ros.model.restoration import Restoration
 from diffkd_ros.model.student import Fusion, Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.data import Batch, Clouds
-from diffkd_ros.training.frozen import Frozen, frozen
+from diffkd_ros.training.frozen import Frozen
 from diffkd_ros.training.link import (
-    Sending,
-    egos,
     in_slots,
-    random_arrival,
-    receive,
-    restored_maps,
-    rows,
 )
 from diffkd_ros.training.losses import (
     detection_losses,
@@ -34,11 +27,9 @@ from diffkd_ros.training.losses import (
     reliability_loss,
     restoration_losses,
     squared_distance,
-    weighted_square,
 )
 
 FOREGROUND_WEIGHT = 5.0  # of a cell inside a vehicle, relative to the background
-EVEN_WEIGHT = 0.1  # of a cell without evidence of a vehicle, in the loss of the codes
 DISTANCE_MOMENTUM = 0.02
 FULL_CELL = 0.99  # coverage of a resampled cell that counts as full; 1 would lose cells to rounding
 
@@ -138,7 +129,7 @@ def _cell_weight(foreground: Tensor) -> Tensor:
     return 1 + (FOREGROUND_WEIGHT - 1) * foreground
 
 
-class _Distillation(nn.Module):
+class Distillation(nn.Module):
     """Base of the stages after the teacher's: a frozen teacher and the losses of the fused frames."""
 
     def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
@@ -148,6 +139,7 @@ class _Distillation(nn.Module):
         self._teacher = freeze(teacher)
 
     def teacher_output(self, batch: Batch) -> TeacherOutput:
+        """Output of the frozen teacher on the unions of the clouds."""
         return self._teacher(batch.unions)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -198,7 +190,7 @@ def _arrived(batch: Batch, features: Tensor, density: Tensor) -> tuple[Tensor, T
     return features.contiguous() * batch.arriving, density * batch.arriving
 
 
-class StudentStage(_Distillation):
+class StudentStage(Distillation):
     """Train encoder, fusion and head without restoration, on ground truth and the teacher's output."""
 
     def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
@@ -212,17 +204,18 @@ class StudentStage(_Distillation):
         return self.fusion_losses(features, features, density, batch, self.teacher_output(batch))
 
 
-class _FrozenEncoder(_Distillation):
+class FrozenEncoderStage(Distillation):
     """Base of the stages that do not change the encoder, so that the shared features stay the same."""
 
     def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
         super().__init__(teacher, student, target, freeze)
         student.requires_grad_(True)
         student.encoder.requires_grad_(False)
-        self._encoder = freeze(student.encoder)
+        self.frozen_encoder = freeze(student.encoder)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return _arrived(batch, *self._encoder(batch.agents))
+        """As `Distillation.encode`, with the frozen encoder."""
+        return _arrived(batch, *self.frozen_encoder(batch.agents))
 
     @torch.no_grad()
     def targets(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,7 +241,7 @@ class _FrozenEncoder(_Distillation):
         return restoration_losses(restoration, features, density, *self.targets(batch, teacher))
 
 
-class DiffuserStage(_FrozenEncoder):
+class DiffuserStage(FrozenEncoderStage):
     """Train the restoration only, toward the teacher's feature."""
 
     def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
@@ -265,7 +258,7 @@ class DiffuserStage(_FrozenEncoder):
         return self.restoration_losses(self._restoration[0], features, density, batch, teacher)
 
 
-class JointStage(_FrozenEncoder):
+class JointStage(FrozenEncoderStage):
     """Train fusion, head and, if there is one, the restoration with its sampler unrolled as at inference."""
 
     def forward(self, batch: Batch) -> Losses:
@@ -277,83 +270,3 @@ class JointStage(_FrozenEncoder):
         if isinstance(restoration, Restoration):
             losses |= self.restoration_losses(restoration, features, density, batch, output[0])
         return losses
-
-
-class CodecStage(_FrozenEncoder):
-    """Train the codes in which maps are sent, so that what is fused from them changes least.
-
-    The student's head and modulation become the sender's own detector.
-    """
-
-    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
-        super().__init__(teacher, student, target, freeze)
-        sender = student.sender
-        assert sender is not None, 'Recipe checks this'
-        assert isinstance(student.fusion, AdaptiveGatedFusion), 'Recipe checks this'
-        sender.modulation.load_state_dict(student.fusion.fused.state_dict())
-        sender.head.load_state_dict(student.head.state_dict())
-        student.requires_grad_(False)
-        sender.codec.requires_grad_(True)
-        self._whole = frozen(student)
-
-    def forward(self, batch: Batch) -> Losses:
-        """Losses of one step."""
-        sender, whole = self.student.sender, self._whole
-        assert sender is not None
-        assert whole.sender is not None
-        scale = whole.restoration
-        features, density = self._encoder(batch.agents)
-        with torch.no_grad():
-            heatmap, regression = whole.head(fuse_frames(whole, features, features, density, batch).fused)
-            worth = functional.max_pool2d(torch.sigmoid(whole.sender.detect(features)[0]), 5, 1, 2)
-        occupied, normal = covered_cells(density), scale.normalise(features)
-        coded = sender.codec(normal, occupied)
-        sender.codec.count(coded.codes)
-        # Any number of levels must decode.
-        count = torch.randint(1, coded.fine.shape[1] + 1, (len(features), 1, 1, 1, 1), device=features.device)
-        used = torch.arange(coded.fine.shape[1], device=features.device)[None, :, None, None, None] < count
-        decoded = (coded.fine * used).sum(dim=1)
-        weight = occupied * (EVEN_WEIGHT + worth)
-        codes = weighted_square(decoded - normal, weight) + weighted_square(coded.coarse - normal, weight)
-        received = torch.where(egos(batch, features) > 0, features, decoded * scale.deviation + scale.mean)
-        received = received * occupied
-        fusion = fuse_frames(whole, received, received, density, batch)
-        found, boxes = whole.head(fusion.fused)
-        return {
-            'codes': codes + (coded.loss * weight).sum() / weight.sum().clamp(min=1),
-            'prediction': prediction_loss(found, boxes, heatmap, regression),
-        }
-
-
-class LinkStage(_FrozenEncoder):
-    """Train restoration, fusion and head on maps that were sent as codes and arrived in part."""
-
-    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
-        super().__init__(teacher, student, target, freeze)
-        assert student.sender is not None, 'Recipe checks this'
-        student.sender.requires_grad_(False)
-        self._sending = freeze(Sending(student))
-
-    def forward(self, batch: Batch) -> Losses:
-        """Losses of one step."""
-        student, output = self.student, self.teacher_output(batch)
-        sent = self._sending(batch.agents)
-        received = receive(sent, random_arrival(sent.order, student.config.levels), batch, student)
-        restored = restored_maps(received, batch, student)
-        losses = self.fusion_losses(received.features, restored, received.density, batch, output)
-        chosen = batch.neighbours
-        if isinstance(student.restoration, Restoration) and len(chosen):
-            features, density, context = rows(received, chosen)
-            wanted, weight = (part.index_select(0, chosen) for part in self.targets(batch, output[0]))
-            losses |= restoration_losses(student.restoration, features, density, wanted, weight, context)
-        return losses
-
-
-STAGES: dict[str, Callable[[Teacher, Student, Target, Freeze], nn.Module]] = {
-    'teacher': TeacherStage,
-    'student': StudentStage,
-    'diffuser': DiffuserStage,
-    'joint': JointStage,
-    'codec': CodecStage,
-    'link': LinkStage,
-}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from diffkd_ros.model.codebook import TILE, MapCodec, SimVQ, benefit, over_tiles
+from diffkd_ros.model.codebook import TILE, MapCodec, SimVQ, over_tiles
 
 
 @pytest.fixture
@@ -77,17 +77,6 @@ def test_codes_learn_the_maps_and_each_level_helps(codec: MapCodec) -> None:
     assert learnt < 0.8 * one
     assert refined < 0.5 * both
     assert refined < 0.8 * learnt
-
-
-def test_the_benefit_of_a_tile_is_its_highest_score_and_that_of_its_neighbourhood() -> None:
-    logits = torch.full((1, 1, 8, 16), -5.0)
-    logits[0, 0, 3, 9] = 2.0  # the last row of the first row of tiles: next to a tile below
-    worth = benefit(logits)[0, 0]
-    assert worth.shape == (2, 4)
-    high = torch.sigmoid(torch.tensor(2.0))
-    torch.testing.assert_close(worth[0, 2], high)
-    torch.testing.assert_close(worth[1, 2], high)
-    assert worth[0, 0] < 0.01
 
 
 def test_the_frequencies_of_codes_become_those_of_the_maps(codec: MapCodec) -> None:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.training import loop, run
+from diffkd_ros.training.catalogue import STAGES
 from diffkd_ros.training.checkpoint import CHECKPOINT, Progress, save_checkpoint
 from diffkd_ros.training.data import Batch
 from diffkd_ros.training.finite import LossWatch
 from diffkd_ros.training.loop import train
 from diffkd_ros.training.recipe import Recipe
-from diffkd_ros.training.stages import STAGES, Losses, StudentStage
+from diffkd_ros.training.stages import Losses, StudentStage
 
 
 def losses(**values: float) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from small_recipe import LINK, first_batch, small_recipe
 
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
+from diffkd_ros.training.catalogue import STAGES
 from diffkd_ros.training.data import Batch
 from diffkd_ros.training.frozen import Frozen
 from diffkd_ros.training.link import (
@@ -23,9 +24,9 @@ from diffkd_ros.training.link import (
     receive,
     restored_maps,
 )
+from diffkd_ros.training.link_stages import coded_maps, receiver_loss, worth_of_tiles
 from diffkd_ros.training.loop import train
 from diffkd_ros.training.recipe import Recipe
-from diffkd_ros.training.stages import STAGES
 
 
 def linked_recipe(*stages: str, **model: object) -> Recipe:
@@ -150,8 +151,47 @@ def test_all_arms_train_and_leave_encoder_and_sender(restoration: str, batch: Ba
     assert touched == {'fusion', 'head'} | ({'restoration'} if restoration != 'none' else set())
 
 
+def test_the_worth_of_all_tiles_is_what_their_codes_save_of_the_loss(
+    student: Student, batch: Batch, sent: Sent
+) -> None:
+    none = arrival(sent, 0, 0)
+    worth = worth_of_tiles(student, sent, none, batch)
+    with torch.no_grad():
+        received = receive(sent, none, batch, student)
+        own = egos(batch, sent.features) > 0
+        coded = torch.where(own, sent.features, coded_maps(sent, student))
+        restored = restored_maps(received, batch, student)
+        before, after = (receiver_loss(student, received, maps, batch) for maps in (restored, coded))
+    assert abs(before - after) > 1e-3
+    torch.testing.assert_close(worth.sum(), before - after, rtol=0.05, atol=0)
+    assert not worth[own[:, 0, 0, 0]].any()
+
+
+def test_tiles_that_arrived_are_worth_nothing_more(student: Student, batch: Batch, sent: Sent) -> None:
+    plain = Student(linked_recipe('teacher', restoration='none').model).eval()
+    plain.load_state_dict(student.state_dict(), strict=False)
+    assert not worth_of_tiles(plain, sent, arrival(sent, 1, 1), batch).any()
+
+
+def test_the_ranking_learns_what_tiles_are_worth(batch: Batch) -> None:
+    torch.manual_seed(2)
+    config = linked_recipe('teacher').model
+    student = Student(config)
+    stage = STAGES['rank'](Teacher(config), student, 'global', Frozen).train()
+    optimiser = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(100):
+        torch.manual_seed(3)  # the same tiles arrive in each step
+        loss = stage(batch)['rank']
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
 def test_a_recipe_with_a_link_trains_to_its_end(tmp_path: Path) -> None:
-    trained = train(linked_recipe('teacher', 'student', 'codec', 'link'), tmp_path)
+    trained = train(linked_recipe('teacher', 'student', 'codec', 'link', 'rank'), tmp_path)
     assert trained is not None
     assert trained.student.sender is not None
     # The sender detects as the student did before it learnt to receive.

@@ -16,6 +16,7 @@ from diffkd_ros.cli import app
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.training.catalogue import STAGES
 from diffkd_ros.training.checkpoint import (
     CHECKPOINT,
     CheckpointError,
@@ -26,7 +27,7 @@ from diffkd_ros.training.checkpoint import (
 from diffkd_ros.training.data import Batch
 from diffkd_ros.training.loop import train
 from diffkd_ros.training.recipe import Recipe, RecipeError
-from diffkd_ros.training.stages import STAGES, Losses, TeacherStage
+from diffkd_ros.training.stages import Losses, TeacherStage
 from diffkd_ros.training.validation import Validation
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
+from diffkd_ros.training.catalogue import STAGES
 from diffkd_ros.training.recipe import Recipe
 from diffkd_ros.training.stages import (
     DISTANCE_MOMENTUM,
-    STAGES,
     StudentStage,
     copy_teacher,
     measure_teacher,
@@ -47,7 +47,7 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize('name', list(STAGES))
 def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
-    linked = name in ('codec', 'link')
+    linked = name in ('codec', 'link', 'rank')
     recipe = small_recipe(*(['teacher', name] if linked else []), model={'link': linked})
     teacher, student = networks(recipe)
     before = state(teacher), state(student.encoder)
@@ -64,6 +64,7 @@ def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
     assert moved(student.head) == (name in ('student', 'joint', 'link'))
     if student.sender is not None:
         assert moved(student.sender.codec) == (name == 'codec')
+        assert moved(student.sender.ranking) == (name == 'rank')
         assert not moved(student.sender.head)
     trained = {key for key, value in state(teacher).items() if not torch.equal(value, before[0][key])}
     assert bool(trained) == (name == 'teacher')

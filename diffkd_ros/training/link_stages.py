@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages of a training with layered messages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diffkd_ros.model.backbone import covered_cells
+from diffkd_ros.model.codebook import TILE
+from diffkd_ros.model.fusion import AdaptiveGatedFusion
+from diffkd_ros.model.restoration import Restoration
+from diffkd_ros.model.student import Student
+from diffkd_ros.model.teacher import Teacher
+from diffkd_ros.training.data import Batch
+from diffkd_ros.training.frozen import Frozen, frozen
+from diffkd_ros.training.link import (
+    Arrival,
+    Received,
+    Sending,
+    Sent,
+    egos,
+    random_arrival,
+    receive,
+    restored_maps,
+    rows,
+)
+from diffkd_ros.training.losses import detection_losses, prediction_loss, restoration_losses, weighted_square
+from diffkd_ros.training.stages import Freeze, FrozenEncoderStage, Losses, Target, fuse_frames
+
+EVEN_WEIGHT = 0.1  # of a cell without evidence of a vehicle, in the loss of the codes
+LARGEST_WORTH = 50.0  # of a tile, in units of the mean: single gradients must not dominate
+
+
+class CodecStage(FrozenEncoderStage):
+    """Train the codes in which maps are sent, so that what is fused from them changes least.
+
+    The student's head and modulation become the sender's own detector.
+    """
+
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
+        super().__init__(teacher, student, target, freeze)
+        sender = student.sender
+        assert sender is not None, 'Recipe checks this'
+        assert isinstance(student.fusion, AdaptiveGatedFusion), 'Recipe checks this'
+        sender.modulation.load_state_dict(student.fusion.fused.state_dict())
+        sender.head.load_state_dict(student.head.state_dict())
+        student.requires_grad_(False)
+        sender.codec.requires_grad_(True)
+        self._whole = frozen(student)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Losses of one step."""
+        sender, whole = self.student.sender, self._whole
+        assert sender is not None
+        assert whole.sender is not None
+        scale = whole.restoration
+        features, density = self.frozen_encoder(batch.agents)
+        with torch.no_grad():
+            heatmap, regression = whole.head(fuse_frames(whole, features, features, density, batch).fused)
+            worth = functional.max_pool2d(torch.sigmoid(whole.sender.detect(features)[0]), 5, 1, 2)
+        occupied, normal = covered_cells(density), scale.normalise(features)
+        coded = sender.codec(normal, occupied)
+        sender.codec.count(coded.codes)
+        # Any number of levels must decode.
+        count = torch.randint(1, coded.fine.shape[1] + 1, (len(features), 1, 1, 1, 1), device=features.device)
+        used = torch.arange(coded.fine.shape[1], device=features.device)[None, :, None, None, None] < count
+        decoded = (coded.fine * used).sum(dim=1)
+        weight = occupied * (EVEN_WEIGHT + worth)
+        codes = weighted_square(decoded - normal, weight) + weighted_square(coded.coarse - normal, weight)
+        received = torch.where(egos(batch, features) > 0, features, decoded * scale.deviation + scale.mean)
+        received = received * occupied
+        fusion = fuse_frames(whole, received, received, density, batch)
+        found, boxes = whole.head(fusion.fused)
+        return {
+            'codes': codes + (coded.loss * weight).sum() / weight.sum().clamp(min=1),
+            'prediction': prediction_loss(found, boxes, heatmap, regression),
+        }
+
+
+class LinkStage(FrozenEncoderStage):
+    """Train restoration, fusion and head on maps that were sent as codes and arrived in part."""
+
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
+        super().__init__(teacher, student, target, freeze)
+        assert student.sender is not None, 'Recipe checks this'
+        student.sender.requires_grad_(False)
+        self._sending = freeze(Sending(student))
+
+    def forward(self, batch: Batch) -> Losses:
+        """Losses of one step."""
+        student, output = self.student, self.teacher_output(batch)
+        sent = self._sending(batch.agents)
+        received = receive(sent, random_arrival(sent.order, student.config.levels), batch, student)
+        restored = restored_maps(received, batch, student)
+        losses = self.fusion_losses(received.features, restored, received.density, batch, output)
+        chosen = batch.neighbours
+        if isinstance(student.restoration, Restoration) and len(chosen):
+            features, density, context = rows(received, chosen)
+            wanted, weight = (part.index_select(0, chosen) for part in self.targets(batch, output[0]))
+            losses |= restoration_losses(student.restoration, features, density, wanted, weight, context)
+        return losses
+
+
+class RankStage(FrozenEncoderStage):
+    """Train the sender's ranking toward what the codes of a tile that did not arrive would be worth.
+
+    A tile that the receiver can restore, from boxes or from its own map, is worth little.
+    """
+
+    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
+        super().__init__(teacher, student, target, freeze)
+        assert student.sender is not None, 'Recipe checks this'
+        student.requires_grad_(False)
+        student.sender.ranking.requires_grad_(True)
+        self._sending = freeze(Sending(student))
+        self._whole = frozen(student)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Losses of one step."""
+        sender, scale = self.student.sender, self.student.restoration
+        assert sender is not None
+        sent: Sent = self._sending(batch.agents)
+        order = torch.rand_like(sent.order)
+        arrival = random_arrival(order, self.student.config.levels)
+        worth = worth_of_tiles(self._whole, sent, arrival, batch)
+        occupied = covered_cells(sent.density)
+        ranked = sender.ranking(scale.normalise(sent.features), occupied, sent.heatmap)
+        # Tiles of neighbours that hold something and did not arrive.
+        asked = (
+            (1 - arrival.levels[:, :1]) * functional.max_pool2d(occupied, TILE) * (1 - egos(batch, occupied))
+        )
+        # In units that do not depend on the scale of the loss.
+        unit = (worth.abs() * asked).sum() / asked.sum().clamp(min=1)
+        goal = (worth / unit.clamp(min=1e-12)).clamp(-LARGEST_WORTH, LARGEST_WORTH)
+        return {'rank': weighted_square(ranked - goal, asked)}
+
+
+def worth_of_tiles(student: Student, sent: Sent, arrival: Arrival, batch: Batch) -> Tensor:
+    """What the codes of each tile would change in addition to what arrived.
+
+    The decrease of the receiver's detection loss, to first order at the middle between the maps as restored
+    and as coded: over all tiles, the sum is about the whole difference of the loss.
+
+    Returns:
+        (n, 1, h / 4, w / 4), 0 for egos and for tiles whose codes arrived.
+    """
+    with torch.no_grad():
+        received = receive(sent, arrival, batch, student)
+        restored = restored_maps(received, batch, student)
+        change = torch.where(egos(batch, restored) > 0, 0, coded_maps(sent, student) - restored)
+    with torch.enable_grad():
+        middle = (restored + change / 2).requires_grad_(True)
+        (slope,) = torch.autograd.grad(receiver_loss(student, received, middle, batch), middle)
+    return functional.avg_pool2d(-(slope * change).sum(dim=1, keepdim=True), TILE, divisor_override=1)
+
+
+def coded_maps(sent: Sent, student: Student) -> Tensor:
+    """Feature maps (n, c, h, w) as decoded from all of their codes."""
+    scale = student.restoration
+    decoded = sent.coded.fine.sum(dim=1) * scale.deviation + scale.mean
+    return decoded * covered_cells(sent.density)
+
+
+def receiver_loss(student: Student, received: Received, maps: Tensor, batch: Batch) -> Tensor:
+    """Detection loss of the egos, given what they received and the maps (n, c, h, w) that they fuse."""
+    fusion = fuse_frames(student, received.features, maps, received.density, batch)
+    heatmap, regression = student.head(fusion.fused)
+    return torch.stack([*detection_losses(heatmap, regression, batch).values()]).sum()

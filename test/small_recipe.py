@@ -3,6 +3,10 @@
 
 from typing import Any
 
+import torch
+
+from diffkd_ros.model.modulation import LightweightGatedModulation
+from diffkd_ros.model.student import Student
 from diffkd_ros.training.data import Batch, training_batches
 from diffkd_ros.training.recipe import Recipe
 from diffkd_ros.training.validation import grid_of
@@ -51,3 +55,16 @@ def small_recipe(*stages: str, steps: int = 2, **changes: Any) -> Recipe:
 def first_batch(recipe: Recipe) -> Batch:
     """One batch of the training data."""
     return next(iter(training_batches(recipe.data, grid_of(recipe), 1, range(1))))
+
+
+def make_lively(student: Student) -> None:
+    """Give the parts effects that they do not have before training."""
+    student.restoration.mean.normal_()
+    student.restoration.deviation.uniform_(0.5, 2)
+    for block in student.modules():
+        if isinstance(block, LightweightGatedModulation):
+            torch.nn.init.normal_(block.scale, std=0.5)  # 0 at the start of training
+    context = student.restoration.context
+    assert isinstance(context, torch.nn.Module)
+    for parameter in context.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import covered_cells
-from diffkd_ros.model.context import BOX_MAPS, Context, views_of
+from diffkd_ros.model.context import BOX_MAPS, Context, last_of, views_of
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
 
@@ -23,6 +23,7 @@ OPSET = 18
 MAX_POINTS = 1 << 20
 ENCODER_OUTPUTS = ['feature', 'density']
 SENDER_OUTPUTS = ['heatmap', 'regression', 'coarse', 'fine', 'benefit']
+LAST_INPUTS = ['last_features', 'last_occupied', 'last_age', 'now_to_then']
 RESTORE_INPUTS = ['ego_feature', 'ego_density', 'features', 'density', 'level', 'boxes', 'ego_to_agent']
 
 
@@ -72,7 +73,10 @@ class SenderGraph(nn.Module):
 
 
 class RestoreGraph(nn.Module):
-    """The ego's map and neighbours' as received to the neighbours' restored maps."""
+    """The ego's map and neighbours' as received to restored maps.
+
+    Without a memory, the neighbours' are restored, else the ego's, too.
+    """
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -87,6 +91,7 @@ class RestoreGraph(nn.Module):
         level: Tensor,
         boxes: Tensor,
         ego_to_agent: Tensor,
+        *last: Tensor,
     ) -> Tensor:
         """Restore.
 
@@ -98,6 +103,10 @@ class RestoreGraph(nn.Module):
             level: (m, 1, h, w), see `model.context.Context`.
             boxes: (m, 9, h, w), see `model.context.BOX_MAPS`.
             ego_to_agent: (m, 2, 3), see `model.fusion.warp`.
+            last: `LAST_INPUTS` of a model with a memory, of the ego and m neighbours: the maps as known at
+                the last sweep (1 + m, c, h, w), their occupied cells (1 + m, 1, h, w), the age in seconds
+                (1 + m, 1) and the warps from the grid of now to that of then (1 + m, 2, 3), see
+                `model.context.last_of`.
         """
         restoration, vectors = self.student.restoration, self.student.config.vectors
         normal = restoration.normalise(torch.cat((ego_feature, features), dim=0))
@@ -106,7 +115,22 @@ class RestoreGraph(nn.Module):
         identity = torch.eye(2, 3, dtype=ego_to_agent.dtype)[None]
         ego, others = views_of(normal, seen, torch.cat((identity, ego_to_agent), dim=0), vectors)
         missing = (level < 1).to(level.dtype) * density
-        return restoration(features, density, Context(missing, level, boxes, ego[1:], others[1:]))
+        if not last:
+            return restoration(features, density, Context(missing, level, boxes, ego[1:], others[1:]))
+        maps, occupied, age, now_to_then = last
+        memory = last_of(restoration.normalise(maps), occupied, age, now_to_then, vectors)
+        # The ego's own map is complete, and it does not send itself boxes.
+        nothing, every = torch.zeros_like(ego_density), torch.ones_like(ego_density)
+        context = Context(
+            torch.cat((nothing, missing)),
+            torch.cat((every, level)),
+            torch.cat((nothing.expand(-1, boxes.shape[1], -1, -1), boxes)),
+            ego,
+            others,
+            *memory,
+        )
+        features = torch.cat((ego_feature, features))
+        return restoration(features, torch.cat((ego_density, density)), context)
 
 
 def strip_origin(path: Path) -> None:
@@ -187,7 +211,7 @@ def export_restore(student: Student, path: Path, max_agents: int) -> None:
     config = student.config
     size = config.height, config.width
     neighbours = torch.export.Dim('neighbours', min=1, max=max_agents - 1)
-    example = (
+    example: tuple[Tensor, ...] = (
         torch.rand(1, config.channels, *size),
         torch.rand(1, 1, *size),
         torch.rand(2, config.channels, *size),
@@ -197,5 +221,11 @@ def export_restore(student: Student, path: Path, max_agents: int) -> None:
         torch.eye(2, 3).repeat(2, 1, 1),
     )
     fixed: dict[int, Any] = {}
-    shapes = (fixed, fixed, *({0: neighbours},) * 5)
-    _export(RestoreGraph(student.eval()), example, path, (RESTORE_INPUTS, ['restored']), shapes)
+    shapes: tuple[Any, ...] = (fixed, fixed, *({0: neighbours},) * 5)
+    names = RESTORE_INPUTS
+    if 'last' in config.context:
+        last = (example[2], example[3], torch.zeros(2, 1), example[6])
+        example += tuple(torch.cat((part, part[:1])) for part in last)
+        shapes += (({0: neighbours + 1},) * 4,)
+        names = [*RESTORE_INPUTS, *LAST_INPUTS]
+    _export(RestoreGraph(student.eval()), example, path, (names, ['restored']), shapes)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from diffkd_ros.model.fusion import by_frame, warp
 from diffkd_ros.model.head import REGRESSION
 
-Part = Literal['mask', 'boxes', 'ego', 'others']
+Part = Literal['mask', 'boxes', 'ego', 'others', 'last']
 PATCH = 2  # cells along the edge of a cell of the restoration's latent
 
 BOX_MAPS = 1 + REGRESSION
@@ -29,6 +29,8 @@ class Context(NamedTuple):
         boxes: (n, 9, h, w) the sender's boxes, see `BOX_MAPS`.
         ego: (n, c + 1, h / 2, w / 2) normalised map of the ego and its coverage.
         others: (n, c + 1, h / 2, w / 2) mean of the other neighbours' maps where they cover, and coverage.
+        last: (n, c + 2, h / 2, w / 2) the agent's last known map, see `last_of`; None if none is kept.
+        remembered: (n, 1, h, w) 1 where the last known map holds something, else 0; None with `last`.
     """
 
     missing: Tensor
@@ -36,6 +38,8 @@ class Context(NamedTuple):
     boxes: Tensor
     ego: Tensor
     others: Tensor
+    last: Tensor | None = None
+    remembered: Tensor | None = None
 
 
 class ContextCondition(nn.Module):
@@ -52,7 +56,8 @@ class ContextCondition(nn.Module):
         self._parts = frozenset(parts)
         self.local = nn.Conv2d(1 + BOX_MAPS, latent_channels, PATCH, stride=PATCH)
         self.views = nn.Conv2d(2 * (channels + 1), latent_channels, 1)
-        for layer in (self.local, self.views):
+        self.last = nn.Conv2d(channels + 2, latent_channels, 1) if 'last' in self._parts else None
+        for layer in filter(None, (self.local, self.views, self.last)):
             nn.init.zeros_(layer.weight)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
@@ -63,7 +68,11 @@ class ContextCondition(nn.Module):
         used = {name: part if name in self._parts else 0 * part for name, part in known.items()}
         local = torch.cat((used['mask'], used['boxes']), dim=1)
         views = torch.cat((used['ego'], used['others']), dim=1)
-        return self.local(local) + self.views(views)
+        condition = self.local(local) + self.views(views)
+        if self.last is None:
+            return condition
+        assert context.last is not None, 'a restoration with a memory needs one'
+        return condition + self.last(context.last)
 
 
 def inverse_warps(warps: Tensor) -> Tensor:
@@ -109,3 +118,25 @@ def views_of(
     # Not chunk, which an export would give the size of its example.
     ego, others = seen[: normal.shape[0]], seen[normal.shape[0] :]
     return ego, others / others[:, -1:].clamp(min=1)
+
+
+def last_of(
+    normal: Tensor, occupied: Tensor, age: Tensor, now_to_then: Tensor, vectors: int
+) -> tuple[Tensor, Tensor]:
+    """Agents' last known maps, resampled to where the agents are now.
+
+    Args:
+        normal: (n, c, h, w) normalised features as known then, each in its agent's grid of that time.
+        occupied: (n, 1, h, w) 1 in cells known to hold something, else 0.
+        age: (n, 1) seconds since then.
+        now_to_then: (n, 2, 3) affine maps from an agent's normalised grid coordinates now to those of then.
+        vectors: see `fusion.warp`.
+
+    Returns:
+        (n, c + 2, h / 2, w / 2) features, coverage, and age where covered, as pooled; and `remembered` of
+        `Context`.
+    """
+    maps = warp(torch.cat((normal * occupied, occupied), dim=1), now_to_then, vectors)
+    coverage = maps[:, -1:]
+    pooled = functional.avg_pool2d(torch.cat((maps, coverage * age[:, :, None, None]), dim=1), PATCH)
+    return pooled, (coverage > 0.5).to(maps.dtype)

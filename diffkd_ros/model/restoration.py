@@ -53,8 +53,9 @@ class Restoration(TeacherScale):
     """Base of the restorations: the latent space and the gate.
 
     A linear autoencoder maps a feature to the latent space and back (one 2x2 patch to one latent cell; the
-    identity for patches of 1). The gate mixes the restored map with the observed one, near observed cells
-    only, so that no object appears where no beam returned. Cells that did not arrive are replaced.
+    identity for patches of 1). The gate mixes the restored map with the observed one, near cells observed now
+    or remembered only, so that no object appears where no beam returned. Cells that did not arrive are
+    replaced.
 
     Args:
         channels: channels of the feature map.
@@ -117,6 +118,8 @@ class Restoration(TeacherScale):
         covered = covered_cells(density)
         if context is not None:
             gate, covered = torch.maximum(gate, context.missing), torch.maximum(covered, context.missing)
+            if context.remembered is not None:
+                covered = torch.maximum(covered, context.remembered)
         return feature + covered * gate * (restored - feature)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,29 +17,51 @@ from diffkd_ros.training.recipe import Augmentation
 TILE_SHARES = (0.1, 0.3)
 
 
-def corrupt_clouds(frame: CoopFrame, augmentation: Augmentation, rng: np.random.Generator) -> CoopFrame:
-    """Corrupt a frame's clouds; poses and ground truth stay unchanged.
+Drawn = tuple[str, int, int]
+"""Type, severity and seed of a corruption."""
+
+
+def draw_corruptions(
+    agents: Iterable[int], augmentation: Augmentation, rng: np.random.Generator
+) -> dict[int, Drawn]:
+    """Draw which agents' clouds are corrupted, and how.
 
     With probability `augmentation.shared` one draw applies to all agents, else each cloud is corrupted with
-    `augmentation.probability` by a draw of its own. A corruption that does not apply to a cloud (wet ground
-    without ground) leaves it unchanged.
+    `augmentation.probability` by a draw of its own.
     """
     shared = _draw(augmentation, rng) if rng.random() < augmentation.shared else None
+    drawn = {}
+    for agent in agents:
+        if shared is not None:
+            drawn[agent] = shared
+        elif rng.random() < augmentation.probability:
+            drawn[agent] = _draw(augmentation, rng)
+    return drawn
+
+
+def corrupt_clouds(frame: CoopFrame, drawn: Mapping[int, Drawn], sweep: int = 0) -> CoopFrame:
+    """Corrupt a frame's clouds; poses and ground truth stay unchanged.
+
+    A corruption that does not apply to a cloud (wet ground without ground) leaves it unchanged.
+
+    Args:
+        frame: to corrupt.
+        drawn: by agent, from `draw_corruptions`.
+        sweep: number of the sweep: what a corruption leaves to chance differs between the sweeps of a sensor.
+    """
     agents = dict(frame.agents)
-    for agent, sweep in frame.agents.items():
-        if shared is None and rng.random() >= augmentation.probability:
+    for agent, (name, severity, seed) in drawn.items():
+        if agent not in agents:
             continue
-        name, severity, seed = shared or _draw(augmentation, rng)
-        alone = replace(frame, agents={agent: sweep}, ego=agent)
+        alone = replace(frame, agents={agent: agents[agent]}, ego=agent)
         try:
-            agents[agent] = corrupt_frame(alone, name, severity, seed, 'all').agents[agent]
+            agents[agent] = corrupt_frame(alone, name, severity, seed + sweep, 'all').agents[agent]
         except CorruptionError:
             continue
     return replace(frame, agents=agents)
 
 
-def _draw(augmentation: Augmentation, rng: np.random.Generator) -> tuple[str, int, int]:
-    """Type, severity and seed of a corruption."""
+def _draw(augmentation: Augmentation, rng: np.random.Generator) -> Drawn:
     name, severity = str(rng.choice(augmentation.corruptions)), int(rng.choice(augmentation.severities))
     return name, severity, int(rng.integers(1 << 31))
 

@@ -18,12 +18,45 @@ from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in
 from diffkd_ros.geometry.grid import BevGrid, grid_warps
 from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler, transform_points
-from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds
+from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds, draw_corruptions
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data
 from diffkd_ros.training.targets import DetectionTarget, detection_target
 
 Movable = TypeVar('Movable', bound='_Movable')
+
+
+SWEEPS_BEFORE = (1, 5)
+"""Range, its end excluded, of the sweeps by which an earlier one precedes a sample's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """An earlier sweep of each agent of a sample.
+
+    Attributes:
+        clouds: as in `Sample`; empty for an agent that has none.
+        warps: (n, 2, 3) affine maps from an agent's normalised grid coordinates to those of then.
+        age: (n, 1) seconds since then.
+    """
+
+    clouds: list[NDArray[np.float32]]
+    warps: NDArray[np.float32]
+    age: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, now: CoopFrame, then: CoopFrame | None, agents: Sequence[int], grid: BevGrid) -> Earlier:
+        """The sweeps of some agents in an earlier frame, which may be missing, as seen from a frame."""
+        sweeps = [None if then is None else then.agents.get(agent) for agent in agents]
+        nothing = np.zeros((0, 4), np.float32)
+        poses = [now.agents[agent].pose for agent in agents]
+        before = [pose if sweep is None else sweep.pose for pose, sweep in zip(poses, sweeps, strict=True)]
+        age = 0.0 if then is None else (now.stamp - then.stamp) * 1e-9
+        return cls(
+            clouds=[nothing if sweep is None else sweep.points for sweep in sweeps],
+            warps=np.stack([grid_warps(pair, grid)[1] for pair in zip(poses, before, strict=True)]),
+            age=np.full((len(agents), 1), age, np.float32),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +73,7 @@ class Sample:
         warps: (n, 2, 3) affine maps from the ego's normalised grid coordinates to each agent's.
         arriving: (n, 1, height, width) 0 where a cell of an agent's map is lost on the link, else 1.
         target: training target in the ego's grid.
+        earlier: an earlier sweep of each agent, or None.
     """
 
     clouds: list[NDArray[np.float32]]
@@ -49,6 +83,7 @@ class Sample:
     warps: NDArray[np.float32]
     arriving: NDArray[np.float32]
     target: DetectionTarget
+    earlier: Earlier | None = None
 
 
 def make_sample(
@@ -144,6 +179,15 @@ class Clouds(_Movable):
 
 
 @dataclass(frozen=True)
+class EarlierSweeps(_Movable):
+    """The earlier sweeps of all agents of a batch; fields as in `Earlier`."""
+
+    agents: Clouds
+    warps: Tensor
+    age: Tensor
+
+
+@dataclass(frozen=True)
 class Batch(_Movable):
     """Several samples; fields as in `Sample` where not said otherwise.
 
@@ -160,6 +204,7 @@ class Batch(_Movable):
         warps: (sum of sizes, 2, 3).
         arriving: (sum of sizes, 1, height, width).
         heatmap, regression, regressed, counted, foreground: (frames, ...) as in `DetectionTarget`, float32.
+        earlier: an earlier sweep of each agent; None if the samples have none.
     """
 
     agents: Clouds
@@ -177,6 +222,7 @@ class Batch(_Movable):
     regressed: Tensor
     counted: Tensor
     foreground: Tensor
+    earlier: EarlierSweeps | None = None
 
     @cached_property
     def neighbours(self) -> Tensor:
@@ -187,7 +233,7 @@ class Batch(_Movable):
 
 
 def collate(samples: Sequence[Sample], grid: BevGrid | None = None, clean: bool = True) -> Batch:
-    """Combine samples into a batch; either all or none of them have a view.
+    """Combine samples into a batch; either all or none of them have a view, and earlier sweeps.
 
     Args:
         samples: to combine.
@@ -203,6 +249,7 @@ def collate(samples: Sequence[Sample], grid: BevGrid | None = None, clean: bool 
     def join(clouds: Iterable[NDArray[np.float32]]) -> Clouds:
         return Clouds.join([cloud if grid is None else cloud[grid.contains(cloud)] for cloud in clouds])
 
+    before = [sample.earlier for sample in samples if sample.earlier is not None]
     sizes = torch.tensor([len(sample.clouds) for sample in samples])
     slots = torch.arange(int(sizes.max())).expand(len(samples), -1)
     absent = slots >= sizes[:, None]
@@ -219,6 +266,13 @@ def collate(samples: Sequence[Sample], grid: BevGrid | None = None, clean: bool 
         warps=torch.from_numpy(np.concatenate([sample.warps for sample in samples])),
         arriving=torch.from_numpy(np.concatenate([sample.arriving for sample in samples])),
         **targets,
+        earlier=EarlierSweeps(
+            join(cloud for each in before for cloud in each.clouds),
+            torch.from_numpy(np.concatenate([each.warps for each in before])),
+            torch.from_numpy(np.concatenate([each.age for each in before])),
+        )
+        if before
+        else None,
     )
 
 
@@ -261,7 +315,8 @@ class Samples(Dataset[Sample]):
         if data.frames_per_drive > 1:
             key = (data.train_seed, self._stream, number // data.frames_per_drive, 1)
             drive = np.random.default_rng(key)
-        frame = self._frames.draw(rng, drive)
+        before = int(rng.integers(*SWEEPS_BEFORE)) if data.earlier else 0
+        frame, then = self._frames.draw(rng, drive, before)
         others = [int(agent) for agent in rng.permutation(sorted(frame.agents))]
         ego = others[0] if data.any_ego else frame.ego
         others.remove(ego)
@@ -271,12 +326,17 @@ class Samples(Dataset[Sample]):
         frame = replace(frame, agents={agent: frame.agents[agent] for agent in agents}, ego=ego)
         sensed, arriving = frame, None
         if data.augmentation is not None:
-            sensed = corrupt_clouds(frame, data.augmentation, rng)
+            drawn = draw_corruptions(frame.agents, data.augmentation, rng)
+            sensed = corrupt_clouds(frame, drawn)
+            then = None if then is None else corrupt_clouds(then, drawn, before)
             arriving = arriving_cells(
                 len(agents), self._grid.height, self._grid.width, data.augmentation, rng
             )
         view = _view(rng, data.turned, self._grid.cell) if data.turned else None
-        return make_sample(frame, sensed, agents, self._grid, data.min_points, arriving, view)
+        sample = make_sample(frame, sensed, agents, self._grid, data.min_points, arriving, view)
+        if data.earlier:
+            sample = replace(sample, earlier=Earlier.of(frame, then, agents, self._grid))
+        return sample
 
 
 def _view(rng: np.random.Generator, turned: float, cell: float) -> Matrix:

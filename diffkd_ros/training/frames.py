@@ -17,6 +17,7 @@ from diffkd_ros.sources.source import SIMULATOR, Source
 from diffkd_ros.training.recipe import Data, FrameSource, RecipeError
 
 _SCENARIOS = 1_000_000  # of the simulator, from which one is drawn
+Drawn = tuple[CoopFrame, CoopFrame | None]
 _ATTEMPTS = 50  # consecutive broken frames after which a data set is given up
 
 
@@ -52,20 +53,27 @@ class _Simulated:
         # Drawing a scenario takes longer than simulating a frame of it.
         self._scenario = lru_cache(maxsize=1)(source.open_simulator().scenario)
 
-    def draw(self, rng: np.random.Generator, drive: np.random.Generator) -> CoopFrame:
+    def draw(self, rng: np.random.Generator, drive: np.random.Generator, before: int) -> Drawn:
         scenario = self._scenario(int(drive.integers(_SCENARIOS)))
-        return scenario.frame(int(rng.integers(len(scenario))))
+        number = int(rng.integers(len(scenario)))
+        earlier = scenario.frame(number - before) if 0 < before <= number else None
+        return scenario.frame(number), earlier
 
 
 class _Recorded:
     def __init__(self, source: Source) -> None:
         self._dataset = source.open_dataset()
 
-    def draw(self, rng: np.random.Generator, drive: np.random.Generator) -> CoopFrame:
+    def draw(self, rng: np.random.Generator, drive: np.random.Generator, before: int) -> Drawn:
         for _ in range(_ATTEMPTS):
-            frame = readable(self._dataset.__getitem__, int(rng.integers(len(self._dataset))))
+            number = int(rng.integers(len(self._dataset)))
+            frame = readable(self._dataset.__getitem__, number)
             if frame is not None:
-                return frame
+                if not 0 < before <= number:
+                    return frame, None
+                earlier = readable(self._dataset.__getitem__, number - before)
+                same = earlier is not None and earlier.scenario == frame.scenario
+                return frame, earlier if same else None
         raise DatasetError(f'{self._dataset.root}: {_ATTEMPTS} consecutive broken frames')
 
 
@@ -85,14 +93,22 @@ class Mixture:
         shares = np.array([section.share for section in data.sources])
         self._shares = shares / shares.sum()
 
-    def draw(self, rng: np.random.Generator, drive: np.random.Generator | None = None) -> CoopFrame:
+    def draw(
+        self, rng: np.random.Generator, drive: np.random.Generator | None = None, before: int = 0
+    ) -> Drawn:
         """A random frame of a random source.
 
-        `drive` chooses the scenario of a simulated frame, so that several frames can be drawn from the same
-        one; `rng` by default.
+        Args:
+            rng: chooses.
+            drive: chooses the scenario of a simulated frame, so that several frames can be drawn from the
+                same one; `rng` by default.
+            before: number of frames by which the second frame precedes the first; 0 for none.
+
+        Returns:
+            The frame, and an earlier one of the same scenario; None if there is none.
         """
         source = self._sources[int(rng.choice(len(self._sources), p=self._shares))]
-        return source.draw(rng, rng if drive is None else drive)
+        return source.draw(rng, rng if drive is None else drive, before)
 
 
 def held_out_frames(data: Data) -> list[CoopFrame]:

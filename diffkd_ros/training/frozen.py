@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import deque
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -39,20 +40,21 @@ def channels_last(network: nn.Module) -> None:
 
 
 class Frozen:
-    """A frozen copy of a teacher or an encoder, which remembers its output for the last clouds."""
+    """A frozen copy of a network, which remembers its output for the clouds of the last two calls."""
 
     def __init__(self, network: nn.Module) -> None:
         self._network = frozen(network)
-        self._clouds: Clouds | None = None
-        self._output: Any = None
+        # The sweeps of a batch and the earlier ones.
+        self._known: deque[tuple[Clouds, Any]] = deque(maxlen=2)
 
     @torch.no_grad()
     def __call__(self, clouds: Clouds) -> Any:
         """The network's output for these clouds."""
-        if clouds is not self._clouds:
-            self._output = self._network(clouds.points, clouds.index, clouds.count)
-            self._clouds = clouds
-        return self._output
+        for known, output in self._known:
+            if known is clouds:
+                return output
+        self._known.append((clouds, self._network(clouds.points, clouds.index, clouds.count)))
+        return self._known[-1][1]
 
 
 class FrozenNetworks:

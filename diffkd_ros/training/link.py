@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.codebook import Coded, over_tiles
-from diffkd_ros.model.context import Context, views_of
+from diffkd_ros.model.context import Context, last_of, views_of
 from diffkd_ros.model.fusion import ABSENT
 from diffkd_ros.model.restoration import Restoration, TeacherScale
 from diffkd_ros.model.student import Student
@@ -21,6 +21,7 @@ from diffkd_ros.training.data import Batch
 
 FEWEST = 0.01  # smallest share of tiles that is drawn to be sent
 CHUNK = 1 / 24  # share of the tiles in a chunk that is lost as a whole
+FORGOTTEN = 0.4  # probability that nothing is remembered of an agent
 MIN_BOX_SCORE = 0.15  # of the sender's boxes
 # Probabilities of what a sample is trained on.
 ALL_SENT, NO_TILES, UNRANKED, CHUNKS_LOST, COARSE_LOST, BOXES_LOST = 0.1, 0.1, 0.2, 0.5, 0.15, 0.1
@@ -82,6 +83,12 @@ def random_arrival(order: Tensor, levels: int) -> Arrival:
     kept = ~drawn(COARSE_LOST), ~drawn(BOXES_LOST)
     coarse, boxes = (part.to(order.dtype) for part in kept)
     return Arrival(torch.cat(parts, dim=1), coarse.expand_as(order), boxes)
+
+
+def random_before(order: Tensor, levels: int) -> tuple[Arrival, Tensor]:
+    """As `random_arrival`, for earlier sweeps, and which agents' are remembered: `kept` of `Before`."""
+    kept = torch.rand(len(order), 1, 1, 1, device=order.device) >= FORGOTTEN
+    return random_arrival(order, levels), kept.to(order.dtype)
 
 
 def boxes_of(heatmap: Tensor, regression: Tensor) -> Tensor:
@@ -149,17 +156,48 @@ class Sending(nn.Module):
         return Sent(features, density, coded, heatmap, boxes_of(heatmap, regression), benefit)
 
 
-def receive(sent: Sent, arrival: Arrival, batch: Batch, student: Student) -> Received:
+class Before(NamedTuple):
+    """What the egos remember of earlier sweeps.
+
+    Attributes:
+        sent: what all agents computed then.
+        arrival: what arrived of it.
+        kept: (n, 1, 1, 1) 1 for agents whose earlier sweep is remembered, else 0.
+    """
+
+    sent: Sent
+    arrival: Arrival
+    kept: Tensor
+
+
+class Decoded(NamedTuple):
+    """Maps of n agents as decoded from what arrived, the egos' own complete.
+
+    Attributes:
+        features: (n, c, h, w), 0 where nothing arrived.
+        level: (n, 1, h, w) of `Context`.
+        seen: (n, 1, h, w) 1 where something of a neighbour's map arrived or the ego's holds something.
+        known_empty: (n, 1, h, w) 1 in a neighbour's cells that are known to hold nothing, else 0.
+        missing: (n, 1, h, w) of `Context`.
+    """
+
+    features: Tensor
+    level: Tensor
+    seen: Tensor
+    known_empty: Tensor
+    missing: Tensor
+
+
+def decode(sent: Sent, arrival: Arrival, batch: Batch, scale: TeacherScale) -> Decoded:
     """Decode what arrives of the neighbours' maps.
 
     Args:
         sent: of all agents of a batch.
         arrival: what arrives of each.
         batch: of these agents.
-        student: the receiver.
+        scale: of the normalised features.
     """
-    features, density, coded, _, boxes, _ = sent
-    scale, vectors = student.restoration, student.config.vectors
+    features, density, coded = sent.features, sent.density, sent.coded
     is_ego = egos(batch, features)
     level = over_tiles(arrival.levels).cumprod(dim=1)  # a level is of use with those before it
     fine, tile = level[:, :1], over_tiles(arrival.coarse)
@@ -170,22 +208,62 @@ def receive(sent: Sent, arrival: Arrival, batch: Batch, student: Student) -> Rec
     occupied = torch.maximum(fine, tile) * (1 - known_empty)
     decoded = (normal * scale.deviation + scale.mean) * occupied
     own = is_ego > 0
-    received = torch.where(own, features, decoded)
-    missing = (1 - fine) * (1 - known_empty) * (1 - is_ego)
-    seen = torch.where(own, covered_cells(density), torch.maximum(fine, tile))
-    context = Context(
-        missing=missing,
+    return Decoded(
+        features=torch.where(own, features, decoded),
         level=torch.where(own, 1.0, torch.maximum(torch.maximum(fine, 0.5 * tile), known_empty)),
-        boxes=boxes * arrival.boxes * (1 - is_ego),
-        **_views(received, seen, batch, scale, vectors),
+        seen=torch.where(own, covered_cells(density), torch.maximum(fine, tile)),
+        known_empty=known_empty,
+        missing=(1 - fine) * (1 - known_empty) * (1 - is_ego),
     )
-    return Received(received, torch.where(own, density, 1 - known_empty), context)
+
+
+def receive(
+    sent: Sent, arrival: Arrival, batch: Batch, student: Student, before: Before | None = None
+) -> Received:
+    """What the egos know of their neighbours' maps.
+
+    Args:
+        sent: of all agents of a batch.
+        arrival: what arrives of each.
+        batch: of these agents.
+        student: the receiver.
+        before: of the batch's earlier sweeps; None if nothing is remembered.
+    """
+    scale, vectors = student.restoration, student.config.vectors
+    own = egos(batch, sent.features) > 0
+    now = decode(sent, arrival, batch, scale)
+    last, remembered = None, None
+    empty = now.known_empty
+    if before is not None:
+        assert batch.earlier is not None
+        then = decode(before.sent, before.arrival, batch, scale)
+        occupied = then.seen * (1 - torch.where(own, 0.0, then.known_empty)) * before.kept
+        last, remembered = last_of(
+            scale.normalise(then.features), occupied, batch.earlier.age, batch.earlier.warps, vectors
+        )
+        empty = empty * (1 - remembered)
+    context = Context(
+        missing=now.missing,
+        level=now.level,
+        boxes=sent.boxes * arrival.boxes * ~own,
+        **_views(now.features, now.seen, batch, scale, vectors),
+        last=last,
+        remembered=remembered,
+    )
+    return Received(now.features, torch.where(own, sent.density, 1 - empty), context)
+
+
+def restored_agents(batch: Batch, student: Student) -> Tensor:
+    """(k,) int64 indices of the agents whose maps are restored: with a memory also the egos."""
+    if 'last' in student.config.context:
+        return torch.arange(len(batch.frame), device=batch.frame.device)
+    return batch.neighbours
 
 
 def restored_maps(received: Received, batch: Batch, student: Student) -> Tensor:
-    """Features (n, c, h, w) after restoration of the neighbours' maps."""
+    """Features (n, c, h, w) after restoration."""
     restoration = student.restoration
-    chosen = batch.neighbours
+    chosen = restored_agents(batch, student)
     if not isinstance(restoration, Restoration) or not len(chosen):
         return received.features
     features, density, context = rows(received, chosen)
@@ -194,7 +272,9 @@ def restored_maps(received: Received, batch: Batch, student: Student) -> Tensor:
 
 def rows(received: Received, chosen: Tensor) -> tuple[Tensor, Tensor, Context]:
     """Features, density and context of some agents."""
-    context = Context(*(part.index_select(0, chosen) for part in received.context))
+    parts = received.context._asdict().items()
+    some = {name: part.index_select(0, chosen) for name, part in parts if part is not None}
+    context = received.context._replace(**some)
     return received.features.index_select(0, chosen), received.density.index_select(0, chosen), context
 
 

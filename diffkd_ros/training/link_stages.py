@@ -17,12 +17,15 @@ from diffkd_ros.training.data import Batch
 from diffkd_ros.training.frozen import Frozen, frozen
 from diffkd_ros.training.link import (
     Arrival,
+    Before,
     Received,
     Sending,
     Sent,
     egos,
     random_arrival,
+    random_before,
     receive,
+    restored_agents,
     restored_maps,
     rows,
 )
@@ -92,10 +95,11 @@ class LinkStage(FrozenEncoderStage):
         """Losses of one step."""
         student, output = self.student, self.teacher_output(batch)
         sent = self._sending(batch.agents)
-        received = receive(sent, random_arrival(sent.order, student.config.levels), batch, student)
+        arrival = random_arrival(sent.order, student.config.levels)
+        received = receive(sent, arrival, batch, student, _before(self._sending, batch, student))
         restored = restored_maps(received, batch, student)
         losses = self.fusion_losses(received.features, restored, received.density, batch, output)
-        chosen = batch.neighbours
+        chosen = restored_agents(batch, student)
         if isinstance(student.restoration, Restoration) and len(chosen):
             features, density, context = rows(received, chosen)
             wanted, weight = (part.index_select(0, chosen) for part in self.targets(batch, output[0]))
@@ -124,7 +128,7 @@ class RankStage(FrozenEncoderStage):
         sent: Sent = self._sending(batch.agents)
         order = torch.rand_like(sent.order)
         arrival = random_arrival(order, self.student.config.levels)
-        worth = worth_of_tiles(self._whole, sent, arrival, batch)
+        worth = worth_of_tiles(self._whole, sent, arrival, batch, _before(self._sending, batch, self._whole))
         occupied = covered_cells(sent.density)
         ranked = sender.ranking(scale.normalise(sent.features), occupied, sent.heatmap)
         # Tiles of neighbours that hold something and did not arrive.
@@ -137,7 +141,17 @@ class RankStage(FrozenEncoderStage):
         return {'rank': weighted_square(ranked - goal, asked)}
 
 
-def worth_of_tiles(student: Student, sent: Sent, arrival: Arrival, batch: Batch) -> Tensor:
+def _before(sending: Frozen, batch: Batch, student: Student) -> Before | None:
+    """Draw what is remembered of a batch's earlier sweeps."""
+    if batch.earlier is None or 'last' not in student.config.context:
+        return None
+    sent: Sent = sending(batch.earlier.agents)
+    return Before(sent, *random_before(sent.order, student.config.levels))
+
+
+def worth_of_tiles(
+    student: Student, sent: Sent, arrival: Arrival, batch: Batch, before: Before | None = None
+) -> Tensor:
     """What the codes of each tile would change in addition to what arrived.
 
     The decrease of the receiver's detection loss, to first order at the middle between the maps as restored
@@ -147,7 +161,7 @@ def worth_of_tiles(student: Student, sent: Sent, arrival: Arrival, batch: Batch)
         (n, 1, h / 4, w / 4), 0 for egos and for tiles whose codes arrived.
     """
     with torch.no_grad():
-        received = receive(sent, arrival, batch, student)
+        received = receive(sent, arrival, batch, student, before)
         restored = restored_maps(received, batch, student)
         change = torch.where(egos(batch, restored) > 0, 0, coded_maps(sent, student) - restored)
     with torch.enable_grad():

@@ -114,6 +114,10 @@ class Data(_Section):
         description="Share of the teacher's frames that are encoded on a randomly rotated and shifted grid "
         "and resampled to the ego's, as a neighbour's map is; needs model.vectors.",
     )
+    earlier: bool = Field(
+        False,
+        description='Whether samples include an earlier sweep of every agent, for model.context last.',
+    )
     augmentation: Augmentation | None = None
 
 
@@ -201,6 +205,10 @@ class Recipe(_Section):
             raise ValueError(f'stage {linked[0]}: needs model.link and model.fusion adaptive')
         if self.model.link and self.model.encoder != 'pillars':
             raise ValueError('model.link: needs model.encoder pillars')
+        if 'last' in self.model.context and not self.data.earlier:
+            raise ValueError(
+                'model.context: last needs data.earlier, without which there is nothing to remember'
+            )
         if self.model.context and not self.model.link:
             raise ValueError('model.context: needs model.link, the receiver of whole maps has no context')
         x_min, y_min, _, x_max, y_max, _ = self.model.grid_range

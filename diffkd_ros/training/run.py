@@ -145,7 +145,9 @@ class Run:
         The teacher is trained on clean clouds; the other stages use it in the egos' own grids.
         """
         assert self.stage is not None
-        changes = {'augmentation': None} if self.stage.name == 'teacher' else {'turned': 0.0}
+        changes: dict[str, Any] = {'augmentation': None} if self.stage.name == 'teacher' else {'turned': 0.0}
+        if self.stage.name not in ('link', 'rank'):
+            changes['earlier'] = False  # which only the memory uses
         workers = {} if self.machine.workers is None else {'workers': self.machine.workers}
         return self.recipe.data.model_copy(update=changes | workers)
 

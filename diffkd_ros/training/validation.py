@@ -19,7 +19,7 @@ from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.neighbours import choose_neighbours
-from diffkd_ros.training.augmentation import corrupt_clouds
+from diffkd_ros.training.augmentation import corrupt_clouds, draw_corruptions
 from diffkd_ros.training.data import Batch, collate, make_sample
 from diffkd_ros.training.frames import held_out_frames
 from diffkd_ros.training.link import Sending, best_tiles, receive, restored_maps
@@ -69,7 +69,13 @@ class Validation:
         if data.augmentation is not None:
             always = data.augmentation.model_copy(update={'probability': 1.0})
             self._corrupted = [
-                self._prepare(frame, corrupt_clouds(frame, always, np.random.default_rng((recipe.seed, i))))
+                self._prepare(
+                    frame,
+                    corrupt_clouds(
+                        frame,
+                        draw_corruptions(frame.agents, always, np.random.default_rng((recipe.seed, i))),
+                    ),
+                )
                 for i, frame in enumerate(frames)
             ]
         self._turned: list[tuple[Batch, Boxes3D]] = []

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_recipe import LINK, first_batch, small_recipe
+from small_recipe import LINK, first_batch, make_lively, small_recipe
 from torch import Tensor
 
-from diffkd_ros.export.graphs import RESTORE_INPUTS, SENDER_OUTPUTS, RestoreGraph
+from diffkd_ros.export.graphs import LAST_INPUTS, RESTORE_INPUTS, SENDER_OUTPUTS, RestoreGraph
 from diffkd_ros.export.model_folder import write_model_folder
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.model.context import Context
-from diffkd_ros.model.modulation import LightweightGatedModulation
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.card import EGO, RESTORE, SENDER, ModelCard
 from diffkd_ros.runtime.decoding import Decoding
@@ -27,16 +24,26 @@ from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import Unpacker
 from diffkd_ros.runtime.session import open_session
 from diffkd_ros.training.data import Batch
-from diffkd_ros.training.link import Received, Sending, Sent, best_tiles, receive, restored_maps
+from diffkd_ros.training.link import (
+    Before,
+    Received,
+    Sending,
+    Sent,
+    best_tiles,
+    decode,
+    receive,
+    restored_maps,
+    rows,
+)
 
 TOLERANCE = 1e-3
+SIMULATOR = {'agents': 3, 'vehicles': (20, 20), 'lidar': {'columns': 256}}
 
 
 @pytest.fixture(scope='module')
 def batch() -> Batch:
     """One frame of three agents."""
-    simulator = {'agents': 3, 'vehicles': (20, 20), 'lidar': {'columns': 256}}
-    data = {'drop_neighbours': 0, 'batch': 1, 'simulator': simulator}
+    data = {'drop_neighbours': 0, 'batch': 1, 'simulator': SIMULATOR}
     return first_batch(small_recipe('teacher', model=LINK, data=data))
 
 
@@ -44,15 +51,7 @@ def batch() -> Batch:
 def student() -> Student:
     torch.manual_seed(0)
     student = Student(small_recipe('teacher', model=LINK).model).eval()
-    student.restoration.mean.normal_()
-    student.restoration.deviation.uniform_(0.5, 2)
-    for block in student.modules():
-        if isinstance(block, LightweightGatedModulation):
-            torch.nn.init.normal_(block.scale, std=0.5)  # 0 at the start of training
-    context = student.restoration.context
-    assert isinstance(context, torch.nn.Module)
-    for parameter in context.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    make_lively(student)
     return student
 
 
@@ -124,14 +123,15 @@ def test_the_ego_restores_as_in_training(
     np.testing.assert_allclose(found, expected[1:].detach().numpy(), atol=TOLERANCE)
 
 
-def restored(card: ModelCard, received: Received, warps: Tensor) -> np.ndarray:
-    def values() -> Iterator[Tensor]:
-        yield from (received.features[:1], received.density[:1])
-        yield from (received.features[1:], received.density[1:])
-        yield from (received.context.level[1:], received.context.boxes[1:], warps[1:])
+def restore_inputs(received: Received, warps: Tensor) -> list[Tensor]:
+    neighbours = received.features[1:], received.density[1:], received.context.level[1:]
+    return [received.features[:1], received.density[:1], *neighbours, received.context.boxes[1:], warps[1:]]
 
+
+def restored(card: ModelCard, received: Received, warps: Tensor) -> np.ndarray:
     session = open_session(card.graph_path(RESTORE), 1, 'cpu')
-    inputs = {name: value.numpy() for name, value in zip(RESTORE_INPUTS, values(), strict=True)}
+    values = restore_inputs(received, warps)
+    inputs = {name: value.numpy() for name, value in zip(RESTORE_INPUTS, values, strict=True)}
     return session.run(['restored'], inputs)[0]
 
 
@@ -140,13 +140,10 @@ def test_any_number_of_neighbours_is_restored(
     count: int, card: ModelCard, received: Received, student: Student, batch: Batch
 ) -> None:
     chosen = torch.tensor([0, *[1, 2, 2, 1][:count]])
-    context = Context(*(part[chosen] for part in received.context))
-    some = Received(received.features[chosen], received.density[chosen], context)
+    some = Received(*rows(received, chosen))
     warps = batch.warps[chosen]
-    inputs = [some.features[:1], some.density[:1], some.features[1:], some.density[1:]]
-    inputs += [context.level[1:], context.boxes[1:], warps[1:]]
     with torch.no_grad():
-        expected = RestoreGraph(student)(*inputs)
+        expected = RestoreGraph(student)(*restore_inputs(some, warps))
     found = restored(card, some, warps)
     np.testing.assert_allclose(found, expected.numpy(), atol=TOLERANCE)
 
@@ -171,3 +168,34 @@ def test_a_model_without_restoration_has_no_such_graph(student: Student, tmp_pat
     card = write_model_folder(plain, tmp_path / 'plain', 'A test.', Decoding(0.1, 0.15, 100), {}, {})
     assert card.link
     assert RESTORE not in card.files
+
+
+def test_the_ego_remembers_as_in_training(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = LINK | {'context': ('mask', 'boxes', 'ego', 'others', 'last')}
+    data = {'drop_neighbours': 0, 'batch': 1, 'earlier': True, 'simulator': SIMULATOR}
+    recipe = small_recipe('teacher', model=model, data=data)
+    batch, student = first_batch(recipe), Student(recipe.model).eval()
+    make_lively(student)
+    card = write_model_folder(student, tmp_path / 'linked', 'Untrained.', Decoding(0.1, 0.15, 100), {}, {})
+    assert batch.earlier is not None
+    now, then = batch.agents, batch.earlier.agents
+    sending = Sending(student)
+    with torch.no_grad():
+        sent = sending(now.points, now.index, now.count)
+        earlier = sending(then.points, then.index, then.count)
+        kept = torch.ones(now.count, 1, 1, 1)
+        before = Before(earlier, best_tiles(earlier.order, 0.6, 2), kept)
+        received = receive(sent, best_tiles(sent.order, 0.3, 2), batch, student, before)
+        expected = restored_maps(received, batch, student)
+        decoded = decode(before.sent, before.arrival, batch, student.restoration)
+        is_ego = torch.tensor([1.0, *[0.0] * (now.count - 1)])[:, None, None, None]
+        occupied = decoded.seen * (1 - decoded.known_empty * (1 - is_ego))
+    inputs = dict(zip(RESTORE_INPUTS, restore_inputs(received, batch.warps), strict=True))
+    last = (decoded.features, occupied, batch.earlier.age, batch.earlier.warps)
+    inputs |= dict(zip(LAST_INPUTS, last, strict=True))
+    session = open_session(card.graph_path(RESTORE), 1, 'cpu')
+    found = session.run(['restored'], {name: value.numpy() for name, value in inputs.items()})[0]
+    assert found.shape == expected.shape
+    assert (expected[0] - received.features[0]).abs().max() > 0.1
+    np.testing.assert_allclose(found, expected.numpy(), atol=TOLERANCE)

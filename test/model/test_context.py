@@ -7,7 +7,14 @@ import torch
 
 from diffkd_ros.geometry.grid import BevGrid, grid_warps
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.model.context import BOX_MAPS, Context, ContextCondition, inverse_warps, views_of
+from diffkd_ros.model.context import (
+    BOX_MAPS,
+    Context,
+    ContextCondition,
+    inverse_warps,
+    last_of,
+    views_of,
+)
 from diffkd_ros.model.fusion import ABSENT
 from diffkd_ros.model.modulation import LightweightGatedModulation
 from diffkd_ros.model.restoration import PlainRestoration
@@ -72,13 +79,15 @@ def context(missing: torch.Tensor) -> Context:
         torch.randn(n, BOX_MAPS, height, width),
         torch.randn(n, 9, *half),
         torch.randn(n, 9, *half),
+        torch.randn(n, 10, *half),
+        torch.zeros(n, 1, height, width),
     )
 
 
 def restoration(*parts: str) -> PlainRestoration:
     torch.manual_seed(3)
     condition = ContextCondition(8, 8, parts)  # type: ignore[arg-type]
-    for layer in (condition.local, condition.views):
+    for layer in filter(None, (condition.local, condition.views, condition.last)):
         torch.nn.init.normal_(layer.weight)
     network = PlainRestoration(8, 8, 1, condition).eval()
     for block in network.modules():
@@ -99,7 +108,33 @@ def test_cells_that_did_not_arrive_are_replaced_and_others_stay() -> None:
     assert torch.equal(restored[..., 8:], feature[..., 8:])
 
 
-@pytest.mark.parametrize('part', ['level', 'boxes', 'ego', 'others'])
+def test_a_remembered_map_lies_where_the_agent_was() -> None:
+    """The agent has driven four cells since: what it saw then lies four cells further back."""
+    torch.manual_seed(0)
+    normal, occupied = torch.randn(1, 4, 16, 32), torch.ones(1, 1, 16, 32)
+    occupied[..., 20:] = 0
+    moved = torch.from_numpy(grid_warps([pose(3.2), pose(0)], GRID))[1:]
+    last, remembered = last_of(normal, occupied, torch.tensor([[0.3]]), moved, vectors=0)
+    pooled = torch.nn.functional.avg_pool2d(normal[..., 4:20], 2)
+    torch.testing.assert_close(last[:, :4, :, :8], pooled, atol=1e-4, rtol=0)
+    assert torch.equal(remembered[0, 0, 0], torch.tensor([1.0] * 16 + [0.0] * 16))
+    torch.testing.assert_close(last[0, 4:, 3, 4], torch.tensor([1.0, 0.3]))
+    assert not last[:, :, :, 8:].any()
+
+
+def test_what_is_remembered_may_appear_where_nothing_is_seen() -> None:
+    feature, density = torch.zeros(1, 8, 16, 32), torch.zeros(1, 1, 16, 32)
+    known = context(torch.zeros(1, 1, 16, 32))
+    remembered = torch.zeros(1, 1, 16, 32)
+    remembered[..., 10:14] = 1
+    with torch.no_grad():
+        restored = restoration('last')(feature, density, known._replace(remembered=remembered))
+    assert (restored[..., 10:14] != 0).any()
+    assert not restored[..., :10].any()
+    assert not restored[..., 14:].any()
+
+
+@pytest.mark.parametrize('part', ['level', 'boxes', 'ego', 'others', 'last'])
 def test_a_part_matters_if_and_only_if_it_is_used(part: str) -> None:
     missing = torch.ones(1, 1, 16, 32)
     feature, density = torch.rand(1, 8, 16, 32), torch.ones(1, 1, 16, 32)
@@ -107,7 +142,7 @@ def test_a_part_matters_if_and_only_if_it_is_used(part: str) -> None:
     one = context(missing)
     other = one._replace(**{part: torch.randn_like(getattr(one, part))})
     name = 'mask' if part == 'level' else part
-    every = ('mask', 'boxes', 'ego', 'others')
+    every = ('mask', 'boxes', 'ego', 'others', 'last')
     for parts, matters in ((every, True), (tuple(p for p in every if p != name), False)):
         network = restoration(*parts)
         with torch.no_grad():

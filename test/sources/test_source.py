@@ -194,7 +194,7 @@ def test_a_new_format_can_be_trained_on(twin):
 
     section = {'kind': 'twin', 'folder': str(twin)}
     data = Data.model_validate({**DATA, 'sources': [section], 'validation': section})
-    assert Mixture(data).draw(np.random.default_rng(0)).scenario == 'twin'
+    assert Mixture(data).draw(np.random.default_rng(0))[0].scenario == 'twin'
     assert [frame.scenario for frame in held_out_frames(data)] == ['twin']
 
 

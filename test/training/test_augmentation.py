@@ -11,7 +11,7 @@ from small_recipe import small_recipe
 from diffkd_ros.corruptions import corrupt_frame, names
 from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.training import augmentation
-from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds
+from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds, draw_corruptions
 from diffkd_ros.training.data import Samples
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Augmentation
@@ -22,7 +22,7 @@ PAPER = names('lidar', 'paper')
 
 @pytest.fixture(scope='module')
 def frame() -> CoopFrame:
-    return Mixture(small_recipe().data).draw(np.random.default_rng(0))
+    return Mixture(small_recipe().data).draw(np.random.default_rng(0))[0]
 
 
 @pytest.fixture
@@ -38,6 +38,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
     return counter
 
 
+def corrupted(frame: CoopFrame, augmentation: Augmentation, rng: np.random.Generator) -> CoopFrame:
+    return corrupt_clouds(frame, draw_corruptions(frame.agents, augmentation, rng))
+
+
 def thinned(frame: CoopFrame) -> CoopFrame:
     agents = {i: AgentSweep(s.points[::100].copy(), s.pose) for i, s in frame.agents.items()}
     return replace(frame, agents=agents)
@@ -47,7 +51,7 @@ def test_clouds_are_corrupted_with_the_given_probability_and_independently(frame
     settings_ = Augmentation(probability=0.3, corruptions=['fog', 'motion_blur'])
     rng, hit = np.random.default_rng(1), []
     for _ in range(300):
-        sensed = corrupt_clouds(thinned(frame), settings_, rng)
+        sensed = corrupted(thinned(frame), settings_, rng)
         hit += [
             sensed.agents[i].points.tobytes() != s.points.tobytes() for i, s in thinned(frame).agents.items()
         ]
@@ -63,7 +67,7 @@ def test_only_named_types_and_severities_are_drawn(frame: CoopFrame, drawn: Coun
     settings_ = Augmentation(probability=1.0, corruptions=wanted, severities=[1, 2], held_out=held_out)
     rng = np.random.default_rng(2)
     for _ in range(100):
-        corrupt_clouds(thinned(frame), settings_, rng)
+        corrupted(thinned(frame), settings_, rng)
     assert {name for name, _ in drawn} == {*wanted}
     assert {severity for _, severity in drawn} == {1, 2}
     assert min(drawn.values()) > 5
@@ -74,7 +78,7 @@ def test_a_shared_corruption_applies_to_all_agents(frame: CoopFrame, drawn: Coun
     rng, frames = np.random.default_rng(3), 0
     for _ in range(200):
         drawn.clear()
-        corrupt_clouds(thinned(frame), settings_, rng)
+        corrupted(thinned(frame), settings_, rng)
         frames += bool(drawn)
         assert not drawn or [*drawn.values()] == [len(frame.agents)]
     # 200 draws: four standard deviations are 28.
@@ -86,11 +90,23 @@ def test_probabilities_of_zero_and_one(
     frame: CoopFrame, drawn: Counter[tuple[str, int]], probability: float
 ) -> None:
     settings_ = Augmentation(probability=probability, corruptions=['beam_missing'])
-    sensed = corrupt_clouds(frame, settings_, np.random.default_rng(0))
+    sensed = corrupted(frame, settings_, np.random.default_rng(0))
     assert sum(drawn.values()) == probability * len(frame.agents)
     for agent, sweep in frame.agents.items():
         assert np.array_equal(sensed.agents[agent].pose, sweep.pose)
         assert (len(sensed.agents[agent].points) < len(sweep.points)) == bool(probability)
+
+
+def test_sweeps_of_a_failing_sensor_fail_alike_but_not_at_the_same_places(frame: CoopFrame) -> None:
+    settings_ = Augmentation(probability=1.0, corruptions=['crosstalk'], severities=[2])
+    drawn = draw_corruptions(frame.agents, settings_, np.random.default_rng(0))
+    first, again, second = (corrupt_clouds(frame, drawn, sweep) for sweep in (0, 0, 3))
+    for agent, sweep in frame.agents.items():
+        points = [sensed.agents[agent].points for sensed in (first, again, second)]
+        assert np.array_equal(points[0], points[1])
+        assert not np.array_equal(points[0], points[2])
+        changed = [(p != sweep.points).any(axis=1).mean() for p in (points[0], points[2])]
+        assert changed[0] == pytest.approx(changed[1], rel=0.2)
 
 
 def test_a_corruption_that_does_not_apply_leaves_the_cloud_unchanged(frame: CoopFrame) -> None:
@@ -100,7 +116,7 @@ def test_a_corruption_that_does_not_apply_leaves_the_cloud_unchanged(frame: Coop
     }
     floating = replace(frame, agents=in_the_air, ground_truth=None)
     settings_ = Augmentation(probability=1.0, corruptions=['wet_ground'])
-    sensed = corrupt_clouds(floating, settings_, np.random.default_rng(0))
+    sensed = corrupted(floating, settings_, np.random.default_rng(0))
     assert all(np.array_equal(sensed.agents[i].points, s.points) for i, s in floating.agents.items())
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.model.student import Student, StudentConfig
-from diffkd_ros.training.data import Samples, collate, make_sample
+from diffkd_ros.training.data import Earlier, Samples, collate, make_sample
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data
 
@@ -51,7 +52,7 @@ def test_a_sample_counts_only_the_returns_of_agents_that_take_part() -> None:
 
 def test_the_student_gets_corrupted_clouds_and_the_teacher_clean_ones() -> None:
     """Corruption changes the clouds of a sample and nothing else."""
-    frame = Mixture(DATA).draw(np.random.default_rng(0))
+    frame = Mixture(DATA).draw(np.random.default_rng(0))[0]
     agents = sorted(frame.agents)
     cleared = {agent: AgentSweep(sweep.points[:7], sweep.pose) for agent, sweep in frame.agents.items()}
     sample = make_sample(frame, replace(frame, agents=cleared), agents, GRID, 5)
@@ -116,10 +117,10 @@ def test_consecutive_samples_can_be_of_one_drive() -> None:
         seen: list[str] = []
         draw = frames[0].draw
 
-        def watched(*generators: np.random.Generator | None) -> CoopFrame:
-            frame = draw(*generators)  # type: ignore[arg-type]
-            seen.append(frame.scenario)
-            return frame
+        def watched(*arguments: Any) -> tuple[CoopFrame, CoopFrame | None]:
+            drawn = draw(*arguments)
+            seen.append(drawn[0].scenario)
+            return drawn
 
         frames[0].draw = watched  # type: ignore[method-assign, assignment]
         unions = [samples[i].union.tobytes() for i in range(6)]
@@ -130,6 +131,33 @@ def test_consecutive_samples_can_be_of_one_drive() -> None:
     one, _, _, other, _, _ = drives(DATA.model_copy(update={'frames_per_drive': 3}))
     assert drives(DATA.model_copy(update={'frames_per_drive': 3})) == [one] * 3 + [other] * 3
     assert one != other
+
+
+def test_an_earlier_sweep_is_of_the_same_agents_and_lies_where_they_were() -> None:
+    samples = Samples(DATA.model_copy(update={'earlier': True}), GRID, 0, range(4))
+    drawn = [samples[i] for i in range(8)]
+    for sample in drawn:
+        earlier = sample.earlier
+        assert earlier is not None
+        assert len(earlier.clouds) == len(sample.clouds)
+        assert earlier.warps.shape == sample.warps.shape
+        for cloud, age, warp in zip(earlier.clouds, earlier.age[:, 0], earlier.warps, strict=True):
+            assert 0 <= age < 0.5
+            # Less than 30 m/s, in units of half the grid's length.
+            assert np.abs(warp - np.eye(2, 3)).max() < 0.2
+            assert len(cloud) or age == 0
+    assert len({float(sample.earlier.age[0, 0]) for sample in drawn if sample.earlier is not None}) > 2
+
+
+def test_an_agent_without_an_earlier_sweep_remembers_nothing() -> None:
+    frame = Mixture(DATA).draw(np.random.default_rng(0))[0]
+    first, second = sorted(frame.agents)[:2]
+    then = replace(frame, agents={first: frame.agents[first]}, ego=first, stamp=frame.stamp - 200_000_000)
+    earlier = Earlier.of(frame, then, [first, second], GRID)
+    assert earlier.clouds[0] is frame.agents[first].points
+    assert len(earlier.clouds[1]) == 0
+    np.testing.assert_allclose(earlier.warps, np.eye(2, 3)[None].repeat(2, 0), atol=1e-6)
+    np.testing.assert_allclose(earlier.age, 0.2)
 
 
 def test_neighbours_are_dropped_with_the_given_probability() -> None:

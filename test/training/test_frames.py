@@ -31,14 +31,14 @@ def test_sources_are_drawn_as_often_as_their_shares_say(opv2v: Path) -> None:
     mixture = Mixture(data(sources=sources))
     rng = np.random.default_rng(0)
     recorded = {name for name, _ in Opv2vDataset(opv2v).scenarios()}
-    drawn = [mixture.draw(rng).scenario in recorded for _ in range(120)]
+    drawn = [mixture.draw(rng)[0].scenario in recorded for _ in range(120)]
     # Four standard deviations are 0.16.
     assert np.mean(drawn) == pytest.approx(0.75, abs=0.16)
 
 
 def test_the_same_generator_draws_the_same_frames(opv2v: Path) -> None:
     mixture = Mixture(data(sources=[{}, {'kind': 'opv2v', 'folder': str(opv2v)}]))
-    one, again = ([mixture.draw(np.random.default_rng(i)) for i in range(4)] for _ in range(2))
+    one, again = ([mixture.draw(np.random.default_rng(i))[0] for i in range(4)] for _ in range(2))
     assert [(f.scenario, f.index) for f in one] == [(f.scenario, f.index) for f in again]
     assert len({(f.scenario, f.index) for f in one}) > 1
 
@@ -47,7 +47,7 @@ def test_a_simulated_source_may_have_a_world_of_its_own() -> None:
     sources = [{}, {'simulator': {'world': 'varied'}}]
     mixture = Mixture(data(sources=sources))
     rng = np.random.default_rng(0)
-    assert {mixture.draw(rng).scenario.split('_')[0] for _ in range(12)} == {'simulated', 'varied'}
+    assert {mixture.draw(rng)[0].scenario.split('_')[0] for _ in range(12)} == {'simulated', 'varied'}
     with pytest.raises(ValueError, match='opv2v is recorded: simulator does not apply'):
         data(sources=[{'kind': 'opv2v', 'folder': 'set', 'simulator': {}}])
 
@@ -75,7 +75,7 @@ def test_broken_frames_are_passed_over_with_a_line_in_the_log(
     cloud.write_bytes(b'no cloud')
     mixture = Mixture(data(sources=[{'kind': 'opv2v', 'folder': str(opv2v)}]))
     with caplog.at_level(logging.WARNING):
-        drawn = [mixture.draw(np.random.default_rng(i)) for i in range(12)]
+        drawn = [mixture.draw(np.random.default_rng(i))[0] for i in range(12)]
     assert len({(f.scenario, f.index) for f in drawn}) == 3
     assert caplog.records
     assert all('left out' in r.message and cloud.name in r.message for r in caplog.records)
@@ -108,5 +108,5 @@ def test_held_out_frames_are_evenly_spaced_and_of_other_scenarios_than_those_tra
     assert [f.index for f in frames] == [0, round((length - 1) / 2), length - 1] * 2
     assert len({f.scenario for f in frames}) == 2
     mixture = Mixture(data())
-    trained = {mixture.draw(np.random.default_rng(i)).scenario for i in range(5)}
+    trained = {mixture.draw(np.random.default_rng(i))[0].scenario for i in range(5)}
     assert not trained & {f.scenario for f in frames}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_recipe import LINK, first_batch, small_recipe
+from small_recipe import LINK, first_batch, make_lively, small_recipe
 
+from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.catalogue import STAGES
@@ -14,6 +15,7 @@ from diffkd_ros.training.data import Batch
 from diffkd_ros.training.frozen import Frozen
 from diffkd_ros.training.link import (
     Arrival,
+    Before,
     Sending,
     Sent,
     best_tiles,
@@ -119,6 +121,81 @@ def test_what_is_drawn_covers_all_of_the_link() -> None:
     assert 0.8 < drawn.boxes.mean() < 0.98
 
 
+@pytest.fixture(scope='module')
+def remembering() -> Student:
+    torch.manual_seed(0)
+    student = Student(memory_recipe('teacher').model).eval()
+    make_lively(student)
+    return student
+
+
+def memory_recipe(*stages: str) -> Recipe:
+    return small_recipe(
+        *stages,
+        steps=1,
+        model=LINK | {'context': ('mask', 'last')},
+        data={'earlier': True, 'drop_neighbours': 0},
+    )
+
+
+@pytest.fixture(scope='module')
+def sequence() -> Batch:
+    return first_batch(memory_recipe('teacher'))
+
+
+def memory(student: Student, batch: Batch, kept: float) -> tuple[Sent, Before]:
+    assert batch.earlier is not None
+    now, then = batch.agents, batch.earlier.agents
+    with torch.no_grad():
+        sending = Sending(student)
+        sent = sending(now.points, now.index, now.count)
+        before = sending(then.points, then.index, then.count)
+    return sent, Before(before, arrival(before, 1, 1), torch.full((len(batch.frame), 1, 1, 1), kept))
+
+
+def test_a_forgotten_sweep_has_no_effect(remembering: Student, sequence: Batch) -> None:
+    sent, before = memory(remembering, sequence, 0.0)
+    received = receive(sent, arrival(sent, 0, 1), sequence, remembering, before)
+    without = receive(sent, arrival(sent, 0, 1), sequence, remembering)
+    assert received.context.last is not None
+    assert not received.context.last.any()
+    assert torch.equal(received.density, without.density)
+
+
+def test_a_lost_message_is_restored_from_the_one_before(remembering: Student, sequence: Batch) -> None:
+    """Nothing arrives now: what the last message said to be occupied is known, and may be filled."""
+    sent, before = memory(remembering, sequence, 1.0)
+    received = receive(sent, arrival(sent, 0, 0), sequence, remembering, before)
+    remembered, last = received.context.remembered, received.context.last
+    assert remembered is not None
+    assert last is not None
+    for agent in range(len(sequence.frame)):
+        was = covered_cells(before.sent.density[agent : agent + 1]).mean()
+        # What left the grid since, and the edges, are a few per cent.
+        assert remembered[agent].mean() == pytest.approx(float(was), abs=0.1)
+    assert torch.equal(last[:, -1] > 0, last[:, -2] > 0)  # an age where something is covered
+    forgotten = before._replace(kept=torch.zeros_like(before.kept))
+    other = receive(sent, arrival(sent, 0, 0), sequence, remembering, forgotten)
+    with torch.no_grad():
+        one, two = (restored_maps(each, sequence, remembering) for each in (received, other))
+    # The egos' maps are restored, too.
+    assert all(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize('stage', ['link', 'rank'])
+def test_a_memory_trains(stage: str, sequence: Batch) -> None:
+    torch.manual_seed(1)
+    config = memory_recipe('teacher').model
+    student = Student(config)
+    losses = STAGES[stage](Teacher(config), student, 'global', Frozen).train()(sequence)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    context = student.restoration.context
+    assert isinstance(context, torch.nn.Module)
+    touched = any(p.grad is not None for p in context.last.parameters())  # type: ignore[union-attr]
+    assert touched == (stage == 'link')
+
+
 def test_boxes_stand_at_the_peaks() -> None:
     heatmap, regression = torch.full((1, 1, 8, 8), -9.0), torch.randn(1, 8, 8, 8)
     heatmap[0, 0, 3, 4], heatmap[0, 0, 3, 5], heatmap[0, 0, 6, 1] = 2.0, 1.0, -4.0
@@ -208,6 +285,7 @@ def test_a_recipe_with_a_link_trains_to_its_end(tmp_path: Path) -> None:
             'and model.fusion adaptive',
         ),
         ({'link': False}, ('teacher',), 'model.context: needs model.link'),
+        ({'context': ('last',)}, ('teacher',), 'last needs data.earlier'),
     ],
 )
 def test_recipes_that_cannot_be_trained_are_refused(

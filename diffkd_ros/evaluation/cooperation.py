@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.corruptions import LinkConditions
-from diffkd_ros.evaluation.conditions import check_known
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep, Boxes3D
 from diffkd_ros.geometry.boxes import count_points, flattened, transform_boxes
@@ -281,23 +280,3 @@ class NoCooperation(Cooperation):
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> Outcome:
         """Detect in the ego's own sweep."""
         return self._alone(clean, clean.frame.ego, sweep)
-
-
-_KINDS: tuple[type[Cooperation], ...] = (
-    IntermediateCooperation,
-    LateCooperation,
-    EarlyCooperation,
-    NoCooperation,
-)
-COOPERATIONS = {kind.name: kind for kind in _KINDS}
-INTERMEDIATE = IntermediateCooperation.name
-
-
-def cooperation_named(name: str) -> type[Cooperation]:
-    """Look up a way to cooperate.
-
-    Raises:
-        EvaluationError: if there is no such way; names the nearest.
-    """
-    check_known('cooperation', name, COOPERATIONS)
-    return COOPERATIONS[name]

@@ -24,7 +24,7 @@ from diffkd_ros import __version__
 from diffkd_ros.errors import require
 from diffkd_ros.evaluation import calibrators
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.cooperation import cooperation_named
+from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.measures import IOU, Evaluation
 from diffkd_ros.evaluation.report import page, tables
 from diffkd_ros.evaluation.run import (

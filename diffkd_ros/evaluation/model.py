@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,6 +18,8 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import CooperativeDetector, Detection
 from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
 from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.link.restorer import MapReceiver
+from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.session import Session
 
 Result = TypeVar('Result')
@@ -62,6 +65,7 @@ class Model:
         encoder, ego = (None, None) if sessions is None else sessions(card)
         self._encoder = FeatureEncoder(card, threads, session=encoder)
         self._detector = CooperativeDetector(card, threads, session=ego)
+        self._layered = card, threads
 
     def encode(self, points: NDArray[np.float32]) -> Encoded:
         """Encode (n, 4) points in the LiDAR frame."""
@@ -71,6 +75,20 @@ class Model:
         except CloudError:
             feature = None
         return Encoded(feature, (time.perf_counter() - started) * 1e3)
+
+    @cached_property
+    def sender(self) -> MapSender:
+        """The part of a vehicle that sends layers.
+
+        Raises:
+            ModelError: if the model has no layered message.
+        """
+        return MapSender(*self._layered)
+
+    @cached_property
+    def receiver(self) -> MapReceiver:
+        """The part of the ego that receives layers; errors as for `sender`."""
+        return MapReceiver(*self._layered)
 
     def nothing(self) -> BevFeature:
         """The feature map of an agent without points."""

@@ -21,7 +21,8 @@ from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.documents import read_json
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.cooperation import INTERMEDIATE, Cooperation, cooperation_named
+from diffkd_ros.evaluation.cooperation import Cooperation
+from diffkd_ros.evaluation.cooperations import INTERMEDIATE, cooperation_named
 from diffkd_ros.evaluation.model import CleanFrame, Model, Sessions
 from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, needed_frames, score
 from diffkd_ros.files import results_folder

@@ -10,7 +10,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from diffkd_ros.evaluation.cooperation import INTERMEDIATE
+from diffkd_ros.evaluation.cooperations import INTERMEDIATE
 from diffkd_ros.evaluation.evaluate import Outcome, evaluate
 from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.evaluation.summary import Summary

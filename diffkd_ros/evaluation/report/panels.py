@@ -8,7 +8,8 @@ from io import BytesIO
 
 from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
-from diffkd_ros.evaluation.cooperation import Cooperation, cooperation_named
+from diffkd_ros.evaluation.cooperation import Cooperation
+from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.measures import IOU, Evaluation, confident
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, Perception

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ways to cooperate by their names on the command line."""
+
+from __future__ import annotations
+
+from diffkd_ros.evaluation.conditions import check_known
+from diffkd_ros.evaluation.cooperation import (
+    Cooperation,
+    EarlyCooperation,
+    IntermediateCooperation,
+    LateCooperation,
+    NoCooperation,
+)
+from diffkd_ros.evaluation.layered import LayeredCooperation
+
+_KINDS: tuple[type[Cooperation], ...] = (
+    IntermediateCooperation,
+    LateCooperation,
+    EarlyCooperation,
+    NoCooperation,
+    LayeredCooperation,
+)
+COOPERATIONS = {kind.name: kind for kind in _KINDS}
+INTERMEDIATE = IntermediateCooperation.name
+
+
+def cooperation_named(name: str) -> type[Cooperation]:
+    """Look up a way to cooperate.
+
+    Raises:
+        EvaluationError: if there is no such way; names the nearest.
+    """
+    check_known('cooperation', name, COOPERATIONS)
+    return COOPERATIONS[name]

@@ -37,6 +37,7 @@ _CELL = 0.8
 _HEIGHT_BINS = np.linspace(-3.0, 1.0, 33)
 _PERIOD = 100_000_000  # nanoseconds between messages
 _MESSAGES = 40
+_CHUNKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ def draw_corruption_grid(frame: CoopFrame, seed: int = 0) -> Figure:
         _content(frame, seed, 'tile_loss', 2),
         _content(frame, seed, 'quantisation', 3),
         _content(frame, seed, 'bandwidth', 3),
+        _chunks(seed, 'chunk_loss', 2),
+        _chunks(seed, 'chunk_burst', 2),
         _schedule(seed, 'message_loss', 2),
         _schedule(seed, 'burst_loss', 2),
         _schedule(seed, 'delay', 3),
@@ -86,7 +89,9 @@ def draw_corruption_grid(frame: CoopFrame, seed: int = 0) -> Figure:
     figure.subplots_adjust(
         left=0.012, right=0.988, bottom=0.008, top=1 - 0.78 / size[1], wspace=0.03, hspace=0.17
     )
-    for panel, axis in zip(panels, axes, strict=True):
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    for panel, axis in zip(panels, axes, strict=False):
         axis.set_facecolor(_PANEL)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -259,6 +264,37 @@ def _single_colour(colour: str) -> Any:
     from matplotlib.colors import ListedColormap
 
     return ListedColormap([colour])
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPayload:
+    """The numbers of a message's chunks."""
+
+    chunks: list[int]
+
+
+def _chunks(seed: int, name: str, severity: int) -> Callable[[Axes], None]:
+    link = open_link(name, severity, seed, 'picture', 2)
+    for k in range(_MESSAGES):
+        link.send(k * _PERIOD, ChunkPayload(list(range(_CHUNKS))))
+    lost = np.ones((_CHUNKS, _MESSAGES))
+    for arrival in link.receive(_MESSAGES * _PERIOD):
+        lost[arrival.payload.chunks, arrival.stamp // _PERIOD] = 0
+
+    def draw(axis: Axes) -> None:
+        from matplotlib.colors import ListedColormap
+
+        colours = ListedColormap([_KEPT, _LOST])
+        axis.pcolormesh(lost, cmap=colours, vmin=0, vmax=1, edgecolors=_PANEL, linewidth=1.5)
+        axis.set_ylim(-1.0, _CHUNKS + 1.0)
+        axis.text(
+            0.4, -0.7, f'{_MESSAGES} messages of {_CHUNKS} chunks, sent upwards', color=_FAINT, fontsize=9
+        )
+        row = lookup(name).parameters(severity)
+        what = f'{row[name]:.0%} of chunks'
+        _title(axis, name, f'{what}, {row["burst_length"]:g} in a row' if 'burst_length' in row else what)
+
+    return draw
 
 
 def _schedule(seed: int, name: str, severity: int) -> Callable[[Axes], None]:

@@ -14,3 +14,17 @@ from diffkd_ros.share import share_directory
 def model() -> Path:
     """Folder of the shipped model."""
     return share_directory() / 'models' / 'sim_edge'
+
+
+@pytest.fixture(scope='session')
+def linked_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the model of `linked_student`."""
+    # Most tests need no torch, and the export takes long.
+    from linked_student import linked_student
+
+    from diffkd_ros.export.model_folder import write_model_folder
+    from diffkd_ros.runtime.decoding import Decoding
+
+    folder = tmp_path_factory.mktemp('models') / 'linked'
+    write_model_folder(linked_student(), folder, 'Untrained, for a test.', Decoding(0.1, 0.15, 100), {}, {})
+    return folder

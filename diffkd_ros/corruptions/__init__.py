@@ -3,7 +3,7 @@
 
 from diffkd_ros.corruptions.corruption import WHO, Corruption, Family, Profile, Role, Who
 from diffkd_ros.corruptions.errors import CorruptionError
-from diffkd_ros.corruptions.link import Arrival, FeatureMap, Link, LinkConditions
+from diffkd_ros.corruptions.link import Arrival, Link, LinkConditions
 from diffkd_ros.corruptions.registry import CORRUPTIONS, corrupt_frame, lookup, names, open_link
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     'Corruption',
     'CorruptionError',
     'Family',
-    'FeatureMap',
     'Link',
     'LinkConditions',
     'Profile',

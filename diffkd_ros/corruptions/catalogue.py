@@ -3,7 +3,8 @@
 
 A profile is a list of severities, counted from 1. `lab` holds the single levels of CoopDiff (arXiv
 2603.01688). `graded` holds three severities after Robo3D (Kong et al., ICCV 2023); those of the held-out
-sensor, of poses and of links are defined here. Poses have a fourth, to cover the range of the paper's figure.
+sensor, of poses and of links are defined here. Poses have a fourth, to cover the range of the paper's figure;
+lost packets have five.
 """
 
 from __future__ import annotations
@@ -156,6 +157,15 @@ CATALOGUE = (
     Corruption(
         'tile_loss', 'link', 'extra', 'tiles of the feature map are lost',
         {'graded': _levels('tile_loss', [0.1, 0.3, 0.5], tile=8)}, None, 'neighbours',
+    ),
+    Corruption(
+        'chunk_loss', 'link', 'extra', 'packets of layered messages are lost independently',
+        {'graded': _levels('chunk_loss', [0.1, 0.3, 0.5, 0.7, 0.9])}, None, 'neighbours',
+    ),
+    Corruption(
+        'chunk_burst', 'link', 'extra', 'packets of layered messages are lost in bursts',
+        # Shorter bursts cannot make up nine tenths.
+        {'graded': _levels('chunk_burst', [0.1, 0.3, 0.5, 0.7, 0.9], burst_length=10.0)}, None, 'neighbours',
     ),
     Corruption(
         'message_loss', 'link', 'extra', 'messages are lost independently',

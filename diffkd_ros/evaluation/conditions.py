@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from diffkd_ros.corruptions import WHO, LinkConditions, Profile, Who, lookup, names
 from diffkd_ros.metrics.average_precision import EvaluationError
@@ -62,7 +62,7 @@ class Condition:
     def needs_history(self) -> bool:
         """Returns whether messages may be lost or late, so that earlier frames matter."""
         link = self.link
-        return max(link.message_loss, link.burst_loss, link.delay, link.jitter) > 0
+        return link.loses_chunks or max(link.message_loss, link.burst_loss, link.delay, link.jitter) > 0
 
     @property
     def random(self) -> bool:
@@ -70,9 +70,11 @@ class Condition:
         return not self.reference and (not self.over_links or self.link.random)
 
     @property
-    def of_feature_maps(self) -> bool:
-        """Returns whether it applies to feature maps only: lost tiles and quantisation."""
-        return self.link.tile_loss > 0 or self.link.bits is not None
+    def degrades(self) -> Literal['map', 'chunks'] | None:
+        """The only kind of message it applies to: feature maps, or messages of chunks; None for any."""
+        if self.link.loses_chunks:
+            return 'chunks'
+        return 'map' if self.link.tile_loss > 0 or self.link.bits is not None else None
 
     @property
     def level(self) -> Condition:

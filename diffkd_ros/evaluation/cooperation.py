@@ -11,24 +11,23 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.corruptions import LinkConditions
+from diffkd_ros.evaluation.conditions import Condition
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep, Boxes3D
-from diffkd_ros.geometry.boxes import count_points, flattened, transform_boxes
-from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.geometry.poses import inverse, transform_points
 from diffkd_ros.metrics.frame_results import Inference
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import Detection
 from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.link.boxes import BOX_BYTES, boxes_from_bytes, boxes_to_bytes
+from diffkd_ros.runtime.link.merging import merge_boxes
 
-BOX_BYTES = 32
-"""Eight float32: x, y, z, length, width, height, yaw, score."""
 POINT_BYTES = 8
 """Four 16-bit integers: x, y, z in centimetres, intensity in steps of 1/65535."""
 _CENTIMETRES = 100.0
@@ -106,14 +105,19 @@ class Cooperation(ABC):
 
     Attributes:
         name: on the command line.
-        map_conditions: whether corruptions of feature maps apply.
+        sends: content of the messages.
     """
 
     name: ClassVar[str]
-    map_conditions: ClassVar[bool] = True
+    sends: ClassVar[Literal['map', 'boxes', 'points', 'chunks', 'nothing']]
 
     def __init__(self, model: Model) -> None:
         self.model = model
+
+    @classmethod
+    def meets(cls, condition: Condition) -> bool:
+        """Returns whether a condition applies. Every one does where nothing is sent."""
+        return condition.degrades in (None, cls.sends) or cls.sends == 'nothing'
 
     @abstractmethod
     def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> Any:
@@ -125,6 +129,10 @@ class Cooperation(ABC):
             sweep: as sensed.
             link: limits of the message.
         """
+
+    def prefers(self, message: Any) -> bool:
+        """Returns whether a message, as it arrived, is used rather than newer ones that are not preferred."""
+        return True
 
     @abstractmethod
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> Outcome:
@@ -149,6 +157,7 @@ class IntermediateCooperation(Cooperation):
     """Neighbours send feature maps, encoded by the codec; the ego fuses them."""
 
     name = 'intermediate'
+    sends = 'map'
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
@@ -189,55 +198,40 @@ class LateCooperation(Cooperation):
     """Every agent detects alone and sends boxes, which are merged by non-maximum suppression."""
 
     name = 'late'
-    map_conditions = False
+    sends = 'boxes'
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
     ) -> Message[Boxes3D]:
-        """An agent's own detections, by descending score.
+        """An agent's own detections, by descending score, rounded as in a layered message.
 
         Detections below the model's threshold, kept for calibration only, do not count as sent.
         """
-        boxes = self._alone(clean, agent, sweep).detection.boxes
+        alone = self._alone(clean, agent, sweep).detection.boxes
+        boxes = boxes_from_bytes(boxes_to_bytes(alone))
         if link.budget is not None:
             boxes = boxes[: int(link.budget // BOX_BYTES)]
-        sent = int((_scores(boxes) >= self.model.card.min_score).sum())
+        assert boxes.scores is not None
+        sent = int((boxes.scores >= self.model.card.min_score).sum())
         return Message(boxes, sweep.pose, BOX_BYTES * sent)
 
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[Boxes3D]]) -> Outcome:
         """Merge the ego's detections with those received, except for boxes around the ego."""
         alone = self._alone(clean, clean.frame.ego, sweep)
         started = time.perf_counter()
-        parts = [alone.detection.boxes]
-        for message in messages:
-            theirs = transform_boxes(inverse(sweep.pose) @ message.pose, message.content.boxes)
-            parts.append(message.content.with_boxes(theirs)[~_around_origin(theirs)])
-        together = Boxes3D(
-            np.concatenate([part.boxes for part in parts]),
-            np.concatenate([_scores(part) for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-        )
-        card = self.model.card
-        kept = nms(together.boxes, _scores(together), card.nms_iou)[: card.max_boxes]
+        poses = [sweep.pose, *(message.pose for message in messages)]
+        received = [message.content for message in messages]
+        boxes = merge_boxes(alone.detection.boxes, received, poses, self.model.card.decoding)
         merge_ms = (time.perf_counter() - started) * 1e3
-        detection = replace(alone.detection, boxes=together[kept])
+        detection = replace(alone.detection, boxes=boxes)
         return replace(alone, detection=detection, fuse_ms=alone.fuse_ms + merge_ms)
-
-
-def _scores(boxes: Boxes3D) -> NDArray[np.float32]:
-    return np.zeros(0, np.float32) if boxes.scores is None else boxes.scores
-
-
-def _around_origin(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mask of the boxes that contain the origin, seen from above."""
-    return count_points(np.zeros((1, 3)), flattened(boxes)) > 0
 
 
 class EarlyCooperation(Cooperation):
     """Neighbours send points; the ego detects in all of them, in its own frame, as in a single sweep."""
 
     name = 'early'
-    map_conditions = False
+    sends = 'points'
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
@@ -273,6 +267,7 @@ class NoCooperation(Cooperation):
     """Nothing is sent: the ego detects alone."""
 
     name = 'none'
+    sends = 'nothing'
 
     def message(self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions) -> None:
         """Nothing."""

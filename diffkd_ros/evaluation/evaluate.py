@@ -109,8 +109,8 @@ def evaluate(
     if plan.answers:
         console.print('scoring the recorded detections', highlight=False)
         score_answers(plan, plan.answers)
-    maps = cooperation_named(plan.cooperation).map_conditions
-    possible = [condition for condition in conditions if maps or not condition.of_feature_maps]
+    cooperation = cooperation_named(plan.cooperation)
+    possible = [condition for condition in conditions if cooperation.meets(condition)]
     card = plan.open().model.card
     console.print(
         f'{card.model_id}, cooperation {plan.cooperation}, protocol {plan.protocol_name}: '

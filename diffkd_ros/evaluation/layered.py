@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.corruptions import LinkConditions
-from diffkd_ros.evaluation.cooperation import Cooperation, Message, Outcome
+from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
 from diffkd_ros.evaluation.model import CleanFrame
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.runtime.link.maps import MapCodes
@@ -20,29 +20,50 @@ from diffkd_ros.runtime.link.packing import Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
 BUDGET = 4000
-"""Bytes of a message where no bandwidth is given: 0.32 Mbit/s at 10 Hz."""
+"""Bytes of a sweep where no limit is given: 0.32 Mbit/s at 10 Hz."""
+ENVELOPE = 200
+"""Most bytes of the other fields of a `BevChunk`, which is sent for every chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedMessage:
+    """A `Message` whose content is the chunks of a sweep, in the field that a link may degrade.
+
+    Attributes:
+        chunks: in the order in which they are sent.
+        size: bytes of all chunks, each with its `ENVELOPE`.
+        first: the first chunk, as sent.
+    """
+
+    chunks: list[bytes]
+    pose: NDArray[np.float64]
+    size: int
+    first: bytes
 
 
 class LayeredCooperation(Cooperation):
     """Neighbours send boxes and codes of their maps; the ego restores what did not arrive and fuses."""
 
     name = 'layered'
-    map_conditions = False
+    sends = 'chunks'
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
-    ) -> Message[list[bytes]] | None:
-        """The chunks of a sweep; None if no point lies in the grid."""
+    ) -> ChunkedMessage | None:
+        """The chunks of a sweep; None if no point lies in the grid, or no chunk fits."""
         codes = clean.of_points(agent, sweep, self._coded)
         if codes is None:
             return None
         budget = BUDGET if link.budget is None else int(link.budget)
-        chunks = Packer(self.model.receiver.tables).pack(codes, budget)
-        return Message(chunks, sweep.pose, sum(map(len, chunks)))
+        chunks = Packer(self.model.receiver.tables).pack(codes, budget, ENVELOPE)
+        size = sum(map(len, chunks)) + ENVELOPE * len(chunks)
+        return ChunkedMessage(chunks, sweep.pose, size, chunks[0]) if chunks else None
 
-    def outcome(
-        self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[list[bytes]]]
-    ) -> Outcome:
+    def prefers(self, message: ChunkedMessage) -> bool:
+        """Returns whether the first chunk arrived, which has the boxes; what else is missing is restored."""
+        return message.chunks[0] == message.first
+
+    def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]) -> Outcome:
         """Decode, restore, fuse, detect, and merge with the boxes that were sent."""
         if not messages:
             return self._alone(clean, clean.frame.ego, sweep)
@@ -52,10 +73,10 @@ class LayeredCooperation(Cooperation):
         ego = own.feature or model.nothing()
         poses = [sweep.pose, *(message.pose for message in messages)]
         unpacker = Unpacker(receiver.tables)
-        received = [unpacker.unpack(message.content) for message in messages]
+        received = [unpacker.unpack(message.chunks) for message in messages]
         detection = model.detect([ego, *receiver.features(ego, received, poses)], poses)
         card = model.card
-        boxes = merge_received(detection.boxes, received, poses, receiver.tables, card.grid, card.decoding)
+        boxes = merge_received(detection.boxes, received, poses, card.grid, card.decoding)
         milliseconds = (time.perf_counter() - started) * 1e3
         return Outcome(replace(detection, boxes=boxes), len(messages), own.milliseconds, milliseconds)
 

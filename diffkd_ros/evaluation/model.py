@@ -65,7 +65,7 @@ class Model:
         encoder, ego = (None, None) if sessions is None else sessions(card)
         self._encoder = FeatureEncoder(card, threads, session=encoder)
         self._detector = CooperativeDetector(card, threads, session=ego)
-        self._layered = card, threads
+        self._threads = threads
 
     def encode(self, points: NDArray[np.float32]) -> Encoded:
         """Encode (n, 4) points in the LiDAR frame."""
@@ -78,17 +78,17 @@ class Model:
 
     @cached_property
     def sender(self) -> MapSender:
-        """The part of a vehicle that sends layers.
+        """The part of a vehicle that sends layers; with the card's score threshold, as a vehicle sends.
 
         Raises:
             ModelError: if the model has no layered message.
         """
-        return MapSender(*self._layered)
+        return MapSender(self.card, self._threads)
 
     @cached_property
     def receiver(self) -> MapReceiver:
         """The part of the ego that receives layers; errors as for `sender`."""
-        return MapReceiver(*self._layered)
+        return MapReceiver(self.card, self._threads)
 
     def nothing(self) -> BevFeature:
         """The feature map of an agent without points."""

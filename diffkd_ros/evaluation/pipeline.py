@@ -8,7 +8,7 @@ late or lost in bursts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,12 +52,13 @@ class Perceiver:
     Args:
         cooperation: the way to cooperate.
         condition: the corruption.
+        budget: most bytes of a message, None for no further limit than the condition's.
     """
 
-    def __init__(self, cooperation: Cooperation, condition: Condition) -> None:
+    def __init__(self, cooperation: Cooperation, condition: Condition, budget: int | None = None) -> None:
         self._cooperation = cooperation
         self._condition = condition
-        self._limits = condition.link
+        self._limits = replace(condition.link, message_bytes=budget)
         self._links: dict[int, Link[Any]] = {}
         self._sent: list[int] = []
 
@@ -117,16 +118,22 @@ class Perceiver:
         return dict(sorted(choice.chosen.items()))
 
     def _newest(self, sensed: CoopFrame, agent: int) -> Any:
-        """The newest message that has arrived from a neighbour, None if there is none or it is too old."""
-        arrival = self._link(sensed.scenario, agent).newest(sensed.stamp)
-        if arrival is None or sensed.stamp - arrival.stamp > round(MAX_AGE * 1e9):
-            return None
-        return arrival.payload
+        """The newest preferred message that arrived from a neighbour and is not too old, else any such."""
+        link = self._link(sensed.scenario, agent)
+        for preferred in (True, False):
+            arrival = link.newest(sensed.stamp, preferred)
+            if arrival is not None and sensed.stamp - arrival.stamp <= round(MAX_AGE * 1e9):
+                return arrival.payload
+        return None
 
     def _message(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Any:
-        if sweep is clean.frame.agents[agent] and not self._limits.limits_sender:
-            return clean.once(('message', agent), lambda: self._make(clean, agent, sweep))
+        if sweep is clean.frame.agents[agent]:
+            return clean.once(self._key(agent), lambda: self._make(clean, agent, sweep))
         return self._make(clean, agent, sweep)
+
+    def _key(self, agent: int) -> Hashable:
+        """Under which an agent's clean message is known to other conditions with the same limits."""
+        return 'message', agent, self._limits.bits, self._limits.budget
 
     def _make(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Any:
         return self._cooperation.message(clean, agent, sweep, self._limits)
@@ -137,15 +144,16 @@ class Perceiver:
 
         # Nothing in this frame was corrupted, so the result equals that of other conditions.
         untouched = ego is clean.frame.agents[clean.frame.ego] and all(
-            message is clean.known(('message', agent)) for agent, message in messages.items()
+            message is clean.known(self._key(agent)) for agent, message in messages.items()
         )
-        return clean.once(('outcome', *messages), compute) if untouched else compute()
+        return clean.once(('outcome', *map(self._key, messages)), compute) if untouched else compute()
 
     def _link(self, scenario: str, agent: int) -> Link[Any]:
         if agent not in self._links:
             # The sender has kept to its limits before the message enters the link.
-            conditions = replace(self._limits, bits=None, bandwidth=None)
-            self._links[agent] = Link(conditions, self._condition.seed, scenario, agent)
+            conditions = replace(self._limits, bits=None, bandwidth=None, message_bytes=None)
+            seed, prefer = self._condition.seed, self._cooperation.prefers
+            self._links[agent] = Link(conditions, seed, scenario, agent, prefer=prefer)
         return self._links[agent]
 
 

@@ -37,7 +37,7 @@ from diffkd_ros.workers import CONTEXT, worker_pool
 
 SETTINGS = 'evaluation.json'
 LEFT_OUT = 'left_out.json'
-_FORMAT = 3
+_FORMAT = 4
 """Version of the results; increased whenever detections or their scoring change."""
 _CONDITIONS_PER_JOB = 16
 _POLL = 0.2  # seconds between progress updates
@@ -58,6 +58,7 @@ class Plan:
         cooperation: name of the way to cooperate.
         answers: bags whose recorded detections are used as the clean condition.
         sessions: opens the sessions of a model without ONNX graphs.
+        budget: most bytes of a message, None for no limit but that of the way to cooperate.
     """
 
     out: Path
@@ -67,6 +68,7 @@ class Plan:
     cooperation: str = INTERMEDIATE
     answers: tuple[Path, ...] = ()
     sessions: Sessions | None = None
+    budget: int | None = None
 
     @property
     def protocol(self) -> Protocol:
@@ -154,6 +156,7 @@ def settle(plan: Plan) -> None:
         'files': card.files,
         'protocol': plan.protocol.name,
         'cooperation': plan.cooperation,
+        'budget': plan.budget,
         'answers': [str(path) for path in plan.answers],
     }
     path = plan.out / SETTINGS
@@ -222,7 +225,7 @@ def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
 def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[[], bool]) -> None:
     """Run a job and save its results and the reasons for frames that were left out; nothing if stopped."""
     cooperation, drive, protocol = plan.open(), plan.source.scenario(job.number), plan.protocol
-    perceivers = {condition: Perceiver(cooperation, condition) for condition in job.conditions}
+    perceivers = {each: Perceiver(cooperation, each, plan.budget) for each in job.conditions}
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
     left_out: dict[Condition, Reasons] = defaultdict(dict)
     parts: Counter[str] = Counter()

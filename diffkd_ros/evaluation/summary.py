@@ -152,7 +152,7 @@ class LeftOut(_Figures):
 
     Frames with reasons, by `condition/scenario/position`; what the source left out of the scored frames, by
     reason, with counts; what it says about itself as a whole; scenarios without a usable frame; conditions
-    that lack results for a scenario; conditions of feature maps, where none are sent.
+    that lack results for a scenario; conditions of messages that are not sent.
     """
 
     frames: dict[str, str] = {}
@@ -178,7 +178,7 @@ class LeftOut(_Figures):
         for names, text in (
             (self.scenarios, 'Scenarios without a usable frame, left out'),
             (self.conditions, 'Conditions that lack results for a scenario, left out'),
-            (self.not_of_this_cooperation, 'Left out, because no feature maps are sent'),
+            (self.not_of_this_cooperation, 'Left out, because no such messages are sent'),
         ):
             if names:
                 lines.append(f'{text}: {", ".join(names)}.')

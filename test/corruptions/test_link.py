@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from diffkd_ros.runtime.codec import encode
 from diffkd_ros.runtime.features import BevFeature
 
 PERIOD = 100_000_000  # nanoseconds
+SHARES = [(1, 0.1), (2, 0.3), (3, 0.5), (4, 0.7), (5, 0.9)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,56 @@ def test_bursts_have_their_share_and_their_length(severity, share):
     assert lengths.mean() == pytest.approx(5.0, rel=0.2)
 
 
-def test_bursts_that_cannot_make_up_the_loss_are_refused():
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """A message of chunks with a remark that must arrive unchanged."""
+
+    chunks: list[int]
+    remark: object
+
+
+def surviving_chunks(link: Link, messages: int, each: int = 5) -> np.ndarray:
+    """Which of the chunks of messages arrive, in the order in which they were sent."""
+    arrived = np.zeros((messages, each), bool)
+    for k in range(messages):
+        link.send(k * PERIOD, Chunks(list(range(each)), k))
+    for arrival in link.receive(messages * PERIOD):
+        assert arrival.payload.remark == arrival.stamp // PERIOD
+        assert arrival.payload.chunks == sorted(arrival.payload.chunks)
+        arrived[arrival.payload.remark, arrival.payload.chunks] = True
+    # A message without any chunk is as good as lost.
+    assert link.lost == (~arrived).all(axis=1).sum()
+    return arrived.ravel()
+
+
+@pytest.mark.parametrize(('severity', 'share'), SHARES)
+def test_chunks_are_lost_independently_with_their_share(severity, share):
+    arrived = surviving_chunks(open_link('chunk_loss', severity, 0, 'drive', 2), 600)
+    assert (~arrived).mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 3000))
+    assert (~arrived[1:] & ~arrived[:-1]).mean() == pytest.approx(share**2, abs=0.03)
+
+
+@pytest.mark.parametrize(('severity', 'share'), SHARES)
+def test_bursts_of_chunks_go_on_in_the_next_message(severity, share):
+    arrived = np.concatenate(
+        [surviving_chunks(open_link('chunk_burst', severity, seed, 'drive', 2), 200) for seed in range(20)]
+    )
+    assert (~arrived).mean() == pytest.approx(share, abs=0.06)
+    edges = np.diff(np.concatenate([[0], ~arrived, [0]]).astype(int))
+    lengths = np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
+    assert lengths.mean() == pytest.approx(10.0, rel=0.25)
+
+
+def test_what_is_lost_at_a_share_is_lost_at_a_higher_one():
+    arrived = [surviving_chunks(open_link('chunk_loss', k, 0, 'drive', 2), 50) for k in (1, 3, 5)]
+    for low, high in pairwise(arrived):
+        assert not (high & ~low).any()
+
+
+@pytest.mark.parametrize('share', ['burst_loss', 'chunk_burst'])
+def test_bursts_that_cannot_make_up_the_loss_are_refused(share):
     with pytest.raises(CorruptionError, match='cannot make up 90%'):
-        LinkConditions(burst_loss=0.9, burst_length=2.0)
+        LinkConditions(**{share: 0.9}, burst_length=2.0)
     assert not survivors(Link(LinkConditions(burst_loss=1.0), 0, '', 2), 50).any()
 
 
@@ -122,6 +171,12 @@ def test_stamps_and_times_must_increase():
     link.receive(20)
     with pytest.raises(CorruptionError, match='until 19 after those until 20'):
         link.newest(19)
+
+
+def test_draws_of_chunks_depend_on_seed_scenario_and_sender():
+    keys = [(0, 'drive', 2), (0, 'drive', 2), (1, 'drive', 2), (0, 'lane', 2), (0, 'drive', 3)]
+    first, *others = (surviving_chunks(open_link('chunk_burst', 3, *key), 40) for key in keys)
+    assert [(first == other).all() for other in others] == [True, False, False, False]
 
 
 @pytest.mark.parametrize('name', ['message_loss', 'burst_loss', 'tile_loss', 'delay'])
@@ -243,8 +298,24 @@ def test_invalid_feature_maps_are_refused():
         link.send(0, BevFeature(random_map().feature, random_map().density.T))
 
 
+def test_of_two_limits_the_smaller_counts():
+    assert LinkConditions(bandwidth=2.0, message_bytes=4000).budget == 4000
+    assert LinkConditions(bandwidth=0.16, message_bytes=4000).budget == pytest.approx(2000)
+    assert LinkConditions(message_bytes=0).budget == 0
+    assert LinkConditions().budget is None
+
+
 @pytest.mark.parametrize(
-    'wrong', [{'tile_loss': 1.1}, {'delay': -1.0}, {'bits': 1}, {'bandwidth': float('inf')}, {'tile': 0}]
+    'wrong',
+    [
+        {'tile_loss': 1.1},
+        {'chunk_loss': -0.1},
+        {'message_bytes': -1},
+        {'delay': -1.0},
+        {'bits': 1},
+        {'bandwidth': float('inf')},
+        {'tile': 0},
+    ],
 )
 def test_impossible_conditions_are_refused(wrong):
     with pytest.raises(CorruptionError, match=next(iter(wrong))):

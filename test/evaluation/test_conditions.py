@@ -48,7 +48,7 @@ def test_agents_apply_to_sensors_but_not_to_links():
 
 def test_only_losses_and_delays_need_history():
     needing = {c.corruption for c in make_conditions('all', '1') if c.needs_history}
-    assert needing == {'message_loss', 'burst_loss', 'delay'}
+    assert needing == {'message_loss', 'burst_loss', 'chunk_loss', 'chunk_burst', 'delay'}
 
 
 @pytest.mark.parametrize(

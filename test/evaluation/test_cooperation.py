@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition, make_conditions
-from diffkd_ros.evaluation.cooperation import (
-    COOPERATIONS,
-    EarlyCooperation,
-    LateCooperation,
-    NoCooperation,
-    cooperation_named,
-)
+from diffkd_ros.evaluation.cooperation import EarlyCooperation, LateCooperation, NoCooperation
+from diffkd_ros.evaluation.cooperations import COOPERATIONS, cooperation_named
 from diffkd_ros.evaluation.model import CleanFrame
 from diffkd_ros.evaluation.pipeline import Perceiver
 from diffkd_ros.geometry.boxes import points_in_boxes, transform_boxes
@@ -21,6 +16,7 @@ from diffkd_ros.geometry.overlap import bev_iou
 from diffkd_ros.geometry.poses import inverse, transform_points
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.runtime import codec
+from diffkd_ros.runtime.link.boxes import boxes_from_bytes, boxes_to_bytes
 
 
 def perceive(cooperation, condition, *frames):
@@ -52,6 +48,8 @@ def early(model):
 def test_late_merges_what_each_finds_alone(model, late, drive):
     frame = drive.frame(20)
     own, theirs = (found_alone(model, frame.agents[agent].points) for agent in (1, 2))
+    # As they travel, 12 bytes each.
+    theirs = boxes_from_bytes(boxes_to_bytes(theirs))
     ego_from_neighbour = inverse(frame.agents[1].pose) @ frame.agents[2].pose
     moved = theirs.with_boxes(transform_boxes(ego_from_neighbour, theirs.boxes))
     perception = perceive(late, Condition(CLEAN), frame)
@@ -65,7 +63,7 @@ def test_late_merges_what_each_finds_alone(model, late, drive):
     for box, score in zip(own.boxes, own.scores, strict=True):
         assert bev_iou(box[None], merged.boxes[merged.scores >= score]).max() > model.card.nms_iou - 1e-9
     assert perception.inference.sent_bytes.tolist() == [
-        32 * int((theirs.scores >= model.card.min_score).sum())
+        12 * int((theirs.scores >= model.card.min_score).sum())
     ]
     assert set(perception.observed.agents) == {1, 2}
 
@@ -174,10 +172,34 @@ def test_lost_messages_were_sent(intermediate, drive):
     assert len({perception.fused for perception in perceptions}) == 1
 
 
-def test_conditions_of_feature_maps_do_not_apply_to_other_messages():
-    of_maps = {c.corruption for c in make_conditions('all') if c.of_feature_maps}
-    assert of_maps == {'tile_loss', 'quantisation'}
-    assert {name for name, kind in COOPERATIONS.items() if not kind.map_conditions} == {'late', 'early'}
+def test_conditions_of_a_kind_of_message_do_not_apply_to_others():
+    every = make_conditions('link')
+    names = {condition.corruption for condition in every}
+    of_maps, of_chunks = {'tile_loss', 'quantisation'}, {'chunk_loss', 'chunk_burst'}
+    left_out = {
+        name: names - {condition.corruption for condition in every if kind.meets(condition)}
+        for name, kind in COOPERATIONS.items()
+    }
+    assert left_out == {
+        'intermediate': of_chunks,
+        'layered': of_maps,
+        'late': of_maps | of_chunks,
+        'early': of_maps | of_chunks,
+        'none': set(),
+    }
+
+
+@pytest.mark.parametrize('name', ['intermediate', 'late', 'early'])
+def test_a_budget_limits_messages_under_every_condition(model, drive, name):
+    frame, cooperation = drive.frame(20), cooperation_named(name)(model)
+    clean = CleanFrame(frame)
+    for condition in (Condition(CLEAN), Condition('fog', 2), Condition('bandwidth', 1, who='neighbours')):
+        sizes = []
+        for budget in (100, 3000):
+            perceiver = Perceiver(cooperation, condition, budget)
+            perception = perceiver.perceive(clean, perceiver.take(clean))
+            sizes += perception.inference.sent_bytes.tolist()
+        assert 0 < sizes[0] <= 100 < sizes[1] <= 3000 or (name == 'late' and sizes[0] <= 100)
 
 
 def test_an_unknown_cooperation_is_refused():

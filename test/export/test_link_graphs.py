@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from linked_student import linked_student
 from small_recipe import LINK, first_batch, make_lively, small_recipe
 from torch import Tensor
 
@@ -49,16 +50,12 @@ def batch() -> Batch:
 
 @pytest.fixture(scope='module')
 def student() -> Student:
-    torch.manual_seed(0)
-    student = Student(small_recipe('teacher', model=LINK).model).eval()
-    make_lively(student)
-    return student
+    return linked_student()
 
 
 @pytest.fixture(scope='module')
-def card(student: Student, tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
-    folder = tmp_path_factory.mktemp('models') / 'linked'
-    return write_model_folder(student, folder, 'Untrained, for a test.', Decoding(0.1, 0.15, 100), {}, {})
+def card(linked_model: Path) -> ModelCard:
+    return ModelCard.load(linked_model)
 
 
 @pytest.fixture(scope='module')

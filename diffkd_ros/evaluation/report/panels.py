@@ -53,12 +53,12 @@ def draw_panels(
     drive = plan.source.scenario(plan.source.names().index(name))
     cooperation = cooperation_named(plan.cooperation)(Model(plan.model, sessions=plan.sessions))
     frames = [CleanFrame(drive.frame(p)) for p in range(max(0, position - HISTORY), position + 1)]
-    alone = _perceive(cooperation, Condition(EGO_ALONE), frames).detection.boxes
+    alone = _perceive(cooperation, Condition(EGO_ALONE), frames, plan.budget).detection.boxes
     grid = cooperation.model.card.grid
     pictures = []
     for condition in conditions:
         try:
-            seen = _perceive(cooperation, condition, frames)
+            seen = _perceive(cooperation, condition, frames, plan.budget)
         except CorruptionError:
             continue
         view = fusion_view(frames[-1].frame, seen, alone, plan.protocol, grid, describe(condition))
@@ -66,8 +66,10 @@ def draw_panels(
     return pictures
 
 
-def _perceive(cooperation: Cooperation, condition: Condition, frames: Sequence[CleanFrame]) -> Perception:
-    perceiver = Perceiver(cooperation, condition)
+def _perceive(
+    cooperation: Cooperation, condition: Condition, frames: Sequence[CleanFrame], budget: int | None
+) -> Perception:
+    perceiver = Perceiver(cooperation, condition, budget)
     for frame in frames if condition.needs_history else frames[-1:]:
         sensed = perceiver.take(frame)
     return perceiver.perceive(frames[-1], sensed)

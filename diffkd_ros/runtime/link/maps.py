@@ -68,6 +68,13 @@ class ReceivedMap:
     bytes_of: dict[str, int]
     refused: tuple[PayloadError, ...] = ()
 
+    @property
+    def level(self) -> NDArray[np.float32]:
+        """(height, width) how much arrived of each cell, see `ReceivedFeature`."""
+        coarse = self.coarse.repeat(TILE, axis=0).repeat(TILE, axis=1)
+        known = (self.fine[0] >= 0) | (coarse == 0)
+        return np.where(known, 1.0, np.where(coarse > 0, 0.5, 0.0)).astype(np.float32)
+
     def feature(self, tables: LinkTables) -> ReceivedFeature:
         """Look the codes up: a cell is the sum of its fine vectors, else its tile's coarse vector, else 0."""
         coarse = self.coarse.repeat(TILE, axis=0).repeat(TILE, axis=1).ravel()
@@ -80,6 +87,5 @@ class ReceivedMap:
             rows = np.where((fine[0] > 0) & (codes >= 0), codes + 1, 0)
             feature += np.take(np.pad(residuals, ((1, 0), (0, 0))).T, rows, axis=1, mode='clip')
         known_empty = np.where(arrived, fine[0], coarse) == 0
-        level = np.where(arrived | (coarse == 0), 1.0, np.where(coarse > 0, 0.5, 0.0)).astype(np.float32)
         shape = self.fine.shape[1:]
-        return ReceivedFeature(feature.reshape(-1, *shape), level.reshape(shape), known_empty.reshape(shape))
+        return ReceivedFeature(feature.reshape(-1, *shape), self.level, known_empty.reshape(shape))

@@ -15,59 +15,75 @@ from diffkd_ros.geometry.overlap import nms
 from diffkd_ros.geometry.poses import Matrix, inverse
 from diffkd_ros.runtime.decoding import Decoding
 from diffkd_ros.runtime.link.maps import ReceivedMap
-from diffkd_ros.runtime.link.tables import LinkTables
 
-ENOUGH = 0.5
-"""Share of a box's cells whose fine codes must have arrived, so that the fused map replaces the box."""
+ENOUGH = 0.9
+"""Share of a box's cells that must have arrived, so that the fused map decides instead of the box.
+
+Non-maximum suppression of all received boxes costs 2.8 points of AP@0.7 under corruption where the maps are
+complete; with half of the cells, fused boxes with a missing end replace better ones.
+"""
 
 
 def merge_received(
     fused: Boxes3D,
     received: Sequence[ReceivedMap],
     poses: Sequence[Matrix],
-    tables: LinkTables,
     grid: BevGrid,
     decoding: Decoding,
 ) -> Boxes3D:
-    """Add the boxes that were sent for places of which the fused map knows little.
+    """Add the boxes that were sent for places of which the fused map does not know everything.
+
+    Of boxes that overlap the one with the highest score is kept. So where nothing but boxes arrived, the
+    result is that of late fusion, with what the fused map finds in place of what the ego finds alone.
 
     Args:
         fused: detections in the fused map.
         received: of each neighbour.
         poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
-        tables: of the layered message.
         grid: of all maps.
         decoding: thresholds.
 
     Returns:
         Boxes in the ego's LiDAR frame, by descending score.
     """
-    parts = [fused]
+    sent = [None if each.boxes is None else each.boxes[~_replaced(each, grid)] for each in received]
+    return merge_boxes(fused, sent, poses, decoding)
+
+
+def merge_boxes(
+    own: Boxes3D, received: Sequence[Boxes3D | None], poses: Sequence[Matrix], decoding: Decoding
+) -> Boxes3D:
+    """Merge detections of the ego and of others by non-maximum suppression: late fusion.
+
+    Args:
+        own: detections with scores in the ego's LiDAR frame.
+        received: of each neighbour, in its LiDAR frame; those around the ego are dropped.
+        poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
+        decoding: thresholds.
+
+    Returns:
+        Boxes in the ego's LiDAR frame, by descending score.
+    """
+    parts = [own]
     back = inverse(poses[0])
-    for each, pose in zip(received, poses[1:], strict=True):
-        if each.boxes is None:
-            continue
-        kept = each.boxes[~_replaced(each, tables, grid)]
-        theirs = transform_boxes(back @ pose, kept.boxes)
-        around_ego = count_points(np.zeros((1, 3)), flattened(theirs)) > 0
-        parts.append(kept.with_boxes(theirs)[~around_ego])
-    boxes = np.concatenate([part.boxes for part in parts])
-    scores = np.concatenate([_scores(part) for part in parts])
-    order = nms(boxes, scores, decoding.nms_iou)[: decoding.max_boxes]
-    return Boxes3D(boxes, scores=scores)[order]
+    for boxes, pose in zip(received, poses[1:], strict=True):
+        if boxes is not None:
+            theirs = transform_boxes(back @ pose, boxes.boxes)
+            around_ego = count_points(np.zeros((1, 3)), flattened(theirs)) > 0
+            parts.append(boxes.with_boxes(theirs)[~around_ego])
+    merged = np.concatenate([part.boxes for part in parts])
+    scores = np.concatenate([part.scores for part in parts if part.scores is not None])
+    order = nms(merged, scores, decoding.nms_iou)[: decoding.max_boxes]
+    return Boxes3D(merged, scores=scores)[order]
 
 
-def _scores(boxes: Boxes3D) -> NDArray[np.float32]:
-    return np.zeros(0, np.float32) if boxes.scores is None else boxes.scores
-
-
-def _replaced(received: ReceivedMap, tables: LinkTables, grid: BevGrid) -> NDArray[np.bool_]:
-    """Mask of the boxes for which enough of the sender's map arrived."""
+def _replaced(received: ReceivedMap, grid: BevGrid) -> NDArray[np.bool_]:
+    """Mask of the boxes for which enough of the sender's map arrived, empty cells included."""
     assert received.boxes is not None
     row, column = np.indices((grid.height, grid.width)).reshape(2, -1)
     x = grid.x_min + (column + 0.5) * grid.cell
     y = grid.y_min + (row + 0.5) * grid.cell
     cells = np.column_stack((x, y, np.zeros(len(x))))
     prisms = flattened(received.boxes.boxes)
-    arrived = received.fine[0].ravel() >= 0
+    arrived = received.level.ravel() == 1
     return count_points(cells[arrived], prisms) >= ENOUGH * np.maximum(count_points(cells, prisms), 1)

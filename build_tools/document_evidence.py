@@ -9,7 +9,11 @@ With names of fields of evidence.json, only these figures replace the earlier on
     diffkd evidence config/evidence.yaml --rows shipped --out runs/shipped
     python build_tools/document_evidence.py runs/shipped intensity sensors
 
-The tables of docs/results.md are written between `<!-- evidence -->` and `<!-- end -->`.
+The tables of docs/results.md are written between `<!-- evidence -->` and `<!-- end -->`. Those of a study of
+the layered message go to docs/link.md, between `<!-- link -->` and `<!-- end -->`:
+
+    diffkd evidence config/link.yaml --out runs/link
+    python build_tools/document_evidence.py runs/link
 """
 
 import re
@@ -18,18 +22,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffkd_ros.evidence import link_plots
+from diffkd_ros.evidence.link_results import RESULTS, LinkResults
+from diffkd_ros.evidence.link_table import link_tables
 from diffkd_ros.evidence.plots import RELIABILITY, STEPS
 from diffkd_ros.evidence.results import Evidence
 from diffkd_ros.evidence.table import markdown
 
 DOCS = Path(__file__).resolve().parent.parent / 'docs'
 PAGE = DOCS / 'results.md'
-_BLOCK = re.compile(r'(<!-- evidence -->\n).*?(<!-- end -->)', re.DOTALL)
+LINK_PAGE = DOCS / 'link.md'
 
 
 def documented(page: str, evidence: Evidence) -> str:
     """The page with the tables of these figures."""
-    return _BLOCK.sub(lambda match: f'{match[1]}{markdown(evidence)}{match[2]}', page)
+    return _filled(page, 'evidence', markdown(evidence))
+
+
+def documented_link(page: str, results: LinkResults) -> str:
+    """The page of the layered message with the tables of these figures."""
+    return _filled(page, 'link', link_tables(results))
+
+
+def _filled(page: str, name: str, tables: str) -> str:
+    block = re.compile(rf'(<!-- {name} -->\n).*?(<!-- end -->)', re.DOTALL)
+    return block.sub(lambda match: f'{match[1]}{tables}{match[2]}', page)
 
 
 def updated(earlier: Evidence, run: Evidence, names: Sequence[str]) -> Evidence:
@@ -43,11 +60,22 @@ def updated(earlier: Evidence, run: Evidence, names: Sequence[str]) -> Evidence:
     return earlier.model_copy(update={name: getattr(run, name) for name in names}) if names else run
 
 
+def _copy(folder: Path, pictures: Sequence[str]) -> None:
+    for picture in pictures:
+        if (folder / picture).exists():
+            shutil.copy(folder / picture, DOCS / picture)
+
+
 if __name__ == '__main__':
     folder, fields = Path(sys.argv[1]), sys.argv[2:]
-    evidence = updated(Evidence.read(DOCS), Evidence.read(folder), fields)
-    evidence.write(DOCS)
-    for field, picture in (('reliability', RELIABILITY), ('steps', STEPS)):
-        if (field in fields or not fields) and (folder / picture).exists():
-            shutil.copy(folder / picture, DOCS / picture)
-    PAGE.write_text(documented(PAGE.read_text(), evidence))
+    if (folder / RESULTS).exists():
+        results = LinkResults.read(folder)
+        results.write(DOCS)
+        _copy(folder, (link_plots.RATE, link_plots.LOSS))
+        LINK_PAGE.write_text(documented_link(LINK_PAGE.read_text(), results))
+    else:
+        evidence = updated(Evidence.read(DOCS), Evidence.read(folder), fields)
+        evidence.write(DOCS)
+        pictures = {'reliability': RELIABILITY, 'steps': STEPS}
+        _copy(folder, [name for field, name in pictures.items() if field in fields or not fields])
+        PAGE.write_text(documented(PAGE.read_text(), evidence))

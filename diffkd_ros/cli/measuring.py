@@ -104,8 +104,15 @@ def evaluate(
         str | None, typer.Option(help="Evaluation protocol; the source's own by default.")
     ] = None,
     cooperation: Annotated[
-        str, typer.Option(help='Sent content: intermediate (features), late (boxes), early (points), none.')
+        str,
+        typer.Option(
+            help='Sent content: intermediate (features), late (boxes), early (points), layered (boxes and '
+            'codes), none.'
+        ),
     ] = 'intermediate',
+    budget: Annotated[
+        int | None, typer.Option(min=0, help='Most bytes of a message; layered: 4000 by default.')
+    ] = None,
     calibration: Annotated[
         str,
         typer.Option(help='Scaling of the scores, reported alongside: none, temperature or isotonic.'),
@@ -153,7 +160,8 @@ def evaluate(
             _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model)
         )
         protocol = protocol or chosen.protocol
-        plan = Plan(out, chosen, folder, protocol, cooperation, tuple(answers or ()), _sessions(folder))
+        recorded, sessions = tuple(answers or ()), _sessions(folder)
+        plan = Plan(out, chosen, folder, protocol, cooperation, recorded, sessions, budget)
         workers = all_cores(workers)
         run_evaluation(plan, conditions, Console(), workers, baseline, calibration, fitted_on)
 
@@ -164,7 +172,7 @@ def evidence(
         Path, typer.Option(help='Folder for the experiment; an earlier run there is continued.')
     ] = Path('runs/evidence'),
     rows: Annotated[
-        str, typer.Option(help='Only these rows of the plan, in a list, and what they need; all by default.')
+        str, typer.Option(help='Only these rows (curves, arms, parts), in a list, and what they need.')
     ] = '',
     workers: Workers = 0,
 ) -> None:

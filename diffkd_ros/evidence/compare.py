@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -51,18 +52,33 @@ def differences(own: Sequence[Evaluation], other: Sequence[Evaluation]) -> dict[
     Raises:
         DiffkdError: if they were measured on different scenarios.
     """
+    return {name: difference(own, other, partial(_figure, name)) for name in _figures(own[0])}
+
+
+FigureOf = Callable[[Evaluation], Callable[[PrecisionOf], Figure]]
+"""A figure of an evaluation, computed from AP as `Evaluation.sampled` passes it."""
+
+
+def difference(own: Sequence[Evaluation], other: Sequence[Evaluation], figure: FigureOf) -> Difference:
+    """The difference of one figure; arguments and errors are those of `differences`."""
     if any(one.scenarios != own[0].scenarios for one in (*own, *other)):
         raise DiffkdError('rows were measured on different scenarios')
-    result = {}
-    for name in _figures(own[0]):
-        pairs = [
-            (one.sampled(_figures(one)[name]), two.sampled(_figures(two)[name]))
-            for one, two in zip(own, other, strict=False)
-        ]
-        by_seed = tuple(estimate - reference for (estimate, _), (reference, _) in pairs)
-        samples = np.mean([drawn - reference for (_, drawn), (_, reference) in pairs], axis=0)
-        result[name] = Difference(interval(float(np.mean(by_seed)), samples), by_seed)
-    return result
+    pairs = [
+        (one.sampled(figure(one)), two.sampled(figure(two))) for one, two in zip(own, other, strict=False)
+    ]
+    by_seed = tuple(estimate - reference for (estimate, _), (reference, _) in pairs)
+    samples = np.mean([drawn - reference for (_, drawn), (_, reference) in pairs], axis=0)
+    return Difference(interval(float(np.mean(by_seed)), samples), by_seed)
+
+
+def mean_over_seeds(runs: Sequence[Evaluation], figure: FigureOf) -> Interval:
+    """A figure, the mean over the runs of a row, with its interval over scenarios."""
+    estimates, samples = zip(*(run.sampled(figure(run)) for run in runs), strict=True)
+    return interval(float(np.mean(estimates)), np.mean(samples, axis=0))
+
+
+def _figure(name: str, evaluation: Evaluation) -> Callable[[PrecisionOf], Figure]:
+    return _figures(evaluation)[name]
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Callable[[PrecisionOf], Figure]]:

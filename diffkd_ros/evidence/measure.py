@@ -14,7 +14,9 @@ from diffkd_ros.evaluation.cooperations import INTERMEDIATE
 from diffkd_ros.evaluation.evaluate import Outcome, evaluate
 from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.evaluation.summary import Summary
-from diffkd_ros.evidence.plan import Conditions, Experiment, Row, checkpoint_of
+from diffkd_ros.evidence.plan import Conditions, Row
+from diffkd_ros.evidence.plan import Plan as EvidencePlan
+from diffkd_ros.evidence.trainings import Experiment, checkpoint_of
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.card import ModelCard, sha256
@@ -54,7 +56,9 @@ class Measurer:
         console: for progress messages.
     """
 
-    def __init__(self, experiment: Experiment, out: Path, workers: int, console: Console) -> None:
+    def __init__(
+        self, experiment: Experiment[EvidencePlan], out: Path, workers: int, console: Console
+    ) -> None:
         self._experiment, self._out, self._workers, self._console = experiment, out, workers, console
 
     def measure(self) -> Measurements:
@@ -111,7 +115,8 @@ class Measurer:
         summaries: dict[tuple[str, int], Summary] = {}
         for steps in wanted.steps:
             for start in wanted.starts if steps else wanted.starts[:1]:
-                model = self._export_with(wanted.training, replace(config, start_from=start, steps=steps))
+                changed = replace(config, start_from=start, steps=steps)
+                model = export_with(wanted.training, self._out, changed)
                 outcome = self._evaluate(f'steps/{start}_{steps}', model, wanted)
                 summaries[start, steps] = outcome.summary
         return summaries
@@ -133,21 +138,22 @@ class Measurer:
             return [model_folder(row.model or '')]
         return [model_of(run, self._out) for run in self._experiment.plan.runs_of(row.training)]
 
-    def _export_with(self, training: str, config: StudentConfig) -> Path:
-        """Export a training's student with other settings, unless done before; its model folder."""
-        checkpoint = checkpoint_of(training, self._out)
-        folder = self._out / 'models' / f'{training}_{config.start_from}_{config.steps}'
-        origin = {
-            'checkpoint_sha256': sha256(checkpoint), 'start_from': config.start_from, 'steps': config.steps
-        }  # fmt: skip
-        if not holds_export(folder, origin):
-            recipe, student = load_student(checkpoint)
-            write_model_folder(
-                with_model(student, config), folder, recipe.description, recipe.decoding, origin, {}
-            )
-        return folder
-
 
 def model_of(run: str, out: Path) -> Path:
     """The model folder that a run has written."""
     return checkpoint_of(run, out).parent / run
+
+
+def export_with(run: str, out: Path, config: StudentConfig) -> Path:
+    """Export a run's student with another start or number of steps, unless done before; its model folder."""
+    checkpoint = checkpoint_of(run, out)
+    folder = out / 'models' / f'{run}_{config.start_from}_{config.steps}'
+    origin = {
+        'checkpoint_sha256': sha256(checkpoint), 'start_from': config.start_from, 'steps': config.steps
+    }  # fmt: skip
+    if not holds_export(folder, origin):
+        recipe, student = load_student(checkpoint)
+        write_model_folder(
+            with_model(student, config), folder, recipe.description, recipe.decoding, origin, {}
+        )
+    return folder

@@ -3,54 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from diffkd_ros.documents import explained, read_config
+from diffkd_ros.documents import read_config
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import Condition, make_conditions
+from diffkd_ros.evidence.trainings import Experiment, Section, Trainings, make_experiment
 from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.sources.source import Source
-from diffkd_ros.training.checkpoint import CHECKPOINT
-from diffkd_ros.training.recipe import Recipe, Stage, load_recipe
-
-# Simulator seeds 2 and 3 are those of validation and evaluation.
-_SEED_STEP = 100
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
-
-
-class Training(_Section):
-    """One network, as a change to the base recipe."""
-
-    after: str | None = Field(None, description='Training whose checkpoint it starts from.')
-    stages: list[str] = Field(min_length=1, description="Names of the base recipe's stages.")
-    change: dict[str, Any] = Field(
-        default_factory=dict, description="Differences from the base recipe: sections as in a recipe's file."
-    )
-    seeds: int = Field(
-        1,
-        ge=1,
-        le=9,
-        description='Number of runs, each with other weights at the start and other training frames; as many '
-        'as of the training that it starts from, unless that has only one.',
-    )
-
-
-class Row(_Section):
+class Row(Section):
     """One line of the table: a training of the plan, or an existing model."""
 
     training: str | None = None
     model: str | None = Field(None, description='Model folder, or name of a shipped model.')
     label: str = Field(description='Name in the table.')
-    cooperation: Literal['intermediate', 'late', 'early', 'none'] = 'intermediate'
+    cooperation: Literal['intermediate', 'late', 'early', 'none', 'layered'] = 'intermediate'
 
     @model_validator(mode='after')
     def _has_one_model(self) -> Row:
@@ -64,7 +37,7 @@ class Row(_Section):
         return self
 
 
-class Levels(_Section):
+class Levels(Section):
     """Corruptions, in terms of the options of `diffkd evaluate`."""
 
     corruptions: str = 'all'
@@ -150,14 +123,9 @@ class Reliability(Conditions):
     row: str
 
 
-class Plan(_Section):
+class Plan(Trainings):
     """The whole experiment."""
 
-    base: str = Field(description="Recipe that trainings change; a path relative to the plan's folder.")
-    change: dict[str, Any] = Field(
-        default_factory=dict, description='Differences of all trainings from the base recipe.'
-    )
-    trainings: dict[str, Training] = {}
     rows: dict[str, Row] = Field(min_length=1)
     conditions: Conditions = Field(default_factory=Conditions)
     reference: str = Field(description='Row that the mRCE of the others is compared with.')
@@ -179,11 +147,6 @@ class Plan(_Section):
         if unknown := [row for row in rows if row not in self.rows]:
             raise DiffkdError(f'no row {", ".join(unknown)}; the plan has {", ".join(self.rows)}')
         chosen = {name: row for name, row in self.rows.items() if name in rows}
-        needed: set[str] = set()
-        for training in (row.training for row in chosen.values()):
-            while training is not None and training not in needed:
-                needed.add(training)
-                training = self.trainings[training].after
         sections = ('intensity', 'sensors', 'reliability')
         used = {row.training for row in chosen.values()}
         changes: dict[str, Any] = {
@@ -194,7 +157,7 @@ class Plan(_Section):
             name: row if (row := getattr(self, name)) in chosen else next(iter(chosen))
             for name in ('subject', 'reference')
         }
-        trainings = {name: training for name, training in self.trainings.items() if name in needed}
+        trainings = self.needed(used)
         steps = self.steps if self.steps is not None and self.steps.training in used else None
         return self.model_copy(update={**changes, 'rows': chosen, 'trainings': trainings, 'steps': steps})
 
@@ -208,12 +171,8 @@ class Plan(_Section):
 
     @model_validator(mode='after')
     def _names_are_known(self) -> Plan:
-        wanted = {row.training for row in self.rows.values()}
-        wanted |= {training.after for training in self.trainings.values()}
-        wanted |= {self.steps.training if self.steps else None}
-        unknown = sorted({name for name in wanted if name is not None} - set(self.trainings))
-        if unknown:
-            raise ValueError(f'no training {", ".join(unknown)}')
+        self.require(row.training for row in self.rows.values())
+        self.require([self.steps.training if self.steps else None])
         sections = (self.reliability, self.intensity, self.sensors)
         rows = {self.reference, self.subject, *(section.row for section in sections if section is not None)}
         if rows - set(self.rows):
@@ -222,40 +181,10 @@ class Plan(_Section):
             self.forced('intensity'), self.forced('sensors')
         except DiffkdError as error:
             raise ValueError(str(error)) from error
-        runs = [run for training in self.trainings for run in self.runs_of(training)]
-        if twice := sorted({run for run in runs if runs.count(run) > 1}):
-            raise ValueError(f'two runs would be named {", ".join(twice)}')
-        for name, training in self.trainings.items():
-            before = 1 if training.after is None else self.trainings[training.after].seeds
-            if before not in (1, training.seeds):
-                raise ValueError(
-                    f'training {name} has {training.seeds} seeds, but {training.after}, its start, '
-                    f'has {before}'
-                )
         return self
 
-    def runs_of(self, training: str) -> list[str]:
-        """Names of the runs of a training, one for each seed."""
-        others = range(2, self.trainings[training].seeds + 1)
-        return [training, *(f'{training}_seed{number}' for number in others)]
 
-
-@dataclass(frozen=True)
-class Experiment:
-    """A plan and the recipes of its runs.
-
-    Attributes:
-        plan: as read.
-        recipes: by name of the run, in an order in which they can be run.
-        after: the run that each run starts from, None for none.
-    """
-
-    plan: Plan
-    recipes: dict[str, Recipe]
-    after: dict[str, str | None]
-
-
-def load_experiment(path: Path, out: Path, rows: Sequence[str] = ()) -> Experiment:
+def load_experiment(path: Path, out: Path, rows: Sequence[str] = ()) -> Experiment[Plan]:
     """Read a plan.
 
     Args:
@@ -269,55 +198,4 @@ def load_experiment(path: Path, out: Path, rows: Sequence[str] = ()) -> Experime
     """
     plan = read_config(path, Plan)
     plan = plan.only(rows) if rows else plan
-    base = _changed(load_recipe(path.parent / plan.base), plan.change, 'change')
-    trainings = {name: [t.after] if t.after else [] for name, t in plan.trainings.items()}
-    try:
-        order = list(TopologicalSorter(trainings).static_order())
-    except CycleError as error:
-        raise DiffkdError(f'{path}: trainings {", ".join(error.args[1])} wait for each other') from error
-    recipes: dict[str, Recipe] = {}
-    after: dict[str, str | None] = {}
-    for training in order:
-        start = plan.trainings[training].after
-        before = [None] if start is None else plan.runs_of(start)
-        for number, run in enumerate(plan.runs_of(training)):
-            after[run] = previous = before[min(number, len(before) - 1)]
-            initial = None if previous is None else checkpoint_of(previous, out)
-            recipes[run] = _recipe(run, number, plan.trainings[training], base, initial)
-    return Experiment(plan, recipes, after)
-
-
-def checkpoint_of(run: str, out: Path) -> Path:
-    """The checkpoint file of a run."""
-    return out / 'trainings' / run / CHECKPOINT
-
-
-def _recipe(run: str, number: int, training: Training, base: Recipe, initial: Path | None) -> Recipe:
-    stages: dict[str, Stage] = {stage.name: stage for stage in base.stages}
-    missing = [stage for stage in training.stages if stage not in stages]
-    if missing:
-        raise DiffkdError(f'training {run}: the base recipe has no stage {", ".join(missing)}')
-    own: dict[str, Any] = {
-        'name': run,
-        'stages': [stages[stage].model_dump() for stage in training.stages],
-        'initial': base.initial if initial is None else str(initial),
-    }
-    recipe = _changed(base, _merged(training.change, own), f'training {run}')
-    data = recipe.data.model_copy(update={'train_seed': recipe.data.train_seed + _SEED_STEP * number})
-    return recipe.model_copy(update={'seed': recipe.seed + number, 'data': data})
-
-
-def _changed(recipe: Recipe, change: Mapping[str, Any], where: str) -> Recipe:
-    try:
-        return Recipe.model_validate(_merged(recipe.model_dump(mode='json'), change))
-    except ValidationError as error:
-        raise DiffkdError(f'{where}: {explained(error, Recipe)}') from error
-
-
-def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        inner = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
-        merged[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
-    return merged
+    return make_experiment(plan, path, out)

@@ -9,7 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from diffkd_ros.errors import require
-from diffkd_ros.evidence import plots
+from diffkd_ros.evidence import link_plots, plots
+from diffkd_ros.evidence.link_plan import is_link_study, load_link_study
+from diffkd_ros.evidence.link_results import RESULTS
+from diffkd_ros.evidence.link_study import LinkStudy, gather_link
+from diffkd_ros.evidence.link_table import link_tables
 from diffkd_ros.evidence.measure import Measurer
 from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.evidence.results import EVIDENCE, gather
@@ -18,10 +22,11 @@ from diffkd_ros.evidence.train import train_all
 from diffkd_ros.files import results_folder, write_text
 
 TABLES = 'evidence.md'
+LINK_TABLES = 'link.md'
 
 
 def run_experiment(path: Path, out: Path, workers: int, console: Console, rows: Sequence[str] = ()) -> None:
-    """Run a plan and write `evidence.json`, the same as Markdown, and pictures.
+    """Run a plan and write `evidence.json` or, of a study of the link, `link.json`, tables, and pictures.
 
     All intermediate results are kept: a later run in the same folder continues.
 
@@ -30,7 +35,7 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console, rows: 
         out: folder for all results.
         workers: processes.
         console: for progress messages.
-        rows: run only what concerns these rows; all by default.
+        rows: run only what concerns these rows, or curves, arms and parts; all by default.
 
     Raises:
         DiffkdError: if the plan is not valid, a source cannot be opened, results cannot be written, or a
@@ -43,6 +48,9 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console, rows: 
     require('matplotlib')
     # Recipes contain the path of the checkpoint they start from, which must not depend on its spelling.
     out = out.resolve()
+    if is_link_study(path):
+        _run_link_study(path, out, workers, console, rows)
+        return
     experiment = load_experiment(path, out, rows)
     results_folder(out)
     train_all(experiment, out, workers, console)
@@ -51,3 +59,14 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console, rows: 
     write_text(out / TABLES, markdown(evidence))
     plots.draw(evidence, out)
     console.print(f'in {out}: {EVIDENCE}, {TABLES}', highlight=False)
+
+
+def _run_link_study(path: Path, out: Path, workers: int, console: Console, rows: Sequence[str]) -> None:
+    study = load_link_study(path, out, rows)
+    results_folder(out)
+    train_all(study, out, workers, console)
+    results = gather_link(study.plan, LinkStudy(study, out, workers, console).measure())
+    results.write(out)
+    write_text(out / LINK_TABLES, link_tables(results))
+    link_plots.draw(results, out)
+    console.print(f'in {out}: {RESULTS}, {LINK_TABLES}', highlight=False)

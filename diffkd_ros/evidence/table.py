@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from diffkd_ros.evaluation.summary import LevelMeans
+from diffkd_ros.evidence.cells import listed, number, percent, table, with_interval
 from diffkd_ros.evidence.compare import FIGURES
 from diffkd_ros.evidence.results import Evidence, MeasuredRow, MeasuredSteps
 
@@ -27,10 +27,10 @@ def markdown(evidence: Evidence) -> str:
     for name, figures in (('intensity law', evidence.intensity), ('sensor', evidence.sensors)):
         if figures:
             lines = [(key.replace('_', ' '), *_percents(means)) for key, means in figures.items()]
-            tables.append(_table((name, 'AP@0.5', 'AP@0.7'), lines))
+            tables.append(table((name, 'AP@0.5', 'AP@0.7'), lines))
     if evidence.steps:
         tables.append(_steps_table(evidence.steps))
-    return '\n\n'.join(table for table in tables if table) + '\n'
+    return '\n\n'.join(each for each in tables if each) + '\n'
 
 
 def _main_table(evidence: Evidence) -> str:
@@ -48,18 +48,18 @@ def _main_table(evidence: Evidence) -> str:
             (
                 row.label,
                 _samples(row.samples),
-                _with_interval(summary.clean.ap50, summary.clean.ap50_interval, 100),
-                _with_interval(summary.clean.ap70, summary.clean.ap70_interval, 100),
+                with_interval(summary.clean.ap50, summary.clean.ap50_interval, 100),
+                with_interval(summary.clean.ap70, summary.clean.ap70_interval, 100),
                 _both(row.corrupted),
                 _both(row.ego_only),
                 _both(row.neighbours_only),
-                _with_interval(summary.mrce, summary.mrce_interval or (_NAN, _NAN)),
-                '' if name == evidence.reference else _number(relative, 0, '+', ' %'),
-                _number(summary.group('held_out').mrce),
-                _number(summary.group('link').mrce),
+                with_interval(summary.mrce, summary.mrce_interval or (_NAN, _NAN)),
+                '' if name == evidence.reference else number(relative, 0, '+', ' %'),
+                number(summary.group('held_out').mrce),
+                number(summary.group('link').mrce),
             )
         )
-    return _table(header, lines)
+    return table(header, lines)
 
 
 def _quality_table(evidence: Evidence) -> str:
@@ -72,14 +72,14 @@ def _quality_table(evidence: Evidence) -> str:
         lines.append(
             (
                 row.label,
-                _number(summary.calibration.laece0_mean_change, 3),
-                _number(summary.clean.false_boxes_outside, 2),
-                _number(summary.latency_ms.encode, 0),
-                _number(summary.latency_ms.fuse, 0),
-                _number(summary.link_mbit_s, 2),
+                number(summary.calibration.laece0_mean_change, 3),
+                number(summary.clean.false_boxes_outside, 2),
+                number(summary.latency_ms.encode, 0),
+                number(summary.latency_ms.fuse, 0),
+                number(summary.link_mbit_s, 2),
             )
         )
-    return _table(header, lines)
+    return table(header, lines)
 
 
 def _seeds_table(evidence: Evidence) -> list[str]:
@@ -89,15 +89,15 @@ def _seeds_table(evidence: Evidence) -> list[str]:
         return []
     names = [(f'{part}_{ap}', 100) for part in FIGURES for ap in ('ap50', 'ap70')] + [('mrce', 1)]
     lines = [
-        (row.label, *(_listed(row.by_seed.get(name, []), scale) for name, scale in names)) for row in rows
+        (row.label, *(listed(row.by_seed.get(name, []), scale) for name, scale in names)) for row in rows
     ]
-    return [_table(('each training seed', *_headings(FIGURES), 'mRCE'), lines)]
+    return [table(('each training seed', *_headings(FIGURES), 'mRCE'), lines)]
 
 
 def _differences_table(evidence: Evidence, parts: Sequence[str], mrce: bool) -> str:
     names = [(f'{part}_{ap}', 100) for part in parts for ap in ('ap50', 'ap70')] + [('mrce', 1)] * mrce
     header = (f'less {evidence.rows[evidence.subject].label}', *_headings(parts), *['mRCE'] * mrce)
-    return _table(
+    return table(
         header,
         [
             (row.label, *(_difference(row, key, scale) for key, scale in names))
@@ -121,9 +121,9 @@ def _difference(row: MeasuredRow, key: str, scale: float) -> str:
         return ''
     value, low, high = row.less_subject[key]
     by_seed = row.less_subject_by_seed.get(key, [])
-    text = _with_interval(value, (low, high), scale, '+')
+    text = with_interval(value, (low, high), scale, '+')
     if text and by_seed:
-        text += f'; {_listed(by_seed, scale, "+")}'
+        text += f'; {listed(by_seed, scale, "+")}'
     return f'**{text}**' if low * high > 0 and all(part * value > 0 for part in by_seed) else text
 
 
@@ -132,7 +132,7 @@ def _world_table(evidence: Evidence, world: str) -> str:
         (evidence.rows[name].label, _both(row.clean), _both(row.corrupted))
         for name, row in evidence.worlds[world].items()
     ]
-    return _table((f'{world}, AP@0.5 / 0.7', 'clean', 'corrupted'), lines)
+    return table((f'{world}, AP@0.5 / 0.7', 'clean', 'corrupted'), lines)
 
 
 def _corruption_table(evidence: Evidence) -> str:
@@ -142,7 +142,7 @@ def _corruption_table(evidence: Evidence) -> str:
         (
             name.replace('_', ' '),
             *(
-                _percent(row.summary.corruptions[name].ap50) if name in row.summary.corruptions else ''
+                percent(row.summary.corruptions[name].ap50) if name in row.summary.corruptions else ''
                 for row in rows
             ),
         )
@@ -150,12 +150,12 @@ def _corruption_table(evidence: Evidence) -> str:
         for name in summary.corruptions
         if not name.endswith(')')
     ]
-    return _table(('AP@0.5', *(row.label for row in rows)), lines)
+    return table(('AP@0.5', *(row.label for row in rows)), lines)
 
 
 def _steps_table(settings: Iterable[MeasuredSteps]) -> str:
     header = ('start', 'steps', 'clean AP@0.5', 'AP@0.7', 'corrupted AP@0.5', 'AP@0.7', 'ms fuse')
-    return _table(
+    return table(
         header,
         [
             (
@@ -163,38 +163,15 @@ def _steps_table(settings: Iterable[MeasuredSteps]) -> str:
                 str(setting.steps),
                 *_percents(setting.summary.clean),
                 *_percents(setting.corrupted),
-                _number(setting.summary.latency_ms.fuse, 0),
+                number(setting.summary.latency_ms.fuse, 0),
             )
             for setting in settings
         ],
     )
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table without the columns in which no line has an entry; empty without any."""
-    kept = [0, *(i for i in range(1, len(header)) if any(cells[i] for cells in lines))]
-    rule = ['---'] + ['--:'] * (len(header) - 1)
-    if len(kept) == 1:
-        return ''
-    return '\n'.join('| ' + ' | '.join(cells[i] for i in kept) + ' |' for cells in (header, rule, *lines))
-
-
-def _number(value: float, digits: int = 1, sign: str = '', unit: str = '', scale: float = 1) -> str:
-    return '' if math.isnan(value) else f'{scale * value:{sign}.{digits}f}{unit}'
-
-
-def _listed(values: Sequence[float], scale: float, sign: str = '') -> str:
-    """The values of all training seeds; empty if they are unknown."""
-    texts = [_number(value, sign=sign, scale=scale) for value in values]
-    return ', '.join(texts) if any(texts) else ''
-
-
-def _percent(share: float) -> str:
-    return _number(share, scale=100)
-
-
 def _percents(figures: LevelMeans) -> tuple[str, str]:
-    return _percent(figures.ap50), _percent(figures.ap70)
+    return percent(figures.ap50), percent(figures.ap70)
 
 
 def _both(figures: LevelMeans) -> str:
@@ -207,9 +184,3 @@ def _samples(stages: Mapping[str, int]) -> str:
     own = sum(count for stage, count in stages.items() if stage != 'teacher')
     count = own or sum(stages.values())
     return f'{count:,}' if count else ''
-
-
-def _with_interval(value: float, interval: tuple[float, float], scale: float = 1, sign: str = '') -> str:
-    low, high = (_number(end, sign=sign, scale=scale) for end in interval)
-    text = _number(value, sign=sign, scale=scale)
-    return f'{text} ({low} to {high})' if low and high else text

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.evidence.plan import Experiment, checkpoint_of
+from diffkd_ros.evidence.trainings import Experiment, checkpoint_of
 from diffkd_ros.export.model_folder import write_model_folder
 from diffkd_ros.runtime.card import CARD
 from diffkd_ros.training.checkpoint import CheckpointError, read_checkpoint

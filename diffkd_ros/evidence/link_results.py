@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results of a study of the layered message, written to `link.json` and read from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from diffkd_ros.evaluation.summary import Number
+from diffkd_ros.metrics.result_file import write_json
+
+RESULTS = 'link.json'
+
+Ends = tuple[Number, Number, Number]
+"""A difference, and the low and high end of its interval."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class RatePoint(_Part):
+    """AP where a sender may use some bytes.
+
+    `kb` is the mean size of a sent sweep in kilobytes, clean, with the other fields of its messages;
+    corrupted AP is the mean over the corruptions of all agents' sensors.
+    """
+
+    kb: Number
+    clean_ap50: Number
+    clean_ap70: Number
+    corrupted_ap50: Number
+    corrupted_ap70: Number
+
+
+class LossPoint(_Part):
+    """AP at a share lost: the mean over training seeds, with the interval over scenarios."""
+
+    share: Number
+    ap50: Number
+    ap70: Number
+    ap70_low: Number
+    ap70_high: Number
+
+
+class DelayPoint(_Part):
+    """AP at a mean delay, as in `LossPoint`."""
+
+    seconds: Number
+    ap50: Number
+    ap70: Number
+    ap70_low: Number
+    ap70_high: Number
+
+
+class LateDifference(_Part):
+    """AP of the layered message less that of late fusion where both may use these kilobytes."""
+
+    kb: Number
+    clean_ap50: Ends
+    clean_ap70: Ends
+    corrupted_ap50: Ends
+    corrupted_ap70: Ends
+
+
+class ArmDifference(_Part):
+    """AP of an arm less that of the reference where a share of the chunks is lost."""
+
+    share: Number
+    ap50: Ends
+    ap70: Ends
+
+
+class ArmFigures(_Part):
+    """An arm, or a receiver without a part of its context, with the plan's bytes: AP of each training seed.
+
+    `less_complete` is the difference of a receiver without a part from the complete one, of the mean over
+    training seeds.
+    """
+
+    clean_ap50: list[Number]
+    clean_ap70: list[Number]
+    corrupted_ap50: list[Number]
+    corrupted_ap70: list[Number]
+    less_complete: dict[str, Ends] = {}
+
+
+class LinkResults(_Part):
+    """All results of a study.
+
+    Attributes:
+        data: origin of the frames.
+        frames, scenarios: how many were scored.
+        corruptions, severity: of the sensors.
+        budget: most bytes of a sweep, for arms and parts.
+        reference: the arm that others are compared with.
+        labels: name of each curve, arm and part in tables.
+        rate: by way to cooperate.
+        less_late: of the layered message.
+        loss, burst, messages: by arm, where chunks are lost independently or in bursts, or messages.
+        delay: by arm.
+        less_reference: by arm, where chunks are lost independently.
+        arms, parts: by arm, and by part left out.
+        seeds: AP@0.7 of each training seed by arm and share of chunks lost independently.
+    """
+
+    data: str = ''
+    frames: int = 0
+    scenarios: int = 0
+    corruptions: str = ''
+    severity: str = ''
+    budget: int = 0
+    reference: str = ''
+    labels: dict[str, str] = {}
+    rate: dict[str, list[RatePoint]] = {}
+    less_late: list[LateDifference] = []
+    loss: dict[str, list[LossPoint]] = {}
+    burst: dict[str, list[LossPoint]] = {}
+    messages: dict[str, list[LossPoint]] = {}
+    delay: dict[str, list[DelayPoint]] = {}
+    less_reference: dict[str, list[ArmDifference]] = {}
+    arms: dict[str, ArmFigures] = {}
+    parts: dict[str, ArmFigures] = {}
+    seeds: dict[str, dict[str, list[Number]]] = {}
+
+    def write(self, folder: Path) -> None:
+        """Write `link.json`."""
+        write_json(folder / RESULTS, self.model_dump())
+
+    @classmethod
+    def read(cls, folder: Path) -> LinkResults:
+        """Read `link.json`."""
+        return cls.model_validate(json.loads((folder / RESULTS).read_text()))

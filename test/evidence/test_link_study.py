@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The study of the layered message, on networks of two steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from script import build_tool
+from typer.testing import CliRunner
+
+pytest.importorskip('lightning', reason='trainings need the train extra')
+
+from small_recipe import LINK, small_recipe
+
+from diffkd_ros.cli import app
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.evaluation.model import Model
+from diffkd_ros.evidence.link_plan import is_link_study, load_link_study
+from diffkd_ros.evidence.link_results import LinkResults
+from diffkd_ros.evidence.link_table import link_tables
+from diffkd_ros.geometry.boxes import count_points, flattened, transform_boxes
+from diffkd_ros.geometry.overlap import nms
+from diffkd_ros.geometry.poses import inverse
+from diffkd_ros.metrics.calibration import MIN_SCORE
+from diffkd_ros.metrics.frame_results import FrameResults
+from diffkd_ros.runtime.link.boxes import boxes_from_bytes, boxes_to_bytes
+from diffkd_ros.sources.source import Source
+from diffkd_ros.training.checkpoint import CHECKPOINT
+from diffkd_ros.training.loop import train
+from diffkd_ros.training.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+WHOLE = {'link': False, 'context': [], 'restoration': 'none'}
+PLAN = {
+    'study': 'link',
+    'base': 'base.yaml',
+    'trainings': {
+        'none': {'stages': ['link'], 'seeds': 2, 'change': {'model': {'restoration': 'none'}}},
+        'diffusion': {'stages': ['link']},
+        'whole': {'stages': ['joint'], 'change': {'model': WHOLE}},
+    },
+    'rate': {
+        'layered': {
+            'training': 'diffusion', 'cooperation': 'layered', 'label': 'Layered', 'budgets': [4000, 500]
+        },
+        'late': {'training': 'whole', 'cooperation': 'late', 'label': 'Late', 'budgets': [100_000]},
+        'v1': {'training': 'whole', 'label': 'V1', 'budgets': [1000]},
+    },
+    'late': 'late',
+    'arms': {
+        'none': {'training': 'none', 'label': 'None'},
+        'one': {'training': 'diffusion', 'label': 'One'},
+        'two': {'training': 'diffusion', 'label': 'Two', 'steps': 2},
+    },
+    'reference': 'none',
+    'complete': 'one',
+    'parts': {'boxes': 'none'},
+    'budget': 1500,
+    'frames': {'scenarios': 1, 'frames_per_scenario': 1, 'corruptions': 'fog', 'severity': '2'},
+    'losses': {'corruptions': 'chunk_loss,chunk_burst,message_loss,delay', 'severity': '1,3'},
+}  # fmt: skip
+POINT = {'kb', 'clean_ap50', 'clean_ap70', 'corrupted_ap50', 'corrupted_ap70'}
+
+
+def recipe(*stages: str) -> Recipe:
+    """Steps so small that the head's scores remain those of its start, about 0.1, which are boxes here."""
+    steps = [{'name': name, 'steps': 2, 'learning_rate': 1e-9} for name in stages]
+    return small_recipe(model=LINK, stages=steps, min_score=0.06)
+
+
+def write(folder: Path, plan: dict) -> Path:
+    base = recipe('link', 'joint').model_dump(mode='json')
+    base['initial'] = str(folder / 'codec' / CHECKPOINT)
+    (folder / 'base.yaml').write_text(yaml.safe_dump(base))
+    path = folder / 'plan.yaml'
+    path.write_text(yaml.safe_dump(plan))
+    return path
+
+
+def late_by_hand(model_folder: Path) -> tuple[float, list[float]]:
+    """Kilobytes of a neighbour's boxes with one envelope, and the scores of the merged boxes."""
+    model, source = Model(model_folder, MIN_SCORE), Source('sim', 1, 1)
+    drive = source.scenario(0)
+    frame = drive.frame(source.positions(drive, 5)[0])
+    sizes, boxes, scores = [], [], []
+    for agent in (frame.ego, *frame.neighbours):
+        sweep = frame.agents[agent]
+        found = model.detect([model.encode(sweep.points).feature], [np.eye(4)]).boxes
+        if agent != frame.ego:
+            found = boxes_from_bytes(boxes_to_bytes(found))
+            sizes.append(12 * (found.scores >= model.card.min_score).sum())
+        moved = transform_boxes(inverse(frame.agents[frame.ego].pose) @ sweep.pose, found.boxes)
+        keep = np.full(len(moved), agent == frame.ego) | (
+            count_points(np.zeros((1, 3)), flattened(moved)) == 0
+        )
+        boxes.append(moved[keep])
+        scores.append(found.scores[keep])
+    scores = np.concatenate(scores)
+    kept = nms(np.concatenate(boxes), scores, model.card.nms_iou)[: model.card.max_boxes]
+    return (np.mean(sizes) + 200) / 1e3, scores[kept].tolist()
+
+
+def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> None:
+    train(recipe('teacher', 'student', 'codec'), tmp_path / 'codec')
+    plan, out = write(tmp_path, PLAN), tmp_path / 'out'
+    command = ['evidence', str(plan), '--out', str(out), '--workers', '1']
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code == 0, outcome.output
+
+    written = json.loads((out / 'link.json').read_text())
+    assert {name: len(points) for name, points in written['rate'].items()} == {
+        'layered': 2, 'late': 1, 'v1': 1
+    }  # fmt: skip
+    assert all(set(point) == POINT for points in written['rate'].values() for point in points)
+    for key, shares in (('loss', [0, 0.1, 0.5]), ('burst', [0, 0.1, 0.5]), ('messages', [0, 0.1, 0.5])):
+        assert list(written[key]) == ['none', 'one', 'two']
+        for points in written[key].values():
+            assert [point['share'] for point in points] == shares
+            assert set(points[0]) == {'share', 'ap50', 'ap70', 'ap70_low', 'ap70_high'}
+    assert [point['seconds'] for point in written['delay']['two']] == [0, 0.1, 0.4]
+
+    results = LinkResults.read(out)
+    assert (results.frames, results.scenarios, results.budget) == (1, 1, 1500)
+    small, large = results.rate['layered']
+    assert 0 < small.kb <= 0.5 < large.kb <= 4
+    assert 0.2 < results.rate['v1'][0].kb <= 1
+    assert [point.kb for point in results.less_late] == [0.5, 4]
+    # Nothing lost is clean, for the mean over the training seeds.
+    assert len(results.arms['none'].clean_ap70) == 2
+    assert results.loss['none'][0].ap70 == pytest.approx(np.mean(results.arms['none'].clean_ap70))
+    assert list(results.less_reference) == ['one', 'two']
+    assert results.parts['boxes'].less_complete.keys() == POINT - {'kb'}
+
+    kb, scores = late_by_hand(out / 'trainings' / 'whole' / 'whole')
+    assert kb > 0.2
+    assert results.rate['late'][0].kb == pytest.approx(kb)
+    (file,) = (out / 'rate' / 'late' / '100000' / 'frames' / 'clean').glob('*.npz')
+    np.testing.assert_allclose(sorted(FrameResults.load(file).detections.score), sorted(scores), atol=1e-6)
+
+    assert (out / 'link.md').read_text() == link_tables(results)
+    for picture in ('link_rate.png', 'link_loss.png'):
+        assert (out / picture).read_bytes().startswith(b'\x89PNG')
+    page = build_tool('document_evidence').documented_link('a\n<!-- link -->\nold\n<!-- end -->\nb', results)
+    assert page == f'a\n<!-- link -->\n{link_tables(results)}<!-- end -->\nb'
+
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code == 0, outcome.output
+    assert 'trained' not in outcome.output
+    assert 'conditions on 1 scenarios' in outcome.output
+    assert outcome.output.count('all conditions were run before') == outcome.output.count('measuring ')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'reference': 'three'}, 'no three among none, one, two'),
+        ({'late': 'early'}, 'no early among late'),
+        ({'parts': {'ego': 'without_ego'}}, 'no training without_ego'),
+        ({'losses': {'corruptions': 'chunk_los'}}, "'chunk_loss'"),
+        ({'frames': {'source': 'simm'}}, 'simm'),
+        ({'arms': {'one': {'training': 'diffusion', 'label': 'x', 'step': 2}}}, 'did you mean steps'),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused_by_name(tmp_path: Path, change: dict, message: str) -> None:
+    path = write(tmp_path, PLAN | change)
+    with pytest.raises(DiffkdError, match=message):
+        load_link_study(path, tmp_path / 'out')
+
+
+def test_only_some_curves_and_arms_need_only_their_trainings(tmp_path: Path) -> None:
+    path = write(tmp_path, PLAN)
+    some = load_link_study(path, tmp_path, ['one', 'layered'])
+    assert list(some.recipes) == ['diffusion']
+    assert (some.plan.reference, some.plan.complete, some.plan.late) == ('one', 'one', 'layered')
+    with pytest.raises(DiffkdError, match='no arm among v1'):
+        load_link_study(path, tmp_path, ['v1'])
+    with pytest.raises(DiffkdError, match='no six; the plan has'):
+        load_link_study(path, tmp_path, ['six'])
+
+
+def test_the_shipped_study_is_that_of_the_documentation(tmp_path: Path) -> None:
+    path = ROOT / 'config' / 'link.yaml'
+    assert is_link_study(path)
+    assert not is_link_study(ROOT / 'config' / 'evidence.yaml')
+    study = load_link_study(path, tmp_path)
+    plan = study.plan
+    assert plan.frames.scenarios * plan.frames.frames_per_scenario >= 100
+    assert plan.frames.scenarios >= 20  # of which intervals are made
+    assert {name: plan.trainings[arm.training].seeds for name, arm in plan.arms.items()} == dict.fromkeys(
+        ('none', 'plain', 'two_step', 'diffusion_1', 'diffusion_2', 'diffusion_4'), 2
+    )
+    for name, recipe in study.recipes.items():
+        assert [stage.name for stage in recipe.stages] == ['link' if recipe.model.link else 'joint']
+        assert recipe.initial == '$LINK_CHECKPOINT'
+        if name.startswith('without_'):
+            assert set(study.recipes['diffusion'].model.context) - set(recipe.model.context) == {
+                name.removeprefix('without_')
+            }
+    shares = {condition.link.chunk_loss for condition in plan.conditions()}
+    assert {0.0, 0.5, 0.9} <= shares

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffkd_ros.corruptions import LinkConditions
 from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
-from diffkd_ros.evaluation.model import CleanFrame
+from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.runtime.link.maps import MapCodes
 from diffkd_ros.runtime.link.merging import merge_received
@@ -42,10 +42,19 @@ class ChunkedMessage:
 
 
 class LayeredCooperation(Cooperation):
-    """Neighbours send boxes and codes of their maps; the ego restores what did not arrive and fuses."""
+    """Neighbours send boxes and codes of their maps; the ego restores what did not arrive and fuses.
+
+    Raises:
+        ModelError: if the model has no layered message.
+    """
 
     name = 'layered'
     sends = 'chunks'
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        tables = model.receiver.tables
+        self._packer, self._unpacker = Packer(tables), Unpacker(tables)
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
@@ -55,7 +64,7 @@ class LayeredCooperation(Cooperation):
         if codes is None:
             return None
         budget = BUDGET if link.budget is None else int(link.budget)
-        chunks = Packer(self.model.receiver.tables).pack(codes, budget, ENVELOPE)
+        chunks = self._packer.pack(codes, budget, ENVELOPE)
         size = sum(map(len, chunks)) + ENVELOPE * len(chunks)
         return ChunkedMessage(chunks, sweep.pose, size, chunks[0]) if chunks else None
 
@@ -72,8 +81,7 @@ class LayeredCooperation(Cooperation):
         started = time.perf_counter()
         ego = own.feature or model.nothing()
         poses = [sweep.pose, *(message.pose for message in messages)]
-        unpacker = Unpacker(receiver.tables)
-        received = [unpacker.unpack(message.chunks) for message in messages]
+        received = [self._unpacker.unpack(message.chunks) for message in messages]
         detection = model.detect([ego, *receiver.features(ego, received, poses)], poses)
         card = model.card
         boxes = merge_received(detection.boxes, received, poses, card.grid, card.decoding)

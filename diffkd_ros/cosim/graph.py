@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.launching.graph import V2X_TOPIC, NodeSpec, vehicle_specs
+from diffkd_ros.launching.graph import V2X_REMAPPINGS, NodeSpec, vehicle_specs
 from diffkd_ros.messages.names import TRUTH_TOPIC, agent_name
 
 # What publishes clouds and poses: our bridge through CARLA's Python client; the server itself, with our
@@ -16,7 +16,7 @@ from diffkd_ros.messages.names import TRUTH_TOPIC, agent_name
 Source = Literal['python', 'native', 'ros_bridge']
 SOURCES: tuple[Source, ...] = ('python', 'native', 'ros_bridge')
 
-_REMAPPINGS = (('ground_truth', TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
+_REMAPPINGS = (('ground_truth', TRUTH_TOPIC), *V2X_REMAPPINGS)
 
 
 def native_lidar_name(agent: str) -> str:

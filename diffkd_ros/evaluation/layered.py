@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from diffkd_ros.corruptions import LinkConditions
 from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep
+from diffkd_ros.runtime.link.detector import detect_layered
 from diffkd_ros.runtime.link.maps import MapCodes
-from diffkd_ros.runtime.link.merging import merge_received
 from diffkd_ros.runtime.link.packing import Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
@@ -82,11 +82,9 @@ class LayeredCooperation(Cooperation):
         ego = own.feature or model.nothing()
         poses = [sweep.pose, *(message.pose for message in messages)]
         received = [self._unpacker.unpack(message.chunks) for message in messages]
-        detection = model.detect([ego, *receiver.features(ego, received, poses)], poses)
-        card = model.card
-        boxes = merge_received(detection.boxes, received, poses, card.grid, card.decoding)
+        detection = detect_layered(model.card, receiver, model.detect, ego, received, poses)
         milliseconds = (time.perf_counter() - started) * 1e3
-        return Outcome(replace(detection, boxes=boxes), len(messages), own.milliseconds, milliseconds)
+        return Outcome(detection, len(messages), own.milliseconds, milliseconds)
 
     def _coded(self, points: NDArray[np.float32]) -> MapCodes | None:
         feature = self.model.encode(points).feature

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diffkd_ros.errors import DiffkdError
-from diffkd_ros.messages.names import TRUTH_TOPIC, agent_name
+from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC, TRUTH_TOPIC, agent_name
 
-V2X_TOPIC = '/v2x/features'
+# The link is shared by all vehicles, which are in namespaces of their own.
+V2X_TOPIC = f'/{FEATURES_TOPIC}'
+V2X_CHUNKS_TOPIC = f'/{CHUNKS_TOPIC}'
+V2X_REMAPPINGS = ((FEATURES_TOPIC, V2X_TOPIC), (CHUNKS_TOPIC, V2X_CHUNKS_TOPIC))
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def vehicle_spec(namespace: str, *, fuses: bool, parameters: Mapping[str, object
         parameters: of the node (`model`, `device`, ...).
     """
     executable = 'ego_node' if fuses else 'vehicle_node'
-    return NodeSpec(executable, namespace, (('v2x/features', V2X_TOPIC),), parameters)
+    return NodeSpec(executable, namespace, V2X_REMAPPINGS, parameters)
 
 
 def vehicle_specs(vehicles: Sequence[int], ego: int, parameters: Mapping[str, object]) -> list[NodeSpec]:
@@ -87,7 +90,7 @@ def player_spec(
         recorded: wait for those of a recorder of all topics.
         answers_recorded: wait for those of a recorder of the ego's answers.
     """
-    remappings = (('ground_truth', TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
+    remappings = (('ground_truth', TRUTH_TOPIC), *V2X_REMAPPINGS)
     partners = {
         'subscribers': 1 + recorded,
         'truth_subscribers': int(evaluated) + recorded,
@@ -98,7 +101,7 @@ def player_spec(
 
 def evaluator_spec(ego: int, parameters: Mapping[str, object]) -> NodeSpec:
     """The node that scores the ego's detections."""
-    remappings = (('ground_truth', TRUTH_TOPIC), ('v2x/features', V2X_TOPIC))
+    remappings = (('ground_truth', TRUTH_TOPIC), *V2X_REMAPPINGS)
     return NodeSpec('evaluator_node', f'/{agent_name(ego)}', remappings, parameters)
 
 
@@ -114,6 +117,7 @@ def recorded_topics(vehicles: Sequence[int], ego: int) -> list[str]:
     """
     topics = {
         V2X_TOPIC: 'diffkd_ros/msg/BevFeature',
+        V2X_CHUNKS_TOPIC: 'diffkd_ros/msg/BevChunk',
         TRUTH_TOPIC: 'diffkd_ros/msg/Boxes3D',
         f'/{agent_name(ego)}/detections': 'diffkd_ros/msg/Boxes3D',
         f'/{agent_name(ego)}/fusion_status': 'diffkd_ros/msg/FusionStatus',
@@ -133,7 +137,12 @@ def recorder_spec(vehicles: Sequence[int], ego: int, out: str) -> NodeSpec:
 
 
 def answer_recorder_spec(ego: int, out: str) -> NodeSpec:
-    """The node that records only features and the ego's answers into the folder `out`, for a replayed run."""
-    topics = (V2X_TOPIC, f'/{agent_name(ego)}/detections', f'/{agent_name(ego)}/fusion_status')
+    """The node that records only the link and the ego's answers into the folder `out`, for a replayed run."""
+    topics = (
+        V2X_TOPIC,
+        V2X_CHUNKS_TOPIC,
+        f'/{agent_name(ego)}/detections',
+        f'/{agent_name(ego)}/fusion_status',
+    )
     chosen = [topic for topic in recorded_topics([], ego) if topic.partition(':')[0] in topics]
     return NodeSpec('recorder_node', '/', (), {'out': out, 'topics': chosen})

@@ -13,6 +13,9 @@ BOXES3D_TYPE = 'diffkd_ros/msg/Boxes3D'
 MAP_FRAME = 'map'
 CLASS_NAMES = ['vehicle']
 TRUTH_TOPIC = '/ground_truth'
+# The V2X link: whole maps (version 1 of the exchange), and the chunks of layered messages (version 2).
+FEATURES_TOPIC = 'v2x/features'
+CHUNKS_TOPIC = 'v2x/chunks'
 
 AGENT_PATTERN = r'(?:cav|rsu)_\d+'
 

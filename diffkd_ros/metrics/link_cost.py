@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TypedDict
 
 import numpy as np
 
 from diffkd_ros.metrics.sequence import SequenceStatistics
+
+# Latest sweeps whose messages may arrive out of order.
+_RECENT = 20
 
 
 class AgentLinkCost(TypedDict):
@@ -31,6 +35,7 @@ class _Sender:
     sequence: SequenceStatistics = field(default_factory=SequenceStatistics)
     stamps: list[int] = field(default_factory=list)
     total_bytes: int = 0
+    recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def mbit_per_s(self) -> float:
         steps = np.diff(np.unique(np.asarray(self.stamps, np.int64)))
@@ -46,7 +51,7 @@ class LinkCost:
     def __init__(self) -> None:
         self._senders: dict[str, _Sender] = {}
 
-    def add(self, agent: str, size: int, stamp: int, sequence: int) -> None:
+    def add(self, agent: str, size: int, stamp: int, sequence: int, *, part: bool = False) -> None:
         """Record one received message.
 
         Args:
@@ -54,8 +59,14 @@ class LinkCost:
             size: of the payload, bytes.
             stamp: of the message, nanoseconds.
             sequence: the sender's counter, uint32: +1 per message, wraps.
+            part: whether it is one of several of the same sequence number, which count as one message.
         """
         sender = self._senders.setdefault(agent, _Sender())
+        if part:
+            if (sequence, stamp) in sender.recent:
+                sender.total_bytes += size
+                return
+            sender.recent.append((sequence, stamp))
         sender.sequence.follow(sequence, stamp)
         sender.stamps.append(stamp)
         sender.total_bytes += size

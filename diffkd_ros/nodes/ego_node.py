@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import numpy as np
 from rclpy.subscription import Subscription
@@ -16,8 +16,10 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros.geometry.lidar_pose import LidarPose
+from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.messages.building import boxes_message, fill
-from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus, NeighbourStatus
+from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC
+from diffkd_ros.msg import BevChunk, BevFeature, Boxes3D, FusionStatus, NeighbourStatus
 from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.diagnostics import Item
 from diffkd_ros.nodes.base.parameters import parameter
@@ -33,6 +35,10 @@ from diffkd_ros.nodes.perception.parameters import EncodingParameters
 from diffkd_ros.nodes.perception.pipeline import Pipeline
 from diffkd_ros.runtime import features
 from diffkd_ros.runtime.detector import CooperativeDetector, Detection
+from diffkd_ros.runtime.link.detector import detect_layered
+from diffkd_ros.runtime.link.maps import ReceivedMap
+from diffkd_ros.runtime.link.restorer import MapReceiver
+from diffkd_ros.runtime.link.unpacking import Unpacker
 
 _UINT32_MAX = 2**32 - 1
 
@@ -87,11 +93,13 @@ class FusionPipeline(Pipeline):
         self._ego = node
         p = node.p
         self._detector = CooperativeDetector(self.card, threads=p.threads, device=p.device)
+        self._receiver = MapReceiver(self.card, p.threads, p.device) if self.card.link else None
+        tables = None if self._receiver is None else self._receiver.tables
         self._warm_up()
         self._neighbours = NeighbourSelector(
-            self.card, node.agent, p.max_age, p.future_tolerance, p.allowed_neighbours
+            self.card, node.agent, p.max_age, p.future_tolerance, p.allowed_neighbours, tables
         )
-        self._features: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._detections = node.create_lifecycle_publisher(Boxes3D, 'detections', qos.RESULTS)
         self._status = node.create_lifecycle_publisher(FusionStatus, 'fusion_status', qos.RESULTS)
         self._markers = node.create_lifecycle_publisher(MarkerArray, 'markers', qos.RESULTS)
@@ -104,19 +112,37 @@ class FusionPipeline(Pipeline):
         self.summary = f'{node.agent} runs {self.card.model_id}; outputs: {outputs}'
 
     def _warm_up(self) -> None:
-        """Run the detector once for each number of agents: the first run allocates memory and compiles."""
+        """Run the networks once for each number of agents: the first run allocates memory and compiles."""
         grid = self.card.grid
         empty = features.BevFeature.empty(self.card.channels, grid.height, grid.width)
+        shared: features.BevFeature | ReceivedMap = empty
+        if self._receiver is not None:
+            shared = Unpacker(self._receiver.tables).unpack([])
         for agents in range(1, self.card.max_agents + 1):
-            self._detector.detect([empty] * agents, [np.eye(4)] * agents)
+            self._fuse(empty, [shared] * (agents - 1), [np.eye(4)] * agents)
+
+    def _fuse(
+        self,
+        own: features.BevFeature,
+        shared: Sequence[features.BevFeature | ReceivedMap],
+        poses: Sequence[Matrix],
+    ) -> Detection:
+        if self._receiver is None:
+            # Without tables no layered message is accepted.
+            return self._detector.detect([own, *cast(Sequence[features.BevFeature], shared)], poses)
+        return detect_layered(self.card, self._receiver, self._detector.detect, own, shared, poses)
 
     def activate(self) -> None:
         """Subscribe to clouds, poses and neighbours' features; publish the class names."""
         p = self._ego.p
-        profile = qos.link(p.v2x_reliability, p.v2x_depth, p.v2x_lifespan)
-        self._features = self.node.create_subscription(
-            BevFeature, 'v2x/features', self._neighbours.add, profile
-        )
+        link = p.v2x_reliability, p.v2x_depth, p.v2x_lifespan
+        self._subscriptions = [
+            self.node.create_subscription(kind, topic, store, profile)
+            for kind, topic, store, profile in (
+                (BevFeature, FEATURES_TOPIC, self._neighbours.add, qos.features(*link)),
+                (BevChunk, CHUNKS_TOPIC, self._neighbours.add_chunk, qos.chunks(*link)),
+            )
+        ]
         if self._vision is not None:
             self._vision.publish_labels()
         super().activate()
@@ -124,9 +150,9 @@ class FusionPipeline(Pipeline):
     def deactivate(self) -> None:
         """Unsubscribe, discard stored input and wait for the sweep being processed."""
         super().deactivate()
-        if self._features is not None:
-            self.node.destroy_subscription(self._features)
-            self._features = None
+        for subscription in self._subscriptions:
+            self.node.destroy_subscription(subscription)
+        self._subscriptions = []
         self._neighbours.buffer.pause()
 
     def receive(self, sweep: Sweep) -> None:
@@ -145,10 +171,10 @@ class FusionPipeline(Pipeline):
         self._neighbours.limit(p.max_age, p.allowed_neighbours)
         verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
         accepted = [(v.feature, v.pose) for v in verdicts if v.feature is not None and v.pose is not None]
-        fused = [feature, *(neighbour for neighbour, _ in accepted)]
+        shared = [neighbour for neighbour, _ in accepted]
         poses = [pose.pose, *(neighbour_pose for _, neighbour_pose in accepted)]
         timer.mark('neighbours')
-        detection = _above(p.min_score, self._detector.detect(fused, poses))
+        detection = _above(p.min_score, self._fuse(feature, shared, poses))
         timer.add(detection.latency_ms)
         self._neighbours.weigh(verdicts, detection.gate_weights[1:])
         header = sweep.cloud.header
@@ -159,7 +185,9 @@ class FusionPipeline(Pipeline):
         stages = self.finish(sweep, timer)
         self._status.publish(self._status_message(header, verdicts, detection, stages))
         if self._markers.get_subscription_count():
-            self._markers.publish(marker_array(header, detection, verdicts, fused, poses, self.card.grid))
+            self._markers.publish(
+                marker_array(header, detection, verdicts, feature.density > 0, poses, self.card.grid)
+            )
 
     def _status_message(
         self, header: Header, verdicts: list[Verdict], detection: Detection, stages: dict[str, float]
@@ -175,7 +203,10 @@ class FusionPipeline(Pipeline):
             sweeps_fused=account.used + 1,
             sweeps_overwritten=account.overwritten,
             sweeps_refused=account.refused.total(),
+            height=self.card.grid.height,
+            width=self.card.grid.width,
         )
+        message.grid_range = np.array(self.card.grid.range, np.float32)
         fill(message.latency_ms, list(stages.values()))
         # Accepted neighbours come first, in the order that the detector got them.
         weights = [float(weight) for weight in detection.gate_weights[1:]]
@@ -206,11 +237,12 @@ def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> Nei
     """One neighbour's entry in `FusionStatus`; counts saturate at 2^32 - 1.
 
     Args:
-        verdict: on its feature.
-        weight: gate weight of the feature, 0 if it was refused.
+        verdict: on its sweep.
+        weight: gate weight of the sweep, 0 if it was refused.
         record: totals of the neighbour.
     """
-    return NeighbourStatus(
+    layers = verdict.feature.bytes_of if isinstance(verdict.feature, ReceivedMap) else {}
+    status = NeighbourStatus(
         agent_id=verdict.agent,
         accepted=verdict.accepted,
         reason=verdict.reason,
@@ -225,7 +257,17 @@ def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> Nei
         messages_fused=min(record.fused, _UINT32_MAX),
         messages_refused=min(record.refused.total(), _UINT32_MAX),
         messages_overwritten=min(record.overwritten, _UINT32_MAX),
+        sweep_chunks=verdict.chunks,
+        sweep_chunks_received=verdict.chunks_received,
+        **{f'{layer}_bytes': size for layer, size in layers.items()},
+        restored=verdict.restored,
+        chunks_received=min(record.chunks_received, _UINT32_MAX),
+        chunks_lost=min(record.chunks_lost, _UINT32_MAX),
+        chunks_refused=min(record.chunks_refused.total(), _UINT32_MAX),
     )
+    if verdict.tiles is not None:
+        fill(status.tiles, verdict.tiles)
+    return status
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

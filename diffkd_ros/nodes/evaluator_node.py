@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,24 @@ from typing import NoReturn
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.serialization import deserialize_message
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros import frame
 from diffkd_ros.geometry.boxes import within, without_own
-from diffkd_ros.messages.names import AGENT_PATTERN, agent_number
+from diffkd_ros.messages.names import AGENT_PATTERN, CHUNKS_TOPIC, FEATURES_TOPIC, agent_number
 from diffkd_ros.messages.reading import NANOSECONDS, MessageError, boxes_of, latency_of, stamp_of
 from diffkd_ros.metrics.average_precision import AveragePrecision, EvaluationError, match
 from diffkd_ros.metrics.latency import LatencyTable
 from diffkd_ros.metrics.link_cost import LinkCost
 from diffkd_ros.metrics.result_file import write_json
-from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
+from diffkd_ros.msg import BevChunk, BevFeature, Boxes3D, FusionStatus, NeighbourStatus
 from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.output.truth_markers import truth_markers
 from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.link.maps import LAYERS
 from diffkd_ros.runtime.model_folder import model_folder
 
 # Most frames kept whose detections or ground truth have not arrived yet.
@@ -71,8 +73,33 @@ class _DriveTime:
         return stamp - self._removed
 
 
+class _Layers:
+    """What the ego received of one neighbour's layered messages."""
+
+    def __init__(self) -> None:
+        self._fused = 0
+        self._sums: dict[str, float] = defaultdict(float)
+        self._chunks: dict[str, int] = {}
+
+    def add(self, neighbour: NeighbourStatus) -> None:
+        """Add the neighbour's status in one fusion."""
+        if neighbour.accepted:
+            self._fused += 1
+            for name in (*(f'{layer}_bytes' for layer in LAYERS), 'restored'):
+                self._sums[name] += getattr(neighbour, name)
+        self._chunks = {
+            name: getattr(neighbour, f'chunks_{name}') for name in ('received', 'lost', 'refused')
+        }
+
+    def summary(self) -> dict[str, object]:
+        """Means over the sweeps fused, payload in kilobytes, and the chunks since the neighbour was heard."""
+        fused = max(self._fused, 1)
+        kilobytes = {layer: self._sums[f'{layer}_bytes'] / fused / 1e3 for layer in LAYERS}
+        return {'kilobytes': kilobytes, 'restored': self._sums['restored'] / fused, 'chunks': self._chunks}
+
+
 class EvaluatorNode(entry.RunnableNode):
-    """Subscribes to `detections`, `ground_truth`, `fusion_status`, `v2x/features` and `/diagnostics`.
+    """Subscribes to `detections`, `ground_truth`, `fusion_status`, `/diagnostics` and the V2X link.
 
     The ego, which the namespace names (``/cav_1``), need not find its own box. The node publishes
     `truth_markers`: the vehicles to be found, and which of them were found.
@@ -98,11 +125,13 @@ class EvaluatorNode(entry.RunnableNode):
         self._cooperative = 0
         self._fused: Counter[str] = Counter()
         self._refused: dict[str, Counter[str]] = {}
+        self._layers: dict[str, _Layers] = {}
         self._vehicles: dict[str, dict[str, float]] = {}
         self.create_subscription(Boxes3D, 'ground_truth', self._on_truth, qos.RESULTS)
         self.create_subscription(Boxes3D, 'detections', self._on_detections, qos.RESULTS)
         self.create_subscription(FusionStatus, 'fusion_status', self._on_status, qos.RESULTS)
-        self.create_subscription(BevFeature, 'v2x/features', self._on_feature, qos.FEATURES)
+        self.create_subscription(BevFeature, FEATURES_TOPIC, self._on_feature, qos.FEATURES)
+        self.create_subscription(BevChunk, CHUNKS_TOPIC, self._on_chunk, qos.CHUNKS, raw=True)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, qos.RESULTS)
         self._markers = self.create_publisher(MarkerArray, 'truth_markers', qos.RESULTS)
         self._timer = self.create_timer(1.0, self._report)
@@ -173,6 +202,8 @@ class EvaluatorNode(entry.RunnableNode):
             return
         self._answered += 1
         for neighbour in message.neighbours:
+            if neighbour.sweep_chunks:
+                self._layers.setdefault(neighbour.agent_id, _Layers()).add(neighbour)
             if neighbour.accepted:
                 self._fused[neighbour.agent_id] += 1
             else:
@@ -183,6 +214,12 @@ class EvaluatorNode(entry.RunnableNode):
     def _on_feature(self, message: BevFeature) -> None:
         stamp = self._time.without_gaps(stamp_of(message.header))
         self._link.add(message.agent_id, len(message.data), stamp, message.sequence)
+
+    def _on_chunk(self, data: bytes) -> None:
+        """Count all bytes of a chunk's message, as its sender's bandwidth does."""
+        message = deserialize_message(data, BevChunk)
+        stamp = self._time.without_gaps(stamp_of(message.header))
+        self._link.add(message.agent_id, len(data), stamp, message.sequence, part=True)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         """Keep each agent's latest stage times, which vehicle nodes publish only here."""
@@ -219,6 +256,7 @@ class EvaluatorNode(entry.RunnableNode):
             'average_precision': {str(k): v for k, v in self._precision.compute().items()},
             'latency_ms': self._latency.summary(),
             'link': self._link.summary(),
+            'layers': {agent: layers.summary() for agent, layers in self._layers.items()},
             'features_fused': dict(self._fused),
             'features_refused': {agent: dict(reasons) for agent, reasons in self._refused.items()},
             'messages_refused': dict(self._messages_refused),

@@ -1,40 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sending side of a connected vehicle: clouds and poses in, `BevFeature` on the V2X link out."""
+"""The sending side of a connected vehicle: clouds and poses in, features on the V2X link out.
+
+With a model that has a layered message they are sent as `BevChunk`s, else as `BevFeature`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from rclpy.qos import ReliabilityPolicy
 
 from diffkd_ros.geometry.lidar_pose import LidarPose
-from diffkd_ros.msg import BevFeature
 from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.diagnostics import OK, WARN, Item
+from diffkd_ros.nodes.base.parameters import parameter
 from diffkd_ros.nodes.input.stage_timer import StageTimer
 from diffkd_ros.nodes.input.sweeps import Sweep
-from diffkd_ros.nodes.link.feature_message import feature_message
+from diffkd_ros.nodes.output.sending import LayeredSending, MapSending, Sending
 from diffkd_ros.nodes.perception.node import PerceptionNode
 from diffkd_ros.nodes.perception.parameters import EncodingParameters
 from diffkd_ros.nodes.perception.pipeline import Pipeline
-from diffkd_ros.runtime import codec, features
+from diffkd_ros.runtime import features
 
 
-class VehicleNode(PerceptionNode[EncodingParameters]):
+@dataclass(frozen=True)
+class VehicleParameters(EncodingParameters):
+    """Parameters of `vehicle_node`."""
+
+    bandwidth: float = parameter(
+        4.0,
+        'Most kilobytes of a layered message, with the other fields of its chunks: 4 kB at 10 Hz are '
+        '0.32 Mbit/s. Whole maps are not limited.',
+        minimum=0.3,
+        maximum=300.0,
+        live=True,
+    )
+
+
+class VehicleNode(PerceptionNode[VehicleParameters]):
     """Encodes each sweep and shares the feature.
 
     Attributes:
-        sent: features sent since the start of the node, the sequence number of the next one.
+        sent: sweeps sent since the start of the node, the sequence number of the next one.
     """
 
     def __init__(self) -> None:
-        super().__init__('vehicle_node', EncodingParameters, lambda: SharingPipeline(self))
+        super().__init__('vehicle_node', VehicleParameters, lambda: SharingPipeline(self))
         # Kept here to continue after a clean-up: receivers take a step back as a restart of the sender.
         self.sent = 0
 
     def close(self) -> None:
-        """Stop, and log the number of features sent, which receivers cannot know."""
+        """Stop, and log the number of sweeps sent, which receivers cannot know."""
         super().close()
         self.log_last(f'{self.sent} features sent')
 
@@ -49,23 +67,23 @@ class SharingPipeline(Pipeline):
     def __init__(self, node: VehicleNode) -> None:
         super().__init__(node, node.p)
         self._vehicle = node
-        self._last_bytes = 0
-        profile = qos.link(node.p.v2x_reliability, node.p.v2x_depth, node.p.v2x_lifespan)
-        self._publisher = node.create_lifecycle_publisher(BevFeature, 'v2x/features', profile)
-        self.summary = f'{node.agent} shares features of {self.card.model_id}'
+        p = node.p
+        link = p.v2x_reliability, p.v2x_depth, p.v2x_lifespan
+        self._layered = LayeredSending(node, self.card, link, p.threads, p.device) if self.card.link else None
+        self._sending: Sending = self._layered or MapSending(node, self.card, link)
+        form = 'in layers' if self._layered else 'as whole maps'
+        self.summary = f'{node.agent} shares features of {self.card.model_id} {form}'
+        self._too_narrow = ''
 
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> None:
         """Publish the feature of a sweep."""
         vehicle = self._vehicle
-        encoded = codec.encode(feature)
-        timer.mark('codec')
-        self._publisher.publish(
-            feature_message(sweep.cloud.header, vehicle.agent, vehicle.sent, self.card, encoded, pose)
-        )
-        timer.mark('publish')
+        if self._layered is not None:
+            self._layered.budget = round(1e3 * vehicle.p.bandwidth)
+        sent = self._sending.send(sweep.cloud.header, vehicle.agent, vehicle.sent, feature, pose, timer)
         self.finish(sweep, timer)
-        vehicle.sent += 1
-        self._last_bytes = len(encoded.data)
+        vehicle.sent += sent
+        self._too_narrow = '' if sent else f'no chunk fits into a bandwidth of {vehicle.p.bandwidth:g} kB'
 
     def items(self) -> list[Item]:
         """The items of input, link, inference and model."""
@@ -77,18 +95,21 @@ class SharingPipeline(Pipeline):
 
     def _link_item(self) -> Item:
         # Not of the parameter, which a quality-of-service override may replace.
-        best_effort = self._publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+        publisher = self._sending.publisher
+        best_effort = publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
         reliability = 'best_effort' if best_effort else 'reliable'
         receivers = {
             f'{info.node_namespace.rstrip("/")}/{info.node_name}': info.qos_profile.reliability
-            for info in self.node.get_subscriptions_info_by_topic(self._publisher.topic_name)
+            for info in self.node.get_subscriptions_info_by_topic(publisher.topic_name)
         }
-        problem = link_problem(reliability, receivers, self._last_bytes, qos.loses_large_best_effort())
+        problem = self._too_narrow or link_problem(
+            reliability, receivers, self._sending.largest, qos.loses_large_best_effort()
+        )
         if problem:
             self.node.get_logger().warning(problem, throttle_duration_sec=30.0)
         values = {
             'features sent': self._vehicle.sent,
-            'feature bytes': self._last_bytes,
+            **self._sending.values(),
             'receivers': len(receivers),
             'reliability': reliability,
         }

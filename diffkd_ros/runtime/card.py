@@ -144,6 +144,11 @@ class ModelCard(BaseModel):
         return self._folder / LINK
 
     @property
+    def restores(self) -> bool:
+        """Whether the model estimates what did not arrive of a layered message."""
+        return RESTORE in self.files
+
+    @property
     def student_path(self) -> Path:
         """Path of the weights of a model that runs in torch only."""
         return self._folder / STUDENT

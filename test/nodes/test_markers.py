@@ -13,7 +13,7 @@ def test_the_observed_blocks_are_those_with_returns(scene, encoder, card):
     grid = card.grid
     agents = [scene.agents[number] for number in (1, 2, 3)]
     blocks = observed_blocks(
-        [encoder.encode(agent.points) for agent in agents], [agent.pose for agent in agents], grid
+        [encoder.encode(agent.points).density > 0 for agent in agents], [agent.pose for agent in agents], grid
     )
     assert blocks.shape == (grid.height // 4, grid.width // 4)
 

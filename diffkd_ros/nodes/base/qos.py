@@ -43,8 +43,6 @@ POINTS = _reliable(1)
 POINTS_RECEIVED = 10
 # In lock-step every sweep is used: the previous one may still be in retransmission to a recorder.
 POINTS_IN_LOCKSTEP = _reliable(10)
-# All senders share the topic, and ROS topics have no keys: with depth 1 they would overwrite each other.
-FEATURES = _reliable(10)
 ODOMETRY = _reliable(50)
 RESULTS = _reliable(10)
 # Constant messages, delivered to late subscribers too.
@@ -55,12 +53,15 @@ LATCHED = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 
+# Chunks that a queue holds for each sweep, about 10 kB.
+_CHUNKS_OF_SWEEP = 10
+
 # Largest message that is delivered with best effort too, see above.
 MAX_BEST_EFFORT_BYTES = 400_000
 
 
 def link(reliability: str, depth: int, lifespan: float) -> QoSProfile:
-    """Profile of the V2X link.
+    """Profile of a topic of the V2X link.
 
     Args:
         reliability: one of `RELIABILITIES`.
@@ -73,6 +74,32 @@ def link(reliability: str, depth: int, lifespan: float) -> QoSProfile:
     if lifespan > 0:
         profile.lifespan = Duration(nanoseconds=round(lifespan * 1e9))
     return profile
+
+
+def features(reliability: str, depth: int, lifespan: float) -> QoSProfile:
+    """Profile of whole maps on the V2X link, with `auto` reliable: a map that lacks a fragment is lost.
+
+    Args:
+        reliability: one of `RELIABILITIES`, or `auto`.
+        depth: of the queue, sweeps of all senders together: they share the topic, which has no keys.
+        lifespan: see `link`.
+    """
+    return link('reliable' if reliability == 'auto' else reliability, depth, lifespan)
+
+
+def chunks(reliability: str, depth: int, lifespan: float) -> QoSProfile:
+    """Profile of chunks on the V2X link, with `auto` best effort; arguments as of `features`.
+
+    A chunk is one packet, and each is used without the others. Were they reliable, those that follow a lost
+    one would wait until it has been sent again, and the sender would exceed its bandwidth.
+    """
+    reliability = 'best_effort' if reliability == 'auto' else reliability
+    return link(reliability, _CHUNKS_OF_SWEEP * depth, lifespan)
+
+
+FEATURES = features('auto', 10, 0.0)
+# Receives what any sender offers.
+CHUNKS = chunks('auto', 10, 0.0)
 
 
 def loses_large_best_effort() -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks neighbours' features and selects, for each sweep of the ego, those that are fused.
+"""Checks neighbours' sweeps and selects, for each sweep of the ego, those that are fused.
 
-`PeerBuffer` checks the sender's id and the age, this module model, grid, encoding, map frame, pose and
-payload. A feature that fails a check is refused with the reason; it never stops the ego.
+`PeerBuffer` checks the sender's id and the age, `arrived` model, grid and encoding, this module map frame,
+pose and payload. A sweep that fails a check is refused with the reason; it never stops the ego.
 
 A feature and its pose belong to the stamp of the sender's sweep. It is warped from that pose to the ego's
 pose at the ego's sweep, so static objects are aligned whatever the feature's age; moving objects stay where
@@ -21,18 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.geometry.poses import Matrix, PoseError
-from diffkd_ros.messages.poses import pose_of
 from diffkd_ros.messages.reading import NANOSECONDS, stamp_of
-from diffkd_ros.msg import BevFeature
+from diffkd_ros.msg import BevChunk, BevFeature
 from diffkd_ros.nodes.base import diagnostics
-from diffkd_ros.nodes.link.feature_message import encoded_of
+from diffkd_ros.nodes.link.arrived import ArrivedChunks, ArrivedMap, Objection
 from diffkd_ros.nodes.link.peer_buffer import PeerBuffer, Pick
 from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
 from diffkd_ros.runtime import codec, features
 from diffkd_ros.runtime.card import ModelCard
-from diffkd_ros.runtime.neighbours import choose_neighbours
+from diffkd_ros.runtime.link.maps import ReceivedMap, TileState
+from diffkd_ros.runtime.link.tables import LinkTables
+from diffkd_ros.runtime.link.unpacking import Unpacker
+from diffkd_ros.runtime.neighbours import Choice, choose_neighbours
 
-ENCODINGS = {BevFeature.ENCODING_SPARSE_INT8_ZLIB}
+Arrived = ArrivedMap | ArrivedChunks
+Decoded = features.BevFeature | ReceivedMap
 
 # A longer interval between two own sweeps is a pause, not the LiDAR's period.
 _LONGEST_PERIOD = 1 * NANOSECONDS
@@ -40,16 +43,20 @@ _LONGEST_PERIOD = 1 * NANOSECONDS
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether one neighbour's feature is fused in one sweep, and why not.
+    """Whether one neighbour's sweep is fused in one of the ego's, and why not.
 
     Attributes:
         agent: the neighbour's name.
         reason: why it was refused, empty if accepted.
-        age: the ego sweep's stamp minus the feature's, seconds.
+        age: the ego sweep's stamp minus the neighbour's, seconds.
         bytes: size of the payload.
-        sequence: of the message.
+        sequence: of the sweep.
         pose: map <- LiDAR of the sender; None if refused and unknown in the ego's map frame.
-        feature: the decoded feature, None if refused.
+        feature: what was decoded, None if refused.
+        chunks: of the sweep, 0 for a whole map.
+        chunks_received: of them.
+        tiles: (rows, columns) `TileState` of each tile; None for a whole map and if refused.
+        restored: share of the cells that are estimated.
     """
 
     agent: str
@@ -58,21 +65,16 @@ class Verdict:
     bytes: int
     sequence: int
     pose: Matrix | None = None
-    feature: features.BevFeature | None = None
+    feature: Decoded | None = None
+    chunks: int = 0
+    chunks_received: int = 0
+    tiles: NDArray[np.uint8] | None = None
+    restored: float = 0.0
 
     @property
     def accepted(self) -> bool:
-        """Whether the feature is fused."""
+        """Whether the sweep is fused."""
         return self.feature is not None
-
-
-@dataclass(frozen=True)
-class _Refused:
-    refusal: Refusal
-    detail: str
-
-    def __str__(self) -> str:
-        return f'{self.refusal.value}: {self.detail}'
 
 
 class NeighbourSelector:
@@ -84,6 +86,7 @@ class NeighbourSelector:
         max_age: oldest age fused, seconds.
         future_tolerance: how much newer than the sweep a feature may be, seconds.
         allowed: names of neighbours whose features may be fused, with the wildcards of `fnmatch`.
+        tables: of the model's layered message; None: it has none.
 
     Attributes:
         buffer: the messages and each neighbour's statistics.
@@ -96,11 +99,13 @@ class NeighbourSelector:
         max_age: float,
         future_tolerance: float,
         allowed: Sequence[str] = ('*',),
+        tables: LinkTables | None = None,
     ) -> None:
         self._card = card
+        self._unpacker = None if tables is None else Unpacker(tables)
         self._max_age, self._future_tolerance, self._allowed = max_age, future_tolerance, allowed
         self._sweeps = _SweepClock()
-        self.buffer = PeerBuffer[BevFeature](
+        self.buffer = PeerBuffer[Arrived](
             own_id, round(max_age * NANOSECONDS), round(future_tolerance * NANOSECONDS)
         )
 
@@ -111,14 +116,15 @@ class NeighbourSelector:
 
     def add(self, message: BevFeature) -> None:
         """Store a message that just arrived, without checking or decoding it."""
-        self.buffer.add(
-            message.agent_id,
-            stamp_of(message.header),
-            message.sequence,
-            message,
-            len(message.data),
-            self._sweeps.newest(),
-        )
+        whole = ArrivedMap(message)
+        stamp, newest = stamp_of(message.header), self._sweeps.newest()
+        self.buffer.add(message.agent_id, stamp, message.sequence, whole, whole.size, newest)
+
+    def add_chunk(self, message: BevChunk) -> None:
+        """Store a chunk that just arrived, without decoding it."""
+        stamp, newest = stamp_of(message.header), self._sweeps.newest()
+        chunk = ArrivedChunks(message)
+        self.buffer.add_chunk(message.agent_id, stamp, message.sequence, chunk, newest)
 
     def own_sweep(self, stamp: int) -> None:
         """Note the stamp of an own sweep that just arrived, to compare neighbours' clocks with."""
@@ -135,35 +141,35 @@ class NeighbourSelector:
         Returns:
             One verdict per neighbour: the accepted ones, nearest first, then the refused ones.
         """
-        picks: dict[str, Pick[BevFeature]] = {}
+        picks: dict[str, Pick[Arrived]] = {}
         poses: dict[str, Matrix] = {}
         refused: list[Verdict] = []
 
-        def decoded(sender: str) -> features.BevFeature | None:
+        def decoded(sender: str) -> Decoded | None:
             try:
                 return self._decoded(picks[sender])
             except codec.PayloadError as error:
-                why = _Refused(Refusal.PAYLOAD, str(error))
+                why = Objection(Refusal.PAYLOAD, str(error))
                 refused.append(self._refuse(picks[sender], why, poses[sender]))
                 return None
 
         for pick in self.buffer.pick(stamp):
             objection, pose = self._objection(pick), _pose_in(map_frame, pick.entry.message)
-            if isinstance(pose, _Refused):
+            if isinstance(pose, Objection):
                 refused.append(self._refuse(pick, objection or pose, None))
             elif objection is not None:
                 refused.append(self._refuse(pick, objection, pose))
             else:
                 picks[pick.entry.sender], poses[pick.entry.sender] = pick, pose
-        choice = choose_neighbours(ego_pose, poses, decoded, self._card.max_agents)
+        choice: Choice[str, Decoded] = choose_neighbours(ego_pose, poses, decoded, self._card.max_agents)
         for sender, distance in choice.beyond_limit.items():
             detail = f'{distance:.0f} m away, {len(choice.chosen)} are nearer'
-            why = _Refused(Refusal.BEYOND_LIMIT, detail)
+            why = Objection(Refusal.BEYOND_LIMIT, detail)
             refused.append(self._refuse(picks[sender], why, poses[sender]))
         accepted = []
         for sender, feature in choice.chosen.items():
             self.buffer.count_fused(picks[sender].entry)
-            accepted.append(_verdict(picks[sender], '', poses[sender], feature))
+            accepted.append(self._verdict(picks[sender], '', poses[sender], feature))
         return accepted + refused
 
     def weigh(self, verdicts: list[Verdict], weights: NDArray[np.float32]) -> None:
@@ -174,7 +180,9 @@ class NeighbourSelector:
             weights: of the accepted neighbours, in the order of their verdicts.
         """
         for verdict, weight in zip(verdicts, weights, strict=False):
-            self.buffer.count_weight(verdict.agent, float(weight))
+            received = verdict.feature
+            layers = received.bytes_of if isinstance(received, ReceivedMap) else None
+            self.buffer.count_weight(verdict.agent, float(weight), layers, verdict.restored)
 
     def items(self) -> list[diagnostics.Item]:
         """Diagnostics: totals over all neighbours, statistics of each one, and the clocks."""
@@ -196,8 +204,9 @@ class NeighbourSelector:
             'sent before they were heard': total.unheard,
             'repeated': total.repeated,
             'own ignored': self.buffer.own,
+            **_of_chunks(total),
         }
-        message = f'messages from {known}' if known else 'no messages on v2x/features: the ego is alone'
+        message = f'messages from {known}' if known else 'no messages of neighbours: the ego is alone'
         return diagnostics.Item('neighbours', diagnostics.OK, message, values)
 
     def _clock(self, records: dict[str, PeerRecord]) -> diagnostics.Item:
@@ -218,53 +227,61 @@ class NeighbourSelector:
             return diagnostics.Item('clock', diagnostics.WARN, message, values)
         return diagnostics.Item('clock', diagnostics.OK, 'the clocks agree', values)
 
-    def _objection(self, pick: Pick[BevFeature]) -> _Refused | None:
-        """Why a message is refused, checking everything except its pose and payload."""
-        message, card = pick.entry.message, self._card
+    def _objection(self, pick: Pick[Arrived]) -> Objection | None:
+        """Why a sweep is refused, checking everything except its pose and payload."""
         if not any(fnmatchcase(pick.entry.sender, pattern) for pattern in self._allowed):
-            return _Refused(Refusal.NOT_ALLOWED, 'see allowed_neighbours')
+            return Objection(Refusal.NOT_ALLOWED, 'see allowed_neighbours')
         if pick.refusal is not None:
-            return _Refused(pick.refusal, f'{pick.age / NANOSECONDS:.2f} s old')
-        if message.model_id != card.model_id:
-            return _Refused(Refusal.MODEL, f'{message.model_id}, the ego runs {card.model_id}')
-        grid = card.grid
-        shape, own_shape = (
-            (message.channels, message.height, message.width),
-            (card.channels, grid.height, grid.width),
-        )
-        # NaN compares unequal, so a range that is not finite is refused too.
-        if shape != own_shape or not np.allclose(message.grid_range, grid.range, rtol=0.0, atol=1e-3):
-            return _Refused(
-                Refusal.GRID,
-                f'channels, height, width {shape} over {message.grid_range.round(2).tolist()}, '
-                f'the ego has {own_shape} over {list(grid.range)}',
-            )
-        if message.encoding not in ENCODINGS:
-            return _Refused(Refusal.ENCODING, f'{message.encoding}, known are {sorted(ENCODINGS)}')
-        return None
+            return Objection(pick.refusal, f'{pick.age / NANOSECONDS:.2f} s old')
+        return pick.entry.message.objection(self._card)
 
-    def _decoded(self, pick: Pick[BevFeature]) -> features.BevFeature:
-        """Decode a message's feature, once for all sweeps it takes part in."""
-        entry, card = pick.entry, self._card
-        if entry.decoded is None:
-            entry.decoded = codec.decode(
-                encoded_of(entry.message), card.channels, card.grid.height, card.grid.width
-            )
-        return entry.decoded
+    def _decoded(self, pick: Pick[Arrived]) -> Decoded:
+        sweep = pick.entry.message
+        if isinstance(sweep, ArrivedMap):
+            return sweep.decode(self._card)
+        assert self._unpacker is not None
+        try:
+            return sweep.decode(self._unpacker)
+        finally:
+            for error in sweep.newly_damaged():
+                self.buffer.count_damaged_chunk(pick.entry.sender, str(error))
 
-    def _refuse(self, pick: Pick[BevFeature], why: _Refused, pose: Matrix | None) -> Verdict:
+    def _refuse(self, pick: Pick[Arrived], why: Objection, pose: Matrix | None) -> Verdict:
         self.buffer.count_refused(pick.entry, why.refusal, str(why))
-        return _verdict(pick, str(why), pose)
+        return self._verdict(pick, str(why), pose)
+
+    def _verdict(
+        self, pick: Pick[Arrived], reason: str, pose: Matrix | None, feature: Decoded | None = None
+    ) -> Verdict:
+        entry, sweep = pick.entry, pick.entry.message
+        chunks = (sweep.announced, sweep.arrived) if isinstance(sweep, ArrivedChunks) else (0, 0)
+        tiles = feature.tiles() if isinstance(feature, ReceivedMap) else None
+        restored = 0.0
+        if tiles is not None and self._card.restores:
+            restored = float((tiles < TileState.FINE).mean())
+        return Verdict(
+            agent=entry.sender,
+            reason=reason,
+            age=pick.age / NANOSECONDS,
+            bytes=sweep.size,
+            sequence=entry.sequence,
+            pose=pose,
+            feature=feature,
+            chunks=chunks[0],
+            chunks_received=chunks[1],
+            tiles=tiles,
+            restored=restored,
+        )
 
 
-def _pose_in(map_frame: str, message: BevFeature) -> Matrix | _Refused:
+def _pose_in(map_frame: str, sweep: Arrived) -> Matrix | Objection:
     """The sender's pose if it is valid and given in this frame."""
-    if message.map_frame != map_frame:
-        return _Refused(Refusal.MAP_FRAME, f'{message.map_frame!r}, the ego is in {map_frame!r}')
+    if sweep.map_frame != map_frame:
+        return Objection(Refusal.MAP_FRAME, f'{sweep.map_frame!r}, the ego is in {map_frame!r}')
     try:
-        return pose_of(message.pose.pose)
+        return sweep.pose()
     except PoseError as error:
-        return _Refused(Refusal.POSE, str(error))
+        return Objection(Refusal.POSE, str(error))
 
 
 class _SweepClock:
@@ -308,7 +325,11 @@ def _diagnosis(sender: str, record: PeerRecord) -> diagnostics.Item:
         'payload [kB/s]': f'{record.kilobytes_per_s:.1f}',
         'age [ms]': '' if record.age is None else f'{record.age * 1e3:.0f}',
         'gate weight': f'{record.gate_weight:.3f}',
+        **_of_chunks(record),
     }
+    if record.layers:
+        values |= {f'{layer} [B]': size for layer, size in record.layers.items()}
+        values['restored [%]'] = f'{100 * record.restored:.1f}'
     level = diagnostics.WARN if record.last_refusal else diagnostics.OK
     message = 'fused' if record.fused else 'received, not yet used'
     if record.last_refusal:
@@ -316,13 +337,12 @@ def _diagnosis(sender: str, record: PeerRecord) -> diagnostics.Item:
     return diagnostics.Item(f'neighbour/{sender}', level, message, values)
 
 
-def _verdict(
-    pick: Pick[BevFeature],
-    reason: str,
-    pose: Matrix | None = None,
-    feature: features.BevFeature | None = None,
-) -> Verdict:
-    entry = pick.entry
-    return Verdict(
-        entry.sender, reason, pick.age / NANOSECONDS, len(entry.message.data), entry.sequence, pose, feature
-    )
+def _of_chunks(record: PeerRecord) -> dict[str, object]:
+    """The counts of chunks; empty if none has arrived."""
+    values: dict[str, object] = {}
+    if record.chunks_received or record.chunks_refused:
+        values = {'chunks received': record.chunks_received, 'chunks lost': record.chunks_lost}
+        values |= {f'chunks refused, {r.value}': n for r, n in record.chunks_refused.items()}
+    if record.last_chunk_refusal:
+        values['last chunk refused'] = record.last_chunk_refusal
+    return values

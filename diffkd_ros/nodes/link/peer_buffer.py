@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from diffkd_ros.messages.reading import NANOSECONDS
+from diffkd_ros.nodes.link.arrived import ArrivedChunks
 from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
 
 Message = TypeVar('Message')
@@ -35,7 +36,6 @@ class Received(Generic[Message]):
         stamp: of the sweep it was made from, nanoseconds.
         sequence: the sender's counter.
         message: the message.
-        decoded: the decoded message, set by the buffer's user and kept for the next sweep.
         fresh: no sweep has considered it yet.
         fused: it took part in a fusion.
         refusal: why it was last refused.
@@ -46,7 +46,6 @@ class Received(Generic[Message]):
     stamp: int
     sequence: int
     message: Message
-    decoded: Any = None
     fresh: bool = True
     fused: bool = False
     refusal: Refusal | None = None
@@ -109,27 +108,75 @@ class PeerBuffer(Generic[Message]):
             newest_sweep: stamp of the receiver's newest sweep; None if there is no recent one.
         """
         with self._lock:
-            if sender == self._own_id:
-                self.own += 1
+            record = self._record_of(sender)
+            if record is not None:
+                self._store(record, Received(sender, stamp, sequence, message), size, newest_sweep)
+
+    def add_chunk(
+        self, sender: str, stamp: int, sequence: int, chunk: ArrivedChunks, newest_sweep: int | None = None
+    ) -> None:
+        """Store a chunk that just arrived, with the other chunks of its sweep.
+
+        Args:
+            sender: agent id.
+            stamp: of the sweep, nanoseconds.
+            sequence: of the sweep, uint32.
+            chunk: the chunk.
+            newest_sweep: see `add`.
+        """
+        with self._lock:
+            record = self._record_of(sender)
+            if record is None:
                 return
-            record = self._records.pop(sender, None) or PeerRecord()
-            # Ordered by the latest message: the first one is forgotten first.
-            self._records[sender] = record
-            if not record.arrived(stamp, sequence, size, newest_sweep):
+            if chunk.problem:
+                record.chunk_refused(Refusal.CONTRADICTION, chunk.problem)
                 return
-            if len(self._records) > _MAX_SENDERS:
-                oldest = next(iter(self._records))
-                self._forget(oldest)
-                self._dropped.include(self._records.pop(oldest))
-            queue = self._senders.setdefault(sender, deque())
-            while queue and (stamp < queue[-1].stamp - _RESTART or len(queue) >= _DEPTH):
-                self._leave(queue.popleft())
-            queue.append(Received(sender, stamp, sequence, message))
+            for entry in self._senders.get(sender, ()):
+                sweep = entry.message
+                if (entry.sequence, entry.stamp) == (sequence, stamp) and isinstance(sweep, ArrivedChunks):
+                    before = sweep.arrived
+                    if problem := sweep.join(chunk):
+                        record.chunk_refused(Refusal.CONTRADICTION, problem)
+                    elif sweep.arrived == before:
+                        record.repeated += 1
+                    else:
+                        record.chunk_arrived(stamp, chunk.size)
+                    return
+            # One that arrives after its sweep was used or dropped is counted as lost.
+            if not record.is_gone(sequence, stamp) and self._store(
+                record, Received(sender, stamp, sequence, chunk), chunk.size, newest_sweep
+            ):
+                record.chunks_received += 1
+
+    def _record_of(self, sender: str) -> PeerRecord | None:
+        """The record of the sender of a message that just arrived; None if it is an own one."""
+        if sender == self._own_id:
+            self.own += 1
+            return None
+        # Ordered by the latest message: the first one is forgotten first.
+        record = self._records.pop(sender, None) or PeerRecord()
+        self._records[sender] = record
+        if len(self._records) > _MAX_SENDERS:
+            oldest = next(iter(self._records))
+            self._forget(oldest)
+            self._dropped.include(self._records.pop(oldest))
+        return record
+
+    def _store(self, record: PeerRecord, entry: Received[Any], size: int, newest_sweep: int | None) -> bool:
+        """Store a message unless it is repeated; returns whether it is stored."""
+        if not record.arrived(entry.stamp, entry.sequence, size, newest_sweep):
+            return False
+        queue = self._senders.setdefault(entry.sender, deque())
+        while queue and (entry.stamp < queue[-1].stamp - _RESTART or len(queue) >= _DEPTH):
+            self._leave(queue.popleft())
+        queue.append(entry)
+        return True
 
     def pick(self, stamp: int) -> list[Pick[Message]]:
         """Pick each sender's newest message that is not newer than a sweep, in order of the senders' names.
 
-        Of several with the same stamp, the last received is picked: the others are from before a restart.
+        Of several with the same stamp, the last received is picked: the others are from before a restart. A
+        sweep of which the first chunk did not arrive is picked only if no older one can be fused.
 
         Args:
             stamp: of the receiver's sweep, nanoseconds.
@@ -140,7 +187,7 @@ class PeerBuffer(Generic[Message]):
                 queue = self._senders[sender]
                 fresh = any(entry.fresh for entry in queue)
                 due = [e for e in reversed(queue) if e.stamp <= stamp + self._future_tolerance]
-                entry = max(due, key=_stamp_of) if due else min(queue, key=_stamp_of)
+                entry = self._best(due, stamp) if due else min(queue, key=_stamp_of)
                 age = stamp - entry.stamp
                 if not fresh and abs(age) > max(_REPORTED, self.max_age):
                     self._forget(sender)
@@ -157,6 +204,16 @@ class PeerBuffer(Generic[Message]):
                 picks.append(Pick(entry, age, refusal))
             return picks
 
+    def _best(self, due: list[Received[Message]], stamp: int) -> Received[Message]:
+        """The newest sweep that is not too old and whose first chunk arrived; if there is none, the newest.
+
+        The first chunk holds the boxes, which late fusion would use and the restoration needs most; without
+        it an older sweep is better. With it, what else is missing is restored, whereas nothing moves the
+        objects of an older sweep to where they are now.
+        """
+        usable = [e for e in due if _has_base(e.message) and stamp - e.stamp <= self.max_age]
+        return max(usable or due, key=_stamp_of)
+
     def _refusal(self, age: int, fresh: bool) -> Refusal | None:
         if -self._future_tolerance <= age <= self.max_age:
             return None
@@ -170,6 +227,10 @@ class PeerBuffer(Generic[Message]):
         """Count a message that no further sweep will consider."""
         entry.left = True
         self._count(entry, 1)
+        sweep = entry.message
+        if isinstance(sweep, ArrivedChunks):
+            record = self._records.get(entry.sender, self._dropped)
+            record.sweep_gone(entry.sequence, entry.stamp, sweep.announced - sweep.arrived)
 
     def _count(self, entry: Received[Message], by: int) -> None:
         record = self._records.get(entry.sender, self._dropped)
@@ -218,11 +279,26 @@ class PeerBuffer(Generic[Message]):
             if entry.sender in self._records:
                 self._records[entry.sender].last_refusal = ''
 
-    def count_weight(self, sender: str, weight: float) -> None:
-        """Note the gate weight of a sender's fused feature."""
+    def count_weight(
+        self, sender: str, weight: float, layers: dict[str, int] | None = None, restored: float = 0.0
+    ) -> None:
+        """Note the gate weight of a sender's fused feature, and of one in layers their bytes and more.
+
+        Args:
+            sender: agent id.
+            weight: of the feature.
+            layers: payload bytes by layer.
+            restored: share of its cells that were estimated.
+        """
         with self._lock:
             if sender in self._records:
-                self._records[sender].gate_weight = weight
+                record = self._records[sender]
+                record.gate_weight, record.layers, record.restored = weight, layers or {}, restored
+
+    def count_damaged_chunk(self, sender: str, detail: str) -> None:
+        """Note that a chunk cannot be decoded, and why."""
+        with self._lock:
+            self._records.get(sender, self._dropped).chunk_refused(Refusal.PAYLOAD, detail)
 
     def count_refused(self, entry: Received[Message], refusal: Refusal, detail: str) -> None:
         """Note that a message was refused, and why."""
@@ -261,6 +337,10 @@ class PeerBuffer(Generic[Message]):
                         record.waiting += 1
                 records[sender] = record
             return records
+
+
+def _has_base(message: Any) -> bool:
+    return not isinstance(message, ArrivedChunks) or message.has_base
 
 
 def _stamp_of(entry: Received[Any]) -> int:

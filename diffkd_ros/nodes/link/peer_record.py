@@ -16,7 +16,12 @@ from diffkd_ros.metrics.stamp_gaps import StampGaps
 _WINDOW = 20
 # Messages needed to judge a clock.
 _ENOUGH = 5
-_COUNTS = ('received', 'repeated', 'lost', 'unheard', 'restarts', 'fused', 'overwritten', 'waiting')
+# Latest sweeps whose chunks are recognised when they arrive after the sweep was used or dropped.
+_LATE_SWEEPS = 20
+_COUNTS = (
+    *('received', 'repeated', 'lost', 'unheard', 'restarts', 'fused', 'overwritten', 'waiting'),
+    *('chunks_received', 'chunks_lost'),
+)
 
 
 class Refusal(Enum):
@@ -33,6 +38,7 @@ class Refusal(Enum):
     MAP_FRAME = 'pose given in another map frame'
     POSE = 'pose is no finite rigid transform'
     PAYLOAD = 'payload cannot be decoded'
+    CONTRADICTION = 'contradicts other chunks of its sweep'
     BEYOND_LIMIT = 'beyond the number of agents the model fuses'
 
 
@@ -40,7 +46,8 @@ class Refusal(Enum):
 class PeerRecord(SequenceStatistics):
     """Totals of one sender since its first message, and rate, age and clock lead of its latest messages.
 
-    Every message received is counted once, so received = fused + refused + overwritten + waiting.
+    Every message received is counted once, so received = fused + refused + overwritten + waiting. The message
+    of a sweep that is sent in chunks has been received when one of them has.
 
     Attributes:
         fused: messages that took part in at least one fusion.
@@ -50,6 +57,12 @@ class PeerRecord(SequenceStatistics):
         gaps: of the stamps: messages lost, and sweeps of which the sender made no message.
         gate_weight: share that the latest fused feature supplied over the cells it covers.
         last_refusal: reason and detail of the latest refusal, empty once a feature is fused again.
+        chunks_received: chunks that arrived before their sweep was used or dropped.
+        chunks_lost: chunks of received sweeps that did not arrive by then.
+        chunks_refused: chunks that are damaged or contradict others of their sweep, by reason.
+        last_chunk_refusal: reason and detail of the latest chunk refused.
+        layers: payload bytes by layer of the latest sweep fused, empty if it was a whole map.
+        restored: share of its cells that the ego estimated.
     """
 
     fused: int = 0
@@ -59,6 +72,13 @@ class PeerRecord(SequenceStatistics):
     gaps: StampGaps = field(default_factory=StampGaps)
     gate_weight: float = 0.0
     last_refusal: str = ''
+    chunks_received: int = 0
+    chunks_lost: int = 0
+    chunks_refused: Counter[Refusal] = field(default_factory=Counter)
+    last_chunk_refusal: str = ''
+    layers: dict[str, int] = field(default_factory=dict)
+    restored: float = 0.0
+    _gone: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_LATE_SWEEPS))
     _window: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _ages: deque[int] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _leads: deque[int] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -89,6 +109,32 @@ class PeerRecord(SequenceStatistics):
             self._leads.append(stamp - newest_sweep)
         return True
 
+    def chunk_arrived(self, stamp: int, size: int) -> None:
+        """Count a chunk of a sweep that is counted already.
+
+        Args:
+            stamp: of the sweep, nanoseconds.
+            size: of the chunk's payload, bytes.
+        """
+        self.chunks_received += 1
+        for place, (of_sweep, known) in enumerate(self._window):
+            if of_sweep == stamp:
+                self._window[place] = (stamp, known + size)
+
+    def chunk_refused(self, refusal: Refusal, detail: str) -> None:
+        """Count a chunk that is refused, and note why."""
+        self.chunks_refused[refusal] += 1
+        self.last_chunk_refusal = f'{refusal.value}: {detail}'
+
+    def sweep_gone(self, sequence: int, stamp: int, lost: int) -> None:
+        """Note that a sweep takes no more chunks, and that some of it were lost."""
+        self.chunks_lost += lost
+        self._gone.append((sequence, stamp))
+
+    def is_gone(self, sequence: int, stamp: int) -> bool:
+        """Whether a sweep takes no more chunks."""
+        return (sequence, stamp) in self._gone
+
     def pause(self) -> None:
         """Count the messages sent before the next one received neither as lost nor as missing."""
         super().pause()
@@ -99,6 +145,7 @@ class PeerRecord(SequenceStatistics):
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.refused.update(other.refused)
+        self.chunks_refused.update(other.chunks_refused)
         self.gaps.missing += other.gaps.missing
 
     def considered(self, age: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from diffkd_ros.messages.clouds import INTENSITY_SCALES
 from diffkd_ros.nodes.base.parameters import parameter
-from diffkd_ros.nodes.base.qos import RELIABILITIES as LINK_RELIABILITIES
+from diffkd_ros.nodes.base.subscription import RELIABILITIES
 from diffkd_ros.nodes.input.pose_parameters import PoseParameters
 
 
@@ -29,12 +29,12 @@ class EncodingParameters(PoseParameters):
         choices=INTENSITY_SCALES,
     )
     v2x_reliability: str = parameter(
-        'reliable',
-        'Reliability of the V2X link; must be the same for all agents.',
-        choices=LINK_RELIABILITIES,
+        'auto',
+        'Reliability of the V2X link, equal for all agents; auto: whole maps reliable, chunks best effort.',
+        choices=RELIABILITIES,
     )
     v2x_depth: int = parameter(
-        10, 'Queue depth of the V2X link, in messages of all senders together.', minimum=1, maximum=100
+        10, 'Queue depth of the V2X link, in sweeps of all senders together.', minimum=1, maximum=100
     )
     v2x_lifespan: float = parameter(
         0.0,

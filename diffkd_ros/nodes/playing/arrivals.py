@@ -17,6 +17,7 @@ class Arrivals:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._features: dict[tuple[str, int], None] = {}
+        self._chunks: dict[tuple[str, int], set[int]] = {}
         self._answers: dict[int, float] = {}
         self._stopping = False
 
@@ -26,6 +27,15 @@ class Arrivals:
             self._features[agent, stamp] = None
             _trim(self._features)
             self._condition.notify_all()
+
+    def chunk(self, agent: str, stamp: int, number: int, announced: int) -> None:
+        """Record a chunk of an agent's feature of a stamp, which arrives with the last of those announced."""
+        with self._condition:
+            arrived = self._chunks.setdefault((agent, stamp), set())
+            arrived.add(number)
+            _trim(self._chunks)
+        if len(arrived) >= announced:
+            self.feature(agent, stamp)
 
     def answer(self, stamp: int, latency_ms: Sequence[float]) -> None:
         """Record the ego's answer to a stamp; `latency_ms` as in `FusionStatus`, the total last."""
@@ -38,6 +48,7 @@ class Arrivals:
         """Forget everything that has arrived."""
         with self._condition:
             self._features.clear()
+            self._chunks.clear()
             self._answers.clear()
 
     def stop(self) -> None:

@@ -11,8 +11,9 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 
+from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC
 from diffkd_ros.messages.reading import stamp_of
-from diffkd_ros.msg import BevFeature, FusionStatus
+from diffkd_ros.msg import BevChunk, BevFeature, FusionStatus
 from diffkd_ros.nodes.base import qos
 from diffkd_ros.nodes.playing.arrivals import Arrivals
 from diffkd_ros.nodes.playing.feeder import PlayedFrame
@@ -60,11 +61,22 @@ class LockStep:
         self._arrivals = Arrivals()
         points = qos.POINTS_IN_LOCKSTEP if waits else qos.POINTS
         self.output = FramePublisher(node, subscribers, truth_subscribers, points)
-        self._features = node.create_subscription(
-            BevFeature,
-            'v2x/features',
-            lambda message: self._arrivals.feature(message.agent_id, stamp_of(message.header)),
-            qos.FEATURES,
+        # Each neighbour publishes on one of the two topics.
+        self._link = (
+            node.create_subscription(
+                BevFeature,
+                FEATURES_TOPIC,
+                lambda message: self._arrivals.feature(message.agent_id, stamp_of(message.header)),
+                qos.FEATURES,
+            ),
+            node.create_subscription(
+                BevChunk,
+                CHUNKS_TOPIC,
+                lambda message: self._arrivals.chunk(
+                    message.agent_id, stamp_of(message.header), message.chunk, message.chunks
+                ),
+                qos.CHUNKS,
+            ),
         )
         self._answers: dict[str, Subscription] = {}
         if ego is not None:
@@ -102,12 +114,12 @@ class LockStep:
 
     def _missing(self, frame: PlayedFrame) -> list[str]:
         """The topics that lack publishers or subscribers, and how many they need."""
-        sources = ((self._features, len(frame.clouds) - 1), (self._answers[frame.ego], 1))
-        missing = self.output.missing() + [
-            f'{count} publishers of {subscription.topic_name}'
-            for subscription, count in sources
-            if self._node.count_publishers(subscription.topic_name) < count
-        ]
+        sources = ((self._link, len(frame.clouds) - 1), ((self._answers[frame.ego],), 1))
+        missing = self.output.missing()
+        for subscriptions, count in sources:
+            topics = [subscription.topic_name for subscription in subscriptions]
+            if sum(map(self._node.count_publishers, topics)) < count:
+                missing.append(f'{count} publishers of {" or ".join(topics)}')
         detections, wanted = f'/{frame.ego}/detections', self._answer_subscribers
         if self._node.count_subscribers(detections) < wanted:
             missing.append(f'{wanted} subscribers of {detections}')

@@ -4,15 +4,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.runtime.codec import PayloadError
+from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.tables import TILE, LinkTables
 
 LAYERS = ('boxes', 'coarse', 'fine')
+
+
+class TileState(IntEnum):
+    """How much of a tile arrived: nothing, its coarse code, fine codes, or that it is empty."""
+
+    MISSING = 0
+    COARSE = 1
+    FINE = 2
+    EMPTY = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,11 @@ class ReceivedFeature:
     feature: NDArray[np.float32]
     level: NDArray[np.float32]
     known_empty: NDArray[np.bool_]
+
+    @classmethod
+    def of_whole(cls, bev: BevFeature) -> ReceivedFeature:
+        """A map that arrived whole, in version 1 of the exchange."""
+        return cls(bev.feature, np.ones_like(bev.density), bev.density <= 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +105,16 @@ class ReceivedMap:
         known_empty = np.where(arrived, fine[0], coarse) == 0
         shape = self.fine.shape[1:]
         return ReceivedFeature(feature.reshape(-1, *shape), self.level, known_empty.reshape(shape))
+
+    def occupied(self) -> NDArray[np.bool_]:
+        """Mask of the cells (height, width) of which the sender's codes say that they are not empty."""
+        coarse = self.coarse.repeat(TILE, axis=0).repeat(TILE, axis=1)
+        return np.where(self.fine[0] >= 0, self.fine[0], coarse) > 0
+
+    def tiles(self) -> NDArray[np.uint8]:
+        """The `TileState` of each tile, (height / 4, width / 4)."""
+        states = np.where(self.coarse > 0, TileState.COARSE, TileState.MISSING).astype(np.uint8)
+        states[self.coarse == 0] = TileState.EMPTY
+        # The first fine level of a tile arrives as a whole.
+        states[self.fine[0, ::TILE, ::TILE] >= 0] = TileState.FINE
+        return states

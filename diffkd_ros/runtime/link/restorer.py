@@ -13,7 +13,7 @@ from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.card import RESTORE, ModelCard
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.boxes import draw_boxes
-from diffkd_ros.runtime.link.maps import ReceivedMap
+from diffkd_ros.runtime.link.maps import ReceivedFeature, ReceivedMap
 from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.session import ModelPart, Shape
 
@@ -34,27 +34,30 @@ class MapReceiver:
 
     def __init__(self, card: ModelCard, threads: int = 1, device: str = 'cpu') -> None:
         self.tables = LinkTables.load(card)
-        self._restorer = MapRestorer(card, threads, device) if RESTORE in card.files else None
+        self._restorer = MapRestorer(card, threads, device) if card.restores else None
 
     def features(
-        self, ego: BevFeature, received: Sequence[ReceivedMap], poses: Sequence[Matrix]
+        self, ego: BevFeature, received: Sequence[ReceivedMap | BevFeature], poses: Sequence[Matrix]
     ) -> list[BevFeature]:
         """Decode and restore the neighbours' maps.
 
         Args:
             ego: its own map.
-            received: of each neighbour.
+            received: of each neighbour; a `BevFeature` arrived whole.
             poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
 
         Returns:
             A map of each neighbour; its density is 1 in cells that may hold something, else 0.
         """
-        maps = [each.feature(self.tables) for each in received]
+        maps = [
+            ReceivedFeature.of_whole(each) if isinstance(each, BevFeature) else each.feature(self.tables)
+            for each in received
+        ]
         features = np.stack([each.feature for each in maps])
         density = np.stack([~each.known_empty for each in maps]).astype(np.float32)
         levels = np.stack([each.level for each in maps])
         if self._restorer is not None and (levels < 1).any():
-            boxes = [each.boxes for each in received]
+            boxes = [None if isinstance(each, BevFeature) else each.boxes for each in received]
             features = self._restorer.restore(ego, features, density, levels, boxes, poses)
         return [BevFeature(*each) for each in zip(features, density, strict=True)]
 

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What arrived of one sweep of a neighbour: a whole map, or some of the chunks of a layered message."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffkd_ros.geometry.poses import Matrix
+from diffkd_ros.messages.poses import pose_of, pose_of_chunk
+from diffkd_ros.msg import BevChunk, BevFeature
+from diffkd_ros.nodes.link.feature_message import encoded_of
+from diffkd_ros.nodes.link.peer_record import Refusal
+from diffkd_ros.runtime import codec, features
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.link.chunk import LARGEST
+from diffkd_ros.runtime.link.maps import ReceivedMap
+from diffkd_ros.runtime.link.unpacking import Unpacker
+
+ENCODINGS = {BevFeature.ENCODING_SPARSE_INT8_ZLIB}
+# Characters of all names in a chunk, which limits the memory that it takes.
+_LONGEST_NAMES = 1000
+# All fields that the chunks of a sweep have in common.
+_COMMON = [name for name in BevChunk.get_fields_and_field_types() if name not in ('chunk', 'data')]
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why a sweep is refused."""
+
+    refusal: Refusal
+    detail: str
+
+    def __str__(self) -> str:
+        return f'{self.refusal.value}: {self.detail}'
+
+
+class ArrivedMap:
+    """A `BevFeature`, version 1 of the exchange: a whole map.
+
+    Attributes:
+        map_frame: frame of its pose.
+        size: bytes of its payload.
+    """
+
+    def __init__(self, message: BevFeature) -> None:
+        self._message = message
+        self._decoded: features.BevFeature | None = None
+        self.map_frame = message.map_frame
+        self.size = len(message.data)
+
+    def objection(self, card: ModelCard) -> Objection | None:
+        """Why the map cannot be fused by this model, checking everything except its pose and payload."""
+        message, grid = self._message, card.grid
+        if message.model_id != card.model_id:
+            return Objection(Refusal.MODEL, f'{message.model_id}, the ego runs {card.model_id}')
+        shape, own_shape = (
+            (message.channels, message.height, message.width),
+            (card.channels, grid.height, grid.width),
+        )
+        # NaN compares unequal, so a range that is not finite is refused too.
+        if shape != own_shape or not np.allclose(message.grid_range, grid.range, rtol=0.0, atol=1e-3):
+            return Objection(
+                Refusal.GRID,
+                f'channels, height, width {shape} over {message.grid_range.round(2).tolist()}, '
+                f'the ego has {own_shape} over {list(grid.range)}',
+            )
+        if message.encoding not in ENCODINGS:
+            return Objection(Refusal.ENCODING, f'{message.encoding}, known are {sorted(ENCODINGS)}')
+        return None
+
+    def pose(self) -> Matrix:
+        """The sender's pose, map <- LiDAR; raises `PoseError`."""
+        return pose_of(self._message.pose.pose)
+
+    def decode(self, card: ModelCard) -> features.BevFeature:
+        """The map, decoded once for all sweeps that it takes part in; raises `PayloadError`."""
+        if self._decoded is None:
+            grid = card.grid
+            self._decoded = codec.decode(encoded_of(self._message), card.channels, grid.height, grid.width)
+        return self._decoded
+
+
+class ArrivedChunks:
+    """The chunks of a sweep that have arrived so far, version 2 of the exchange.
+
+    The first one that arrives determines what they have in common. Thread-safe: the executor adds chunks
+    while the inference thread decodes them.
+
+    Args:
+        message: the first one.
+
+    Attributes:
+        map_frame: frame of the pose.
+        announced: number of chunks of the sweep.
+    """
+
+    def __init__(self, message: BevChunk) -> None:
+        self._head = message
+        self._lock = threading.Lock()
+        self._data: dict[int, bytes] = {message.chunk: message.data.tobytes()}
+        self._decoded: ReceivedMap | None = None
+        self._damaged = 0
+        self.map_frame = message.map_frame
+        self.announced = message.chunks
+
+    @property
+    def problem(self) -> str:
+        """Why the chunk cannot be one of any sweep; empty if it can."""
+        head, size = self._head, len(self._head.data)
+        if head.chunk >= head.chunks:
+            return f'chunk {head.chunk} of {head.chunks}'
+        if not 1 <= size <= LARGEST:
+            return f'{size} bytes, expected 1 to {LARGEST}'
+        names = len(head.agent_id + head.model_id + head.map_frame + head.header.frame_id)
+        return f'names of {names} characters, at most {_LONGEST_NAMES}' if names > _LONGEST_NAMES else ''
+
+    @property
+    def size(self) -> int:
+        """Bytes of the chunks that have arrived."""
+        with self._lock:
+            return sum(map(len, self._data.values()))
+
+    @property
+    def arrived(self) -> int:
+        """Number of chunks that have arrived."""
+        return len(self._data)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the first chunk, which holds the boxes, has arrived."""
+        return 0 in self._data
+
+    def join(self, other: ArrivedChunks) -> str:
+        """Take a chunk of the same sweep, unless it has arrived already.
+
+        Returns:
+            Why it is refused; empty if it is not. Of chunks that contradict each other the first is kept.
+        """
+        different = [name for name in _COMMON if not _equal(self._head, other._head, name)]
+        if different:
+            return f'{", ".join(different)} differ'
+        ((number, data),) = other._data.items()
+        with self._lock:
+            if number not in self._data:
+                self._data[number], self._decoded = data, None
+        return '' if self._data[number] == data else f'other data of chunk {number}'
+
+    def objection(self, card: ModelCard) -> Objection | None:
+        """Why the chunks cannot be decoded by this model, checking everything except pose and payload."""
+        model = self._head.model_id
+        if not card.link:
+            return Objection(Refusal.MODEL, f'{model}, the ego runs {card.model_id}, which takes whole maps')
+        if model != card.link_id:
+            return Objection(Refusal.MODEL, f'{model}, the ego runs {card.link_id}')
+        return None
+
+    def pose(self) -> Matrix:
+        """The sender's pose, map <- LiDAR; raises `PoseError`."""
+        return pose_of_chunk(self._head).pose
+
+    def decode(self, unpacker: Unpacker) -> ReceivedMap:
+        """What has arrived, decoded again only if it is more than at the last call.
+
+        Raises:
+            PayloadError: if all chunks are damaged.
+        """
+        with self._lock:
+            if self._decoded is None:
+                self._decoded = unpacker.unpack([data for _, data in sorted(self._data.items())])
+            decoded = self._decoded
+        if len(decoded.refused) == self.arrived:
+            raise decoded.refused[0]
+        return decoded
+
+    def newly_damaged(self) -> tuple[codec.PayloadError, ...]:
+        """Why chunks are damaged that were not at the last call."""
+        with self._lock:
+            refused = self._decoded.refused if self._decoded is not None else ()
+        known, self._damaged = self._damaged, max(self._damaged, len(refused))
+        return refused[known:]
+
+
+def _equal(one: BevChunk, other: BevChunk, name: str) -> bool:
+    first, second = getattr(one, name), getattr(other, name)
+    if isinstance(first, np.ndarray):
+        return np.array_equal(first, second, equal_nan=True)
+    return bool(first == second)

@@ -17,8 +17,9 @@ pytest.importorskip('rclpy', reason='the nodes need ROS 2')
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from diffkd_ros.msg import BevFeature, Boxes3D, FusionStatus
+from diffkd_ros.msg import BevChunk, BevFeature, Boxes3D, FusionStatus
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile
 
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.launching.middleware import fast_dds_environment, free_domain
@@ -61,13 +62,13 @@ class Partner:
         self.node.destroy_node()
         self._context.try_shutdown()
 
-    def listen(self, message_class: type, topic: str) -> None:
+    def listen(self, message_class: type, topic: str, profile: QoSProfile = HISTORY) -> None:
         def store(message: object) -> None:
             with self._condition:
                 self.received[topic].append(message)
                 self._condition.notify_all()
 
-        self.node.create_subscription(message_class, topic, store, HISTORY)
+        self.node.create_subscription(message_class, topic, store, profile)
 
     def publish(self, topic: str, message: object) -> None:
         publisher = self._publishers.get(topic)
@@ -160,6 +161,7 @@ def partner(domain: int) -> Iterator[Partner]:
         (DiagnosticArray, '/diagnostics'),
     ):
         partner.listen(message_class, topic)
+    partner.listen(BevChunk, '/v2x/chunks', qos.link('best_effort', 1000, 0.0))
     yield partner
     partner.close()
 

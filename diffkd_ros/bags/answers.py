@@ -12,15 +12,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.messages.names import BOXES3D_TYPE, agent_name
-from diffkd_ros.messages.reading import boxes_of, finite, latency_of, stamp_of
+from diffkd_ros.messages.reading import MessageError, boxes_of, finite, latency_of, stamp_of
+from diffkd_ros.runtime.link.maps import LAYERS, TileState
+from diffkd_ros.runtime.link.tables import TILE
 from diffkd_ros.sources.bag_files import Channel, open_bags
 from diffkd_ros.sources.dataset import DatasetError, located, raised
 
 _LOG = logging.getLogger(__name__)
 _FEATURE = 'diffkd_ros/msg/BevFeature'
+_UNKNOWN = (math.nan,) * 6
 _STATUS = 'diffkd_ros/msg/FusionStatus'
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """What arrived of a layered message; as in NeighbourStatus.msg.
+
+    Attributes:
+        chunks: number that arrived.
+        announced: number of the sweep's chunks.
+        bytes_of: payload by layer: boxes, coarse, fine.
+        restored: share of the map's cells that the ego estimated.
+        tiles: (rows, columns) `TileState` of each tile.
+    """
+
+    chunks: int
+    announced: int
+    bytes_of: dict[str, int]
+    restored: float
+    tiles: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +59,7 @@ class Neighbour:
         age: seconds, the ego sweep's stamp minus the feature's.
         gate_weight: its mean share of the fused feature over the cells it covers, in [0, 1].
         bytes: size of the payload.
+        layers: None for a whole map, and if refused.
     """
 
     agent: str
@@ -42,6 +68,7 @@ class Neighbour:
     age: float
     gate_weight: float
     bytes: int
+    layers: Layers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +107,8 @@ class Answer:
 def read_area(paths: Sequence[Path]) -> tuple[float, float, float, float] | None:
     """The area around the ego that the model covers: x_min, y_min, x_max, y_max, metres.
 
-    It is read from the first recorded feature with a valid area; None if there is none.
+    It is read from the first fusion status or feature with a valid area, which fusion status recorded with
+    version 0.1 lacks; None if there is none.
 
     Args:
         paths: read as one bag.
@@ -89,10 +117,11 @@ def read_area(paths: Sequence[Path]) -> tuple[float, float, float, float] | None
         DatasetError: if one is not a bag.
     """
     with closing(open_bags(paths)) as reader:
-        wanted = [channel for channel in reader.channels if channel.message_type == _FEATURE]
+        wanted = [channel for channel in reader.channels if channel.message_type in (_STATUS, _FEATURE)]
         for channel, _, data in reader.messages(wanted):
             with suppress(DatasetError), located(channel.topic):
-                x_min, y_min, _, x_max, y_max, _ = map(float, reader.deserialize(data, channel).grid_range)
+                message = reader.deserialize(data, channel)
+                x_min, y_min, _, x_max, y_max, _ = map(float, getattr(message, 'grid_range', _UNKNOWN))
                 # Others' features may have anything in this field.
                 if all(map(math.isfinite, (x_min, y_min, x_max, y_max))) and x_min < x_max and y_min < y_max:
                     return x_min, y_min, x_max, y_max
@@ -146,9 +175,27 @@ def _status_of(message: Any) -> Status:
                 finite(neighbour.age, 'age'),
                 finite(neighbour.gate_weight, 'gate_weight'),
                 int(neighbour.bytes),
+                _layers_of(neighbour, message),
             )
             for neighbour in message.neighbours
         ),
         finite(message.ego_reliability, 'ego_reliability'),
         latency_of(message),
+    )
+
+
+def _layers_of(neighbour: Any, status: Any) -> Layers | None:
+    """What arrived of a neighbour's layered message; None for a whole map, as before there were layers."""
+    tiles = np.asarray(getattr(neighbour, 'tiles', ()), np.uint8)
+    if not tiles.size:
+        return None
+    shape = int(status.height) // TILE, int(status.width) // TILE
+    if tiles.size != math.prod(shape) or (tiles >= len(TileState)).any():
+        raise MessageError(f'{tiles.size} tiles up to state {tiles.max()}, expected {shape} of 0 to 3')
+    return Layers(
+        int(neighbour.sweep_chunks_received),
+        int(neighbour.sweep_chunks),
+        {layer: int(getattr(neighbour, f'{layer}_bytes')) for layer in LAYERS},
+        finite(neighbour.restored, 'restored'),
+        tiles.reshape(shape),
     )

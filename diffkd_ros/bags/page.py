@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.bags.answers import Answer, Status, read_answers, read_area
+from diffkd_ros.bags.answers import Answer, Layers, Status, read_answers, read_area
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.files import write_text
 from diffkd_ros.frame import Boxes3D, CoopFrame
@@ -119,11 +120,12 @@ def _shown(
         area: x_min, y_min, x_max, y_max in which a vehicle can be detected.
     """
     to_ego = inverse(frame.agents[frame.ego].pose)
-    cells, places = {}, {}
+    cells, places, headings = {}, {}, {}
     for agent, sweep in frame.agents.items():
         pose = to_ego @ sweep.pose
         cells[agent_name(agent)] = _cells(transform_points(pose, sweep.points))
         places[agent_name(agent)] = [round(float(v), 2) for v in pose[:2, 3]]
+        headings[agent_name(agent)] = round(math.atan2(pose[1, 0], pose[0, 0]), 3)
     truth = within(ground_truth_in(frame, frame.ego), *EXTENT) if frame.ground_truth is not None else None
     found = within(answer.detections, *EXTENT) if answer else Boxes3D.empty()
     if found.scores is not None:
@@ -134,6 +136,7 @@ def _shown(
         'answered': answer is not None,
         'points': cells,
         'places': places,
+        'headings': headings,
         **_boxes(found, truth, area),
         **_status(answer),
     }
@@ -179,11 +182,32 @@ def _status(answer: Answer | None) -> dict[str, Any]:
             'reason': neighbour.reason,
             'age': round(neighbour.age, 3),
             'kilobytes': round(neighbour.bytes / 1e3, 1),
+            **_layers(neighbour.layers),
         }
         for neighbour in status.neighbours
     }
     stages = {name: round(milliseconds, 1) for name, milliseconds in status.stages.items()}
     return {'neighbours': neighbours, 'reliability': round(status.reliability, 3), 'stages': stages}
+
+
+def _layers(layers: Layers | None) -> dict[str, Any]:
+    """What arrived of a layered message; four tiles a byte, the first in its lowest bits, as base64."""
+    if layers is None:
+        return {}
+    rows, columns = layers.tiles.shape
+    states = np.zeros(-(-rows * columns // 4) * 4, np.uint8)
+    states[: rows * columns] = layers.tiles.ravel()
+    packed = (states.reshape(-1, 4) << np.array([0, 2, 4, 6], np.uint8)).sum(axis=1).astype(np.uint8)
+    kilobytes = {layer: round(size / 1e3, 2) for layer, size in layers.bytes_of.items()}
+    return {
+        'layers': {
+            'chunks': [layers.chunks, layers.announced],
+            'kilobytes': kilobytes,
+            'restored': round(layers.restored, 3),
+            'columns': columns,
+            'tiles': base64.b64encode(packed.tobytes()).decode(),
+        }
+    }
 
 
 def _is_finite(status: Status) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
-from diffkd_ros.evaluation.cooperation import IntermediateCooperation
+from diffkd_ros.evaluation.cooperations import live_cooperation
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.evaluation.pipeline import Perceiver, Perception, score
 from diffkd_ros.evaluation.report.panels import SHOWN_SCORE, fusion_view, shown_hits
@@ -56,7 +56,7 @@ def review_bag(bag: Path, model: Model, animated: range, progress: Callable[[int
         animated: indices of the frames to draw.
         progress: called with the number of frames done.
     """
-    cooperation, protocol = IntermediateCooperation(model), demo_protocol(model.card)
+    cooperation, protocol = live_cooperation(model.card)(model), demo_protocol(model.card)
     ego_alone, together = (Perceiver(cooperation, Condition(name)) for name in (EGO_ALONE, CLEAN))
     source = RosbagDataset(bag)
     frames = filter(None, (readable(source.__getitem__, index) for index in range(len(source))))

@@ -15,6 +15,7 @@ from rich.table import Table
 
 import diffkd_ros
 from diffkd_ros.demo.review import Review
+from diffkd_ros.runtime.link.maps import LAYERS
 
 # A rate is held if at least this share of the ego's sweeps is answered.
 HELD = 0.95
@@ -55,6 +56,7 @@ def summarise(
         }
         for agent in sorted(link)
     }
+    kilobytes = {agent: link[agent]['bytes'] / link[agent]['messages'] / 1e3 for agent in sorted(link)}
     held = [r['rate'] for r in realtime if r['sent'] and r['answered'] / r['sent'] >= HELD]
     return {
         **precision,
@@ -70,6 +72,9 @@ def summarise(
         'vehicle_latency_p50_ms': {a: nodes[a]['total p50 [ms]'] for a in sorted(link) if a in nodes},
         'vehicle_latency_ms': {a: nodes[a] for a in sorted(link) if a in nodes},
         'mbit_per_s': {agent: link[agent]['mbit_per_s'] for agent in sorted(link)},
+        'kilobytes_per_frame': sum(kilobytes.values()) / len(kilobytes) if kilobytes else None,
+        'vehicle_kilobytes_per_frame': kilobytes,
+        'layers': evaluation['layers'],
         'realtime': [
             {**r, 'answered_share': r['answered'] / r['sent'] if r['sent'] else None} for r in realtime
         ],
@@ -137,11 +142,12 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
         console,
         'Features sent in lock-step; latency from cloud to feature, ms',
         'vehicle',
-        ['Mbit/s', 'received', 'fused', 'lost', 'refused', 'p50', 'p95'],
+        ['Mbit/s', 'kB a frame', 'received', 'fused', 'lost', 'refused', 'p50', 'p95'],
         [
             [
                 agent,
                 _number(summary['mbit_per_s'][agent], '.2f'),
+                _number(summary['vehicle_kilobytes_per_frame'][agent], '.2f'),
                 *(str(row[name]) for name in ('received', 'fused', 'lost')),
                 str(sum(row['refused'].values())),
                 *_percentiles(summary['vehicle_latency_ms'].get(agent), 'total p50 [ms]', 'total p95 [ms]'),
@@ -149,6 +155,22 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
             for agent, row in summary['features'].items()
         ],
     )
+    if summary['layers']:
+        _table(
+            console,
+            'Layered messages as fused, payload in kB a frame',
+            'vehicle',
+            [*LAYERS, 'cells restored', 'chunks received', 'lost', 'refused'],
+            [
+                [
+                    agent,
+                    *(_number(row['kilobytes'][layer], '.2f') for layer in LAYERS),
+                    _number(row['restored'], '.0%'),
+                    *(str(row['chunks'][name]) for name in ('received', 'lost', 'refused')),
+                ]
+                for agent, row in sorted(summary['layers'].items())
+            ],
+        )
     if summary['realtime']:
         _table(
             console,
@@ -167,7 +189,12 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
             ],
         )
     console.print(
-        f'\nframes in lock-step: {summary["frames_sent"]} sent, {summary["frames_fused"]} fused, '
+        f'\neach vehicle sent {_number(summary["kilobytes_per_frame"], ".2f")} kB a frame (mean)',
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f'frames in lock-step: {summary["frames_sent"]} sent, {summary["frames_fused"]} fused, '
         f'{summary["frames_lost"]} lost',
         highlight=False,
         soft_wrap=True,

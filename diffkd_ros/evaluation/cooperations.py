@@ -12,6 +12,7 @@ from diffkd_ros.evaluation.cooperation import (
     NoCooperation,
 )
 from diffkd_ros.evaluation.layered import LayeredCooperation
+from diffkd_ros.runtime.card import ModelCard
 
 _KINDS: tuple[type[Cooperation], ...] = (
     IntermediateCooperation,
@@ -32,3 +33,8 @@ def cooperation_named(name: str) -> type[Cooperation]:
     """
     check_known('cooperation', name, COOPERATIONS)
     return COOPERATIONS[name]
+
+
+def live_cooperation(card: ModelCard) -> type[Cooperation]:
+    """What the nodes do with a model: share its maps in layers if it has a layered message, else whole."""
+    return LayeredCooperation if card.link else IntermediateCooperation

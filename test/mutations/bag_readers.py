@@ -96,10 +96,19 @@ class BagMessage(Bags):
             boxes = boxes_message(
                 header, Boxes3D(np.ones((1, 7)), scores=np.ones(1, np.float32)), ['vehicle'], self.make
             )
+            neighbour = self.make(
+                'diffkd_ros/msg/NeighbourStatus', agent_id='cav_2', accepted=True, reason='', age=0.1,
+                gate_weight=0.2, bytes=60, sequence=1, rate=10.0, kilobytes_per_s=0.6, messages_received=1,
+                messages_lost=0, messages_fused=1, messages_refused=0, messages_overwritten=0, sweep_chunks=2,
+                sweep_chunks_received=1, boxes_bytes=20, coarse_bytes=20, fine_bytes=20, restored=0.5,
+                tiles=np.array([0, 1, 2, 3, 3, 3, 0, 1], np.uint8), chunks_received=1, chunks_lost=1,
+                chunks_refused=0,
+            )  # fmt: skip
             status = self.make(
-                'diffkd_ros/msg/FusionStatus', header=header, model_id='', ego_reliability=0.5, neighbours=[],
-                stages=['fuse'], latency_ms=np.array([7], np.float32), sweeps_received=1, sweeps_fused=1,
-                sweeps_overwritten=0, sweeps_refused=0,
+                'diffkd_ros/msg/FusionStatus', header=header, model_id='', ego_reliability=0.5,
+                neighbours=[neighbour], stages=['fuse'], latency_ms=np.array([7], np.float32),
+                sweeps_received=1, sweeps_fused=1, sweeps_overwritten=0, sweeps_refused=0,
+                grid_range=np.array([-8, -4, -1, 8, 4, 1], np.float32), height=8, width=16,
             )  # fmt: skip
             self.rows.append(('/cav_1/detections', 'diffkd_ros/msg/Boxes3D', stamp, boxes))
             self.rows.append(('/cav_1/fusion_status', 'diffkd_ros/msg/FusionStatus', stamp, status))

@@ -7,6 +7,7 @@ from bag_readers import BagFile, BagMessage
 from cases import Reader
 from chunk_reader import Chunks
 from config_readers import Card, Options, Plan, Recipe, Results
+from link_reader import Link
 from message_readers import Cloud, Feature, Gateway, Odometry
 from set_readers import DairJson, Opv2vYaml, Pcd
 
@@ -25,5 +26,6 @@ READERS: dict[str, type[Reader]] = {
     'gateway': Gateway,
     'feature': Feature,
     'chunks': Chunks,
+    'link': Link,
     'odometry': Odometry,
 }

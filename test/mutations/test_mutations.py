@@ -35,6 +35,7 @@ LEAST = {
     'gateway': (0.1, 0.3),
     'feature': (0.9, 0.0),
     'chunks': (0.3, 0.1),
+    'link': (0.9, 0.0),
     'odometry': (0.3, 0.3),
 }
 

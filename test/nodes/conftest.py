@@ -5,23 +5,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip('rclpy', reason='the nodes need ROS 2')
 
-from diffkd_ros.msg import BevFeature
+from diffkd_ros.msg import BevChunk, BevFeature
 from ros_partner import SECOND, Partner, domain, group, partner
 
 from diffkd_ros.frame import CoopFrame
+from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.messages.building import header_message, odometry_message
 from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
 from diffkd_ros.messages.poses import pose_of_odometry
+from diffkd_ros.nodes.link.chunk_message import chunk_messages, overhead_of
 from diffkd_ros.nodes.link.feature_message import feature_message
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.encoder import FeatureEncoder
+from diffkd_ros.runtime.link.packing import Packer
+from diffkd_ros.runtime.link.sender import MapSender
+from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
 __all__ = ['Partner', 'domain', 'group', 'partner']
@@ -38,27 +44,63 @@ def encoder(card: ModelCard) -> FeatureEncoder:
 
 
 @pytest.fixture(scope='session')
+def linked(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    """A small model with a layered message."""
+    pytest.importorskip('torch', reason='the model is exported by the test')
+    from linked_model import write_linked_model
+
+    return write_linked_model(tmp_path_factory.mktemp('models') / 'linked')
+
+
+@pytest.fixture(scope='session')
 def scene() -> CoopFrame:
     """Five vehicles at one instant; the ego is 1."""
     return Simulator(SimulatorConfig(agents=5, frames_per_scenario=2), seed=77).scenario(0).frame(0)
 
 
 @pytest.fixture(scope='session')
-def feature_of(
-    card: ModelCard, encoder: FeatureEncoder, scene: CoopFrame
-) -> Callable[[int, str, int, int], BevFeature]:
-    """Makes the message that a vehicle of the scene would send."""
-    encoded = {}
+def feature_by(scene: CoopFrame) -> Callable[..., BevFeature]:
+    """Makes the message that a vehicle of the scene would send with a model."""
+    encoded: dict[tuple[str, int], codec.EncodedFeature] = {}
 
-    def make(vehicle: int, name: str, stamp: int, sequence: int = 0) -> BevFeature:
+    def make(card: ModelCard, vehicle: int, name: str, stamp: int, sequence: int = 0) -> BevFeature:
         sweep = scene.agents[vehicle]
-        if vehicle not in encoded:
-            encoded[vehicle] = codec.encode(encoder.encode(sweep.points))
+        key = card.model_id, vehicle
+        if key not in encoded:
+            encoded[key] = codec.encode(FeatureEncoder(card).encode(sweep.points))
         odometry = odometry_message(
             header_message(stamp, MAP_FRAME), lidar_frame(name), sweep.pose, sweep.velocity
         )
         header = header_message(stamp, lidar_frame(name))
-        return feature_message(header, name, sequence, card, encoded[vehicle], pose_of_odometry(odometry))
+        return feature_message(header, name, sequence, card, encoded[key], pose_of_odometry(odometry))
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def feature_of(
+    card: ModelCard, feature_by: Callable[..., BevFeature]
+) -> Callable[[int, str, int, int], BevFeature]:
+    """Makes the message that a vehicle of the scene would send with the shipped model."""
+    return partial(feature_by, card)
+
+
+@pytest.fixture(scope='session')
+def chunks_of(linked: ModelCard, scene: CoopFrame) -> Callable[..., list[BevChunk]]:
+    """Makes the messages that a vehicle of the scene would send with the small model."""
+    encoder, sender = FeatureEncoder(linked), MapSender(linked)
+    packer = Packer(LinkTables.load(linked))
+
+    def make(
+        vehicle: int, name: str, stamp: int, sequence: int = 0, kilobytes: float = 100.0
+    ) -> list[BevChunk]:
+        sweep = scene.agents[vehicle]
+        header = header_message(stamp, lidar_frame(name))
+        lidar = LidarPose(sweep.pose, MAP_FRAME)
+        overhead = overhead_of(header, name, linked, lidar)
+        codes = sender.code(encoder.encode(sweep.points))
+        chunks = packer.pack(codes, round(1e3 * kilobytes), overhead)
+        return chunk_messages(header, name, sequence, linked, chunks, lidar)
 
     return make
 

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chunks of one neighbour's sweeps are gathered, chosen and counted."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from diffkd_ros.msg import BevChunk
+from layered_map import link_tables, random_codes
+
+from diffkd_ros.geometry.lidar_pose import LidarPose
+from diffkd_ros.messages.building import header_message
+from diffkd_ros.nodes.link.arrived import ArrivedChunks
+from diffkd_ros.nodes.link.chunk_message import chunk_messages
+from diffkd_ros.nodes.link.neighbours import NeighbourSelector
+from diffkd_ros.nodes.link.peer_buffer import PeerBuffer
+from diffkd_ros.nodes.link.peer_record import Refusal
+from diffkd_ros.runtime.link.packing import Packer
+
+S = 1_000_000_000
+TABLES = link_tables()
+
+
+@pytest.fixture(scope='module')
+def link_card(card):
+    return card.model_copy(update={'link': True, 'files': {**card.files, 'link.npz': 'ab' * 32}})
+
+
+@pytest.fixture(scope='module')
+def packed():
+    return Packer(TABLES).pack(random_codes(TABLES), 4000)
+
+
+@pytest.fixture
+def sweep_of(link_card, packed):
+    """Makes the messages of a sweep."""
+
+    def make(sequence, stamp=None, agent='cav_2'):
+        stamp = sequence * S // 10 if stamp is None else stamp
+        header = header_message(stamp, f'{agent}/lidar')
+        return chunk_messages(header, agent, sequence, link_card, packed, LidarPose(np.eye(4), 'map'))
+
+    return make
+
+
+@pytest.fixture
+def selector(link_card):
+    return NeighbourSelector(link_card, 'cav_1', max_age=0.25, future_tolerance=0.01, tables=TABLES)
+
+
+def arrive(selector, *messages):
+    for message in messages:
+        selector.add_chunk(message)
+
+
+def verdict_at(selector, stamp):
+    (verdict,) = selector.select(stamp, np.eye(4), 'map')
+    return verdict
+
+
+def test_the_newest_sweep_whose_first_chunk_arrived_is_used(selector, sweep_of):
+    sweeps = [sweep_of(k) for k in range(5)]
+    arrive(selector, *sweeps[0], *sweeps[1][1:])
+    # Of the newer one the boxes are missing.
+    assert (verdict_at(selector, S // 10).sequence, verdict_at(selector, S // 10).age) == (0, 0.1)
+    arrive(selector, sweeps[1][0])
+    assert verdict_at(selector, S // 10).sequence == 1
+    # One chunk is enough if it is the first.
+    arrive(selector, sweeps[2][0])
+    verdict = verdict_at(selector, 2 * S // 10)
+    assert (verdict.sequence, verdict.chunks, verdict.chunks_received) == (2, 4, 1)
+    # An older sweep that is too old does not keep a newer one from being used.
+    arrive(selector, sweeps[4][1])
+    assert verdict_at(selector, 4 * S // 10).sequence == 2
+    assert verdict_at(selector, 5 * S // 10).sequence == 4
+
+
+def test_chunks_that_arrive_after_a_fusion_are_used_in_the_next(selector, sweep_of):
+    first, *rest = sweep_of(0)
+    arrive(selector, first)
+    before = verdict_at(selector, 0)
+    arrive(selector, *reversed(rest))
+    after = verdict_at(selector, 1)
+    assert (before.chunks_received, after.chunks_received) == (1, 4)
+    assert sum(after.feature.bytes_of.values()) == sum(len(m.data) for m in (first, *rest)) == after.bytes
+    record = selector.buffer.snapshot()['cav_2']
+    assert (record.received, record.fused, record.chunks_received, record.chunks_lost) == (1, 1, 4, 0)
+
+
+def test_lost_sweeps_and_lost_chunks_are_counted_apart(selector, sweep_of):
+    arrive(selector, *sweep_of(0), *sweep_of(1)[:3], *sweep_of(4)[:1], *sweep_of(5))
+    verdict_at(selector, 5 * S // 10)
+    record = selector.buffer.snapshot()['cav_2']
+    assert (record.received, record.lost, record.restarts) == (4, 2, 0)
+    assert (record.chunks_received, record.chunks_lost) == (12, 4)
+    # Too late to be used: neither a restart nor received.
+    arrive(selector, sweep_of(4)[1], sweep_of(1)[3])
+    record = selector.buffer.snapshot()['cav_2']
+    assert (record.received, record.lost, record.restarts, record.chunks_received) == (4, 2, 0, 12)
+    total = selector.buffer.totals()
+    assert (total.chunks_received, total.chunks_lost) == (12, 4)
+
+
+def test_the_order_of_arrival_does_not_matter(selector, sweep_of):
+    first, second = sweep_of(0), sweep_of(1)
+    arrive(selector, *first[:2], *second[:1], *first[2:], *second[1:])
+    verdict = verdict_at(selector, S // 10)
+    assert (verdict.sequence, verdict.chunks_received) == (1, 4)
+    record = selector.buffer.snapshot()['cav_2']
+    assert (record.received, record.lost, record.restarts, record.chunks_received) == (2, 0, 0, 8)
+
+
+def test_a_repeated_chunk_counts_once(selector, sweep_of):
+    first, *rest = sweep_of(0)
+    arrive(selector, first, deepcopy(first), *rest, deepcopy(first))
+    record = selector.buffer.snapshot()['cav_2']
+    assert (record.chunks_received, record.repeated, record.chunks_refused.total()) == (4, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('chunks', 5),
+        ('chunk', 200),
+        ('model_id', 'other@000000000000'),
+        ('map_frame', 'elsewhere'),
+        ('twist_known', True),
+        ('map_frame', 'x' * 2000),
+    ],
+)
+def test_a_contradicting_chunk_is_refused(selector, sweep_of, field, value):
+    first, *rest = sweep_of(0)
+    wrong = deepcopy(rest[0])
+    setattr(wrong, field, value)
+    moved = deepcopy(rest[1])
+    moved.position[1] += 1.0
+    other_data = deepcopy(first)
+    other_data.data[3] ^= 1
+    arrive(selector, first, wrong, moved, other_data, *rest)
+    verdict = verdict_at(selector, 0)
+    assert verdict.accepted
+    assert verdict.chunks_received == 4
+    record = selector.buffer.snapshot()['cav_2']
+    assert record.chunks_refused == {Refusal.CONTRADICTION: 3}
+    assert record.chunks_received == 4
+    # The refused ones are the neighbour's in the diagnostics.
+    items = {item.name: item.values for item in selector.items()}
+    assert items['neighbour/cav_2']['chunks refused, contradicts other chunks of its sweep'] == 3
+
+
+def test_a_chunk_larger_than_any_is_not_stored(selector, sweep_of):
+    (large, *_) = sweep_of(0)
+    large.data.frombytes(bytes(1000))
+    arrive(selector, large)
+    assert selector.select(0, np.eye(4), 'map') == []
+    assert selector.buffer.totals().chunks_refused == {Refusal.CONTRADICTION: 1}
+
+
+def test_a_model_without_layers_refuses_them_with_the_reason(card, sweep_of):
+    selector = NeighbourSelector(card, 'cav_1', 0.25, 0.01)
+    arrive(selector, *sweep_of(0))
+    verdict = verdict_at(selector, 0)
+    assert not verdict.accepted
+    assert verdict.reason.startswith('of another model: sim_edge@abababababab, the ego runs sim_edge@')
+    assert verdict.reason.endswith(', which takes whole maps')
+
+
+def test_a_flood_takes_limited_memory():
+    """Of invented senders, sweeps and chunks."""
+    buffer = PeerBuffer('cav_1', S // 2, 0)
+    draw = np.random.default_rng(0)
+    for k in range(20_000):
+        message = BevChunk(chunk=int(draw.integers(256)), chunks=255)
+        message.data.frombytes(draw.bytes(100))
+        sweep = 0 if k % 2 else int(draw.integers(2**32))
+        buffer.add_chunk(f'cav_{draw.integers(150)}', sweep, sweep, ArrivedChunks(message))
+    stored = [entry.message for queue in buffer._senders.values() for entry in queue]
+    assert 64 < len(stored) <= 64 * 4
+    for _ in range(1000):
+        message = BevChunk(chunk=int(draw.integers(256)), chunks=10)
+        message.data.frombytes(draw.bytes(100))
+        buffer.add_chunk('cav_2', S, 7, ArrivedChunks(message))
+    (pick,) = [pick for pick in buffer.pick(S) if pick.entry.sender == 'cav_2']
+    assert pick.entry.message.arrived == 10
+    assert buffer.snapshot()['cav_2'].chunks_refused[Refusal.CONTRADICTION] > 900
+
+
+def test_an_own_chunk_that_the_link_returns_is_ignored(selector, sweep_of):
+    arrive(selector, *sweep_of(0, agent='cav_1'))
+    assert selector.buffer.own == 4
+    assert selector.select(0, np.eye(4), 'map') == []

@@ -140,9 +140,9 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
     )
     _table(
         console,
-        'Features sent in lock-step; latency from cloud to feature, ms',
+        'Features sent in lock-step: Mbit/s, kB a frame; latency from cloud to feature, ms',
         'vehicle',
-        ['Mbit/s', 'kB a frame', 'received', 'fused', 'lost', 'refused', 'p50', 'p95'],
+        ['Mbit/s', 'kB', 'received', 'fused', 'lost', 'refused', 'p50', 'p95'],
         [
             [
                 agent,
@@ -158,9 +158,9 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
     if summary['layers']:
         _table(
             console,
-            'Layered messages as fused, payload in kB a frame',
+            'Layered messages as fused: payload in kB a frame, cells restored; all chunks',
             'vehicle',
-            [*LAYERS, 'cells restored', 'chunks received', 'lost', 'refused'],
+            [*LAYERS, 'restored', 'received', 'lost', 'refused'],
             [
                 [
                     agent,

@@ -116,7 +116,7 @@ def test_a_sweep_keeps_to_the_bandwidth_on_the_wire(both, partner, scene, stamp,
     assert int(item['budget [B]']) == 1e3 * kilobytes
     layers = sum(int(item[f'{layer} [B]']) for layer in ('boxes', 'coarse', 'fine'))
     assert layers + int(item['envelopes [B]']) == size
-    stages = {v.key for v in partner.diagnosis('cav_2: inference', '').values}
+    stages = {v.key for v in partner.diagnosis('cav_2/vehicle_node: inference', '').values}
     assert {'code p50 [ms]', 'pack p50 [ms]'} <= stages
 
 

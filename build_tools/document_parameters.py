@@ -21,11 +21,12 @@ from diffkd_ros.nodes.evaluator_node import EvaluatorParameters
 from diffkd_ros.nodes.perception.parameters import EncodingParameters
 from diffkd_ros.nodes.player_node import PlayerParameters
 from diffkd_ros.nodes.recorder_node import RecorderParameters
+from diffkd_ros.nodes.vehicle_node import VehicleParameters
 
 DOCS = Path(__file__).resolve().parent.parent / 'docs'
 PAGES = tuple(DOCS / name for name in ('parameters.md', 'carla.md', 'opencda.md'))
 TABLES: Mapping[str, type] = {
-    'vehicle_node': EncodingParameters,
+    'vehicle_node': VehicleParameters,
     'ego_node': EgoParameters,
     'autoware_node': AutowareParameters,
     'cpm_node': CpmParameters,
@@ -84,7 +85,7 @@ def rows(table: type, left_out: frozenset[str] = frozenset()) -> list[str]:
 def documented(page: str) -> str:
     """The page with every table up to date.
 
-    The ego has all parameters of a vehicle; its table lists only its additional ones.
+    The ego has all parameters of a vehicle but the bandwidth; its table lists only its additional ones.
     """
 
     def block(match: re.Match[str]) -> str:

@@ -77,3 +77,11 @@ def test_a_restart_is_no_loss() -> None:
     for k, sequence in enumerate((500, 501, 0, 1, 3)):
         link.add('cav_2', 10, k * 100 * MS, sequence)
     assert link.summary()['cav_2']['lost'] == 1
+
+
+def test_parts_of_a_message_count_once_in_any_order() -> None:
+    link = LinkCost()
+    for sequence in (0, 0, 1, 0, 1, 3, 3):
+        link.add('cav_2', 500, sequence * 100 * MS, sequence, part=True)
+    cost = link.summary()['cav_2']
+    assert (cost['messages'], cost['lost'], cost['bytes']) == (3, 1, 3500)

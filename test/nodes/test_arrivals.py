@@ -16,3 +16,14 @@ def test_an_answer_without_stages_counts() -> None:
     total, unknown = arrivals.wait_answers([1, 2], 0.0)
     assert total == 40.0
     assert math.isnan(unknown)
+
+
+def test_a_feature_in_chunks_has_arrived_with_the_last_one() -> None:
+    arrivals = Arrivals()
+    for number in (2, 0, 0):
+        arrivals.chunk('cav_2', 5, number, 3)
+    arrivals.chunk('cav_2', 6, 1, 3)
+    assert arrivals.wait_features({'cav_2': 5}, 0.0) == ['cav_2']
+    arrivals.chunk('cav_2', 5, 1, 3)
+    assert arrivals.wait_features({'cav_2': 5}, 0.0) == []
+    assert arrivals.wait_features({'cav_2': 6}, 0.0) == ['cav_2']

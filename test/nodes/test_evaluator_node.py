@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from diffkd_ros.msg import FusionStatus
+from diffkd_ros.msg import BevChunk, FusionStatus, NeighbourStatus
 from patience import PATIENCE, attempts
+from rclpy.serialization import serialize_message
 from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros.frame import Boxes3D
@@ -21,6 +23,21 @@ from diffkd_ros.messages.names import CLASS_NAMES
 SECOND = 1_000_000_000
 BOX = np.array([[10.0, 2.0, 0.0, 4.0, 2.0, 1.5, 0.0]])
 TRUTH = Boxes3D(BOX, num_points=np.array([50]))
+LAYERED = NeighbourStatus(
+    agent_id='cav_2', accepted=True, sweep_chunks=3, sweep_chunks_received=2, boxes_bytes=240,
+    coarse_bytes=360, fine_bytes=1400, restored=0.25, chunks_received=9, chunks_lost=2, chunks_refused=1,
+)  # fmt: skip
+CHUNKS = [
+    BevChunk(
+        header=header_message(sequence * SECOND // 5, 'cav_2/lidar'),
+        agent_id='cav_2',
+        sequence=sequence,
+        chunk=number,
+        chunks=2,
+        data=number * bytes(100),
+    )
+    for sequence, number in ((5, 0), (5, 1), (7, 1), (7, 0))
+]
 FOUND = Boxes3D(BOX, scores=np.array([0.9], np.float32))
 
 
@@ -96,8 +113,15 @@ def test_invalid_messages_are_counted_and_the_others_evaluated(evaluator, group,
     torn = message_of(header_message(stamp, 'cav_1/lidar'), FOUND, CLASS_NAMES)
     torn.boxes.pop()
     partner.publish('/cav_1/detections', torn)
+    # Best effort: what is sent before both ends know each other is lost.
+    first = copy.deepcopy(CHUNKS[0])
+    first.agent_id = 'cav_9'
+    partner.until(lambda: partner.publish('/cav_1/v2x/chunks', first) or 'cav_9 ' in evaluator.latest, 'one')
+    for chunk in CHUNKS:
+        partner.publish('/cav_1/v2x/chunks', chunk)
     for stages, times in ((['encode', 'total'], [9.0]), (['total'], [-9.0]), (['total'], [77.0])):
-        partner.publish('/cav_1/fusion_status', FusionStatus(stages=stages, latency_ms=times))
+        message = FusionStatus(stages=stages, latency_ms=times, neighbours=[LAYERED])
+        partner.publish('/cav_1/fusion_status', message)
     score(partner, stamp + SECOND)
     partner.until(lambda: 'latency p50 77' in evaluator.latest, 'the latency in the log')
     group.stop([evaluator], patience=PATIENCE)
@@ -106,3 +130,15 @@ def test_invalid_messages_are_counted_and_the_others_evaluated(evaluator, group,
     assert result['frames_answered'] == 1
     assert result['node_latency_ms'] == {'arm': {'total p95 [ms]': 12.5}}
     assert result['average_precision']['0.5'] == 1.0
+    # Two sweeps of two chunks, in all their bytes; one sweep between them was lost.
+    size = sum(len(serialize_message(chunk)) for chunk in CHUNKS)
+    link = result['link']['cav_2']
+    assert (link['messages'], link['lost'], link['bytes']) == (2, 1, size)
+    assert link['mbit_per_s'] == pytest.approx(8e-6 * size / 0.8)
+    assert result['layers'] == {
+        'cav_2': {
+            'kilobytes': {'boxes': 0.24, 'coarse': 0.36, 'fine': 1.4},
+            'restored': 0.25,
+            'chunks': {'received': 9, 'lost': 2, 'refused': 1},
+        }
+    }

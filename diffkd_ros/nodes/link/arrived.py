@@ -171,7 +171,7 @@ class ArrivedChunks:
             if self._decoded is None:
                 self._decoded = unpacker.unpack([data for _, data in sorted(self._data.items())])
             decoded = self._decoded
-        if len(decoded.refused) == self.arrived:
+        if decoded.refused and not any(decoded.bytes_of.values()):
             raise decoded.refused[0]
         return decoded
 

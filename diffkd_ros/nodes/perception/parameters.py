@@ -13,7 +13,7 @@ from diffkd_ros.nodes.input.pose_parameters import PoseParameters
 
 @dataclass(frozen=True)
 class EncodingParameters(PoseParameters):
-    """Parameters of `vehicle_node`; those of `ego_node` extend them."""
+    """Parameters that `vehicle_node` and `ego_node` share."""
 
     model: str = parameter('sim_edge', 'Model folder, or the name of a shipped model.')
     device: str = parameter('cpu', 'Device that runs the inference.', choices=('cpu', 'cuda', 'tensorrt'))

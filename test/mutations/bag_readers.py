@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from cases import Files, Reader, frames_of
 from changes import damaged, number_of_type, yaml_case
+from rosbags.interfaces import Nodetype
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from diffkd_ros.bags.answers import read_answers, read_area
@@ -145,7 +146,7 @@ class BagMessage(Bags):
             if rng.random() < 0.5 and value.size:
                 value = value.copy()
                 value[rng.randrange(value.size)] = _scalar(value.dtype.name, rng)
-            elif not message.__msgtype__.endswith('WithCovariance'):  # whose size is fixed
+            elif kind[0] is Nodetype.SEQUENCE:
                 value = np.resize(value, rng.choice((0, 1, value.size + 1, 2 * value.size)))
             setattr(message, name, value)
         elif isinstance(value, str):

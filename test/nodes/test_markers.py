@@ -5,7 +5,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffkd_ros.nodes.output.markers import observed_blocks
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.geometry.poses import pose_from_euler
+from diffkd_ros.messages.building import header_message
+from diffkd_ros.messages.poses import pose_of
+from diffkd_ros.nodes.link.neighbours import Verdict
+from diffkd_ros.nodes.output.markers import marker_array, observed_blocks
+from diffkd_ros.runtime.detector import Detection
+from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.link.maps import TileState
 
 
 def test_the_observed_blocks_are_those_with_returns(scene, encoder, card):
@@ -38,3 +46,40 @@ def test_the_observed_blocks_are_those_with_returns(scene, encoder, card):
     # Blocks at the edge may hold only returns that were left out above.
     inner = ((centres - edge > low) & (centres + edge < high)).all(axis=1)
     assert distance.min(axis=0)[inner].max() <= edge / 2 + slack
+
+
+def test_tiles_of_a_layered_message_are_drawn_where_they_lie(card):
+    """Except for empty ones, with a colour for each state."""
+    grid = card.grid
+    rows, columns = grid.height // 4, grid.width // 4
+    tiles = np.full((rows, columns), TileState.EMPTY, np.uint8)
+    tiles[0, 0], tiles[rows - 1, 2], tiles[1, 1] = TileState.FINE, TileState.COARSE, TileState.MISSING
+    pose = pose_from_euler((20.0, 5.0, 0.0), yaw=0.5)
+    feature = BevFeature.empty(card.channels, grid.height, grid.width)
+    verdict = Verdict('cav_2', '', 0.1, 900, 3, pose, feature, 4, 3, tiles, 0.25)
+    detection = Detection(
+        Boxes3D.empty(),
+        np.ones(2),
+        0.5,
+        np.ones((2, grid.height, grid.width)),
+        np.zeros(()),
+        np.zeros(()),
+        {},
+    )
+    observed = np.zeros((grid.height, grid.width), bool)
+    array = marker_array(
+        header_message(1, 'cav_1/lidar'), detection, [verdict], observed, [np.eye(4), pose], grid
+    )
+    (received,) = [marker for marker in array.markers if marker.ns == 'received']
+    np.testing.assert_allclose(pose_of(received.pose), pose, atol=1e-9)
+    edge = 4 * grid.cell
+    expected = {
+        (grid.x_min + edge / 2, grid.y_min + edge / 2),
+        (grid.x_min + 2.5 * edge, grid.y_max - edge / 2),
+        (grid.x_min + 1.5 * edge, grid.y_min + 1.5 * edge),
+    }
+    found = [(point.x, point.y) for point in received.points]
+    np.testing.assert_allclose(sorted(found), sorted(expected))
+    assert len({(color.r, color.g, color.b) for color in received.colors}) == 3
+    (text,) = [marker.text for marker in array.markers if marker.ns == 'neighbour_names']
+    assert text == 'cav_2: weight 1.00, 100 ms old, 3 of 4 chunks, 25% restored'

@@ -28,6 +28,7 @@ from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import inverse, transform_points
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.metrics.average_precision import match
+from diffkd_ros.runtime.link.maps import TileState
 from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.rosbag import RosbagDataset
 
@@ -195,7 +196,7 @@ def _layers(layers: Layers | None) -> dict[str, Any]:
     if layers is None:
         return {}
     rows, columns = layers.tiles.shape
-    states = np.zeros(-(-rows * columns // 4) * 4, np.uint8)
+    states = np.full(-(-rows * columns // 4) * 4, TileState.EMPTY, np.uint8)
     states[: rows * columns] = layers.tiles.ravel()
     packed = (states.reshape(-1, 4) << np.array([0, 2, 4, 6], np.uint8)).sum(axis=1).astype(np.uint8)
     kilobytes = {layer: round(size / 1e3, 2) for layer, size in layers.bytes_of.items()}

@@ -106,10 +106,12 @@ class Cooperation(ABC):
     Attributes:
         name: on the command line.
         sends: content of the messages.
+        budget: most bytes of a message where no limit is given; None for no limit.
     """
 
     name: ClassVar[str]
     sends: ClassVar[Literal['map', 'boxes', 'points', 'chunks', 'nothing']]
+    budget: ClassVar[int | None] = None
 
     def __init__(self, model: Model) -> None:
         self.model = model

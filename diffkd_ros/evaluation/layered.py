@@ -19,8 +19,6 @@ from diffkd_ros.runtime.link.maps import MapCodes
 from diffkd_ros.runtime.link.packing import Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
-BUDGET = 4000
-"""Bytes of a sweep where no limit is given: 0.32 Mbit/s at 10 Hz."""
 ENVELOPE = 200
 """Most bytes of the other fields of a `BevChunk`, which is sent for every chunk."""
 
@@ -50,6 +48,7 @@ class LayeredCooperation(Cooperation):
 
     name = 'layered'
     sends = 'chunks'
+    budget = 4000  # 0.32 Mbit/s at 10 Hz
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -63,7 +62,7 @@ class LayeredCooperation(Cooperation):
         codes = clean.of_points(agent, sweep, self._coded)
         if codes is None:
             return None
-        budget = BUDGET if link.budget is None else int(link.budget)
+        budget = self.budget if link.budget is None else int(link.budget)
         chunks = self._packer.pack(codes, budget, ENVELOPE)
         size = sum(map(len, chunks)) + ENVELOPE * len(chunks)
         return ChunkedMessage(chunks, sweep.pose, size, chunks[0]) if chunks else None

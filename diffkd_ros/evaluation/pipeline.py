@@ -52,13 +52,14 @@ class Perceiver:
     Args:
         cooperation: the way to cooperate.
         condition: the corruption.
-        budget: most bytes of a message, None for no further limit than the condition's.
+        budget: most bytes of a message, in addition to the condition's limits; None for the cooperation's.
     """
 
     def __init__(self, cooperation: Cooperation, condition: Condition, budget: int | None = None) -> None:
         self._cooperation = cooperation
         self._condition = condition
-        self._limits = replace(condition.link, message_bytes=budget)
+        most = cooperation.budget if budget is None else budget
+        self._limits = replace(condition.link, message_bytes=most)
         self._links: dict[int, Link[Any]] = {}
         self._sent: list[int] = []
 

@@ -71,8 +71,10 @@ class ContextCondition(nn.Module):
         condition = self.local(local) + self.views(views)
         if self.last is None:
             return condition
-        assert context.last is not None, 'a restoration with a memory needs one'
-        return condition + self.last(context.last)
+        last = context.last
+        if last is None:  # nothing is remembered
+            last = condition.new_zeros(len(condition), self.last.in_channels, *condition.shape[2:])
+        return condition + self.last(last)
 
 
 def inverse_warps(warps: Tensor) -> Tensor:

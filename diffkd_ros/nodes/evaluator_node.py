@@ -170,8 +170,10 @@ class EvaluatorNode(entry.RunnableNode):
             truth = self._truth.pop(stamp)
             if self._ego is not None:
                 truth = without_own(truth, self._ego)
-            truth = within(truth, grid.x_min, grid.y_min, grid.x_max, grid.y_max)
-            self._score(message.header, self._detected.pop(stamp), truth)
+            area = grid.x_min, grid.y_min, grid.x_max, grid.y_max
+            # Neighbours send boxes from beyond the ego's grid, too.
+            detected = within(self._detected.pop(stamp), *area)
+            self._score(message.header, detected, within(truth, *area))
 
     def _forget_after(self, stamp: int) -> None:
         """Drop later stamps, which belong to the previous run."""

@@ -63,6 +63,13 @@ def message_of(cooperation, frame: CoopFrame, budget: int | None = None):
     return cooperation.message(CleanFrame(frame), agent, frame.agents[agent], limits)
 
 
+def test_a_fast_link_is_not_used_beyond_the_default_budget(layered, frames):
+    """Clean frames and those of a bandwidth are then comparable."""
+    clean = perceive(layered, frames[0]).inference.sent_bytes
+    fast = perceive(layered, frames[0], Condition('bandwidth', 1)).inference.sent_bytes
+    assert clean == fast <= layered.budget * len(frames[0].neighbours)
+
+
 @pytest.mark.parametrize('budget', [150, 260, 1000, 2500, None])
 def test_messages_keep_to_the_budget_with_their_envelopes(layered, frames, budget):
     message = message_of(layered, frames[0], budget)

@@ -158,6 +158,35 @@ def test_a_chunk_larger_than_any_is_not_stored(selector, sweep_of):
     assert selector.buffer.totals().chunks_refused == {Refusal.CONTRADICTION: 1}
 
 
+def test_a_name_of_any_length_is_not_kept_and_drives_no_neighbour_out(selector, sweep_of):
+    arrive(selector, *sweep_of(0))
+    for k in range(100):
+        arrive(selector, *sweep_of(0, agent=f'{k}' + 'x' * 2000)[:1])
+    assert list(selector.buffer.snapshot()) == ['cav_2']
+    assert selector.buffer.totals().chunks_refused == {Refusal.CONTRADICTION: 100}
+    assert verdict_at(selector, 0).accepted
+
+
+def test_sweeps_that_are_played_again_are_taken_again(selector, sweep_of):
+    """Of a short recording in a loop."""
+    for turn in range(3):
+        for k in range(30, 45):
+            arrive(selector, *sweep_of(k))
+            verdict = verdict_at(selector, k * S // 10)
+            assert verdict.accepted, turn
+            assert verdict.chunks_received == 4
+
+
+def test_after_a_jump_back_sweeps_are_taken_again(selector, sweep_of):
+    for k in range(5):
+        arrive(selector, *sweep_of(k))
+        verdict_at(selector, k * S // 10)
+    selector.buffer.forget_after(2 * S // 10)
+    for k in range(2, 5):
+        arrive(selector, *sweep_of(k))
+        assert verdict_at(selector, k * S // 10).chunks_received == 4
+
+
 def test_a_model_without_layers_refuses_them_with_the_reason(card, sweep_of):
     selector = NeighbourSelector(card, 'cav_1', 0.25, 0.01)
     arrive(selector, *sweep_of(0))

@@ -39,6 +39,9 @@ CHUNKS = [
     for sequence, number in ((5, 0), (5, 1), (7, 1), (7, 0))
 ]
 FOUND = Boxes3D(BOX, scores=np.array([0.9], np.float32))
+# With a box that a neighbour sent from beyond the ego's grid.
+FAR = np.concatenate((BOX, BOX + np.array([200.0, 0, 0, 0, 0, 0, 0])))
+FOUND_FAR = Boxes3D(FAR, scores=np.array([0.9, 0.95], np.float32))
 
 
 def publish(partner, topic, stamp, boxes):
@@ -102,7 +105,7 @@ def test_detections_may_come_long_after_their_truths(evaluator, partner, stamp):
     for at in stamps:
         publish(partner, 'ground_truth', at, TRUTH)
     for at in stamps:
-        publish(partner, 'detections', at, FOUND)
+        publish(partner, 'detections', at, FOUND_FAR)
         wait_scored(partner, at)
 
 

@@ -18,7 +18,7 @@ from diffkd_ros.runtime.link.boxes import BOX_BYTES
 from diffkd_ros.runtime.link.maps import MapCodes, ReceivedMap
 from diffkd_ros.runtime.link.packing import MOST_CHUNKS, Packer
 from diffkd_ros.runtime.link.tables import LinkTables
-from diffkd_ros.runtime.link.unpacking import Unpacker
+from diffkd_ros.runtime.link.unpacking import MOST_BOXES, Unpacker
 
 TABLES = link_tables()
 CODES = random_codes(TABLES)
@@ -172,6 +172,15 @@ def test_more_boxes_than_a_chunk_holds_use_further_chunks():
     assert len(result.boxes) == 250
     assert (np.diff(result.boxes.scores) <= 0).all()
     assert len(received(TABLES, chunks[1:]).boxes) == 250 - 95
+
+
+def test_of_more_boxes_than_any_vehicle_sends_the_best_are_kept():
+    codes = random_codes(TABLES, boxes=400)
+    result = received(TABLES, sent(TABLES, codes, ALL))
+    assert len(result.boxes) == MOST_BOXES
+    np.testing.assert_allclose(
+        result.boxes.scores, np.sort(codes.boxes.scores)[::-1][:MOST_BOXES], atol=0.002
+    )
 
 
 def test_no_boxes_differ_from_boxes_that_did_not_arrive():

@@ -103,3 +103,9 @@ def test_the_number_of_boxes_is_limited() -> None:
         found((5.0, 0.9), (-7.0, 0.3)), [arrived(found((10.0, 0.8)))], [np.eye(4)] * 2, GRID, few
     )
     np.testing.assert_array_equal(boxes.boxes[:, 0], [5.0, 10.0])
+
+
+def test_of_one_neighbour_no_more_boxes_are_merged_than_a_vehicle_may_find() -> None:
+    """Time is quadratic in their number, and they come from strangers."""
+    many = found(*((10.0 * k, 0.9 - 0.001 * k) for k in range(2, 252)))
+    assert len(merged(found(), arrived(many))) == DECODING.max_boxes

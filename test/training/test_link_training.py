@@ -182,6 +182,10 @@ def test_a_lost_message_is_restored_from_the_one_before(remembering: Student, se
     assert all(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+def test_a_recipe_with_a_memory_trains_to_its_end(tmp_path: Path) -> None:
+    assert train(memory_recipe('teacher', 'student', 'codec', 'link'), tmp_path) is not None
+
+
 @pytest.mark.parametrize('stage', ['link', 'rank'])
 def test_a_memory_trains(stage: str, sequence: Batch) -> None:
     torch.manual_seed(1)

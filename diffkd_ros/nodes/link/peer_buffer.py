@@ -125,11 +125,13 @@ class PeerBuffer(Generic[Message]):
             newest_sweep: see `add`.
         """
         with self._lock:
+            if chunk.problem:
+                # Its sender's name may be of any length: no record is made for it.
+                known = self._records.get(sender, self._dropped)
+                known.chunk_refused(Refusal.CONTRADICTION, chunk.problem)
+                return
             record = self._record_of(sender)
             if record is None:
-                return
-            if chunk.problem:
-                record.chunk_refused(Refusal.CONTRADICTION, chunk.problem)
                 return
             for entry in self._senders.get(sender, ()):
                 sweep = entry.message
@@ -143,7 +145,7 @@ class PeerBuffer(Generic[Message]):
                         record.chunk_arrived(stamp, chunk.size)
                     return
             # One that arrives after its sweep was used or dropped is counted as lost.
-            if not record.is_gone(sequence, stamp) and self._store(
+            if not record.is_gone(sequence, stamp, _RESTART) and self._store(
                 record, Received(sender, stamp, sequence, chunk), chunk.size, newest_sweep
             ):
                 record.chunks_received += 1
@@ -271,6 +273,8 @@ class PeerBuffer(Generic[Message]):
                     self._leave(entry)
                 if not queue:
                     del self._senders[sender]
+            for record in self._records.values():
+                record.forget_gone()
 
     def count_fused(self, entry: Received[Message]) -> None:
         """Note that a message is fused."""

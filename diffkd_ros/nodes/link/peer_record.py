@@ -131,9 +131,18 @@ class PeerRecord(SequenceStatistics):
         self.chunks_lost += lost
         self._gone.append((sequence, stamp))
 
-    def is_gone(self, sequence: int, stamp: int) -> bool:
-        """Whether a sweep takes no more chunks."""
+    def is_gone(self, sequence: int, stamp: int, restart: int) -> bool:
+        """Whether a sweep takes no more chunks.
+
+        Stamps that fall back by more than `restart` nanoseconds are of a restarted or replaying sender.
+        """
+        if self._gone and stamp < self._gone[-1][1] - restart:
+            self.forget_gone()
         return (sequence, stamp) in self._gone
+
+    def forget_gone(self) -> None:
+        """Let all sweeps take chunks again, after time has jumped back."""
+        self._gone.clear()
 
     def pause(self) -> None:
         """Count the messages sent before the next one received neither as lost nor as missing."""

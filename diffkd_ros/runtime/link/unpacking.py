@@ -13,6 +13,9 @@ from diffkd_ros.runtime.link.chunk import decode_chunk
 from diffkd_ros.runtime.link.maps import LAYERS, ReceivedMap
 from diffkd_ros.runtime.link.tables import CELLS, TILE, LinkTables
 
+MOST_BOXES = 255
+"""Of a sweep; a stranger can send 24,000."""
+
 
 class Unpacker:
     """Decodes chunks.
@@ -59,7 +62,7 @@ class Unpacker:
 
 
 def _joined(lists: Sequence[Boxes3D]) -> Boxes3D:
-    """All boxes by descending score."""
+    """The boxes of the highest scores, at most `MOST_BOXES`, by descending score."""
     scores = np.concatenate([boxes.scores for boxes in lists])
     boxes = Boxes3D(np.concatenate([boxes.boxes for boxes in lists]), scores=scores)
-    return boxes[np.argsort(-scores, kind='stable')]
+    return boxes[np.argsort(-scores, kind='stable')[:MOST_BOXES]]

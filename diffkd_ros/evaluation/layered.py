@@ -16,7 +16,7 @@ from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.runtime.link.detector import detect_layered
 from diffkd_ros.runtime.link.maps import MapCodes
-from diffkd_ros.runtime.link.packing import Packer
+from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET, Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
 ENVELOPE = 200
@@ -48,7 +48,7 @@ class LayeredCooperation(Cooperation):
 
     name = 'layered'
     sends = 'chunks'
-    budget = 4000  # 0.32 Mbit/s at 10 Hz
+    budget = DEFAULT_BUDGET
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)

@@ -14,6 +14,7 @@ from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import Condition
 from diffkd_ros.evidence.plan import Conditions, Levels
 from diffkd_ros.evidence.trainings import Experiment, Section, Trainings, make_experiment
+from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET
 
 LINK = 'link'
 """Value of the key `study` in a plan of this kind."""
@@ -55,7 +56,7 @@ class LinkPlan(Trainings):
     arms: dict[str, Arm] = Field(min_length=1, description='AP over losses.')
     reference: str = Field(description='The arm that the others are compared with.')
     losses: Levels = Field(description='Link corruptions that the arms are measured under.')
-    budget: Bytes = Field(4000, description='Most bytes of a sweep, for arms and parts.')
+    budget: Bytes = Field(DEFAULT_BUDGET, description='Most bytes of a sweep, for arms and parts.')
     parts: dict[str, str] = Field({}, description='Training without a part, by the name of the part.')
     complete: str = Field(description='The arm that has all parts.')
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffkd_ros.evidence.link_results import LinkResults, LossPoint, RatePoint
-from diffkd_ros.files import whole_file
+from diffkd_ros.evidence.plots import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,11 +23,11 @@ _ROWS = ('ap50', 'ap70')
 def draw(results: LinkResults, folder: Path) -> None:
     """Write the plots for which there are figures."""
     if results.rate:
-        _save(_rate(results), folder / RATE)
+        save_png(_rate(results), folder / RATE)
     panels = {'chunks lost independently': results.loss, 'chunks lost in bursts': results.burst}
     shown = {title: curves for title, curves in panels.items() if any(curves.values())}
     if shown:
-        _save(_loss(shown, results.labels), folder / LOSS)
+        save_png(_loss(shown, results.labels), folder / LOSS)
 
 
 def _rate(results: LinkResults) -> Figure:
@@ -70,8 +70,3 @@ def _loss(panels: Mapping[str, Mapping[str, Sequence[LossPoint]]], labels: Mappi
     axes[0].set_ylabel('AP@0.7, %')
     axes[0].legend(fontsize=8)
     return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with whole_file(path) as unfinished:
-        figure.savefig(unfinished, format='png', dpi=150)

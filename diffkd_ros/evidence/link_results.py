@@ -12,6 +12,8 @@ from diffkd_ros.evaluation.summary import Number
 from diffkd_ros.metrics.result_file import write_json
 
 RESULTS = 'link.json'
+KEYS = ('clean_ap50', 'clean_ap70', 'corrupted_ap50', 'corrupted_ap70')
+"""AP of a `RatePoint`, `LateDifference` and `ArmFigures`."""
 
 Ends = tuple[Number, Number, Number]
 """A difference, and the low and high end of its interval."""
@@ -35,24 +37,25 @@ class RatePoint(_Part):
     corrupted_ap70: Number
 
 
-class LossPoint(_Part):
-    """AP at a share lost: the mean over training seeds, with the interval over scenarios."""
+class _Level(_Part):
+    """AP at a level of a link corruption: the mean over training seeds, with the interval over scenarios."""
+
+    ap50: Number
+    ap70: Number
+    ap70_low: Number
+    ap70_high: Number
+
+
+class LossPoint(_Level):
+    """AP at a share lost."""
 
     share: Number
-    ap50: Number
-    ap70: Number
-    ap70_low: Number
-    ap70_high: Number
 
 
-class DelayPoint(_Part):
-    """AP at a mean delay, as in `LossPoint`."""
+class DelayPoint(_Level):
+    """AP at a mean delay."""
 
     seconds: Number
-    ap50: Number
-    ap70: Number
-    ap70_low: Number
-    ap70_high: Number
 
 
 class LateDifference(_Part):

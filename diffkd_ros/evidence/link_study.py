@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +18,7 @@ from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.evidence.compare import FigureOf, difference, differences, figures, mean_over_seeds
 from diffkd_ros.evidence.link_plan import LinkPlan
 from diffkd_ros.evidence.link_results import (
+    KEYS,
     ArmDifference,
     ArmFigures,
     DelayPoint,
@@ -30,10 +31,8 @@ from diffkd_ros.evidence.measure import export_with, model_of
 from diffkd_ros.evidence.trainings import Experiment
 from diffkd_ros.metrics.inference import MESSAGES_PER_SECOND
 
-_KEYS = ('clean_ap50', 'clean_ap70', 'corrupted_ap50', 'corrupted_ap70')
 LAYERED = LayeredCooperation.name
 
-Point = TypeVar('Point', LossPoint, DelayPoint)
 Amount = Callable[[Condition], float]
 
 
@@ -116,10 +115,14 @@ def gather_link(plan: LinkPlan, measured: LinkMeasurements) -> LinkResults:
     any_arm = next(iter(measured.arms.values()))[0]
     reference, complete = arms[plan.reference], arms[plan.complete]
     lost = _levels(any_arm, _chunk_loss)
+    late = _levels(any_arm, lambda condition: condition.link.delay)
 
-    def over(amount: Amount, point: type[Point]) -> dict[str, list[Point]]:
+    def losses(amount: Amount) -> dict[str, list[LossPoint]]:
         levels = _levels(any_arm, amount).items()
-        return {name: [_point(point, *each, runs) for each in levels] for name, runs in arms.items()}
+        return {
+            name: [LossPoint(share=share, **_at(level, runs)) for share, level in levels]
+            for name, runs in arms.items()
+        }
 
     return LinkResults(
         data=plan.frames.source,
@@ -135,10 +138,13 @@ def gather_link(plan: LinkPlan, measured: LinkMeasurements) -> LinkResults:
             for name, outcomes in measured.rate.items()
         },
         less_late=_less_late(plan, measured.rate),
-        loss=over(_chunk_loss, LossPoint),
-        burst=over(lambda condition: condition.link.chunk_burst, LossPoint),
-        messages=over(lambda condition: condition.link.message_loss, LossPoint),
-        delay=over(lambda condition: condition.link.delay, DelayPoint),
+        loss=losses(_chunk_loss),
+        burst=losses(lambda condition: condition.link.chunk_burst),
+        messages=losses(lambda condition: condition.link.message_loss),
+        delay={
+            name: [DelayPoint(seconds=seconds, **_at(level, runs)) for seconds, level in late.items()]
+            for name, runs in arms.items()
+        },
         less_reference={
             name: [ArmDifference(share=share, **_less(runs, reference, at)) for share, at in lost.items()]
             for name, runs in arms.items()
@@ -163,7 +169,7 @@ def _rate_point(outcome: Outcome, cooperation: str) -> RatePoint:
     sent = outcome.summary.link_mbit_s * 1e6 / 8 / MESSAGES_PER_SECOND
     envelope = 0 if cooperation == LAYERED else ENVELOPE
     found = figures(outcome.evaluation)
-    return RatePoint(kb=(sent + envelope) / 1e3, **{key: found.get(key, float('nan')) for key in _KEYS})
+    return RatePoint(kb=(sent + envelope) / 1e3, **{key: found.get(key, float('nan')) for key in KEYS})
 
 
 def _less_late(plan: LinkPlan, rate: Mapping[str, Mapping[int, Outcome]]) -> list[LateDifference]:
@@ -198,10 +204,9 @@ def _ap(level: Condition, iou: float) -> FigureOf:
     return lambda _: lambda ap: ap(level, iou)
 
 
-def _point(kind: type[Point], value: float, level: Condition, runs: Sequence[Evaluation]) -> Point:
-    low, high = (mean_over_seeds(runs, _ap(level, iou)) for iou in (0.5, 0.7))
-    key = 'share' if kind is LossPoint else 'seconds'
-    return kind(**{key: value}, ap50=low.estimate, ap70=high.estimate, ap70_low=high.low, ap70_high=high.high)
+def _at(level: Condition, runs: Sequence[Evaluation]) -> dict[str, float]:
+    ap50, ap70 = (mean_over_seeds(runs, _ap(level, iou)) for iou in (0.5, 0.7))
+    return {'ap50': ap50.estimate, 'ap70': ap70.estimate, 'ap70_low': ap70.low, 'ap70_high': ap70.high}
 
 
 def _less(own: Sequence[Evaluation], other: Sequence[Evaluation], level: Condition) -> dict[str, Any]:
@@ -212,9 +217,9 @@ def _less(own: Sequence[Evaluation], other: Sequence[Evaluation], level: Conditi
 
 def _by_seed(runs: Sequence[Evaluation]) -> dict[str, list[float]]:
     found = [figures(run) for run in runs]
-    return {key: [each.get(key, float('nan')) for each in found] for key in _KEYS}
+    return {key: [each.get(key, float('nan')) for each in found] for key in KEYS}
 
 
 def _differences(own: Sequence[Evaluation], other: Sequence[Evaluation]) -> dict[str, Any]:
     less = differences(own, other)
-    return {key: astuple(less[key].mean) for key in _KEYS if key in less}
+    return {key: astuple(less[key].mean) for key in KEYS if key in less}

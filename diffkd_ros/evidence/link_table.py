@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffkd_ros.evidence.cells import listed, number, percent, table, with_interval
-from diffkd_ros.evidence.link_results import ArmDifference, Ends, LinkResults, LossPoint
+from diffkd_ros.evidence.link_results import KEYS, ArmDifference, Ends, LinkResults, LossPoint
 
 _HEADINGS = ('AP@0.5', 'AP@0.7', 'corrupted AP@0.5', 'corrupted AP@0.7')
-_KEYS = ('clean_ap50', 'clean_ap70', 'corrupted_ap50', 'corrupted_ap70')
 
 
 def link_tables(results: LinkResults) -> str:
@@ -21,7 +20,7 @@ def link_tables(results: LinkResults) -> str:
 
 def _rate(results: LinkResults) -> str:
     lines = [
-        (results.labels[name], number(point.kb, 2), *(percent(getattr(point, key)) for key in _KEYS))
+        (results.labels[name], number(point.kb, 2), *(percent(getattr(point, key)) for key in KEYS))
         for name, points in results.rate.items()
         for point in points
     ]
@@ -30,7 +29,7 @@ def _rate(results: LinkResults) -> str:
 
 def _less_late(results: LinkResults) -> str:
     lines = [
-        (f'{point.kb:g} kB', *(_difference(getattr(point, key)) for key in _KEYS))
+        (f'{point.kb:g} kB', *(_difference(getattr(point, key)) for key in KEYS))
         for point in results.less_late
     ]
     return table(('layered less late', *_HEADINGS), lines)
@@ -77,7 +76,7 @@ def _less_reference(results: LinkResults) -> str:
 
 def _arms(results: LinkResults) -> str:
     lines = [
-        (results.labels[name], *(listed(getattr(arm, key), 100) for key in _KEYS))
+        (results.labels[name], *(listed(getattr(arm, key), 100) for key in KEYS))
         for name, arm in results.arms.items()
     ]
     return table(('each training seed', *_HEADINGS), lines)
@@ -87,7 +86,7 @@ def _parts(results: LinkResults) -> str:
     lines = [
         (
             f'without {name}',
-            *(_difference(part.less_complete[key]) if key in part.less_complete else '' for key in _KEYS),
+            *(_difference(part.less_complete[key]) if key in part.less_complete else '' for key in KEYS),
         )
         for name, part in results.parts.items()
     ]

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffkd_ros.evaluation.summary import Summary
 from diffkd_ros.evidence.results import Evidence, MeasuredSteps
 from diffkd_ros.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RELIABILITY = 'reliability.png'
 STEPS = 'steps.png'
@@ -40,8 +44,7 @@ def _reliability(summary: Summary, path: Path) -> None:
         axis.set(title=title, xlabel='severity; only the ego is corrupted')
         axis.set_xticks(range(1 + max(len(figures.severities) for figures in summary.corruptions.values())))
     axes[1].legend(fontsize=7)
-    with whole_file(path) as unfinished:
-        figure.savefig(unfinished, format='png', dpi=150)
+    save_png(figure, path)
 
 
 def _steps(settings: Sequence[MeasuredSteps], path: Path) -> None:
@@ -68,5 +71,10 @@ def _steps(settings: Sequence[MeasuredSteps], path: Path) -> None:
                 axis.plot(x, y, 'k*', label='no restoration')
         axis.set(title=title, xlabel='fuse, ms', ylabel='AP@0.5, %')
         axis.legend(fontsize=7)
+    save_png(figure, path)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all."""
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, format='png', dpi=150)

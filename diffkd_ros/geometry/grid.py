@@ -43,6 +43,17 @@ class BevGrid:
         """x_min, y_min, z_min, x_max, y_max, z_max in metres."""
         return self.x_min, self.y_min, self.z_min, self.x_max, self.y_max, self.z_max
 
+    @property
+    def area(self) -> tuple[float, float, float, float]:
+        """x_min, y_min, x_max, y_max in metres."""
+        return self.x_min, self.y_min, self.x_max, self.y_max
+
+    def centres(self) -> NDArray[np.float64]:
+        """Centres (height * width, 3) of the cells, row by row, at height 0."""
+        x = self.x_min + (np.arange(self.width) + 0.5) * self.cell
+        y = self.y_min + (np.arange(self.height) + 0.5) * self.cell
+        return np.stack((*np.meshgrid(x, y), np.zeros((self.height, self.width))), axis=-1).reshape(-1, 3)
+
     def contains(self, points: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether each point (n, 3 or more; x, y, z first) is in the range; False if it is not finite."""
         x, y, z = points.T[:3]

@@ -166,11 +166,10 @@ class EvaluatorNode(entry.RunnableNode):
         while len(table) > _PENDING:
             del table[min(table)]
         if stamp in self._truth and stamp in self._detected:
-            grid = self._grid
+            area = self._grid.area
             truth = self._truth.pop(stamp)
             if self._ego is not None:
                 truth = without_own(truth, self._ego)
-            area = grid.x_min, grid.y_min, grid.x_max, grid.y_max
             # Neighbours send boxes from beyond the ego's grid, too.
             detected = within(self._detected.pop(stamp), *area)
             self._score(message.header, detected, within(truth, *area))

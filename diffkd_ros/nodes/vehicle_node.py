@@ -23,6 +23,7 @@ from diffkd_ros.nodes.perception.node import PerceptionNode
 from diffkd_ros.nodes.perception.parameters import EncodingParameters
 from diffkd_ros.nodes.perception.pipeline import Pipeline
 from diffkd_ros.runtime import features
+from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class VehicleParameters(EncodingParameters):
     """Parameters of `vehicle_node`."""
 
     bandwidth: float = parameter(
-        4.0,
+        DEFAULT_BUDGET / 1e3,
         'Most kilobytes of a layered message, with the other fields of its chunks: 4 kB at 10 Hz are '
         '0.32 Mbit/s. Whole maps are not limited.',
         minimum=0.3,
@@ -69,8 +70,9 @@ class SharingPipeline(Pipeline):
         self._vehicle = node
         p = node.p
         link = p.v2x_reliability, p.v2x_depth, p.v2x_lifespan
-        self._layered = LayeredSending(node, self.card, link, p.threads, p.device) if self.card.link else None
-        self._sending: Sending = self._layered or MapSending(node, self.card, link)
+        common = node, node.agent, self.card, link
+        self._layered = LayeredSending(*common, p.threads, p.device) if self.card.link else None
+        self._sending: Sending = self._layered or MapSending(*common)
         form = 'in layers' if self._layered else 'as whole maps'
         self.summary = f'{node.agent} shares features of {self.card.model_id} {form}'
         self._too_narrow = ''
@@ -80,7 +82,7 @@ class SharingPipeline(Pipeline):
         vehicle = self._vehicle
         if self._layered is not None:
             self._layered.budget = round(1e3 * vehicle.p.bandwidth)
-        sent = self._sending.send(sweep.cloud.header, vehicle.agent, vehicle.sent, feature, pose, timer)
+        sent = self._sending.send(sweep.cloud.header, vehicle.sent, feature, pose, timer)
         self.finish(sweep, timer)
         vehicle.sent += sent
         self._too_narrow = '' if sent else f'no chunk fits into a bandwidth of {vehicle.p.bandwidth:g} kB'

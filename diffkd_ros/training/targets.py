@@ -38,10 +38,7 @@ class DetectionTarget:
 
 
 def _cells_inside(boxes: NDArray[np.float64], grid: BevGrid) -> NDArray[np.bool_]:
-    x = grid.x_min + (np.arange(grid.width) + 0.5) * grid.cell
-    y = grid.y_min + (np.arange(grid.height) + 0.5) * grid.cell
-    cells = np.stack((*np.meshgrid(x, y), np.zeros((grid.height, grid.width))), axis=-1).reshape(-1, 3)
-    return (points_in_boxes(cells, flattened(boxes)) >= 0).reshape(grid.height, grid.width)
+    return (points_in_boxes(grid.centres(), flattened(boxes)) >= 0).reshape(grid.height, grid.width)
 
 
 def _around(row: int, column: int, reach: int, grid: BevGrid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -95,7 +95,7 @@ class Validation:
         )
         agents = [frame.ego, *sorted(nearest.chosen)]
         frame = replace(frame, agents={agent: frame.agents[agent] for agent in agents})
-        truth = within(ground_truth_in(frame, frame.ego), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+        truth = within(ground_truth_in(frame, frame.ego), *grid.area)
         sample = make_sample(frame, sensed, agents, grid, recipe.data.min_points, view=view)
         return collate([sample], grid, clean=False).to(self._device), truth
 

@@ -108,7 +108,7 @@ def fusion_view(
         agents[agent] = AgentView(transform_points(pose, sweep.points), position)
     detection = seen.detection
     return FusionView(
-        (grid.x_min, grid.y_min, grid.x_max, grid.y_max),
+        grid.area,
         frame.ego,
         agents,
         seen.fused,

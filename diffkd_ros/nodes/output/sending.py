@@ -15,40 +15,43 @@ from diffkd_ros.nodes.base import qos
 from diffkd_ros.nodes.input.stage_timer import StageTimer
 from diffkd_ros.nodes.link.chunk_message import chunk_messages, overhead_of
 from diffkd_ros.nodes.link.feature_message import feature_message
-from diffkd_ros.runtime import codec, features
+from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.features import BevFeature as BevMap
 from diffkd_ros.runtime.link.packing import Packer
 from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
+Link = tuple[str, int, float]
+"""Reliability, depth and lifespan of the V2X link."""
+
 
 class Sending(ABC):
-    """Sends sweeps on the V2X link.
+    """Sends an agent's sweeps on the V2X link.
+
+    Args:
+        agent: its name.
+        card: of the model.
+        publisher: of the messages.
 
     Attributes:
         publisher: of the messages.
         largest: bytes of the largest message of the last sweep.
     """
 
-    publisher: LifecyclePublisher
-    largest = 0
+    def __init__(self, agent: str, card: ModelCard, publisher: LifecyclePublisher) -> None:
+        self._agent, self._card, self.publisher = agent, card, publisher
+        self.largest = 0
 
     @abstractmethod
     def send(
-        self,
-        header: Header,
-        agent: str,
-        sequence: int,
-        feature: features.BevFeature,
-        lidar: LidarPose,
-        timer: StageTimer,
+        self, header: Header, sequence: int, feature: BevMap, lidar: LidarPose, timer: StageTimer
     ) -> bool:
         """Send a sweep.
 
         Args:
             header: of the sweep.
-            agent: the sender's name.
             sequence: counts this sender's sweeps.
             feature: of the sweep.
             lidar: the LiDAR's pose and motion at the sweep's stamp.
@@ -68,27 +71,22 @@ class MapSending(Sending):
 
     Args:
         node: owner of the publisher.
+        agent: its name.
         card: of the model.
         link: reliability, depth and lifespan of the link.
     """
 
-    def __init__(self, node: LifecycleNode, card: ModelCard, link: tuple[str, int, float]) -> None:
-        self._card = card
-        self.publisher = node.create_lifecycle_publisher(BevFeature, FEATURES_TOPIC, qos.features(*link))
+    def __init__(self, node: LifecycleNode, agent: str, card: ModelCard, link: Link) -> None:
+        profile = qos.features(*link)
+        super().__init__(agent, card, node.create_lifecycle_publisher(BevFeature, FEATURES_TOPIC, profile))
 
     def send(
-        self,
-        header: Header,
-        agent: str,
-        sequence: int,
-        feature: features.BevFeature,
-        lidar: LidarPose,
-        timer: StageTimer,
+        self, header: Header, sequence: int, feature: BevMap, lidar: LidarPose, timer: StageTimer
     ) -> bool:
         """Encode the map and send it."""
         encoded = codec.encode(feature)
         timer.mark('codec')
-        self.publisher.publish(feature_message(header, agent, sequence, self._card, encoded, lidar))
+        self.publisher.publish(feature_message(header, self._agent, sequence, self._card, encoded, lidar))
         timer.mark('publish')
         self.largest = len(encoded.data)
         return True
@@ -103,6 +101,7 @@ class LayeredSending(Sending):
 
     Args:
         node: owner of the publisher.
+        agent: its name.
         card: of a model with a layered message.
         link: reliability, depth and lifespan of the link.
         threads: CPU threads.
@@ -113,14 +112,8 @@ class LayeredSending(Sending):
     """
 
     def __init__(
-        self,
-        node: LifecycleNode,
-        card: ModelCard,
-        link: tuple[str, int, float],
-        threads: int,
-        device: str,
+        self, node: LifecycleNode, agent: str, card: ModelCard, link: Link, threads: int, device: str
     ) -> None:
-        self._card = card
         self._sender = MapSender(card, threads, device)
         self._tables = LinkTables.load(card)
         self._packer = Packer(self._tables)
@@ -129,25 +122,20 @@ class LayeredSending(Sending):
         self.budget = 0
         grid = card.grid
         # The first run allocates memory.
-        self._sender.code(features.BevFeature.empty(card.channels, grid.height, grid.width))
-        self.publisher = node.create_lifecycle_publisher(BevChunk, CHUNKS_TOPIC, qos.chunks(*link))
+        self._sender.code(BevMap.empty(card.channels, grid.height, grid.width))
+        profile = qos.chunks(*link)
+        super().__init__(agent, card, node.create_lifecycle_publisher(BevChunk, CHUNKS_TOPIC, profile))
 
     def send(
-        self,
-        header: Header,
-        agent: str,
-        sequence: int,
-        feature: features.BevFeature,
-        lidar: LidarPose,
-        timer: StageTimer,
+        self, header: Header, sequence: int, feature: BevMap, lidar: LidarPose, timer: StageTimer
     ) -> bool:
         """Detect, code, pack and send; nothing if not even one chunk fits into the budget."""
         codes = self._sender.code(feature)
         timer.mark('code')
-        overhead = overhead_of(header, agent, self._card, lidar)
+        overhead = overhead_of(header, self._agent, self._card, lidar)
         chunks = self._packer.pack(codes, self.budget, overhead)
         timer.mark('pack')
-        for message in chunk_messages(header, agent, sequence, self._card, chunks, lidar):
+        for message in chunk_messages(header, self._agent, sequence, self._card, chunks, lidar):
             self.publisher.publish(message)
         timer.mark('publish')
         self._chunks, self._overhead = chunks, overhead

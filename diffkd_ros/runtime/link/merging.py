@@ -83,10 +83,7 @@ def merge_boxes(
 def _replaced(received: ReceivedMap, grid: BevGrid) -> NDArray[np.bool_]:
     """Mask of the boxes for which enough of the sender's map arrived, empty cells included."""
     assert received.boxes is not None
-    row, column = np.indices((grid.height, grid.width)).reshape(2, -1)
-    x = grid.x_min + (column + 0.5) * grid.cell
-    y = grid.y_min + (row + 0.5) * grid.cell
-    cells = np.column_stack((x, y, np.zeros(len(x))))
+    cells = grid.centres()
     prisms = flattened(received.boxes.boxes)
     arrived = received.level.ravel() == 1
     return count_points(cells[arrived], prisms) >= ENOUGH * np.maximum(count_points(cells, prisms), 1)

@@ -15,6 +15,8 @@ from diffkd_ros.runtime.link.chunk import LARGEST, MOST_BOXES, Chunk, depth_bits
 from diffkd_ros.runtime.link.maps import MapCodes
 from diffkd_ros.runtime.link.tables import TILE, LinkTables
 
+DEFAULT_BUDGET = 4000
+"""Bytes of a sweep with the other fields of its messages: 0.32 Mbit/s at 10 Hz."""
 MOST_CHUNKS = 255
 """Of a sweep; `BevChunk` counts them in a byte."""
 # What a further level of a tile is worth, as a share of the level before. An estimate, to be measured: the

@@ -20,6 +20,7 @@ def model() -> Path:
 def linked_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the model of `linked_student`."""
     # Most tests need no torch, and the export takes long.
+    pytest.importorskip('torch', reason='the model is exported by the test')
     from linked_student import linked_student
 
     from diffkd_ros.export.model_folder import write_model_folder

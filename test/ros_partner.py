@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from patience import PATIENCE, attempts
@@ -22,8 +23,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 
 from diffkd_ros.frame import AgentSweep
+from diffkd_ros.launching import graph
 from diffkd_ros.launching.middleware import fast_dds_environment, free_domain
-from diffkd_ros.launching.processes import NodeGroup
+from diffkd_ros.launching.processes import NodeGroup, NodeProcess
 from diffkd_ros.messages.building import cloud_message, header_message, odometry_message
 from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
 from diffkd_ros.nodes.base import qos
@@ -143,6 +145,33 @@ class Partner:
             except AssertionError:
                 continue
         raise AssertionError(f'no accepted {answer} in {k} exchanges')
+
+
+def start_ego(
+    group: NodeGroup, partner: Partner, sweep: AgentSweep, model: Path, share: Callable[[int], None]
+) -> NodeProcess:
+    """Start the ego `cav_1` and exchange sweeps with it until it fuses what a neighbour shares.
+
+    Args:
+        group: to start it in.
+        partner: sends it sweeps.
+        sweep: of the ego.
+        model: folder of the model.
+        share: sends what a neighbour shares of a stamp.
+    """
+    (spec,) = graph.vehicle_specs([1], 1, {'model': str(model), 'threads': 1})
+    process = group.start(spec)
+    group.wait_ready(PATIENCE)
+
+    def exchange(stamp: int) -> None:
+        share(stamp)
+        partner.sweep('cav_1', stamp, sweep)
+
+    def fused(status: FusionStatus) -> bool:
+        return any(neighbour.accepted for neighbour in status.neighbours)
+
+    partner.until_answered('/cav_1/fusion_status', exchange, fused)  # type: ignore[arg-type]
+    return process
 
 
 @pytest.fixture(scope='module')

@@ -32,6 +32,12 @@ LINK: dict[str, Any] = {
     'vectors': 2,
     'context': ('mask', 'boxes', 'ego', 'others'),
 }
+# Of data with one frame of three agents in a batch.
+ONE_FRAME: dict[str, Any] = {
+    'drop_neighbours': 0,
+    'batch': 1,
+    'simulator': {'agents': 3, 'vehicles': (20, 20), 'lidar': {'columns': 256}},
+}
 WHOLE_MAPS = ('teacher', 'student', 'diffuser', 'joint')
 SIMULATOR = {'agents': 2, 'vehicles': (20, 20), 'lidar': {'columns': 256}}
 DATA: dict[str, Any] = {

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from linked_student import linked_student
-from small_recipe import LINK, first_batch, make_lively, small_recipe
+from small_recipe import LINK, ONE_FRAME, first_batch, make_lively, small_recipe
 from torch import Tensor
 
 from diffkd_ros.export.graphs import LAST_INPUTS, RESTORE_INPUTS, SENDER_OUTPUTS, RestoreGraph
@@ -38,31 +37,6 @@ from diffkd_ros.training.link import (
 )
 
 TOLERANCE = 1e-3
-SIMULATOR = {'agents': 3, 'vehicles': (20, 20), 'lidar': {'columns': 256}}
-
-
-@pytest.fixture(scope='module')
-def batch() -> Batch:
-    """One frame of three agents."""
-    data = {'drop_neighbours': 0, 'batch': 1, 'simulator': SIMULATOR}
-    return first_batch(small_recipe('teacher', model=LINK, data=data))
-
-
-@pytest.fixture(scope='module')
-def student() -> Student:
-    return linked_student()
-
-
-@pytest.fixture(scope='module')
-def card(linked_model: Path) -> ModelCard:
-    return ModelCard.load(linked_model)
-
-
-@pytest.fixture(scope='module')
-def sent(student: Student, batch: Batch) -> Sent:
-    clouds = batch.agents
-    with torch.no_grad():
-        return Sending(student)(clouds.points, clouds.index, clouds.count)
 
 
 @pytest.fixture(scope='module')
@@ -170,7 +144,7 @@ def test_a_model_without_restoration_has_no_such_graph(student: Student, tmp_pat
 def test_the_ego_remembers_as_in_training(tmp_path: Path) -> None:
     torch.manual_seed(5)
     model = LINK | {'context': ('mask', 'boxes', 'ego', 'others', 'last')}
-    data = {'drop_neighbours': 0, 'batch': 1, 'earlier': True, 'simulator': SIMULATOR}
+    data = ONE_FRAME | {'earlier': True}
     recipe = small_recipe('teacher', model=model, data=data)
     batch, student = first_batch(recipe), Student(recipe.model).eval()
     make_lively(student)

@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from linked_student import linked_student
-from small_recipe import LINK, first_batch, small_recipe
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.grid import grid_warps
@@ -24,34 +21,9 @@ from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.training.data import Batch
-from diffkd_ros.training.link import Arrival, Received, Sending, Sent, receive, restored_maps
+from diffkd_ros.training.link import Arrival, Received, Sent, receive, restored_maps
 
 TOLERANCE = 1e-3
-
-
-@pytest.fixture(scope='module')
-def batch() -> Batch:
-    """One frame of three agents."""
-    simulator = {'agents': 3, 'vehicles': (20, 20), 'lidar': {'columns': 256}}
-    data = {'drop_neighbours': 0, 'batch': 1, 'simulator': simulator}
-    return first_batch(small_recipe('teacher', model=LINK, data=data))
-
-
-@pytest.fixture(scope='module')
-def student() -> Student:
-    return linked_student()
-
-
-@pytest.fixture(scope='module')
-def card(linked_model: Path) -> ModelCard:
-    return ModelCard.load(linked_model)
-
-
-@pytest.fixture(scope='module')
-def sent(student: Student, batch: Batch) -> Sent:
-    clouds = batch.agents
-    with torch.no_grad():
-        return Sending(student)(clouds.points, clouds.index, clouds.count)
 
 
 @pytest.fixture(scope='module')

@@ -44,12 +44,9 @@ def encoder(card: ModelCard) -> FeatureEncoder:
 
 
 @pytest.fixture(scope='session')
-def linked(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+def linked(linked_model: Path) -> ModelCard:
     """A small model with a layered message."""
-    pytest.importorskip('torch', reason='the model is exported by the test')
-    from linked_model import write_linked_model
-
-    return write_linked_model(tmp_path_factory.mktemp('models') / 'linked')
+    return ModelCard.load(linked_model)
 
 
 @pytest.fixture(scope='session')

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from patience import PATIENCE
-
-from diffkd_ros.launching import graph
+from ros_partner import start_ego
 
 SECOND = 1_000_000_000
 PERIOD = SECOND // 100
@@ -16,19 +14,10 @@ BURST = 60
 
 @pytest.fixture(scope='module')
 def ego(group, partner, scene, feature_of, model):
-    (spec,) = graph.vehicle_specs([1], 1, {'model': str(model), 'threads': 1})
-    process = group.start(spec)
-    group.wait_ready(PATIENCE)
-
-    def exchange(stamp):
+    def share(stamp):
         partner.publish('/v2x/features', feature_of(2, 'cav_2', stamp))
-        partner.sweep('cav_1', stamp, scene.agents[1])
 
-    def fused(status):
-        return any(neighbour.accepted for neighbour in status.neighbours)
-
-    partner.until_answered('/cav_1/fusion_status', exchange, fused)
-    return process
+    return start_ego(group, partner, scene.agents[1], model, share)
 
 
 def counts(partner, name):

@@ -7,9 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from patience import PATIENCE, scaled
-
-from diffkd_ros.launching import graph
+from patience import scaled
+from ros_partner import start_ego
 
 SECOND = 1_000_000_000
 _ARRIVES = 0.3
@@ -17,19 +16,10 @@ _ARRIVES = 0.3
 
 @pytest.fixture(scope='module')
 def ego(group, partner, scene, feature_of, model):
-    (spec,) = graph.vehicle_specs([1], 1, {'model': str(model), 'threads': 1})
-    process = group.start(spec)
-    group.wait_ready(PATIENCE)
-
-    def exchange(stamp):
+    def share(stamp):
         send(partner, feature_of(2, 'first', stamp))
-        partner.sweep('cav_1', stamp, scene.agents[1])
 
-    def fused(status):
-        return any(neighbour.accepted for neighbour in status.neighbours)
-
-    partner.until_answered('/cav_1/fusion_status', exchange, fused)
-    return process
+    return start_ego(group, partner, scene.agents[1], model, share)
 
 
 def answer(partner, scene, stamp):

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 import pytest
-from patience import PATIENCE, scaled
+from patience import scaled
+from ros_partner import start_ego
 
-from diffkd_ros.launching import graph
 from diffkd_ros.messages.poses import pose_of_chunk
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import CooperativeDetector
@@ -24,19 +24,10 @@ _ARRIVES = 0.3
 
 @pytest.fixture(scope='module')
 def ego(group, partner, scene, chunks_of, linked):
-    (spec,) = graph.vehicle_specs([1], 1, {'model': str(linked.link_path.parent), 'threads': 1})
-    process = group.start(spec)
-    group.wait_ready(PATIENCE)
-
-    def exchange(stamp):
+    def share(stamp):
         send(partner, chunks_of(2, 'first', stamp))
-        partner.sweep('cav_1', stamp, scene.agents[1])
 
-    def fused(status):
-        return any(neighbour.accepted for neighbour in status.neighbours)
-
-    partner.until_answered('/cav_1/fusion_status', exchange, fused)
-    return process
+    return start_ego(group, partner, scene.agents[1], linked.link_path.parent, share)
 
 
 def send(partner, messages):

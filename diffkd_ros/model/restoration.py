@@ -55,7 +55,7 @@ class Restoration(TeacherScale):
     A linear autoencoder maps a feature to the latent space and back (one 2x2 patch to one latent cell; the
     identity for patches of 1). The gate mixes the restored map with the observed one, near cells observed now
     or remembered only, so that no object appears where no beam returned. Cells that did not arrive are
-    replaced.
+    replaced. A map that arrived completely, with nothing remembered, stays as it is.
 
     Args:
         channels: channels of the feature map.
@@ -118,7 +118,9 @@ class Restoration(TeacherScale):
         covered = covered_cells(density)
         if context is not None:
             gate, covered = torch.maximum(gate, context.missing), torch.maximum(covered, context.missing)
-            if context.remembered is not None:
+            if context.remembered is None:
+                covered = covered * context.missing.amax(dim=(1, 2, 3), keepdim=True)
+            else:
                 covered = torch.maximum(covered, context.remembered)
         return feature + covered * gate * (restored - feature)
 

@@ -17,14 +17,18 @@ from diffkd_ros.model.context import Context, last_of, views_of
 from diffkd_ros.model.fusion import ABSENT
 from diffkd_ros.model.restoration import Restoration, TeacherScale
 from diffkd_ros.model.student import Student
+from diffkd_ros.runtime.link.tables import sending_order
 from diffkd_ros.training.data import Batch
 
 FEWEST = 0.01  # smallest share of tiles that is drawn to be sent
-CHUNK = 1 / 24  # share of the tiles in a chunk that is lost as a whole
+CHUNK = 25  # tiles in a chunk, about
 FORGOTTEN = 0.4  # probability that nothing is remembered of an agent
-MIN_BOX_SCORE = 0.15  # of the sender's boxes
 # Probabilities of what a sample is trained on.
-ALL_SENT, NO_TILES, UNRANKED, CHUNKS_LOST, COARSE_LOST, BOXES_LOST = 0.1, 0.1, 0.2, 0.5, 0.15, 0.1
+ALL_SENT, NO_TILES, UNRANKED, CHUNKS_LOST, COARSE_LOST, BOXES_LOST = 0.1, 0.1, 0.2, 0.5, 0.1, 0.05
+# Of the sender's boxes, of which a vehicle sends what `decoding.decode_boxes` finds.
+MIN_BOX_SCORE = 0.1
+BOX_PEAK = 5  # cells along the edge of the area in which a box has the highest score
+BOX_RETURNS = 5  # cells along the edge of the area around a box's centre in which there must be a return
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ def best_tiles(order: Tensor, share: float, levels: int) -> Arrival:
 def random_arrival(order: Tensor, levels: int) -> Arrival:
     """Draw for each agent how much it sends, in which order, and which chunks of it are lost.
 
+    As `runtime.link.packing` does, the chosen tiles are sent in `sending_order`, and the first chunk has the
+    boxes and the coarse codes.
+
     Args:
         order: (n, 1, h / 4, w / 4) benefit of the tiles.
         levels: of the cells' codes.
@@ -71,17 +78,20 @@ def random_arrival(order: Tensor, levels: int) -> Arrival:
     share = FEWEST ** torch.rand(n, 1, 1, 1, device=device)
     share = torch.where(drawn(ALL_SENT), 1.0, torch.where(drawn(NO_TILES), 0.0, share))
     rank = ranks(torch.where(drawn(UNRANKED), torch.rand_like(order), order))
-    # Tiles that are sent in one packet are lost together.
-    chunk = (rank / CHUNK).long()
-    lost = torch.rand(n, int(1 / CHUNK) + 1, device=device).gather(1, chunk.flatten(1)).view_as(rank)
-    arrived = lost >= torch.where(drawn(CHUNKS_LOST), torch.rand(n, 1, 1, 1, device=device), 0.0)
+    places = torch.from_numpy(sending_order(*order.shape[2:])).to(device)
+    chosen = (rank < share).flatten(1)[:, places].long()
+    before = chosen.cumsum(dim=1) - chosen
+    chunk = torch.empty_like(before).index_copy_(1, places, before // CHUNK).view_as(rank)
+    loss = torch.where(drawn(CHUNKS_LOST), torch.rand(n, 1, 1, 1, device=device), 0.0)
+    kept = torch.rand(n, rank[0].numel() // CHUNK + 1, 1, 1, device=device) >= loss
+    arrived = kept.flatten(1).gather(1, chunk.flatten(1)).view_as(rank)
     # Each level is sent for a part of the tiles that the level before is sent for.
     parts, reach = [], share
     for _ in range(levels):
         parts.append(((rank < reach) & arrived).to(order.dtype))
         reach = reach * torch.rand(n, 1, 1, 1, device=device)
-    kept = ~drawn(COARSE_LOST), ~drawn(BOXES_LOST)
-    coarse, boxes = (part.to(order.dtype) for part in kept)
+    first = kept[:, :1]
+    coarse, boxes = ((first & ~drawn(lost)).to(order.dtype) for lost in (COARSE_LOST, BOXES_LOST))
     return Arrival(torch.cat(parts, dim=1), coarse.expand_as(order), boxes)
 
 
@@ -91,11 +101,36 @@ def random_before(order: Tensor, levels: int) -> tuple[Arrival, Tensor]:
     return random_arrival(order, levels), kept.to(order.dtype)
 
 
-def boxes_of(heatmap: Tensor, regression: Tensor) -> Tensor:
-    """`BOX_MAPS` (n, 9, h, w) of the detections at the peaks of heat maps (n, 1, h, w), logits."""
+def boxes_of(heatmap: Tensor, regression: Tensor, density: Tensor) -> Tensor:
+    """`BOX_MAPS` (n, 9, h, w) of own detections, drawn in the cells of their centres.
+
+    About what `decoding.decode_boxes` finds and `runtime.link.boxes.draw_boxes` draws, without waiting for
+    the device: the peak of an area takes the place of non-maximum suppression.
+
+    Args:
+        heatmap: (n, 1, h, w) logits.
+        regression: (n, 8, h, w).
+        density: (n, 1, h, w), above 0 where there were returns.
+    """
+    height, width = heatmap.shape[2:]
     score = torch.sigmoid(heatmap)
-    peak = (score == functional.max_pool2d(score, 3, 1, 1)) & (score >= MIN_BOX_SCORE)
-    return torch.cat((score, regression), dim=1) * peak
+    returns = functional.max_pool2d((density > 0).to(score.dtype), BOX_RETURNS, 1, BOX_RETURNS // 2)
+    peak = score == functional.max_pool2d(score, BOX_PEAK, 1, BOX_PEAK // 2)
+    # The centre may lie in a cell next to the peak's.
+    whole = regression[:, :2].floor()
+    column = torch.arange(width, device=score.device) + whole[:, :1]
+    row = torch.arange(height, device=score.device)[:, None] + whole[:, 1:]
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    score = score * (peak & (score >= MIN_BOX_SCORE) & (returns > 0) & inside)
+    cell = torch.where(inside, row * width + column, 0).long().flatten(2)
+    angle = functional.normalize(regression[:, 6:], dim=1)
+    values = torch.cat((score, regression[:, :2] - whole, regression[:, 2:6], angle), dim=1).flatten(2)
+    # Of several in a cell, the one with the highest score.
+    score = score.flatten(2)
+    best = torch.zeros_like(score).scatter_reduce(2, cell, score, 'amax').gather(2, cell)
+    drawn = values * ((score > 0) & (score == best))
+    maps = torch.zeros_like(drawn).scatter_add(2, cell.expand_as(drawn), drawn)
+    return maps.unflatten(2, (height, width))
 
 
 @dataclass(frozen=True)
@@ -153,7 +188,7 @@ class Sending(nn.Module):
         features, density = self.encoder(points, cloud, clouds)
         normal, occupied = self.scale.normalise(features), covered_cells(density)
         heatmap, regression, coded, benefit = self.sender(features, normal, occupied)
-        return Sent(features, density, coded, heatmap, boxes_of(heatmap, regression), benefit)
+        return Sent(features, density, coded, heatmap, boxes_of(heatmap, regression, density), benefit)
 
 
 class Before(NamedTuple):

@@ -36,8 +36,7 @@ class LinkTables:
         coarse_vectors, fine_vectors: see above.
         coarse: entropy model of the coarse codes.
         fine: entropy model of each fine level.
-        order: (tiles,) row-major numbers of the tiles in the order in which they are sent. Successive ones
-            lie apart, so that a lost chunk costs single tiles all over the map, whose neighbours arrive.
+        order: (tiles,) `sending_order`.
 
     Raises:
         ModelError: if the arrays do not fit together or to the map.
@@ -60,10 +59,7 @@ class LinkTables:
             _require(not row.any(), f'the {name} vector of code 0, which is empty, must be 0')
         self.coarse = _model(arrays, 'coarse_probability', codes)[0]
         self.fine = _model(arrays, 'fine_probability', self.levels, fine_codes)
-        # As the thresholds of ordered dithering: any part of the order is spread over the map.
-        row, column = np.indices((height // TILE, width // TILE)).reshape(2, -1)
-        bits = [(each >> k) & 1 for k in range(16) for each in (row ^ column, row)]
-        self.order = np.lexsort(bits[::-1])
+        self.order = sending_order(height // TILE, width // TILE)
 
     @classmethod
     def load(cls, card: ModelCard) -> LinkTables:
@@ -94,6 +90,17 @@ class LinkTables:
         """The reverse of `as_tiles`."""
         split = tiles.reshape(*tiles.shape[:-2], self.height // TILE, self.width // TILE, TILE, TILE)
         return split.swapaxes(-3, -2).reshape(*tiles.shape[:-2], self.height, self.width)
+
+
+def sending_order(rows: int, columns: int) -> NDArray[np.int64]:
+    """Row-major numbers of tiles (rows * columns,) in the order in which they are sent.
+
+    Successive ones lie apart, as the thresholds of ordered dithering, so that a lost chunk costs single tiles
+    all over the map, whose neighbours arrive.
+    """
+    row, column = np.indices((rows, columns)).reshape(2, -1)
+    bits = [(each >> k) & 1 for k in range(16) for each in (row ^ column, row)]
+    return np.lexsort(bits[::-1])
 
 
 def _require(condition: bool, problem: str) -> None:

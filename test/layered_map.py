@@ -3,11 +3,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.runtime.link.maps import MapCodes
+from diffkd_ros.runtime.link.maps import OutgoingMap
 from diffkd_ros.runtime.link.tables import TILE, LinkTables
+
+CODE_CHANNELS = 16
+
+
+@dataclass(frozen=True)
+class SweepCodes:
+    """The codes of a sweep: boxes, coarse (h / 4, w / 4), fine (levels, h, w) and benefit (h / 4, w / 4)."""
+
+    boxes: Boxes3D
+    coarse: np.ndarray
+    fine: np.ndarray
+    benefit: np.ndarray
+
+    def outgoing(self, tables: LinkTables) -> OutgoingMap:
+        """The sweep that has these codes."""
+        occupied = self.fine[0] > 0
+        latent = sum(vectors[codes] for vectors, codes in zip(tables.code_vectors, self.fine, strict=True))
+        latent = latent.transpose(2, 0, 1).astype(np.float32)
+        return OutgoingMap(self.boxes, self.coarse, latent, occupied, self.benefit)
 
 
 def link_arrays(
@@ -22,6 +43,10 @@ def link_arrays(
     arrays = {
         'coarse_vectors': draw.normal(size=(coarse_codes, channels)).astype(np.float32),
         'fine_vectors': draw.normal(size=(levels, fine_codes, channels)).astype(np.float32),
+        # Those of a level are far smaller than the distances of the level before: sums are unambiguous.
+        'code_vectors': np.stack(
+            [draw.normal(0, 0.01**k, (fine_codes, CODE_CHANNELS)).astype(np.float32) for k in range(levels)]
+        ),
         'coarse_probability': probability(coarse_codes, empty / 2),
         'fine_probability': np.stack(
             [probability(fine_codes, empty if level == 0 else 1 / fine_codes) for level in range(levels)]
@@ -36,7 +61,7 @@ def link_tables(height: int = 64, width: int = 128, **arrays: float) -> LinkTabl
     return LinkTables(link_arrays(**arrays), height, width)
 
 
-def random_codes(tables: LinkTables, seed: int = 0, boxes: int = 20, empty: float = 0.5) -> MapCodes:
+def random_codes(tables: LinkTables, seed: int = 0, boxes: int = 20, empty: float = 0.5) -> SweepCodes:
     """The codes of a sweep: empty cells form areas, and the benefit gathers around a few places."""
     draw = np.random.default_rng(seed)
     shape = tables.height, tables.width
@@ -61,7 +86,7 @@ def random_codes(tables: LinkTables, seed: int = 0, boxes: int = 20, empty: floa
     sizes = draw.uniform((3.5, 1.6, 1.4), (12, 2.6, 3.5), (boxes, 3))
     values = np.column_stack((centres, sizes, draw.uniform(-np.pi, np.pi, boxes)))
     scores = np.sort(draw.random(boxes))[::-1].astype(np.float32)
-    return MapCodes(
+    return SweepCodes(
         Boxes3D(values, scores=scores),
         coarse.astype(np.uint8),
         fine.astype(np.uint8),

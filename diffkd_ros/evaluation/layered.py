@@ -15,7 +15,7 @@ from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.runtime.link.detector import detect_layered
-from diffkd_ros.runtime.link.maps import MapCodes
+from diffkd_ros.runtime.link.maps import OutgoingMap
 from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET, Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
@@ -59,11 +59,11 @@ class LayeredCooperation(Cooperation):
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
     ) -> ChunkedMessage | None:
         """The chunks of a sweep; None if no point lies in the grid, or no chunk fits."""
-        codes = clean.of_points(agent, sweep, self._coded)
-        if codes is None:
+        outgoing = clean.of_points(agent, sweep, self._prepared)
+        if outgoing is None:
             return None
         budget = self.budget if link.budget is None else int(link.budget)
-        chunks = self._packer.pack(codes, budget, ENVELOPE)
+        chunks = self._packer.pack(outgoing, budget, ENVELOPE)
         size = sum(map(len, chunks)) + ENVELOPE * len(chunks)
         return ChunkedMessage(chunks, sweep.pose, size, chunks[0]) if chunks else None
 
@@ -85,6 +85,6 @@ class LayeredCooperation(Cooperation):
         milliseconds = (time.perf_counter() - started) * 1e3
         return Outcome(detection, len(messages), own.milliseconds, milliseconds)
 
-    def _coded(self, points: NDArray[np.float32]) -> MapCodes | None:
+    def _prepared(self, points: NDArray[np.float32]) -> OutgoingMap | None:
         feature = self.model.encode(points).feature
-        return None if feature is None else self.model.sender.code(feature)
+        return None if feature is None else self.model.sender.prepare(feature)

@@ -22,7 +22,7 @@ from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
 OPSET = 18
 MAX_POINTS = 1 << 20
 ENCODER_OUTPUTS = ['feature', 'density']
-SENDER_OUTPUTS = ['heatmap', 'regression', 'coarse', 'fine', 'benefit']
+SENDER_OUTPUTS = ['heatmap', 'regression', 'coarse', 'latent', 'occupied', 'benefit']
 LAST_INPUTS = ['last_features', 'last_occupied', 'last_age', 'now_to_then']
 RESTORE_INPUTS = ['ego_feature', 'ego_density', 'features', 'density', 'level', 'boxes', 'ego_to_agent']
 
@@ -56,7 +56,8 @@ class EgoGraph(nn.Module):
 class SenderGraph(nn.Module):
     """Feature (1, c, h, w) and density (1, 1, h, w) to what the layered message is made of.
 
-    Codes are float32, as ONNX Runtime's sessions here take and give floats only.
+    Coarse codes are float32, as ONNX Runtime's sessions here take and give floats only. The codes of cells
+    are found later, only for those that are sent.
     """
 
     def __init__(self, student: Student) -> None:
@@ -65,11 +66,13 @@ class SenderGraph(nn.Module):
         self.sender, self.scale = student.sender, student.restoration
 
     def forward(self, feature: Tensor, density: Tensor) -> tuple[Tensor, ...]:
-        """Detect, code and rank."""
+        """Detect, code tiles and rank them."""
         normal, occupied = self.scale.normalise(feature), covered_cells(density)
-        heatmap, regression, coded, benefit = self.sender(feature, normal, occupied)
-        codes = coded.codes
-        return heatmap, regression, codes.coarse.float()[:, None], codes.fine.float(), benefit
+        sender, codec = self.sender, self.sender.codec
+        heatmap, regression = sender.detect(feature)
+        coarse = codec.coarse_codes(normal, occupied).float()[:, None]
+        benefit = sender.ranking(normal, occupied, heatmap)
+        return heatmap, regression, coarse, codec.analysis(normal), occupied, benefit
 
 
 class RestoreGraph(nn.Module):

@@ -128,8 +128,7 @@ class MapCodec(nn.Module):
             loss = loss + cost * occupied
             rest = rest - quantised
         held = functional.max_pool2d(occupied, TILE)
-        latent = self.coarse_analysis(torch.cat((normal * occupied, occupied), dim=1))
-        index, quantised, cost = _quantise(self.coarse_book, latent)
+        index, quantised, cost = _quantise(self.coarse_book, self._of_tiles(normal, occupied))
         coarse = self.coarse_synthesis(quantised.movedim(1, -1)).movedim(-1, 1) * held
         return Coded(
             MapCodes(torch.where(held[:, 0] > 0, index + 1, 0), torch.stack(codes, dim=1)),
@@ -137,6 +136,15 @@ class MapCodec(nn.Module):
             torch.stack(parts, dim=1),
             loss + over_tiles(cost * held),
         )
+
+    def coarse_codes(self, normal: Tensor, occupied: Tensor) -> Tensor:
+        """`MapCodes.coarse` alone, arguments as for `forward`."""
+        index = self.coarse_book.nearest(self._of_tiles(normal, occupied))
+        return torch.where(functional.max_pool2d(occupied, TILE)[:, 0] > 0, index + 1, 0)
+
+    def _of_tiles(self, normal: Tensor, occupied: Tensor) -> Tensor:
+        """What the coarse codes are nearest to, (n, code_channels, h / 4, w / 4)."""
+        return self.coarse_analysis(torch.cat((normal * occupied, occupied), dim=1))
 
     @torch.no_grad()
     def count(self, codes: MapCodes) -> None:
@@ -149,21 +157,27 @@ class MapCodec(nn.Module):
         _mix(self.coarse_frequency, codes.coarse, torch.ones_like(codes.coarse))
 
     @torch.no_grad()
-    def tables(self) -> tuple[Tensor, Tensor]:
-        """Normalised features of all codes: coarse (entries, c) and fine (levels, entries, c).
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised features of the coarse codes and of the fine codes, and the fine codes' own vectors.
 
-        Row 0 of the coarse table and of the first level, for empty tiles and cells, is zero.
+        Returns:
+            (entries, c), (levels, entries, c) and (levels, entries, code_channels). A cell's code is that of
+            the own vector nearest to its `analysis`, less the vectors of the levels before. Row 0 of the
+            coarse codes and of the first level, for empty tiles and cells, is zero.
         """
         coarse = functional.pad(self.coarse_synthesis(self.coarse_book.vectors()), (0, 0, 1, 0))
-        levels = []
+        features, codes = [], []
         for level, book in enumerate(self.books):
             assert isinstance(book, SimVQ)
-            vectors = functional.linear(book.vectors(), self.synthesis.weight)
+            vectors = book.vectors()
+            feature = functional.linear(vectors, self.synthesis.weight)
             if level == 0:
                 assert self.synthesis.bias is not None
-                vectors = functional.pad(vectors + self.synthesis.bias, (0, 0, 1, 0))
-            levels.append(vectors)
-        return coarse, torch.stack(levels)
+                feature = functional.pad(feature + self.synthesis.bias, (0, 0, 1, 0))
+                vectors = functional.pad(vectors, (0, 0, 1, 0))
+            features.append(feature)
+            codes.append(vectors)
+        return coarse, torch.stack(features), torch.stack(codes)
 
 
 def _quantise(book: SimVQ, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -137,7 +137,7 @@ def test_late_fusion_and_the_base_layer_send_the_same_boxes_for_the_same_bytes(l
     three = late.message(CleanFrame(frame), agent, sweep, LinkConditions(message_bytes=47))
     np.testing.assert_array_equal(three.content.boxes, expected.boxes[:3])
     # The base layer of the layered message is coded in the same way.
-    codes = layered.model.sender.code(layered.model.encode(sweep.points).feature)
+    codes = layered.model.sender.prepare(layered.model.encode(sweep.points).feature)
     chunks = message_of(layered, frame, UNLIMITED).chunks
     found = Unpacker(layered.model.receiver.tables).unpack(chunks)
     np.testing.assert_array_equal(found.boxes.boxes, boxes_from_bytes(boxes_to_bytes(codes.boxes)).boxes)
@@ -148,7 +148,7 @@ def test_late_fusion_and_the_base_layer_send_the_same_boxes_for_the_same_bytes(l
 def test_what_is_sent_for_calibration_only_is_not_sent_in_layers(linked_model, frames):
     """An evaluation detects down to low scores; a vehicle sends what the card's threshold passes."""
     low = LayeredCooperation(Model(linked_model, min_score=0.05))
-    codes = low.model.sender.code(low.model.encode(frames[0].agents[2].points).feature)
+    codes = low.model.sender.prepare(low.model.encode(frames[0].agents[2].points).feature)
     assert codes.boxes.scores.min() >= low.model.card.min_score
 
 
@@ -158,7 +158,7 @@ def test_received_boxes_are_found_at_their_places(linked_model, frames):
     sent = []
     for agent in frame.neighbours:
         sweep = frame.agents[agent]
-        boxes = quiet.model.sender.code(quiet.model.encode(sweep.points).feature).boxes
+        boxes = quiet.model.sender.prepare(quiet.model.encode(sweep.points).feature).boxes
         ego_from_agent = np.linalg.inv(frame.agents[frame.ego].pose) @ sweep.pose
         sent += list(transform_points(ego_from_agent, boxes.boxes[:, :3]))
     assert len(perceive(quiet, frame, Condition(EGO_ALONE)).detection.boxes) == 0

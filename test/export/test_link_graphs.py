@@ -18,7 +18,7 @@ from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.card import EGO, RESTORE, SENDER, ModelCard
 from diffkd_ros.runtime.decoding import Decoding
 from diffkd_ros.runtime.detector import OUTPUTS
-from diffkd_ros.runtime.link.maps import MapCodes
+from diffkd_ros.runtime.link.maps import OutgoingMap
 from diffkd_ros.runtime.link.packing import Packer
 from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import Unpacker
@@ -61,26 +61,25 @@ def test_a_vehicle_computes_the_codes_that_training_does(
         coarse, fine = sent.coded.codes.coarse[agent], sent.coded.codes.fine[agent]
         # A cell that lies as near to two codes may get either.
         assert (message['coarse'][0, 0] == coarse.numpy()).mean() > 0.99
-        assert (message['fine'][0] == fine.numpy()).mean() > 0.99
+        np.testing.assert_array_equal(message['occupied'][0, 0] > 0, fine[0].numpy() > 0)
         np.testing.assert_allclose(message['benefit'][0], sent.order[agent].numpy(), atol=TOLERANCE)
 
 
 def test_what_is_packed_and_unpacked_is_what_training_decodes(
-    card: ModelCard, sent: Sent, student: Student, batch: Batch
+    card: ModelCard, messages: list[dict[str, np.ndarray]], sent: Sent, student: Student, batch: Batch
 ) -> None:
     tables = LinkTables.load(card)
     complete = receive(sent, best_tiles(sent.order, 1.0, 2), batch, student)
     nothing = Boxes3D(np.zeros((0, 7)), scores=np.zeros(0, np.float32))
     for agent in batch.neighbours.tolist():
-        codes = MapCodes(
-            nothing,
-            sent.coded.codes.coarse[agent].numpy().astype(np.uint8),
-            sent.coded.codes.fine[agent].numpy().astype(np.uint8),
-            sent.order[agent, 0].numpy(),
-        )
-        chunks = Packer(tables).pack(codes, 1 << 20)
+        message = messages[agent]
+        coarse, occupied = message['coarse'][0, 0].astype(np.uint8), message['occupied'][0, 0] > 0
+        outgoing = OutgoingMap(nothing, coarse, message['latent'][0], occupied, message['benefit'][0, 0])
+        chunks = Packer(tables).pack(outgoing, 1 << 20)
         found = Unpacker(tables).unpack(chunks).feature(tables)
-        np.testing.assert_allclose(found.feature, complete.features[agent].numpy(), atol=TOLERANCE)
+        near = np.isclose(found.feature, complete.features[agent].numpy(), atol=TOLERANCE)
+        # A cell that lies as near to two codes may get either.
+        assert near.mean() > 0.99
         assert (found.level == 1).all()
         np.testing.assert_array_equal(~found.known_empty, complete.density[agent, 0].numpy() > 0)
 

@@ -20,6 +20,7 @@ from diffkd_ros.runtime.link.boxes import draw_boxes
 from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.sender import MapSender
+from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.training.data import Batch
 from diffkd_ros.training.link import Arrival, Received, Sent, receive, restored_maps
 
@@ -45,21 +46,30 @@ def test_a_vehicle_sends_its_own_detections_and_the_codes_that_training_does(
 ) -> None:
     assert student.sender is not None
     sender, alone = MapSender(card), np.eye(2, 3, dtype=np.float32)[None]
+    tables = LinkTables.load(card)
     for agent in range(3):
         feature, density = sent.features[agent].numpy(), sent.density[agent, 0].numpy()
-        codes = sender.code(BevFeature(feature, density))
+        outgoing = sender.prepare(BevFeature(feature, density))
         with torch.no_grad():
             heatmap, regression = student.sender.detect(sent.features[agent][None])
         observed = observed_cells(density[None], alone, card.grid)
         boxes = decode_boxes(heatmap[0, 0].numpy(), regression[0].numpy(), observed, card.grid, card.decoding)
         assert len(boxes) > 3
-        np.testing.assert_allclose(codes.boxes.boxes, boxes.boxes, atol=TOLERANCE)
-        np.testing.assert_allclose(codes.boxes.scores, boxes.scores, atol=TOLERANCE)
+        np.testing.assert_allclose(outgoing.boxes.boxes, boxes.boxes, atol=TOLERANCE)
+        np.testing.assert_allclose(outgoing.boxes.scores, boxes.scores, atol=TOLERANCE)
+        expected = sent.coded.codes.fine[agent].numpy()
         # A cell that lies as near to two codes may get either.
-        assert (codes.coarse == sent.coded.codes.coarse[agent].numpy()).mean() > 0.99
-        assert (codes.fine == sent.coded.codes.fine[agent].numpy()).mean() > 0.99
-        assert (codes.coarse.dtype, codes.fine.dtype) == (np.uint8, np.uint8)
-        np.testing.assert_allclose(codes.benefit, sent.order[agent, 0].numpy(), atol=TOLERANCE)
+        assert (outgoing.coarse == sent.coded.codes.coarse[agent].numpy()).mean() > 0.99
+        np.testing.assert_array_equal(outgoing.occupied, expected[0] > 0)
+        latent = outgoing.latent[:, outgoing.occupied].T
+        depth = np.full(len(latent), len(expected))
+        fine = tables.code(latent, depth)
+        assert (fine == expected[:, outgoing.occupied]).mean() > 0.99
+        depth[::2] = 1  # of these the first level only
+        coded = tables.code(latent, depth)
+        np.testing.assert_array_equal(coded[0], fine[0])
+        np.testing.assert_array_equal(coded[1], np.where(depth > 1, fine[1], 0))
+        np.testing.assert_allclose(outgoing.benefit, sent.order[agent, 0].numpy(), atol=TOLERANCE)
 
 
 @pytest.fixture(scope='module')
@@ -87,7 +97,7 @@ def as_received(sent: Sent, arrival: Arrival, agent: int, boxes: Boxes3D | None)
 def boxes(card: ModelCard, sent: Sent) -> list[Boxes3D | None]:
     """Of each agent; those of the last do not arrive."""
     features = (BevFeature(sent.features[k].numpy(), sent.density[k, 0].numpy()) for k in range(2))
-    return [*(MapSender(card).code(feature).boxes for feature in features), None]
+    return [*(MapSender(card).prepare(feature).boxes for feature in features), None]
 
 
 @pytest.fixture(scope='module')

@@ -37,7 +37,7 @@ def test_nearest_is_the_nearest_by_distance() -> None:
 def test_a_receiver_decodes_with_the_tables_what_training_decodes(codec: MapCodec) -> None:
     normal, occupied = maps()
     coded = codec(normal, occupied)
-    coarse, fine = codec.tables()
+    coarse, fine, _ = codec.tables()
     first = fine[0][coded.codes.fine[:, 0]]
     # What follows the first level is of use where that has something.
     second = fine[1][coded.codes.fine[:, 1]] * (coded.codes.fine[:, 0] > 0)[..., None]

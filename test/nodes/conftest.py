@@ -95,7 +95,7 @@ def chunks_of(linked: ModelCard, scene: CoopFrame) -> Callable[..., list[BevChun
         header = header_message(stamp, lidar_frame(name))
         lidar = LidarPose(sweep.pose, MAP_FRAME)
         overhead = overhead_of(header, name, linked, lidar)
-        codes = sender.code(encoder.encode(sweep.points))
+        codes = sender.prepare(encoder.encode(sweep.points))
         chunks = packer.pack(codes, round(1e3 * kilobytes), overhead)
         return chunk_messages(header, name, sequence, linked, chunks, lidar)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layered_map import link_arrays, link_tables, random_codes
+from layered_map import CODE_CHANNELS, SweepCodes, link_arrays, link_tables, random_codes
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.runtime.link.boxes import BOX_BYTES
-from diffkd_ros.runtime.link.maps import MapCodes, ReceivedMap
+from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.packing import MOST_CHUNKS, Packer
 from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import MOST_BOXES, Unpacker
@@ -25,8 +25,8 @@ CODES = random_codes(TABLES)
 ALL = 10**6
 
 
-def sent(tables: LinkTables, codes: MapCodes, budget: int = ALL, overhead: int = 0) -> list[bytes]:
-    return Packer(tables).pack(codes, budget, overhead)
+def sent(tables: LinkTables, codes: SweepCodes, budget: int = ALL, overhead: int = 0) -> list[bytes]:
+    return Packer(tables).pack(codes.outgoing(tables), budget, overhead)
 
 
 def received(tables: LinkTables, chunks: list[bytes]) -> ReceivedMap:
@@ -36,7 +36,7 @@ def received(tables: LinkTables, chunks: list[bytes]) -> ReceivedMap:
     return result
 
 
-def assert_true(result: ReceivedMap, codes: MapCodes) -> None:
+def assert_true(result: ReceivedMap, codes: SweepCodes) -> None:
     """What arrived is what was sent, and only whole tiles arrive."""
     arrived = result.coarse >= 0
     np.testing.assert_array_equal(result.coarse[arrived], codes.coarse[arrived])
@@ -195,7 +195,7 @@ def test_only_the_first_chunks_of_a_huge_map_are_sent():
     assert len(chunks) == MOST_CHUNKS
 
 
-def entropy_of(codes: MapCodes) -> float:
+def entropy_of(codes: SweepCodes) -> float:
     """Bytes of all codes by Shannon, with the probabilities of the tables."""
     arrays = {name: values.astype(np.float64) for name, values in link_arrays().items()}
     bits = -np.log2(arrays['coarse_probability'][codes.coarse]).sum()
@@ -285,22 +285,27 @@ def test_bit_errors_in_the_codes_are_noticed(kind):
     ('change', 'reason'),
     [
         ({'coarse': np.zeros((16, 31), np.uint8)}, r'shapes \(\(16, 31\), .*expected \(\(16, 32\)'),
-        ({'fine': np.zeros((1, 64, 128), np.uint8)}, 'shapes'),
-        (
-            {'coarse': np.full((16, 32), 64, np.uint8)},
-            r'codes up to \(64, \d+\), the tables have \(64, 256\)',
-        ),
+        ({'latent': np.zeros((CODE_CHANNELS - 1, 64, 128), np.float32)}, 'shapes'),
+        ({'occupied': np.zeros((128, 64), np.bool_)}, 'shapes'),
+        ({'coarse': np.full((16, 32), 64, np.uint8)}, r'codes up to 64, the tables have 64'),
     ],
 )
-def test_codes_of_other_tables_are_refused(change, reason):
+def test_a_map_of_other_tables_is_refused(change, reason):
     with pytest.raises(ModelError, match=reason):
-        sent(TABLES, replace(CODES, **change))
+        Packer(TABLES).pack(replace(CODES.outgoing(TABLES), **change), ALL)
 
 
-def test_codes_of_residuals_in_empty_cells_have_no_meaning():
-    fine = CODES.fine.copy()
-    fine[1, fine[0] == 0] = 255
-    assert sent(TABLES, replace(CODES, fine=fine), 4000) == sent(TABLES, CODES, 4000)
+def test_what_is_in_empty_cells_has_no_meaning():
+    outgoing = CODES.outgoing(TABLES)
+    latent = outgoing.latent.copy()
+    latent[:, ~outgoing.occupied] = 255
+    other = Packer(TABLES).pack(replace(outgoing, latent=latent), 4000)
+    assert other == sent(TABLES, CODES, 4000)
+
+
+@pytest.mark.parametrize('budget', [1000, 4000, 8000])
+def test_a_budget_is_used_up(budget):
+    assert sum(map(len, sent(TABLES, CODES, budget))) > 0.95 * budget
 
 
 def test_boxes_that_did_not_fit_are_those_with_the_lowest_scores():

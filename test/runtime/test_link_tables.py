@@ -83,6 +83,7 @@ def ones(*shape):
         (changed(coarse_vectors=np.zeros((300, 32), np.float32)), '300 codes, expected 2 to 256'),
         (changed(fine_vectors=np.zeros((9, 256, 32), np.float32)), '9 fine levels, expected 1 to 4'),
         (changed(fine_vectors=np.zeros((2, 256, 31), np.float32)), '32 coarse and 31 fine channels'),
+        (changed(code_vectors=np.zeros((2, 255, 16), np.float32)), 'code_vectors of .* expected'),
         (changed(coarse_probability=ones(64)), 'coarse_probability must be probabilities'),
         (changed(fine_probability=ones(2, 255) / 255), r'fine_probability has shape \(2, 255\), expected'),
     ],

@@ -122,7 +122,7 @@ class LayeredSending(Sending):
         self.budget = 0
         grid = card.grid
         # The first run allocates memory.
-        self._sender.code(BevMap.empty(card.channels, grid.height, grid.width))
+        self._sender.prepare(BevMap.empty(card.channels, grid.height, grid.width))
         profile = qos.chunks(*link)
         super().__init__(agent, card, node.create_lifecycle_publisher(BevChunk, CHUNKS_TOPIC, profile))
 
@@ -130,10 +130,10 @@ class LayeredSending(Sending):
         self, header: Header, sequence: int, feature: BevMap, lidar: LidarPose, timer: StageTimer
     ) -> bool:
         """Detect, code, pack and send; nothing if not even one chunk fits into the budget."""
-        codes = self._sender.code(feature)
-        timer.mark('code')
+        outgoing = self._sender.prepare(feature)
+        timer.mark('prepare')
         overhead = overhead_of(header, self._agent, self._card, lidar)
-        chunks = self._packer.pack(codes, self.budget, overhead)
+        chunks = self._packer.pack(outgoing, self.budget, overhead)
         timer.mark('pack')
         for message in chunk_messages(header, self._agent, sequence, self._card, chunks, lidar):
             self.publisher.publish(message)

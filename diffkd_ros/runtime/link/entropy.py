@@ -40,6 +40,12 @@ class EntropyModel:
         self.bits = np.log2(weights.sum() / np.maximum(weights, weights.sum() / 2**24))
         self.categorical = constriction.stream.model.Categorical(weights.astype(np.float32), perfect=False)
 
+    def expected(self, without_first: bool = False) -> float:
+        """Mean cost of a code, in bits; `without_first`, given that it is not code 0."""
+        bits = self.bits[int(without_first) :]
+        shares = 2.0**-bits
+        return float((shares * bits).sum() / shares.sum())
+
     @classmethod
     def of_probabilities(cls, probabilities: NDArray[np.float32]) -> EntropyModel:
         """The model of probabilities that sum to about 1; none is below 2^-20."""

@@ -27,20 +27,22 @@ class TileState(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class MapCodes:
-    """A sweep as `sender.onnx` codes it.
+class OutgoingMap:
+    """A sweep as `sender.onnx` prepares it.
 
     Attributes:
         boxes: own detections in the own LiDAR frame, by descending score.
         coarse: (height / 4, width / 4) uint8 code of each tile; 0: the tile is empty.
-        fine: (levels, height, width) uint8 codes of the cells. 0 of the first level is an empty cell, in
-            which the codes of further levels, of residuals, have no meaning.
+        latent: (code_channels, height, width) float32, to which the fine codes of a cell are nearest, see
+            `LinkTables.code`.
+        occupied: (height, width) cells that are not empty; the others' latent has no meaning.
         benefit: (height / 4, width / 4) float32 what the fine codes of a tile are worth to the receiver.
     """
 
     boxes: Boxes3D
     coarse: NDArray[np.uint8]
-    fine: NDArray[np.uint8]
+    latent: NDArray[np.float32]
+    occupied: NDArray[np.bool_]
     benefit: NDArray[np.float32]
 
 

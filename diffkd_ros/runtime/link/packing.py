@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.runtime.link.boxes import BOX_BYTES
 from diffkd_ros.runtime.link.chunk import LARGEST, MOST_BOXES, Chunk, depth_bits, encode_chunk
-from diffkd_ros.runtime.link.maps import MapCodes
-from diffkd_ros.runtime.link.tables import TILE, LinkTables
+from diffkd_ros.runtime.link.maps import OutgoingMap
+from diffkd_ros.runtime.link.tables import CELLS, TILE, LinkTables
 
 DEFAULT_BUDGET = 4000
 """Bytes of a sweep with the other fields of its messages: 0.32 Mbit/s at 10 Hz."""
@@ -22,6 +21,7 @@ MOST_CHUNKS = 255
 # What a further level of a tile is worth, as a share of the level before. An estimate, to be measured: the
 # best tiles are refined before tiles of a small benefit are sent at all.
 _WORTH_OF_LEVEL = 0.3
+_MARGIN = 1.3  # of the bytes of the tiles that are coded, in case they take fewer than expected
 _SPAN = 4  # bytes of two numbers in a chunk's header
 
 
@@ -29,14 +29,14 @@ class Packer:
     """Chooses what is sent of a sweep, and encodes it.
 
     Args:
-        tables: of the model that makes the codes.
+        tables: of the model that prepares the sweeps.
     """
 
     def __init__(self, tables: LinkTables) -> None:
         self._tables = tables
 
-    def pack(self, codes: MapCodes, budget: int, overhead: int = 0) -> list[bytes]:
-        """Encode a sweep in chunks of at most `chunk.LARGEST` bytes.
+    def pack(self, outgoing: OutgoingMap, budget: int, overhead: int = 0) -> list[bytes]:
+        """Code a sweep and encode it in chunks of at most `chunk.LARGEST` bytes.
 
         The boxes come first, then the coarse codes, then the fine codes of the tiles of the largest benefit.
         What does not fit into the budget is left out; of the boxes, those with the lowest scores. The chosen
@@ -44,16 +44,18 @@ class Packer:
         chunk costs the best of them all.
 
         Args:
-            codes: of the sweep.
+            outgoing: the sweep.
             budget: bytes of all chunks together, overhead included.
             overhead: bytes that each chunk costs in addition, such as the other fields of its message.
 
         Raises:
-            ModelError: if the codes do not fit the tables.
+            ModelError: if the sweep does not fit the tables.
         """
         budget = min(budget, MOST_CHUNKS * (LARGEST + overhead))
-        sweep = _Sweep(self._checked(codes), self._tables)
+        self._check(outgoing)
+        sweep = _Sweep(outgoing, self._tables)
         for_tiles = budget - sweep.size
+        sweep.code(sweep.choose(round(_MARGIN * for_tiles), overhead))
         while True:
             unsent = _Unsent(sweep, sweep.choose(for_tiles, overhead))
             chunks, left = list[bytes](), budget
@@ -68,21 +70,19 @@ class Packer:
             # The estimate of the tiles' bytes was too low.
             for_tiles -= unsent.size
 
-    def _checked(self, codes: MapCodes) -> MapCodes:
-        """The codes, if they fit the tables; those without a meaning are 0."""
+    def _check(self, outgoing: OutgoingMap) -> None:
         tables = self._tables
-        tiles = tables.height // TILE, tables.width // TILE
-        shapes = (codes.coarse.shape, codes.fine.shape, codes.benefit.shape)
-        expected = tiles, (tables.levels, tables.height, tables.width), tiles
+        size, tiles = (tables.height, tables.width), (tables.height // TILE, tables.width // TILE)
+        parts = outgoing.coarse, outgoing.latent, outgoing.occupied, outgoing.benefit
+        shapes = tuple(part.shape for part in parts)
+        expected = tiles, (tables.code_vectors.shape[-1], *size), size, tiles
         if shapes != expected:
-            raise ModelError(f'coarse codes, fine codes and benefit of shapes {shapes}, expected {expected}')
-        fine = codes.fine.copy()
-        fine[1:] *= fine[0] > 0
-        highest = int(codes.coarse.max()), int(fine.max())
-        known = len(tables.coarse_vectors), tables.fine_vectors.shape[1]
-        if highest[0] >= known[0] or highest[1] >= known[1]:
-            raise ModelError(f'coarse and fine codes up to {highest}, the tables have {known}')
-        return replace(codes, fine=fine)
+            raise ModelError(
+                f'coarse codes, latent, occupied cells and benefit of shapes {shapes}, expected {expected}'
+            )
+        highest, known = int(outgoing.coarse.max()), len(tables.coarse_vectors)
+        if highest >= known:
+            raise ModelError(f'coarse codes up to {highest}, the tables have {known}')
 
 
 class _Sweep:
@@ -92,26 +92,39 @@ class _Sweep:
         tables: of the model.
         boxes: of the sweep.
         coarse: (tiles,) coarse codes.
-        fine: (levels, tiles, 16) fine codes.
-        bits: (levels, tiles) cost of the fine codes.
+        fine: (levels, tiles, 16) fine codes, 0 before they are coded.
+        bits: (levels, tiles) cost of the fine codes; before they are coded, expected.
         size: bytes of boxes and coarse codes.
     """
 
-    def __init__(self, codes: MapCodes, tables: LinkTables) -> None:
-        self.tables, self.boxes = tables, codes.boxes
-        self.coarse = codes.coarse.ravel()[tables.order]
-        self.fine = tables.as_tiles(codes.fine)[:, tables.order]
-        self.size = BOX_BYTES * len(codes.boxes) + round(tables.coarse.bits[self.coarse].sum() / 8)
-        occupied = self.fine[0] > 0
-        bits = [model.bits[part] for model, part in zip(tables.fine, self.fine, strict=True)]
-        self.bits = np.stack([bits[0], *(part * occupied for part in bits[1:])]).sum(axis=-1)
-        worth = codes.benefit.ravel()[tables.order] * _WORTH_OF_LEVEL ** np.arange(tables.levels)[:, None]
+    def __init__(self, outgoing: OutgoingMap, tables: LinkTables) -> None:
+        self.tables, self.boxes = tables, outgoing.boxes
+        self.coarse = outgoing.coarse.ravel()[tables.order]
+        self._latent = tables.as_tiles(outgoing.latent)[:, tables.order]
+        self._occupied = tables.as_tiles(outgoing.occupied)[tables.order]
+        self.fine = np.zeros((tables.levels, *self._occupied.shape), np.uint8)
+        self.size = BOX_BYTES * len(outgoing.boxes) + round(tables.coarse.bits[self.coarse].sum() / 8)
+        count = self._occupied.sum(axis=-1)
+        self.bits = np.stack([model.expected(level == 0) * count for level, model in enumerate(tables.fine)])
+        self.bits[0] += tables.fine[0].bits[0] * (CELLS - count)
+        worth = outgoing.benefit.ravel()[tables.order] * _WORTH_OF_LEVEL ** np.arange(tables.levels)[:, None]
         # A tile that its coarse code calls empty, and is, has nothing more to say.
-        wanted = (worth >= 0) & (occupied.any(axis=-1) | (self.coarse > 0))
+        wanted = (worth >= 0) & ((count > 0) | (self.coarse > 0))
         level, tile = np.nonzero(wanted)
         # No level comes before the level below.
         best = np.lexsort((level, -worth[level, tile]))
         self._level, self._tile = level[best], tile[best]
+
+    def code(self, depth: NDArray[np.integer]) -> None:
+        """Find the fine codes of so many levels of each tile; no others can be chosen afterwards."""
+        tile, cell = np.nonzero(self._occupied & (depth > 0)[:, None])
+        levels = depth[tile]
+        self.fine[:, tile, cell] = self.tables.code(self._latent[:, tile, cell].T, levels)
+        coded = np.arange(self.tables.levels)[:, None] < depth
+        bits = [model.bits[part] for model, part in zip(self.tables.fine, self.fine, strict=True)]
+        self.bits = np.stack([bits[0], *(part * self._occupied for part in bits[1:])]).sum(axis=-1)
+        kept = coded[self._level, self._tile]
+        self._level, self._tile = self._level[kept], self._tile[kept]
 
     def choose(self, budget: int, overhead: int) -> NDArray[np.int64]:
         """Choose the number of levels of each tile, so that they about fit into a budget."""

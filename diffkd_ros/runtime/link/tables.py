@@ -24,8 +24,9 @@ class LinkTables:
     """Codebooks and entropy models, the contents of a model folder's `link.npz`.
 
     Args:
-        arrays: `coarse_vectors` (K0, c), `fine_vectors` (L, K, c), `coarse_probability` (K0,) and
-            `fine_probability` (L, K). Row 0 of the coarse vectors and of the first fine level is 0.
+        arrays: `coarse_vectors` (K0, c), `fine_vectors` (L, K, c), `code_vectors` (L, K, code channels),
+            `coarse_probability` (K0,) and `fine_probability` (L, K). Row 0 of the coarse vectors and of the
+            first fine level, for what is empty, is 0.
         height: of the feature map in cells, a multiple of `TILE`.
         width: likewise.
 
@@ -33,7 +34,7 @@ class LinkTables:
         height, width: see above.
         levels: L.
         tiles: number of tiles.
-        coarse_vectors, fine_vectors: see above.
+        coarse_vectors, fine_vectors, code_vectors: see above.
         coarse: entropy model of the coarse codes.
         fine: entropy model of each fine level.
         order: (tiles,) `sending_order`.
@@ -49,10 +50,14 @@ class LinkTables:
         _require(1 <= self.tiles <= _MOST_TILES, f'{self.tiles} tiles, at most {_MOST_TILES} can be coded')
         self.coarse_vectors = _array(arrays, 'coarse_vectors', 2)
         self.fine_vectors = _array(arrays, 'fine_vectors', 3)
+        self.code_vectors = _array(arrays, 'code_vectors', 3)
         codes, self.channels = self.coarse_vectors.shape
         self.levels, fine_codes, channels = self.fine_vectors.shape
         _require(channels == self.channels, f'{self.channels} coarse and {channels} fine channels')
         _require(1 <= self.levels <= _MOST_LEVELS, f'{self.levels} fine levels, expected 1 to {_MOST_LEVELS}')
+        shape = self.code_vectors.shape[:2]
+        fits = shape == (self.levels, fine_codes)
+        _require(fits, f'code_vectors of {shape} levels and codes, expected {(self.levels, fine_codes)}')
         for count in (codes, fine_codes):
             _require(2 <= count <= _MOST_CODES, f'{count} codes, expected 2 to {_MOST_CODES}')
         for name, row in (('coarse', self.coarse_vectors[0]), ('fine', self.fine_vectors[0, 0])):
@@ -80,6 +85,31 @@ class LinkTables:
         if tables.channels != card.channels:
             raise ModelError(f'{path} has {tables.channels} channels, the card {card.channels}')
         return tables
+
+    def code(self, latent: NDArray[np.float32], depth: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Find the fine codes of cells that are not empty.
+
+        Each level's code vector is the nearest to what the levels before leave of the latent.
+
+        Args:
+            latent: (k, code channels).
+            depth: (k,) number of levels to code of each cell, at least 1.
+
+        Returns:
+            (levels, k), 0 beyond a cell's depth.
+        """
+        codes = np.zeros((self.levels, len(latent)), np.uint8)
+        rest, cells = latent, np.arange(len(latent))
+        for level, vectors in enumerate(self.code_vectors):
+            deep = depth[cells] > level
+            rest, cells = rest[deep], cells[deep]
+            # Code 0 of the first level is the empty cell's.
+            least = int(level == 0)
+            closeness = rest @ vectors[least:].T - np.square(vectors[least:]).sum(axis=1) / 2
+            found = least + closeness.argmax(axis=1)
+            codes[level, cells] = found
+            rest = rest - vectors[found]
+        return codes
 
     def as_tiles(self, cells: NDArray) -> NDArray:
         """Maps (..., height, width) as (..., tiles, `CELLS`)."""

@@ -100,8 +100,8 @@ class _Sweep:
     def __init__(self, outgoing: OutgoingMap, tables: LinkTables) -> None:
         self.tables, self.boxes = tables, outgoing.boxes
         self.coarse = outgoing.coarse.ravel()[tables.order]
-        self._latent = tables.as_tiles(outgoing.latent)[:, tables.order]
-        self._occupied = tables.as_tiles(outgoing.occupied)[tables.order]
+        self._latent = outgoing.latent.reshape(len(outgoing.latent), -1)
+        self._occupied = outgoing.occupied.ravel()[tables.cells]
         self.fine = np.zeros((tables.levels, *self._occupied.shape), np.uint8)
         self.size = BOX_BYTES * len(outgoing.boxes) + round(tables.coarse.bits[self.coarse].sum() / 8)
         count = self._occupied.sum(axis=-1)
@@ -118,8 +118,8 @@ class _Sweep:
     def code(self, depth: NDArray[np.integer]) -> None:
         """Find the fine codes of so many levels of each tile; no others can be chosen afterwards."""
         tile, cell = np.nonzero(self._occupied & (depth > 0)[:, None])
-        levels = depth[tile]
-        self.fine[:, tile, cell] = self.tables.code(self._latent[:, tile, cell].T, levels)
+        latent = self._latent[:, self.tables.cells[tile, cell]].T
+        self.fine[:, tile, cell] = self.tables.code(latent, depth[tile])
         coded = np.arange(self.tables.levels)[:, None] < depth
         bits = [model.bits[part] for model, part in zip(self.tables.fine, self.fine, strict=True)]
         self.bits = np.stack([bits[0], *(part * self._occupied for part in bits[1:])]).sum(axis=-1)

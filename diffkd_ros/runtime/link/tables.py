@@ -38,6 +38,7 @@ class LinkTables:
         coarse: entropy model of the coarse codes.
         fine: entropy model of each fine level.
         order: (tiles,) `sending_order`.
+        cells: (tiles, 16) row-major numbers of the cells of each tile, in this order.
 
     Raises:
         ModelError: if the arrays do not fit together or to the map.
@@ -65,6 +66,7 @@ class LinkTables:
         self.coarse = _model(arrays, 'coarse_probability', codes)[0]
         self.fine = _model(arrays, 'fine_probability', self.levels, fine_codes)
         self.order = sending_order(height // TILE, width // TILE)
+        self.cells = self.as_tiles(np.arange(height * width).reshape(height, width))[self.order]
 
     @classmethod
     def load(cls, card: ModelCard) -> LinkTables:

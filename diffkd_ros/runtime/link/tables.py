@@ -63,6 +63,10 @@ class LinkTables:
             _require(2 <= count <= _MOST_CODES, f'{count} codes, expected 2 to {_MOST_CODES}')
         for name, row in (('coarse', self.coarse_vectors[0]), ('fine', self.fine_vectors[0, 0])):
             _require(not row.any(), f'the {name} vector of code 0, which is empty, must be 0')
+        # Of a latent x to a vector v: x v - v^2 / 2, for (x, 1) as one product.
+        squares = np.square(self.code_vectors).sum(axis=2)
+        squares[0, 0] = np.inf  # code 0 of the first level is the empty cell's
+        self._closeness = np.concatenate((self.code_vectors, -squares[..., None] / 2), axis=2).swapaxes(1, 2)
         self.coarse = _model(arrays, 'coarse_probability', codes)[0]
         self.fine = _model(arrays, 'fine_probability', self.levels, fine_codes)
         self.order = sending_order(height // TILE, width // TILE)
@@ -105,10 +109,8 @@ class LinkTables:
         for level, vectors in enumerate(self.code_vectors):
             deep = depth[cells] > level
             rest, cells = rest[deep], cells[deep]
-            # Code 0 of the first level is the empty cell's.
-            least = int(level == 0)
-            closeness = rest @ vectors[least:].T - np.square(vectors[least:]).sum(axis=1) / 2
-            found = least + closeness.argmax(axis=1)
+            closeness = np.column_stack((rest, np.ones(len(rest), np.float32))) @ self._closeness[level]
+            found = closeness.argmax(axis=1)
             codes[level, cells] = found
             rest = rest - vectors[found]
         return codes

@@ -104,12 +104,12 @@ def evaluate(
         str | None, typer.Option(help="Evaluation protocol; the source's own by default.")
     ] = None,
     cooperation: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help='Sent content: intermediate (features), late (boxes), early (points), layered (boxes and '
-            'codes), none.'
+            help='Sent content: intermediate (whole maps), late (boxes), early (points), layered (boxes and '
+            'codes), none. By default what the nodes send with this model: layered if it can, else whole maps.'
         ),
-    ] = 'intermediate',
+    ] = None,
     budget: Annotated[
         int | None, typer.Option(min=0, help='Most bytes of a message; layered: 4000 by default.')
     ] = None,
@@ -134,8 +134,10 @@ def evaluate(
     """Measure a model under corruption of sensors, poses and link; writes a table, a summary and a report."""
     require('matplotlib', *(['scipy'] if calibration != 'none' else []))
     from diffkd_ros.evaluation.conditions import make_conditions
+    from diffkd_ros.evaluation.cooperations import live_cooperation
     from diffkd_ros.evaluation.evaluate import evaluate as run_evaluation
     from diffkd_ros.evaluation.run import Plan
+    from diffkd_ros.runtime.card import ModelCard
     from diffkd_ros.runtime.model_folder import model_folder
     from diffkd_ros.sources.source import SIMULATOR, Source
 
@@ -160,6 +162,7 @@ def evaluate(
             _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model)
         )
         protocol = protocol or chosen.protocol
+        cooperation = cooperation or live_cooperation(ModelCard.load(folder)).name
         recorded, sessions = tuple(answers or ()), _sessions(folder)
         plan = Plan(out, chosen, folder, protocol, cooperation, recorded, sessions, budget)
         workers = all_cores(workers)

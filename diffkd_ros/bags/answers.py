@@ -36,7 +36,7 @@ class Layers:
     Attributes:
         chunks: number that arrived.
         announced: number of the sweep's chunks.
-        bytes_of: payload by layer: boxes, coarse, fine.
+        bytes_of: bytes of the data by layer: boxes, coarse, fine.
         restored: share of the map's cells that the ego estimated.
         tiles: (rows, columns) `TileState` of each tile.
     """
@@ -58,7 +58,7 @@ class Neighbour:
         reason: why it was not fused.
         age: seconds, the ego sweep's stamp minus the feature's.
         gate_weight: its mean share of the fused feature over the cells it covers, in [0, 1].
-        bytes: size of the payload.
+        bytes: of the serialised messages that arrived; of the payload if recorded with version 0.1.
         layers: None for a whole map, and if refused.
     """
 

@@ -56,7 +56,8 @@ def summarise(
         }
         for agent in sorted(link)
     }
-    kilobytes = {agent: link[agent]['bytes'] / link[agent]['messages'] / 1e3 for agent in sorted(link)}
+    kilobytes = {agent: evaluation['kilobytes_fused'].get(agent) for agent in sorted(link)}
+    known = [size for size in kilobytes.values() if size is not None]
     held = [r['rate'] for r in realtime if r['sent'] and r['answered'] / r['sent'] >= HELD]
     return {
         **precision,
@@ -72,7 +73,7 @@ def summarise(
         'vehicle_latency_p50_ms': {a: nodes[a]['total p50 [ms]'] for a in sorted(link) if a in nodes},
         'vehicle_latency_ms': {a: nodes[a] for a in sorted(link) if a in nodes},
         'mbit_per_s': {agent: link[agent]['mbit_per_s'] for agent in sorted(link)},
-        'kilobytes_per_frame': sum(kilobytes.values()) / len(kilobytes) if kilobytes else None,
+        'kilobytes_per_frame': sum(known) / len(known) if known else None,
         'vehicle_kilobytes_per_frame': kilobytes,
         'layers': evaluation['layers'],
         'realtime': [
@@ -140,7 +141,7 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
     )
     _table(
         console,
-        'Features sent in lock-step: Mbit/s, kB a frame; latency from cloud to feature, ms',
+        'Features in lock-step: Mbit/s, kB a frame as received; latency from cloud to feature, ms',
         'vehicle',
         ['Mbit/s', 'kB', 'received', 'fused', 'lost', 'refused', 'p50', 'p95'],
         [
@@ -158,13 +159,13 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
     if summary['layers']:
         _table(
             console,
-            'Layered messages as fused: payload in kB a frame, cells restored; all chunks',
+            'Layered messages as fused: data in kB a frame, cells restored; all chunks',
             'vehicle',
             [*LAYERS, 'restored', 'received', 'lost', 'refused'],
             [
                 [
                     agent,
-                    *(_number(row['kilobytes'][layer], '.2f') for layer in LAYERS),
+                    *(_number(row['data_kilobytes'][layer], '.2f') for layer in LAYERS),
                     _number(row['restored'], '.0%'),
                     *(str(row['chunks'][name]) for name in ('received', 'lost', 'refused')),
                 ]
@@ -189,7 +190,8 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
             ],
         )
     console.print(
-        f'\neach vehicle sent {_number(summary["kilobytes_per_frame"], ".2f")} kB a frame (mean)',
+        f'\nthe ego received {_number(summary["kilobytes_per_frame"], ".2f")} kB a frame from each vehicle '
+        '(mean)',
         highlight=False,
         soft_wrap=True,
     )

@@ -132,8 +132,8 @@ class Cooperation(ABC):
             link: limits of the message.
         """
 
-    def prefers(self, message: Any) -> bool:
-        """Returns whether a message, as it arrived, is used rather than newer ones that are not preferred."""
+    def has_base(self, message: Any) -> bool:
+        """Returns whether the base layer of a message arrived, see `choose_sweep`."""
         return True
 
     @abstractmethod

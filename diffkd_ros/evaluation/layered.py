@@ -67,8 +67,8 @@ class LayeredCooperation(Cooperation):
         size = sum(map(len, chunks)) + ENVELOPE * len(chunks)
         return ChunkedMessage(chunks, sweep.pose, size, chunks[0]) if chunks else None
 
-    def prefers(self, message: ChunkedMessage) -> bool:
-        """Returns whether the first chunk arrived, which has the boxes; what else is missing is restored."""
+    def has_base(self, message: ChunkedMessage) -> bool:
+        """Returns whether the first chunk arrived."""
         return message.chunks[0] == message.first
 
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]) -> Outcome:

@@ -21,7 +21,7 @@ from diffkd_ros.metrics.frame_results import FrameResults, Inference
 from diffkd_ros.metrics.protocol import Protocol
 from diffkd_ros.metrics.scoring import score_frame
 from diffkd_ros.runtime.detector import Detection
-from diffkd_ros.runtime.neighbours import choose_neighbours
+from diffkd_ros.runtime.neighbours import choose_neighbours, choose_sweep
 
 MAX_AGE = 0.5
 """Maximum age of a neighbour's message in seconds, the default of the nodes' parameter."""
@@ -119,13 +119,16 @@ class Perceiver:
         return dict(sorted(choice.chosen.items()))
 
     def _newest(self, sensed: CoopFrame, agent: int) -> Any:
-        """The newest preferred message that arrived from a neighbour and is not too old, else any such."""
-        link = self._link(sensed.scenario, agent)
-        for preferred in (True, False):
-            arrival = link.newest(sensed.stamp, preferred)
-            if arrival is not None and sensed.stamp - arrival.stamp <= round(MAX_AGE * 1e9):
-                return arrival.payload
-        return None
+        """The message that is used of those that arrived from a neighbour; None if it is too old."""
+        link, oldest = self._link(sensed.scenario, agent), sensed.stamp - round(MAX_AGE * 1e9)
+        newest = (link.newest(sensed.stamp, with_base) for with_base in (True, False))
+        chosen = choose_sweep(
+            (arrival for arrival in newest if arrival is not None),
+            oldest,
+            lambda arrival: arrival.stamp,
+            lambda arrival: self._cooperation.has_base(arrival.payload),
+        )
+        return None if chosen is None or chosen.stamp < oldest else chosen.payload
 
     def _message(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Any:
         if sweep is clean.frame.agents[agent]:
@@ -153,8 +156,8 @@ class Perceiver:
         if agent not in self._links:
             # The sender has kept to its limits before the message enters the link.
             conditions = replace(self._limits, bits=None, bandwidth=None, message_bytes=None)
-            seed, prefer = self._condition.seed, self._cooperation.prefers
-            self._links[agent] = Link(conditions, seed, scenario, agent, prefer=prefer)
+            seed, has_base = self._condition.seed, self._cooperation.has_base
+            self._links[agent] = Link(conditions, seed, scenario, agent, prefer=has_base)
         return self._links[agent]
 
 

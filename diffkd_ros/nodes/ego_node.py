@@ -23,6 +23,7 @@ from diffkd_ros.msg import BevChunk, BevFeature, Boxes3D, FusionStatus, Neighbou
 from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.diagnostics import Item
 from diffkd_ros.nodes.base.parameters import parameter
+from diffkd_ros.nodes.base.subscription import subscribe_to_all
 from diffkd_ros.nodes.input.stage_timer import StageTimer
 from diffkd_ros.nodes.input.sweeps import Sweep
 from diffkd_ros.nodes.link.neighbours import NeighbourSelector, Verdict
@@ -136,8 +137,9 @@ class FusionPipeline(Pipeline):
         """Subscribe to clouds, poses and neighbours' features; publish the class names."""
         p = self._ego.p
         link = p.v2x_reliability, p.v2x_depth, p.v2x_lifespan
+        # Before the clouds: in each turn of the executor the ego first takes what neighbours sent.
         self._subscriptions = [
-            self.node.create_subscription(kind, topic, store, profile)
+            subscribe_to_all(self.node, kind, topic, store, profile)
             for kind, topic, store, profile in (
                 (BevFeature, FEATURES_TOPIC, self._neighbours.add, qos.features(*link)),
                 (BevChunk, CHUNKS_TOPIC, self._neighbours.add_chunk, qos.chunks(*link)),
@@ -165,7 +167,7 @@ class FusionPipeline(Pipeline):
         super().forget_after(stamp)
         self._neighbours.buffer.forget_after(stamp)
 
-    def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> None:
+    def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> str:
         """Fuse a sweep with the features received by now, and publish the results."""
         p = self._ego.p
         self._neighbours.limit(p.max_age, p.allowed_neighbours)
@@ -188,6 +190,7 @@ class FusionPipeline(Pipeline):
             self._markers.publish(
                 marker_array(header, detection, verdicts, feature.density > 0, poses, self.card.grid)
             )
+        return ''
 
     def _status_message(
         self, header: Header, verdicts: list[Verdict], detection: Detection, stages: dict[str, float]
@@ -248,7 +251,7 @@ def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> Nei
         reason=verdict.reason,
         age=verdict.age,
         gate_weight=weight,
-        bytes=verdict.bytes,
+        bytes=verdict.extent.size,
         sequence=verdict.sequence,
         rate=record.rate,
         kilobytes_per_s=record.kilobytes_per_s,
@@ -257,8 +260,8 @@ def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> Nei
         messages_fused=min(record.fused, _UINT32_MAX),
         messages_refused=min(record.refused.total(), _UINT32_MAX),
         messages_overwritten=min(record.overwritten, _UINT32_MAX),
-        sweep_chunks=verdict.chunks,
-        sweep_chunks_received=verdict.chunks_received,
+        sweep_chunks=verdict.extent.announced,
+        sweep_chunks_received=verdict.extent.chunks,
         **{f'{layer}_bytes': size for layer, size in layers.items()},
         restored=verdict.restored,
         chunks_received=min(record.chunks_received, _UINT32_MAX),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -28,6 +28,7 @@ from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.msg import BevChunk, BevFeature, Boxes3D, FusionStatus, NeighbourStatus
 from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.parameters import declare, parameter
+from diffkd_ros.nodes.base.subscription import subscribe_to_all, take_rest
 from diffkd_ros.nodes.output.truth_markers import truth_markers
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.link.maps import LAYERS
@@ -73,29 +74,48 @@ class _DriveTime:
         return stamp - self._removed
 
 
-class _Layers:
-    """What the ego received of one neighbour's layered messages."""
+class _Received:
+    """What the ego received of one neighbour.
+
+    Attributes:
+        fused: number of its sweeps that were fused.
+        refused: number of its sweeps that were not, by reason.
+    """
 
     def __init__(self) -> None:
-        self._fused = 0
+        self.fused = 0
+        self.refused: Counter[str] = Counter()
         self._sums: dict[str, float] = defaultdict(float)
-        self._chunks: dict[str, int] = {}
+        self._chunks: dict[str, int] | None = None
 
     def add(self, neighbour: NeighbourStatus) -> None:
         """Add the neighbour's status in one fusion."""
         if neighbour.accepted:
-            self._fused += 1
-            for name in (*(f'{layer}_bytes' for layer in LAYERS), 'restored'):
+            self.fused += 1
+            for name in ('bytes', *(f'{layer}_bytes' for layer in LAYERS), 'restored'):
                 self._sums[name] += getattr(neighbour, name)
-        self._chunks = {
-            name: getattr(neighbour, f'chunks_{name}') for name in ('received', 'lost', 'refused')
-        }
+        else:
+            self.refused[neighbour.reason.partition(':')[0]] += 1
+        if neighbour.sweep_chunks:
+            self._chunks = {
+                name: getattr(neighbour, f'chunks_{name}') for name in ('received', 'lost', 'refused')
+            }
 
-    def summary(self) -> dict[str, object]:
-        """Means over the sweeps fused, payload in kilobytes, and the chunks since the neighbour was heard."""
-        fused = max(self._fused, 1)
-        kilobytes = {layer: self._sums[f'{layer}_bytes'] / fused / 1e3 for layer in LAYERS}
-        return {'kilobytes': kilobytes, 'restored': self._sums['restored'] / fused, 'chunks': self._chunks}
+    @property
+    def kilobytes(self) -> float | None:
+        """Mean size of a fused sweep's serialised messages, kB; None if none was fused."""
+        return self._sums['bytes'] / self.fused / 1e3 if self.fused else None
+
+    def layers(self) -> dict[str, object] | None:
+        """Of layered messages: means over the sweeps fused, and the chunks since the neighbour was heard."""
+        if self._chunks is None:
+            return None
+        fused = max(self.fused, 1)
+        return {
+            'data_kilobytes': {layer: self._sums[f'{layer}_bytes'] / fused / 1e3 for layer in LAYERS},
+            'restored': self._sums['restored'] / fused,
+            'chunks': self._chunks,
+        }
 
 
 class EvaluatorNode(entry.RunnableNode):
@@ -123,15 +143,13 @@ class EvaluatorNode(entry.RunnableNode):
         self._truths = 0
         self._answered = 0
         self._cooperative = 0
-        self._fused: Counter[str] = Counter()
-        self._refused: dict[str, Counter[str]] = {}
-        self._layers: dict[str, _Layers] = {}
+        self._received: dict[str, _Received] = {}
         self._vehicles: dict[str, dict[str, float]] = {}
         self.create_subscription(Boxes3D, 'ground_truth', self._on_truth, qos.RESULTS)
         self.create_subscription(Boxes3D, 'detections', self._on_detections, qos.RESULTS)
         self.create_subscription(FusionStatus, 'fusion_status', self._on_status, qos.RESULTS)
-        self.create_subscription(BevFeature, FEATURES_TOPIC, self._on_feature, qos.FEATURES)
-        self.create_subscription(BevChunk, CHUNKS_TOPIC, self._on_chunk, qos.CHUNKS, raw=True)
+        self.create_subscription(BevFeature, FEATURES_TOPIC, self._on_feature, qos.FEATURES, raw=True)
+        subscribe_to_all(self, BevChunk, CHUNKS_TOPIC, self._on_chunk, qos.CHUNKS, raw=True)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, qos.RESULTS)
         self._markers = self.create_publisher(MarkerArray, 'truth_markers', qos.RESULTS)
         self._timer = self.create_timer(1.0, self._report)
@@ -187,7 +205,8 @@ class EvaluatorNode(entry.RunnableNode):
         except EvaluationError as error:
             self._refuse('detections', error)
             return
-        if self._markers.get_subscription_count():
+        # Not of messages taken by `close`, when ROS may be shut down.
+        if self.context.ok() and self._markers.get_subscription_count():
             matching = match(detected, truth, _DRAWN_IOU, self._p.min_points)
             self._markers.publish(truth_markers(header, truth, matching))
 
@@ -203,24 +222,19 @@ class EvaluatorNode(entry.RunnableNode):
             return
         self._answered += 1
         for neighbour in message.neighbours:
-            if neighbour.sweep_chunks:
-                self._layers.setdefault(neighbour.agent_id, _Layers()).add(neighbour)
-            if neighbour.accepted:
-                self._fused[neighbour.agent_id] += 1
-            else:
-                reason = neighbour.reason.partition(':')[0]
-                self._refused.setdefault(neighbour.agent_id, Counter())[reason] += 1
+            self._received.setdefault(neighbour.agent_id, _Received()).add(neighbour)
         self._cooperative += any(neighbour.accepted for neighbour in message.neighbours)
 
-    def _on_feature(self, message: BevFeature) -> None:
-        stamp = self._time.without_gaps(stamp_of(message.header))
-        self._link.add(message.agent_id, len(message.data), stamp, message.sequence)
+    def _on_feature(self, data: bytes) -> None:
+        self._on_link(deserialize_message(data, BevFeature), len(data), part=False)
 
     def _on_chunk(self, data: bytes) -> None:
-        """Count all bytes of a chunk's message, as its sender's bandwidth does."""
-        message = deserialize_message(data, BevChunk)
+        self._on_link(deserialize_message(data, BevChunk), len(data), part=True)
+
+    def _on_link(self, message: BevFeature | BevChunk, size: int, *, part: bool) -> None:
+        """Count all bytes of a serialised message, as the ego and the sender's bandwidth do."""
         stamp = self._time.without_gaps(stamp_of(message.header))
-        self._link.add(message.agent_id, len(data), stamp, message.sequence, part=True)
+        self._link.add(message.agent_id, size, stamp, message.sequence, part=part)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         """Keep each agent's latest stage times, which vehicle nodes publish only here."""
@@ -257,15 +271,22 @@ class EvaluatorNode(entry.RunnableNode):
             'average_precision': {str(k): v for k, v in self._precision.compute().items()},
             'latency_ms': self._latency.summary(),
             'link': self._link.summary(),
-            'layers': {agent: layers.summary() for agent, layers in self._layers.items()},
-            'features_fused': dict(self._fused),
-            'features_refused': {agent: dict(reasons) for agent, reasons in self._refused.items()},
+            'kilobytes_fused': self._of_neighbours(lambda each: each.kilobytes),
+            'layers': self._of_neighbours(lambda each: each.layers()),
+            'features_fused': self._of_neighbours(lambda each: each.fused),
+            'features_refused': self._of_neighbours(lambda each: dict(each.refused)),
             'messages_refused': dict(self._messages_refused),
             'node_latency_ms': self._vehicles,
         }
 
+    def _of_neighbours(self, figure: Callable[[_Received], object]) -> dict[str, object]:
+        """A figure of each neighbour that has it."""
+        figures = {agent: figure(received) for agent, received in self._received.items()}
+        return {agent: value for agent, value in figures.items() if value}
+
     def close(self) -> None:
-        """Write the result."""
+        """Write the result, with what was published before the end."""
+        take_rest(self.subscriptions)
         self.log_last(self._summary())
         if self._p.out:
             write_json(Path(self._p.out), self.result())

@@ -128,6 +128,7 @@ class PlayerNode(entry.RunnableNode):
                 self._play_in_lockstep()
             else:
                 self._play_in_real_time()
+            self._lockstep.output.finish(self._p.timeout)
             self.done.set_result(None)
         except Exception as error:  # ends the node, which would otherwise stay idle
             self.done.set_exception(error)

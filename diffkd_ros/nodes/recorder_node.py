@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from diffkd_ros.bags.writer import BagError
-from diffkd_ros.nodes.base import entry
+from diffkd_ros.msg import BevChunk
+from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.parameters import declare, parameter
-from diffkd_ros.nodes.base.subscription import InputSubscription
+from diffkd_ros.nodes.base.subscription import InputSubscription, take_rest
 from diffkd_ros.nodes.output.bag_thread import BagThread
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 # Seconds between two searches for topics that are not published yet.
 _LOOK_PERIOD = 0.2
-# Queue depth of each topic, messages: the recorder may lag while the disk is busy.
+# Queue depth of each topic, messages: the recorder may lag while other processes are busy.
 _DEPTH = 50
+_DEPTHS = {BevChunk: qos.CHUNKS.depth}
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class RecorderNode(entry.RunnableNode):
             self.get_logger().error(f'{topic} is not recorded: no Python messages for {message_type!r}')
             return
         callback = functools.partial(self._on_message, topic, message_type)
-        InputSubscription(self, message_class, topic, _DEPTH, 'auto', callback, raw=True)
+        depth = _DEPTHS.get(message_class, _DEPTH)
+        InputSubscription(self, message_class, topic, depth, 'auto', callback, raw=True)
 
     def _on_message(self, topic: str, message_type: str, data: bytes, info: MessageInfo) -> None:
         try:
@@ -98,7 +101,8 @@ class RecorderNode(entry.RunnableNode):
         return message
 
     def close(self) -> None:
-        """Finish the bag."""
+        """Record what was published before the end, and finish the bag."""
+        take_rest(self.subscriptions)
         try:
             self._bag.close()
         except BagError as error:

@@ -77,8 +77,8 @@ class SharingPipeline(Pipeline):
         self.summary = f'{node.agent} shares features of {self.card.model_id} {form}'
         self._too_narrow = ''
 
-    def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> None:
-        """Publish the feature of a sweep."""
+    def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> str:
+        """Publish the feature of a sweep; it is refused if the bandwidth is too low for any of it."""
         vehicle = self._vehicle
         if self._layered is not None:
             self._layered.budget = round(1e3 * vehicle.p.bandwidth)
@@ -86,6 +86,7 @@ class SharingPipeline(Pipeline):
         self.finish(sweep, timer)
         vehicle.sent += sent
         self._too_narrow = '' if sent else f'no chunk fits into a bandwidth of {vehicle.p.bandwidth:g} kB'
+        return '' if sent else 'bandwidth'
 
     def items(self) -> list[Item]:
         """The items of input, link, inference and model."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rule that chooses which neighbours are fused when a model takes fewer agents than there are."""
+"""The rules that choose what is fused: which sweep of a neighbour, and which neighbours if there are many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -13,6 +13,7 @@ from diffkd_ros.geometry.poses import Matrix
 
 Agent = TypeVar('Agent')
 Shared = TypeVar('Shared')
+Sweep = TypeVar('Sweep')
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,29 @@ def choose_neighbours(
         elif (shared := shared_by(agent)) is not None:
             choice.chosen[agent] = shared
     return choice
+
+
+def choose_sweep(
+    sweeps: Iterable[Sweep],
+    oldest: int,
+    stamp_of: Callable[[Sweep], int],
+    has_base: Callable[[Sweep], bool],
+) -> Sweep | None:
+    """Choose the newest sweep of a neighbour that has its base layer; if there is none, the newest.
+
+    The base layer, the first chunk of a layered message, has the boxes, which late fusion would use and the
+    restoration needs most; without it an older sweep is better. What else is missing is restored, whereas
+    nothing moves the objects of an older sweep to where they are now.
+
+    Args:
+        sweeps: what arrived of them; the first of those with the same stamp is preferred.
+        oldest: earliest stamp, nanoseconds, at which a sweep is chosen for its base layer.
+        stamp_of: stamp of a sweep, nanoseconds.
+        has_base: whether the base layer of a sweep arrived; a whole map has it.
+
+    Returns:
+        A sweep, which may be older than `oldest`; None if there are none.
+    """
+    known = list(sweeps)
+    usable = [sweep for sweep in known if has_base(sweep) and stamp_of(sweep) >= oldest]
+    return max(usable or known, key=stamp_of, default=None)

@@ -26,6 +26,7 @@ def evaluation(layers):
         'features_refused': {},
         'frames_fused': 10,
         'truths_counted': 40,
+        'kilobytes_fused': {'cav_2': 3.9, 'cav_3': 3.1},
         'layers': layers,
     }
 
@@ -44,14 +45,14 @@ def test_kilobytes_a_frame_are_a_mean_over_vehicles():
     summary, text = printed({})
     assert summary['vehicle_kilobytes_per_frame'] == {'cav_2': 3.9, 'cav_3': 3.1}
     assert summary['kilobytes_per_frame'] == pytest.approx(3.5)
-    assert 'each vehicle sent 3.50 kB a frame (mean)' in text
+    assert 'the ego received 3.50 kB a frame from each vehicle (mean)' in text
     assert 'Layered messages' not in text
 
 
 def test_layers_are_printed_by_vehicle():
     layers = {
         'cav_3': {
-            'kilobytes': {'boxes': 0.24, 'coarse': 0.36, 'fine': 2.87},
+            'data_kilobytes': {'boxes': 0.24, 'coarse': 0.36, 'fine': 2.87},
             'restored': 0.125,
             'chunks': {'received': 27, 'lost': 2, 'refused': 1},
         }

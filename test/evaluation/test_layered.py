@@ -197,7 +197,7 @@ def test_a_sweep_with_its_first_chunk_is_used_rather_than_a_newer_one_without(la
     complete = message_of(layered, frames[0])
     assert len(complete.chunks) > 1
     headless = replace(complete, chunks=complete.chunks[1:])
-    link = Link(LinkConditions(), 0, 'drive', agent, prefer=layered.prefers)
+    link = Link(LinkConditions(), 0, 'drive', agent, prefer=layered.has_base)
     link.send(stamp, headless)
     assert link.newest(stamp) is not None
     assert link.newest(stamp, preferred=True) is None

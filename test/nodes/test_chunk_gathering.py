@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from diffkd_ros.msg import BevChunk
 from layered_map import link_tables, random_codes
+from rclpy.serialization import serialize_message
 
 from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.messages.building import header_message
@@ -18,6 +19,7 @@ from diffkd_ros.nodes.link.neighbours import NeighbourSelector
 from diffkd_ros.nodes.link.peer_buffer import PeerBuffer
 from diffkd_ros.nodes.link.peer_record import Refusal
 from diffkd_ros.runtime.link.packing import Packer
+from diffkd_ros.runtime.link.unpacking import Unpacker
 
 S = 1_000_000_000
 TABLES = link_tables()
@@ -30,7 +32,7 @@ def link_card(card):
 
 @pytest.fixture(scope='module')
 def packed():
-    return Packer(TABLES).pack(random_codes(TABLES), 4000)
+    return Packer(TABLES).pack(random_codes(TABLES).outgoing(TABLES), 4000)
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_the_newest_sweep_whose_first_chunk_arrived_is_used(selector, sweep_of):
     # One chunk is enough if it is the first.
     arrive(selector, sweeps[2][0])
     verdict = verdict_at(selector, 2 * S // 10)
-    assert (verdict.sequence, verdict.chunks, verdict.chunks_received) == (2, 4, 1)
+    assert (verdict.sequence, verdict.extent.announced, verdict.extent.chunks) == (2, 4, 1)
     # An older sweep that is too old does not keep a newer one from being used.
     arrive(selector, sweeps[4][1])
     assert verdict_at(selector, 4 * S // 10).sequence == 2
@@ -83,8 +85,9 @@ def test_chunks_that_arrive_after_a_fusion_are_used_in_the_next(selector, sweep_
     before = verdict_at(selector, 0)
     arrive(selector, *reversed(rest))
     after = verdict_at(selector, 1)
-    assert (before.chunks_received, after.chunks_received) == (1, 4)
-    assert sum(after.feature.bytes_of.values()) == sum(len(m.data) for m in (first, *rest)) == after.bytes
+    assert (before.extent.chunks, after.extent.chunks) == (1, 4)
+    assert sum(after.feature.bytes_of.values()) == sum(len(m.data) for m in (first, *rest))
+    assert after.extent.size == sum(len(serialize_message(m)) for m in (first, *rest))
     record = selector.buffer.snapshot()['cav_2']
     assert (record.received, record.fused, record.chunks_received, record.chunks_lost) == (1, 1, 4, 0)
 
@@ -107,7 +110,7 @@ def test_the_order_of_arrival_does_not_matter(selector, sweep_of):
     first, second = sweep_of(0), sweep_of(1)
     arrive(selector, *first[:2], *second[:1], *first[2:], *second[1:])
     verdict = verdict_at(selector, S // 10)
-    assert (verdict.sequence, verdict.chunks_received) == (1, 4)
+    assert (verdict.sequence, verdict.extent.chunks) == (1, 4)
     record = selector.buffer.snapshot()['cav_2']
     assert (record.received, record.lost, record.restarts, record.chunks_received) == (2, 0, 0, 8)
 
@@ -116,7 +119,67 @@ def test_a_repeated_chunk_counts_once(selector, sweep_of):
     first, *rest = sweep_of(0)
     arrive(selector, first, deepcopy(first), *rest, deepcopy(first))
     record = selector.buffer.snapshot()['cav_2']
-    assert (record.chunks_received, record.repeated, record.chunks_refused.total()) == (4, 2, 0)
+    assert (record.chunks_received, record.chunks_repeated, record.chunks_refused.total()) == (4, 2, 0)
+    # Of the messages, which are sweeps, none is repeated.
+    assert (record.received, record.repeated) == (1, 0)
+    items = {item.name: item.values for item in selector.items()}
+    assert items['neighbour/cav_2']['chunks repeated'] == items['neighbours']['chunks repeated'] == 2
+
+
+def test_a_sweep_passed_over_for_its_missing_first_chunk_is_counted_as_such(selector, sweep_of):
+    arrive(selector, *sweep_of(0), *sweep_of(1)[1:])
+    assert verdict_at(selector, S // 10).sequence == 0
+    arrive(selector, *sweep_of(2))
+    assert verdict_at(selector, 2 * S // 10).sequence == 2
+    record = selector.buffer.snapshot()['cav_2']
+    assert (record.received, record.fused, record.overwritten, record.lost) == (3, 2, 0, 0)
+    assert record.refused == {Refusal.NO_BASE: 1}
+    # It does not make the neighbour one that is refused.
+    assert record.last_refusal == ''
+    # Its first chunk may arrive for a later sweep.
+    arrive(selector, *sweep_of(3)[1:])
+    verdict_at(selector, 3 * S // 10)
+    arrive(selector, sweep_of(3)[0])
+    assert verdict_at(selector, 3 * S // 10).sequence == 3
+    assert selector.buffer.snapshot()['cav_2'].refused == {Refusal.NO_BASE: 1}
+
+
+def test_every_damaged_chunk_is_reported_once_by_its_number(selector, sweep_of):
+    chunks = sweep_of(0)
+    for number in (1, 2, 3):
+        del chunks[number].data[40:]
+    details = []
+    for number in (0, 2, 1, 3):
+        arrive(selector, chunks[number])
+        assert verdict_at(selector, 0).accepted
+        details.append(selector.buffer.snapshot()['cav_2'].last_chunk_refusal)
+    assert details[0] == ''
+    assert [detail.split(':')[1] for detail in details[1:]] == [' chunk 2', ' chunk 1', ' chunk 3']
+    assert selector.buffer.snapshot()['cav_2'].chunks_refused == {Refusal.PAYLOAD: 3}
+
+
+def test_a_chunk_that_arrives_after_its_sweep_was_decoded_is_not_in_the_verdict(link_card, sweep_of):
+    """The executor stores chunks while the inference thread decodes those of other neighbours."""
+    near, far = sweep_of(0), sweep_of(0, agent='cav_3')
+    for chunk in far:
+        chunk.position[0] = 20.0
+
+    class Slow(Unpacker):
+        calls = 0
+
+        def unpack(self, chunks):
+            self.calls += 1
+            if self.calls == 2:
+                arrive(selector, near[3])
+            return super().unpack(chunks)
+
+    selector = NeighbourSelector(link_card, 'cav_1', max_age=0.25, future_tolerance=0.01, tables=TABLES)
+    selector._unpacker = Slow(TABLES)
+    arrive(selector, *near[:3], *far)
+    verdicts = selector.select(0, np.eye(4), 'map')
+    assert [(v.agent, v.extent.chunks) for v in verdicts] == [('cav_2', 3), ('cav_3', 4)]
+    assert verdicts[0].extent.size == sum(len(serialize_message(chunk)) for chunk in near[:3])
+    assert selector.buffer.snapshot()['cav_2'].chunks_received == 4
 
 
 @pytest.mark.parametrize(
@@ -141,7 +204,7 @@ def test_a_contradicting_chunk_is_refused(selector, sweep_of, field, value):
     arrive(selector, first, wrong, moved, other_data, *rest)
     verdict = verdict_at(selector, 0)
     assert verdict.accepted
-    assert verdict.chunks_received == 4
+    assert verdict.extent.chunks == 4
     record = selector.buffer.snapshot()['cav_2']
     assert record.chunks_refused == {Refusal.CONTRADICTION: 3}
     assert record.chunks_received == 4
@@ -174,7 +237,7 @@ def test_sweeps_that_are_played_again_are_taken_again(selector, sweep_of):
             arrive(selector, *sweep_of(k))
             verdict = verdict_at(selector, k * S // 10)
             assert verdict.accepted, turn
-            assert verdict.chunks_received == 4
+            assert verdict.extent.chunks == 4
 
 
 def test_after_a_jump_back_sweeps_are_taken_again(selector, sweep_of):
@@ -184,7 +247,7 @@ def test_after_a_jump_back_sweeps_are_taken_again(selector, sweep_of):
     selector.buffer.forget_after(2 * S // 10)
     for k in range(2, 5):
         arrive(selector, *sweep_of(k))
-        assert verdict_at(selector, k * S // 10).chunks_received == 4
+        assert verdict_at(selector, k * S // 10).extent.chunks == 4
 
 
 def test_a_model_without_layers_refuses_them_with_the_reason(card, sweep_of):

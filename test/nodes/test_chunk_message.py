@@ -41,7 +41,7 @@ def lidar():
 def exchanged(link_card, lidar, budget=4000, sequence=3):
     """The messages of a sweep after they were serialised, and their sizes."""
     overhead = overhead_of(HEADER, 'cav_17', link_card, lidar)
-    chunks = Packer(TABLES).pack(CODES, budget, overhead)
+    chunks = Packer(TABLES).pack(CODES.outgoing(TABLES), budget, overhead)
     messages = chunk_messages(HEADER, 'cav_17', sequence, link_card, chunks, lidar)
     data = [serialize_message(message) for message in messages]
     return [deserialize_message(each, BevChunk) for each in data], [len(each) for each in data]

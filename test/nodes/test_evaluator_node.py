@@ -24,7 +24,7 @@ SECOND = 1_000_000_000
 BOX = np.array([[10.0, 2.0, 0.0, 4.0, 2.0, 1.5, 0.0]])
 TRUTH = Boxes3D(BOX, num_points=np.array([50]))
 LAYERED = NeighbourStatus(
-    agent_id='cav_2', accepted=True, sweep_chunks=3, sweep_chunks_received=2, boxes_bytes=240,
+    agent_id='cav_2', accepted=True, sweep_chunks=3, sweep_chunks_received=2, bytes=2400, boxes_bytes=240,
     coarse_bytes=360, fine_bytes=1400, restored=0.25, chunks_received=9, chunks_lost=2, chunks_refused=1,
 )  # fmt: skip
 CHUNKS = [
@@ -138,9 +138,10 @@ def test_invalid_messages_are_counted_and_the_others_evaluated(evaluator, group,
     link = result['link']['cav_2']
     assert (link['messages'], link['lost'], link['bytes']) == (2, 1, size)
     assert link['mbit_per_s'] == pytest.approx(8e-6 * size / 0.8)
+    assert result['kilobytes_fused'] == {'cav_2': 2.4}
     assert result['layers'] == {
         'cav_2': {
-            'kilobytes': {'boxes': 0.24, 'coarse': 0.36, 'fine': 1.4},
+            'data_kilobytes': {'boxes': 0.24, 'coarse': 0.36, 'fine': 1.4},
             'restored': 0.25,
             'chunks': {'received': 9, 'lost': 2, 'refused': 1},
         }

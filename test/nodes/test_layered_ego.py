@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 import numpy as np
 import pytest
 from patience import scaled
+from rclpy.serialization import serialize_message
 from ros_partner import start_ego
 
 from diffkd_ros.messages.poses import pose_of_chunk
@@ -15,6 +17,7 @@ from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import CooperativeDetector
 from diffkd_ros.runtime.encoder import FeatureEncoder
 from diffkd_ros.runtime.link.detector import detect_layered
+from diffkd_ros.runtime.link.packing import MOST_CHUNKS
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
@@ -85,6 +88,28 @@ def test_what_did_not_arrive_is_restored(ego, partner, scene, chunks_of, linked,
     assert (neighbour.chunks_received, neighbour.chunks_lost, neighbour.messages_lost) == (5, 1, 0)
 
 
+def test_the_largest_sweep_is_complete_in_the_next_fusion(ego, partner, scene, chunks_of, linked, stamp):
+    """As in lock-step: the cloud follows the last chunk without a pause."""
+    chunks = chunks_of(2, 'cav_6', stamp)
+    # Chunks decode without the others: as many as a sweep can have repeat what these three say.
+    most = [copy.deepcopy(chunks[number % len(chunks)]) for number in range(MOST_CHUNKS)]
+    for number, chunk in enumerate(most):
+        chunk.chunk, chunk.chunks = number, MOST_CHUNKS
+    for chunk in most:
+        partner.publish('/v2x/chunks', chunk)
+    detections, status = answer(partner, scene, stamp)
+    neighbour = neighbour_in(status, 'cav_6')
+    assert (neighbour.accepted, neighbour.sweep_chunks, neighbour.sweep_chunks_received) == (
+        True,
+        MOST_CHUNKS,
+        MOST_CHUNKS,
+    )
+    assert neighbour.bytes == sum(len(serialize_message(chunk)) for chunk in most)
+    assert_same(
+        detections, expected(linked, scene, [unpacked(linked, chunks)], [pose_of_chunk(chunks[0]).pose])
+    )
+
+
 def test_a_damaged_chunk_costs_itself(ego, partner, scene, chunks_of, linked, stamp):
     chunks = chunks_of(2, 'cav_8', stamp)
     del chunks[1].data[100:]
@@ -110,7 +135,7 @@ def test_a_sender_of_whole_maps_is_fused_alongside(ego, partner, scene, chunks_o
     detections, status = answer(partner, scene, stamp)
     assert [(n.agent_id, n.accepted) for n in status.neighbours] == [('cav_2', True), ('cav_4', True)]
     assert (status.neighbours[1].sweep_chunks, status.neighbours[1].restored) == (0, 0.0)
-    assert status.neighbours[1].bytes == len(message.data)
+    assert status.neighbours[1].bytes == len(serialize_message(message))
     encoded = codec.encode(FeatureEncoder(linked).encode(scene.agents[4].points))
     whole = codec.decode(encoded, linked.channels, linked.grid.height, linked.grid.width)
     poses = [scene.agents[2].pose, scene.agents[4].pose]

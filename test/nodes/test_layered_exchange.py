@@ -89,8 +89,9 @@ def test_the_ego_detects_what_the_evaluation_does(both, partner, scene, linked, 
     (neighbour,) = status.neighbours
     assert neighbour.gate_weight == pytest.approx(float(expected.gate_weights[1]), abs=1e-4)
     assert (neighbour.sweep_chunks, neighbour.restored) == (len(chunks), 0.0)
-    assert neighbour.bytes == sum(len(chunk.data) for chunk in chunks)
-    assert neighbour.bytes == neighbour.boxes_bytes + neighbour.coarse_bytes + neighbour.fine_bytes
+    assert neighbour.bytes == sum(len(serialize_message(chunk)) for chunk in chunks)
+    layers = neighbour.boxes_bytes + neighbour.coarse_bytes + neighbour.fine_bytes
+    assert layers == sum(len(chunk.data) for chunk in chunks)
     assert min(neighbour.boxes_bytes, neighbour.coarse_bytes, neighbour.fine_bytes) > 0
     rows, columns = status.height // 4, status.width // 4
     assert (rows, columns) == (linked.grid.height // 4, linked.grid.width // 4)
@@ -137,3 +138,6 @@ def test_a_bandwidth_too_low_for_a_chunk_is_reported(both, group, partner, scene
 
     status = partner.until(reported, 'the warning')
     assert status.message == 'no chunk fits into a bandwidth of 0.3 kB'
+    counts = {v.key: v.value for v in partner.diagnosis('cav_3/vehicle_node: input', '').values}
+    assert counts['sweeps sent as features'] == '0'
+    assert int(counts['sweeps refused (bandwidth)']) > 0

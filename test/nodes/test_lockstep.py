@@ -7,13 +7,15 @@ import threading
 from dataclasses import replace
 
 import pytest
-from diffkd_ros.msg import FusionStatus
+from diffkd_ros.msg import BevChunk, FusionStatus
 from nav_msgs.msg import Odometry
+from patience import PATIENCE
 from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.nodes.base import qos
 from diffkd_ros.nodes.playing.feeder import played
 from diffkd_ros.nodes.playing.lockstep import LockStep
+from diffkd_ros.runtime.link.packing import MOST_CHUNKS
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +68,28 @@ def test_an_agent_that_appears_later_is_published(partner, scene, alone, stamp):
         return partner.received['/cav_2/points']
 
     partner.until(arrived, 'a sweep of the new agent')
+
+
+def test_all_chunks_of_the_largest_sweep_are_waited_for(partner, answering, scene, stamp):
+    """A vehicle sends them at once; the ego's sweep follows the last one."""
+    lockstep = LockStep(partner.node, PATIENCE, waits=True, ego='cav_1', subscribers=0)
+    both = played(replace(scene, agents={agent: scene.agents[agent] for agent in (1, 2)}, stamp=stamp))
+    chunks = partner.node.create_publisher(BevChunk, 'v2x/chunks', qos.CHUNKS)
+    sent = []
+
+    def share(message):
+        for number in range(MOST_CHUNKS):
+            chunk = BevChunk(header=message.header, agent_id='cav_2', chunk=number, chunks=MOST_CHUNKS)
+            chunks.publish(chunk)
+            sent.append(number)
+
+    clouds = partner.node.create_subscription(PointCloud2, '/cav_2/points', share, qos.POINTS_IN_LOCKSTEP)
+    partner.until(lambda: chunks.get_subscription_count() > 0, 'the subscription of the chunks')
+    lockstep.connect(both)
+    partner.until(lambda: partner.node.count_publishers('/cav_2/points') > 0, 'the clouds')
+    assert lockstep.publish(both) == 40.0
+    assert (len(sent), lockstep.features_missing, lockstep.answered) == (MOST_CHUNKS, 0, 1)
+    partner.node.destroy_subscription(clouds)
 
 
 def test_missing_features_are_counted(partner, answering, scene, stamp):

@@ -9,6 +9,7 @@ from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import pose_from_euler
 from diffkd_ros.messages.building import header_message
 from diffkd_ros.messages.poses import pose_of
+from diffkd_ros.nodes.link.arrived import Extent
 from diffkd_ros.nodes.link.neighbours import Verdict
 from diffkd_ros.nodes.output.markers import marker_array, observed_blocks
 from diffkd_ros.runtime.detector import Detection
@@ -56,7 +57,7 @@ def test_tiles_of_a_layered_message_are_drawn_where_they_lie(card):
     tiles[0, 0], tiles[rows - 1, 2], tiles[1, 1] = TileState.FINE, TileState.COARSE, TileState.MISSING
     pose = pose_from_euler((20.0, 5.0, 0.0), yaw=0.5)
     feature = BevFeature.empty(card.channels, grid.height, grid.width)
-    verdict = Verdict('cav_2', '', 0.1, 900, 3, pose, feature, 4, 3, tiles, 0.25)
+    verdict = Verdict('cav_2', '', 0.1, Extent(900, 3, 4), 3, pose, feature, tiles, 0.25)
     detection = Detection(
         Boxes3D.empty(),
         np.ones(2),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 
 from diffkd_ros.nodes.ego_node import neighbour_status
+from diffkd_ros.nodes.link.arrived import Extent
 from diffkd_ros.nodes.link.neighbours import Verdict
 from diffkd_ros.nodes.link.peer_buffer import PeerBuffer
 from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
@@ -107,7 +108,7 @@ def test_a_sequence_that_jumps_ahead_is_a_restart(buffer):
 
 
 def test_counts_too_large_for_the_status_are_capped():
-    verdict = Verdict('a', 'older than max_age', 2.0, 90_000, 7)
+    verdict = Verdict('a', 'older than max_age', 2.0, Extent(90_000), 7)
     record = PeerRecord(received=2**32, lost=3 * 2**31, fused=5, overwritten=2**40)
     record.refused[Refusal.STALE] = 2**33
     status = neighbour_status(verdict, 0.0, record)

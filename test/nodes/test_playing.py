@@ -115,24 +115,24 @@ def test_the_bag_gives_back_what_was_played(run, played):
 def test_the_evaluator_agrees_with_the_recorded_detections(run, card):
     grid = card.grid
     precision = AveragePrecision()
-    payload = 0
+    shared = 0
     with AnyReader([run / 'bag'], default_typestore=message_types()) as reader:
         found = {'/cav_1/detections': {}, '/ground_truth': {}}
         for connection, _, data in reader.messages():
             message = reader.deserialize(data, connection.msgtype)
             if connection.topic in found:
                 found[connection.topic][stamp_of(message.header)] = boxes_of(message)
-            elif connection.topic == graph.V2X_TOPIC:
-                payload += len(message.data)
+            elif connection.topic in (graph.V2X_TOPIC, graph.V2X_CHUNKS_TOPIC):
+                shared += len(data)
     for stamp, truth in found['/ground_truth'].items():
         truth = within(without_own(truth, 1), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
         precision.add(found['/cav_1/detections'][stamp], truth)
     evaluation = json.loads((run / 'evaluation.json').read_text())
     assert evaluation['average_precision'] == {str(k): v for k, v in precision.compute().items()}
     assert evaluation['truths_counted'] == precision.truths > 0
-    assert evaluation['link']['cav_2']['bytes'] == payload
+    assert evaluation['link']['cav_2']['bytes'] == shared
     # Six messages at the 10 Hz of the simulated time; the gap between the scenarios does not count.
-    assert evaluation['link']['cav_2']['mbit_per_s'] == pytest.approx(payload * 8e-6 / FRAMES * 10)
+    assert evaluation['link']['cav_2']['mbit_per_s'] == pytest.approx(shared * 8e-6 / FRAMES * 10)
 
 
 KINDS = {'points': PointCloud2, 'odometry': Odometry, 'ground_truth': Boxes3D, 'detections': Boxes3D}

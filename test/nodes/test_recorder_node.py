@@ -51,6 +51,35 @@ def test_every_quality_of_service_is_recorded_and_silent_topics_are_reported(gro
     assert recorded == {(topic, topic) for topic in OFFERED}
 
 
+def test_what_was_published_before_the_end_is_recorded_though_the_recorder_lags(group, partner, tmp_path):
+    """On a busy machine it gets the signal before it has handled the last messages."""
+    publisher = partner.node.create_publisher(Header, '/late', qos.FEATURES)
+    recorder = group.start(
+        NodeSpec(
+            'recorder_node', '/', (), {'out': str(tmp_path / 'bag'), 'topics': ['/late:std_msgs/msg/Header']}
+        ),
+        label='lagging',
+    )
+
+    def recording():
+        publisher.publish(Header(frame_id='first'))
+        return recorder.latest.endswith(' messages')
+
+    partner.until(recording, 'a report', timeout=PATIENCE)
+    recorder.signal(signal.SIGSTOP)
+    wanted = [str(number) for number in range(8)]
+    for number in wanted:
+        publisher.publish(Header(frame_id=number))
+    recorder.signal(signal.SIGINT)
+    recorder.signal(signal.SIGCONT)
+    assert recorder.wait(PATIENCE)
+    group.stop([recorder])
+    assert recorder.returncode == 0, recorder.tail()
+    with AnyReader([tmp_path / 'bag'], default_typestore=message_types()) as reader:
+        found = [reader.deserialize(data, connection.msgtype) for connection, _, data in reader.messages()]
+    assert [header.frame_id for header in found if header.frame_id != 'first'] == wanted
+
+
 def test_a_killed_recorder_has_written_everything_but_the_last_seconds(group, partner, tmp_path):
     """Few small messages, which do not fill a chunk."""
     publisher = partner.node.create_publisher(Header, '/killed', qos.FEATURES)

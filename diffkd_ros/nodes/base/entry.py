@@ -115,6 +115,14 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
 def _run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None) -> int:
     node: RunnableNode | None = None
     code = 0
+    spinning = False
+
+    def interrupt(*_: object) -> None:
+        # ROS ends the spinning itself, between two callbacks: an exception in one would lose its message.
+        if not spinning:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         try:
             rclpy.init(args=None if args is None else list(args))
@@ -136,6 +144,7 @@ def _run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None) -> i
             return NOT_STARTED
         executor = SingleThreadedExecutor()
         executor.add_node(node)
+        spinning = True
         executor.spin_until_future_complete(node.done)
         # What fails in a thread while SIGTERM shuts down ROS is not an error.
         if rclpy.ok() and node.done.done() and node.done.exception() is not None:

@@ -19,6 +19,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+from diffkd_ros.runtime.link.packing import MOST_CHUNKS
+
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
@@ -52,9 +54,6 @@ LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-
-# Chunks that a queue holds for each sweep, about 10 kB.
-_CHUNKS_OF_SWEEP = 10
 
 # Largest message that is delivered with best effort too, see above.
 MAX_BEST_EFFORT_BYTES = 400_000
@@ -91,10 +90,11 @@ def chunks(reliability: str, depth: int, lifespan: float) -> QoSProfile:
     """Profile of chunks on the V2X link, with `auto` best effort; arguments as of `features`.
 
     A chunk is one packet, and each is used without the others. Were they reliable, those that follow a lost
-    one would wait until it has been sent again, and the sender would exceed its bandwidth.
+    one would wait until it has been sent again, and the sender would exceed its bandwidth. The queue holds
+    all chunks of its sweeps, whatever the bandwidth.
     """
     reliability = 'best_effort' if reliability == 'auto' else reliability
-    return link(reliability, _CHUNKS_OF_SWEEP * depth, lifespan)
+    return link(reliability, MOST_CHUNKS * depth, lifespan)
 
 
 FEATURES = features('auto', 10, 0.0)

@@ -1,18 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A subscription that adapts its reliability to the publisher's."""
+"""Subscriptions that adapt to the publisher's reliability, and taking all that waits in their queues."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
 from diffkd_ros.nodes.base import qos
 
 RELIABILITIES = ('auto', *qos.RELIABILITIES)
+
+# Of `take_rest`, seconds and messages.
+_QUIET = 0.2
+_LONGEST_REST = 2.0
+_TAKEN_AT_ONCE = 100
+
+
+def take_waiting(subscription: Subscription, most: int) -> Iterator[tuple[Any, Any]]:
+    """Take messages that wait in a subscription's queue, and their `MessageInfo`, without the executor.
+
+    Args:
+        subscription: of a node whose executor calls this function, or has ended.
+        most: stop after so many.
+    """
+    for _ in range(most):
+        with subscription.handle:
+            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+        if taken is None:
+            return
+        yield taken
+
+
+def subscribe_to_all(
+    node: Node,
+    message_class: type,
+    topic: str,
+    callback: Callable[[Any], object],
+    profile: QoSProfile,
+    *,
+    raw: bool = False,
+) -> Subscription:
+    """Subscribe to a topic on which many small messages arrive at once, such as the chunks of a sweep.
+
+    An executor takes one message of each subscription in a turn. This one passes on all that wait, so that a
+    message of another topic that arrives after them is not handled before them.
+
+    Args:
+        node: that subscribes.
+        message_class: of the topic.
+        topic: relative name.
+        callback: called in the executor's thread with each message.
+        profile: quality of service.
+        raw: whether the callback gets serialised messages.
+    """
+
+    def pass_on(message: Any) -> None:
+        callback(message)
+        for waiting, _ in take_waiting(subscription, profile.depth):
+            callback(waiting)
+
+    subscription = node.create_subscription(message_class, topic, pass_on, profile, raw=raw)
+    return subscription
+
+
+def take_rest(subscriptions: Iterable[Subscription]) -> None:
+    """Pass on what was published before this call, once the executor has ended.
+
+    A message may still wait in a queue, or be on its way on a busy machine: returns when none of them has
+    arrived for `_QUIET` seconds, after `_LONGEST_REST` seconds in any case.
+    """
+    ended, begun = time.time_ns(), time.monotonic()
+    subscriptions, last = list(subscriptions), begun
+    while time.monotonic() < min(last + _QUIET, begun + _LONGEST_REST):
+        for subscription in subscriptions:
+            for message, info in take_waiting(subscription, _TAKEN_AT_ONCE):
+                if int(info['source_timestamp']) <= ended:
+                    last = time.monotonic()
+                    _pass_on(subscription, message, info)
+        time.sleep(0.01)
+
+
+def _pass_on(subscription: Subscription, message: Any, info: Any) -> None:
+    """Call a subscription's callback as an executor does."""
+    callback: Callable[..., object] = subscription.callback
+    takes_info = len(inspect.signature(callback).parameters) > 1
+    callback(*((message, info) if takes_info else (message,)))
 
 
 class InputSubscription:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from rclpy.serialization import serialize_message
 
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.messages.poses import pose_of, pose_of_chunk
@@ -37,19 +39,37 @@ class Objection:
         return f'{self.refusal.value}: {self.detail}'
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much of a sweep has arrived.
+
+    Attributes:
+        size: bytes of its messages, serialised.
+        chunks: number of its chunks that arrived; 0 for a whole map.
+        announced: number of its chunks; 0 for a whole map.
+    """
+
+    size: int
+    chunks: int = 0
+    announced: int = 0
+
+
 class ArrivedMap:
     """A `BevFeature`, version 1 of the exchange: a whole map.
 
     Attributes:
         map_frame: frame of its pose.
-        size: bytes of its payload.
+        extent: how much has arrived.
+        has_base: that nothing is missing.
     """
+
+    has_base = True
 
     def __init__(self, message: BevFeature) -> None:
         self._message = message
         self._decoded: features.BevFeature | None = None
         self.map_frame = message.map_frame
-        self.size = len(message.data)
+        self.extent = Extent(len(serialize_message(message)))
 
     def objection(self, card: ModelCard) -> Objection | None:
         """Why the map cannot be fused by this model, checking everything except its pose and payload."""
@@ -101,8 +121,9 @@ class ArrivedChunks:
         self._head = message
         self._lock = threading.Lock()
         self._data: dict[int, bytes] = {message.chunk: message.data.tobytes()}
-        self._decoded: ReceivedMap | None = None
-        self._damaged = 0
+        self._envelope = len(serialize_message(message)) - len(message.data)
+        self._decoded: tuple[ReceivedMap, Extent] | None = None
+        self._damaged: set[str] = set()
         self.map_frame = message.map_frame
         self.announced = message.chunks
 
@@ -118,10 +139,14 @@ class ArrivedChunks:
         return f'names of {names} characters, at most {_LONGEST_NAMES}' if names > _LONGEST_NAMES else ''
 
     @property
-    def size(self) -> int:
-        """Bytes of the chunks that have arrived."""
+    def extent(self) -> Extent:
+        """How much has arrived."""
         with self._lock:
-            return sum(map(len, self._data.values()))
+            return self._extent()
+
+    def _extent(self) -> Extent:
+        size = sum(map(len, self._data.values())) + self._envelope * self.arrived
+        return Extent(size, self.arrived, self.announced)
 
     @property
     def arrived(self) -> int:
@@ -161,26 +186,28 @@ class ArrivedChunks:
         """The sender's pose, map <- LiDAR; raises `PoseError`."""
         return pose_of_chunk(self._head).pose
 
-    def decode(self, unpacker: Unpacker) -> ReceivedMap:
-        """What has arrived, decoded again only if it is more than at the last call.
+    def decode(self, unpacker: Unpacker, on_damaged: Callable[[str], object]) -> tuple[ReceivedMap, Extent]:
+        """What has arrived, decoded again only if it is more than at the last call, and how much that is.
+
+        Args:
+            unpacker: of the model.
+            on_damaged: called once for each damaged chunk, with its number and the reason.
 
         Raises:
             PayloadError: if all chunks are damaged.
         """
         with self._lock:
             if self._decoded is None:
-                self._decoded = unpacker.unpack([data for _, data in sorted(self._data.items())])
-            decoded = self._decoded
-        if decoded.refused and not any(decoded.bytes_of.values()):
-            raise decoded.refused[0]
-        return decoded
-
-    def newly_damaged(self) -> tuple[codec.PayloadError, ...]:
-        """Why chunks are damaged that were not at the last call."""
-        with self._lock:
-            refused = self._decoded.refused if self._decoded is not None else ()
-        known, self._damaged = self._damaged, max(self._damaged, len(refused))
-        return refused[known:]
+                self._decoded = unpacker.unpack(self._data), self._extent()
+            received, extent = self._decoded
+            # The text has the number of the chunk, whose data do not change.
+            damaged = [str(error) for error in received.refused if str(error) not in self._damaged]
+            self._damaged.update(damaged)
+        for detail in damaged:
+            on_damaged(detail)
+        if received.refused and not any(received.bytes_of.values()):
+            raise received.refused[0]
+        return received, extent
 
 
 def _equal(one: BevChunk, other: BevChunk, name: str) -> bool:

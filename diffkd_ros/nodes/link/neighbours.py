@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from diffkd_ros.geometry.poses import Matrix, PoseError
 from diffkd_ros.messages.reading import NANOSECONDS, stamp_of
 from diffkd_ros.msg import BevChunk, BevFeature
 from diffkd_ros.nodes.base import diagnostics
-from diffkd_ros.nodes.link.arrived import ArrivedChunks, ArrivedMap, Objection
+from diffkd_ros.nodes.link.arrived import ArrivedChunks, ArrivedMap, Extent, Objection
 from diffkd_ros.nodes.link.peer_buffer import PeerBuffer, Pick
 from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
 from diffkd_ros.runtime import codec, features
@@ -49,12 +50,10 @@ class Verdict:
         agent: the neighbour's name.
         reason: why it was refused, empty if accepted.
         age: the ego sweep's stamp minus the neighbour's, seconds.
-        bytes: size of the payload.
+        extent: how much of the sweep had arrived, when it was decoded or refused.
         sequence: of the sweep.
         pose: map <- LiDAR of the sender; None if refused and unknown in the ego's map frame.
         feature: what was decoded, None if refused.
-        chunks: of the sweep, 0 for a whole map.
-        chunks_received: of them.
         tiles: (rows, columns) `TileState` of each tile; None for a whole map and if refused.
         restored: share of the cells that are estimated.
     """
@@ -62,12 +61,10 @@ class Verdict:
     agent: str
     reason: str
     age: float
-    bytes: int
+    extent: Extent
     sequence: int
     pose: Matrix | None = None
     feature: Decoded | None = None
-    chunks: int = 0
-    chunks_received: int = 0
     tiles: NDArray[np.uint8] | None = None
     restored: float = 0.0
 
@@ -118,7 +115,7 @@ class NeighbourSelector:
         """Store a message that just arrived, without checking or decoding it."""
         whole = ArrivedMap(message)
         stamp, newest = stamp_of(message.header), self._sweeps.newest()
-        self.buffer.add(message.agent_id, stamp, message.sequence, whole, whole.size, newest)
+        self.buffer.add(message.agent_id, stamp, message.sequence, whole, whole.extent.size, newest)
 
     def add_chunk(self, message: BevChunk) -> None:
         """Store a chunk that just arrived, without decoding it."""
@@ -143,11 +140,13 @@ class NeighbourSelector:
         """
         picks: dict[str, Pick[Arrived]] = {}
         poses: dict[str, Matrix] = {}
+        extents: dict[str, Extent] = {}
         refused: list[Verdict] = []
 
         def decoded(sender: str) -> Decoded | None:
             try:
-                return self._decoded(picks[sender])
+                feature, extents[sender] = self._decoded(picks[sender])
+                return feature
             except codec.PayloadError as error:
                 why = Objection(Refusal.PAYLOAD, str(error))
                 refused.append(self._refuse(picks[sender], why, poses[sender]))
@@ -169,7 +168,7 @@ class NeighbourSelector:
         accepted = []
         for sender, feature in choice.chosen.items():
             self.buffer.count_fused(picks[sender].entry)
-            accepted.append(self._verdict(picks[sender], '', poses[sender], feature))
+            accepted.append(self._verdict(picks[sender], '', poses[sender], extents[sender], feature))
         return accepted + refused
 
     def weigh(self, verdicts: list[Verdict], weights: NDArray[np.float32]) -> None:
@@ -235,40 +234,38 @@ class NeighbourSelector:
             return Objection(pick.refusal, f'{pick.age / NANOSECONDS:.2f} s old')
         return pick.entry.message.objection(self._card)
 
-    def _decoded(self, pick: Pick[Arrived]) -> Decoded:
+    def _decoded(self, pick: Pick[Arrived]) -> tuple[Decoded, Extent]:
+        """What has arrived by now, and how much that is: more chunks may arrive while it is fused."""
         sweep = pick.entry.message
         if isinstance(sweep, ArrivedMap):
-            return sweep.decode(self._card)
+            return sweep.decode(self._card), sweep.extent
         assert self._unpacker is not None
-        try:
-            return sweep.decode(self._unpacker)
-        finally:
-            for error in sweep.newly_damaged():
-                self.buffer.count_damaged_chunk(pick.entry.sender, str(error))
+        return sweep.decode(self._unpacker, partial(self.buffer.count_damaged_chunk, pick.entry.sender))
 
     def _refuse(self, pick: Pick[Arrived], why: Objection, pose: Matrix | None) -> Verdict:
         self.buffer.count_refused(pick.entry, why.refusal, str(why))
-        return self._verdict(pick, str(why), pose)
+        return self._verdict(pick, str(why), pose, pick.entry.message.extent)
 
     def _verdict(
-        self, pick: Pick[Arrived], reason: str, pose: Matrix | None, feature: Decoded | None = None
+        self,
+        pick: Pick[Arrived],
+        reason: str,
+        pose: Matrix | None,
+        extent: Extent,
+        feature: Decoded | None = None,
     ) -> Verdict:
-        entry, sweep = pick.entry, pick.entry.message
-        chunks = (sweep.announced, sweep.arrived) if isinstance(sweep, ArrivedChunks) else (0, 0)
         tiles = feature.tiles() if isinstance(feature, ReceivedMap) else None
         restored = 0.0
         if tiles is not None and self._card.restores:
             restored = float((tiles < TileState.FINE).mean())
         return Verdict(
-            agent=entry.sender,
+            agent=pick.entry.sender,
             reason=reason,
             age=pick.age / NANOSECONDS,
-            bytes=sweep.size,
-            sequence=entry.sequence,
+            extent=extent,
+            sequence=pick.entry.sequence,
             pose=pose,
             feature=feature,
-            chunks=chunks[0],
-            chunks_received=chunks[1],
             tiles=tiles,
             restored=restored,
         )
@@ -322,7 +319,7 @@ def _diagnosis(sender: str, record: PeerRecord) -> diagnostics.Item:
         'sent before it was heard': record.unheard,
         'restarts': record.restarts,
         'rate [Hz]': f'{record.rate:.2f}',
-        'payload [kB/s]': f'{record.kilobytes_per_s:.1f}',
+        'serialised [kB/s]': f'{record.kilobytes_per_s:.1f}',
         'age [ms]': '' if record.age is None else f'{record.age * 1e3:.0f}',
         'gate weight': f'{record.gate_weight:.3f}',
         **_of_chunks(record),
@@ -341,7 +338,11 @@ def _of_chunks(record: PeerRecord) -> dict[str, object]:
     """The counts of chunks; empty if none has arrived."""
     values: dict[str, object] = {}
     if record.chunks_received or record.chunks_refused:
-        values = {'chunks received': record.chunks_received, 'chunks lost': record.chunks_lost}
+        values = {
+            'chunks received': record.chunks_received,
+            'chunks repeated': record.chunks_repeated,
+            'chunks lost': record.chunks_lost,
+        }
         values |= {f'chunks refused, {r.value}': n for r, n in record.chunks_refused.items()}
     if record.last_chunk_refusal:
         values['last chunk refused'] = record.last_chunk_refusal

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.nodes.link.arrived import ArrivedChunks
 from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
+from diffkd_ros.runtime.neighbours import choose_sweep
 
 Message = TypeVar('Message')
 
@@ -104,7 +105,7 @@ class PeerBuffer(Generic[Message]):
             stamp: nanoseconds.
             sequence: the sender's counter, uint32.
             message: stored unchanged.
-            size: of the payload, bytes.
+            size: of the serialised message, bytes.
             newest_sweep: stamp of the receiver's newest sweep; None if there is no recent one.
         """
         with self._lock:
@@ -140,13 +141,13 @@ class PeerBuffer(Generic[Message]):
                     if problem := sweep.join(chunk):
                         record.chunk_refused(Refusal.CONTRADICTION, problem)
                     elif sweep.arrived == before:
-                        record.repeated += 1
+                        record.chunks_repeated += 1
                     else:
-                        record.chunk_arrived(stamp, chunk.size)
+                        record.chunk_arrived(stamp, chunk.extent.size)
                     return
             # One that arrives after its sweep was used or dropped is counted as lost.
             if not record.is_gone(sequence, stamp, _RESTART) and self._store(
-                record, Received(sender, stamp, sequence, chunk), chunk.size, newest_sweep
+                record, Received(sender, stamp, sequence, chunk), chunk.extent.size, newest_sweep
             ):
                 record.chunks_received += 1
 
@@ -177,8 +178,9 @@ class PeerBuffer(Generic[Message]):
     def pick(self, stamp: int) -> list[Pick[Message]]:
         """Pick each sender's newest message that is not newer than a sweep, in order of the senders' names.
 
-        Of several with the same stamp, the last received is picked: the others are from before a restart. A
-        sweep of which the first chunk did not arrive is picked only if no older one can be fused.
+        Of several with the same stamp, the last received is picked: the others are from before a restart.
+        Newer ones without their first chunk are passed over as `choose_sweep` says, and refused unless a
+        later sweep fuses them.
 
         Args:
             stamp: of the receiver's sweep, nanoseconds.
@@ -189,7 +191,9 @@ class PeerBuffer(Generic[Message]):
                 queue = self._senders[sender]
                 fresh = any(entry.fresh for entry in queue)
                 due = [e for e in reversed(queue) if e.stamp <= stamp + self._future_tolerance]
-                entry = self._best(due, stamp) if due else min(queue, key=_stamp_of)
+                entry = choose_sweep(due, stamp - self.max_age, _stamp_of, _has_base)
+                if entry is None:
+                    entry = min(queue, key=_stamp_of)
                 age = stamp - entry.stamp
                 if not fresh and abs(age) > max(_REPORTED, self.max_age):
                     self._forget(sender)
@@ -198,6 +202,8 @@ class PeerBuffer(Generic[Message]):
                 for outdated in [e for e in queue if e.stamp < entry.stamp]:
                     queue.remove(outdated)
                     self._leave(outdated)
+                for passed in (e for e in due if e.stamp > entry.stamp):
+                    passed.refusal = Refusal.NO_BASE
                 refusal = self._refusal(age, fresh)
                 if entry.fresh:
                     self._records[sender].considered(age)
@@ -205,16 +211,6 @@ class PeerBuffer(Generic[Message]):
                     seen.fresh = False
                 picks.append(Pick(entry, age, refusal))
             return picks
-
-    def _best(self, due: list[Received[Message]], stamp: int) -> Received[Message]:
-        """The newest sweep that is not too old and whose first chunk arrived; if there is none, the newest.
-
-        The first chunk holds the boxes, which late fusion would use and the restoration needs most; without
-        it an older sweep is better. With it, what else is missing is restored, whereas nothing moves the
-        objects of an older sweep to where they are now.
-        """
-        usable = [e for e in due if _has_base(e.message) and stamp - e.stamp <= self.max_age]
-        return max(usable or due, key=_stamp_of)
 
     def _refusal(self, age: int, fresh: bool) -> Refusal | None:
         if -self._future_tolerance <= age <= self.max_age:
@@ -291,7 +287,7 @@ class PeerBuffer(Generic[Message]):
         Args:
             sender: agent id.
             weight: of the feature.
-            layers: payload bytes by layer.
+            layers: bytes of the data by layer.
             restored: share of its cells that were estimated.
         """
         with self._lock:
@@ -343,8 +339,8 @@ class PeerBuffer(Generic[Message]):
             return records
 
 
-def _has_base(message: Any) -> bool:
-    return not isinstance(message, ArrivedChunks) or message.has_base
+def _has_base(entry: Received[Any]) -> bool:
+    return not isinstance(entry.message, ArrivedChunks) or entry.message.has_base
 
 
 def _stamp_of(entry: Received[Any]) -> int:

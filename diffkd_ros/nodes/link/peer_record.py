@@ -20,7 +20,7 @@ _ENOUGH = 5
 _LATE_SWEEPS = 20
 _COUNTS = (
     *('received', 'repeated', 'lost', 'unheard', 'restarts', 'fused', 'overwritten', 'waiting'),
-    *('chunks_received', 'chunks_lost'),
+    *('chunks_received', 'chunks_repeated', 'chunks_lost'),
 )
 
 
@@ -29,6 +29,7 @@ class Refusal(Enum):
 
     NOT_ALLOWED = 'not an allowed neighbour'
     ABSENT = 'nothing new arrived'
+    NO_BASE = 'first chunk missing, an older sweep preferred'
     STALE = 'older than max_age'
     FUTURE = 'from the future: the clocks disagree'
     CLOCK = 'stamped in another epoch: the clocks disagree'
@@ -57,11 +58,12 @@ class PeerRecord(SequenceStatistics):
         gaps: of the stamps: messages lost, and sweeps of which the sender made no message.
         gate_weight: share that the latest fused feature supplied over the cells it covers.
         last_refusal: reason and detail of the latest refusal, empty once a feature is fused again.
-        chunks_received: chunks that arrived before their sweep was used or dropped.
+        chunks_received: chunks that arrived while their sweep could take them, each once.
+        chunks_repeated: chunks that arrived again.
         chunks_lost: chunks of received sweeps that did not arrive by then.
         chunks_refused: chunks that are damaged or contradict others of their sweep, by reason.
         last_chunk_refusal: reason and detail of the latest chunk refused.
-        layers: payload bytes by layer of the latest sweep fused, empty if it was a whole map.
+        layers: bytes of the data by layer of the latest sweep fused, empty if it was a whole map.
         restored: share of its cells that the ego estimated.
     """
 
@@ -73,6 +75,7 @@ class PeerRecord(SequenceStatistics):
     gate_weight: float = 0.0
     last_refusal: str = ''
     chunks_received: int = 0
+    chunks_repeated: int = 0
     chunks_lost: int = 0
     chunks_refused: Counter[Refusal] = field(default_factory=Counter)
     last_chunk_refusal: str = ''
@@ -89,7 +92,7 @@ class PeerRecord(SequenceStatistics):
         Args:
             stamp: nanoseconds.
             sequence: the sender's counter, uint32.
-            size: of the payload, bytes.
+            size: of the serialised message, bytes.
             newest_sweep: stamp of the receiver's newest sweep; None if there is no recent one.
 
         Returns:
@@ -114,7 +117,7 @@ class PeerRecord(SequenceStatistics):
 
         Args:
             stamp: of the sweep, nanoseconds.
-            size: of the chunk's payload, bytes.
+            size: of the chunk's serialised message, bytes.
         """
         self.chunks_received += 1
         for place, (of_sweep, known) in enumerate(self._window):
@@ -169,7 +172,7 @@ class PeerRecord(SequenceStatistics):
 
     @property
     def kilobytes_per_s(self) -> float:
-        """Payload, in thousands of bytes per second of the stamps, 0 if unknown."""
+        """Serialised messages, in thousands of bytes per second of the stamps, 0 if unknown."""
         span = self._span()
         return sum(size for _, size in list(self._window)[1:]) / span / 1e3 if span else 0.0
 

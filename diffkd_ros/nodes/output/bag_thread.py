@@ -13,12 +13,12 @@ from diffkd_ros.bags.writer import BagError, BagWriter
 # Seconds after which messages are in the file: what is lost at most if the process is killed, in addition to
 # the queue.
 FLUSH_PERIOD = 1.0
-# Messages queued while the disk is busy; about 300 MB of sweeps.
-_QUEUED = 300
+# Bytes of messages queued while the disk is busy: single sweeps are large, chunks small and many.
+_QUEUED = 300_000_000
 
 
 class BagThread:
-    """A bag that messages can be written to from any thread.
+    """A bag that messages can be written to from one thread.
 
     Args:
         path: folder of the bag, must not exist yet.
@@ -35,7 +35,9 @@ class BagThread:
         self._writer = BagWriter(path)
         self.counts = self._writer.counts
         self.dropped = 0
-        self._queue: queue.Queue[tuple[str, str, int, bytes] | None] = queue.Queue(_QUEUED)
+        self._queue: queue.SimpleQueue[tuple[str, str, int, bytes] | None] = queue.SimpleQueue()
+        # Bytes put in the queue, by one thread, and taken from it, by another.
+        self._put = self._taken = 0
         self._error: BagError | None = None
         self._thread = threading.Thread(target=self._run, name='bag', daemon=True)
         self._thread.start()
@@ -48,10 +50,11 @@ class BagThread:
         """
         if self._error is not None:
             raise self._error
-        try:
-            self._queue.put_nowait((topic, message_type, stamp, data))
-        except queue.Full:
+        if self._put - self._taken > _QUEUED:
             self.dropped += 1
+            return
+        self._put += len(data)
+        self._queue.put((topic, message_type, stamp, data))
 
     def close(self) -> None:
         """Write the queued messages and finish the bag.
@@ -72,6 +75,7 @@ class BagThread:
                 if item is None:
                     return
                 self._writer.write(*item)
+                self._taken += len(item[-1])
             except queue.Empty:
                 pass
             if time.monotonic() >= due:

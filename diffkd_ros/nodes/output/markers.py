@@ -112,7 +112,8 @@ def marker_array(
 def _described(verdict: Verdict, weight: float) -> str:
     text = f'weight {weight:.2f}, {verdict.age * 1e3:.0f} ms old'
     if verdict.tiles is not None:
-        text += f', {verdict.chunks_received} of {verdict.chunks} chunks, {verdict.restored:.0%} restored'
+        extent = verdict.extent
+        text += f', {extent.chunks} of {extent.announced} chunks, {verdict.restored:.0%} restored'
     return text
 
 

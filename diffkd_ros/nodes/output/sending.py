@@ -18,10 +18,9 @@ from diffkd_ros.nodes.link.feature_message import feature_message
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.features import BevFeature as BevMap
-from diffkd_ros.runtime.link.packing import Packer
+from diffkd_ros.runtime.link.packing import Packed, Packer
 from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.link.tables import LinkTables
-from diffkd_ros.runtime.link.unpacking import Unpacker
 
 Link = tuple[str, int, float]
 """Reliability, depth and lifespan of the V2X link."""
@@ -115,9 +114,8 @@ class LayeredSending(Sending):
         self, node: LifecycleNode, agent: str, card: ModelCard, link: Link, threads: int, device: str
     ) -> None:
         self._sender = MapSender(card, threads, device)
-        self._tables = LinkTables.load(card)
-        self._packer = Packer(self._tables)
-        self._chunks: list[bytes] = []
+        self._packer = Packer(LinkTables.load(card))
+        self._chunks = Packed()
         self._overhead = 0
         self.budget = 0
         grid = card.grid
@@ -145,10 +143,9 @@ class LayeredSending(Sending):
     def values(self) -> dict[str, object]:
         """Chunks of the last sweep, their bytes by layer and with their envelopes, and the budget."""
         chunks, envelopes = self._chunks, self._overhead * len(self._chunks)
-        layers = Unpacker(self._tables).unpack(chunks).bytes_of
         return {
             'chunks': len(chunks),
-            **{f'{layer} [B]': size for layer, size in layers.items()},
+            **{f'{layer} [B]': size for layer, size in chunks.bytes_of.items()},
             'envelopes [B]': envelopes,
             'sweep [B]': sum(map(len, chunks)) + envelopes,
             'budget [B]': self.budget,

@@ -57,14 +57,17 @@ class Pipeline(ABC):
         self.active = False
 
     @abstractmethod
-    def process(self, sweep: Sweep, feature: BevFeature, pose: LidarPose, timer: StageTimer) -> None:
-        """Use an encoded sweep, and call `finish` once it is used; called in the inference thread.
+    def process(self, sweep: Sweep, feature: BevFeature, pose: LidarPose, timer: StageTimer) -> str:
+        """Use an encoded sweep, and call `finish`; called in the inference thread.
 
         Args:
             sweep: as received.
             feature: of the sweep, in the LiDAR frame.
             pose: map <- LiDAR at the sweep's stamp.
             timer: the sweep's stages so far.
+
+        Returns:
+            Why it is not used, in a word for counting; empty if it is.
         """
 
     @abstractmethod
@@ -91,7 +94,7 @@ class Pipeline(ABC):
         self.input.forget_after(stamp)
 
     def finish(self, sweep: Sweep, timer: StageTimer) -> dict[str, float]:
-        """Record that a sweep was used; returns its milliseconds by stage."""
+        """Record that a sweep was processed; returns its milliseconds by stage."""
         self.input.accept()
         stages = timer.finish()
         self.report.add(sweep.stamp, stages)
@@ -126,8 +129,7 @@ class Pipeline(ABC):
             return self.input.refuse('cloud', error).reason
         except RefusedSweepError as error:
             return error.reason
-        self.process(sweep, feature, pose, timer)
-        return ''
+        return self.process(sweep, feature, pose, timer)
 
     def _on_error(self, error: Exception) -> None:
         if not self.node.context.ok():

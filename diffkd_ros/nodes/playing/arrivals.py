@@ -29,12 +29,12 @@ class Arrivals:
             self._condition.notify_all()
 
     def chunk(self, agent: str, stamp: int, number: int, announced: int) -> None:
-        """Record a chunk of an agent's feature of a stamp, which arrives with the last of those announced."""
+        """Record a chunk of an agent's feature of a stamp, which has arrived once all announced ones have."""
         with self._condition:
             arrived = self._chunks.setdefault((agent, stamp), set())
             arrived.add(number)
             _trim(self._chunks)
-        if len(arrived) >= announced:
+        if arrived.issuperset(range(announced)):
             self.feature(agent, stamp)
 
     def answer(self, stamp: int, latency_ms: Sequence[float]) -> None:

@@ -15,6 +15,7 @@ from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC
 from diffkd_ros.messages.reading import stamp_of
 from diffkd_ros.msg import BevChunk, BevFeature, FusionStatus
 from diffkd_ros.nodes.base import qos
+from diffkd_ros.nodes.base.subscription import subscribe_to_all
 from diffkd_ros.nodes.playing.arrivals import Arrivals
 from diffkd_ros.nodes.playing.feeder import PlayedFrame
 from diffkd_ros.nodes.playing.publisher import FramePublisher
@@ -40,7 +41,7 @@ class LockStep:
         output: the publisher of the frames.
         sent: frames published.
         answered: frames the ego answered in time.
-        features_missing: neighbours' features that did not arrive in time.
+        features_missing: neighbours' features that did not arrive in time, or not all chunks of which.
         left_out: sum of the `left_out` of the frames published.
     """
 
@@ -63,13 +64,15 @@ class LockStep:
         self.output = FramePublisher(node, subscribers, truth_subscribers, points)
         # Each neighbour publishes on one of the two topics.
         self._link = (
-            node.create_subscription(
+            subscribe_to_all(
+                node,
                 BevFeature,
                 FEATURES_TOPIC,
                 lambda message: self._arrivals.feature(message.agent_id, stamp_of(message.header)),
                 qos.FEATURES,
             ),
-            node.create_subscription(
+            subscribe_to_all(
+                node,
                 BevChunk,
                 CHUNKS_TOPIC,
                 lambda message: self._arrivals.chunk(

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator
 
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -99,6 +101,15 @@ class FramePublisher:
         for agent in agents:
             for message in frame.odometry[agent]:
                 self._odometry[agent].publish(message)
+
+    def finish(self, timeout: float) -> None:
+        """Wait until all reliable subscribers have what was published, at most `timeout` seconds.
+
+        Large clouds may still be in retransmission, and end with their publisher.
+        """
+        give_up = time.monotonic() + timeout
+        for publisher in (*self._clouds.values(), *self._odometry.values(), self._clock, self._truth):
+            publisher.wait_for_all_acked(Duration(seconds=max(0.0, give_up - time.monotonic())))
 
     def sweeps(self, frame: PlayedFrame, agents: Iterable[str]) -> None:
         """Publish odometry and clouds of some agents."""

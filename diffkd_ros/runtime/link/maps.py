@@ -77,7 +77,7 @@ class ReceivedMap:
         fine: (levels, height, width) int16 codes; -1: did not arrive. Those of further levels are 0 in empty
             cells.
         bytes_of: bytes by layer, the keys are `LAYERS`.
-        refused: why chunks could not be used; each names the place of its chunk.
+        refused: why chunks could not be used; each names the number of its chunk.
     """
 
     boxes: Boxes3D | None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.runtime.link.boxes import BOX_BYTES
 from diffkd_ros.runtime.link.chunk import LARGEST, MOST_BOXES, Chunk, depth_bits, encode_chunk
-from diffkd_ros.runtime.link.maps import OutgoingMap
+from diffkd_ros.runtime.link.maps import LAYERS, OutgoingMap
 from diffkd_ros.runtime.link.tables import CELLS, TILE, LinkTables
 
 DEFAULT_BUDGET = 4000
@@ -25,6 +26,24 @@ _MARGIN = 1.3  # of the bytes of the tiles that are coded, in case they take few
 _SPAN = 4  # bytes of two numbers in a chunk's header
 
 
+class Packed(list[bytes]):
+    """The chunks of a sweep.
+
+    Attributes:
+        bytes_of: their bytes by layer, as `ReceivedMap.bytes_of` if all arrive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes_of = dict.fromkeys(LAYERS, 0)
+
+    def add(self, data: bytes, bytes_of: Mapping[str, int]) -> None:
+        """Append a chunk with these bytes by layer."""
+        self.append(data)
+        for layer, size in bytes_of.items():
+            self.bytes_of[layer] += size
+
+
 class Packer:
     """Chooses what is sent of a sweep, and encodes it.
 
@@ -35,7 +54,7 @@ class Packer:
     def __init__(self, tables: LinkTables) -> None:
         self._tables = tables
 
-    def pack(self, outgoing: OutgoingMap, budget: int, overhead: int = 0) -> list[bytes]:
+    def pack(self, outgoing: OutgoingMap, budget: int, overhead: int = 0) -> Packed:
         """Code a sweep and encode it in chunks of at most `chunk.LARGEST` bytes.
 
         The boxes come first, then the coarse codes, then the fine codes of the tiles of the largest benefit.
@@ -58,13 +77,13 @@ class Packer:
         sweep.code(sweep.choose(round(_MARGIN * for_tiles), overhead))
         while True:
             unsent = _Unsent(sweep, sweep.choose(for_tiles, overhead))
-            chunks, left = list[bytes](), budget
+            chunks, left = Packed(), budget
             while len(chunks) < MOST_CHUNKS:
-                chunk = unsent.next_chunk(min(LARGEST, left - overhead))
-                if not chunk:
+                data, bytes_of = unsent.next_chunk(min(LARGEST, left - overhead))
+                if not data:
                     break
-                chunks.append(chunk)
-                left -= len(chunk) + overhead
+                chunks.add(data, bytes_of)
+                left -= len(data) + overhead
             if not unsent.size:
                 return chunks
             # The estimate of the tiles' bytes was too low.
@@ -163,8 +182,12 @@ class _Unsent:
         """Bytes of the tiles not sent."""
         return math.ceil((self._tile_bits[-1] - self._tile_bits[self._tiles]) / 8)
 
-    def next_chunk(self, size: int) -> bytes:
-        """Encode the next chunk of at most so many bytes; empty if nothing is left or fits."""
+    def next_chunk(self, size: int) -> tuple[bytes, dict[str, int]]:
+        """Encode the next chunk of at most so many bytes; empty if nothing is left or fits.
+
+        Returns:
+            The chunk, and its bytes by layer.
+        """
         # The coder's bytes exceed the cost of the codes by the initial state and some rounding.
         reserve = 32
         while 8 * size > reserve:
@@ -178,9 +201,9 @@ class _Unsent:
                     self._boxes = self._boxes[len(chunk.boxes) :]
                 self._coarse += len(chunk.coarse)
                 self._tiles += int(np.count_nonzero(chunk.depth))
-                return data
+                return data, chunk.bytes_of(len(data), self._sweep.tables)
             reserve *= 2
-        return b''
+        return b'', {}
 
     def _fill(self, size: int, reserve: int) -> Chunk | None:
         """The contents of the next chunk; None if nothing fits."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -27,10 +27,14 @@ class Unpacker:
     def __init__(self, tables: LinkTables) -> None:
         self._tables = tables
 
-    def unpack(self, chunks: Iterable[bytes]) -> ReceivedMap:
+    def unpack(self, chunks: Iterable[bytes] | Mapping[int, bytes]) -> ReceivedMap:
         """Decode any of a sweep's chunks; neither their order nor repeated ones matter.
 
-        A chunk that cannot be decoded is left out, with the reason in `ReceivedMap.refused`.
+        A chunk that cannot be decoded is left out, with the reason in `ReceivedMap.refused`, which names its
+        number.
+
+        Args:
+            chunks: by number, or those of a sequence, which are numbered by their places.
         """
         tables = self._tables
         lists: list[Boxes3D] = []
@@ -38,13 +42,15 @@ class Unpacker:
         coarse = np.full(tables.tiles, -1, np.int16)
         fine = np.full((tables.levels, tables.tiles, CELLS), -1, np.int16)
         bytes_of = dict.fromkeys(LAYERS, 0)
-        places = {data: place for place, data in enumerate(chunks)}
+        numbers: dict[bytes, list[int]] = {}
+        for number, data in chunks.items() if isinstance(chunks, Mapping) else enumerate(chunks):
+            numbers.setdefault(data, []).append(number)
         # Sorted, so that chunks that contradict each other give one result, too, whatever their order.
-        for data in sorted(places):
+        for data in sorted(numbers):
             try:
                 chunk = decode_chunk(data, tables)
             except PayloadError as error:
-                refused[places[data]] = PayloadError(f'chunk {places[data]}: {error}')
+                refused |= {number: PayloadError(f'chunk {number}: {error}') for number in numbers[data]}
                 continue
             if chunk.boxes is not None:
                 lists.append(chunk.boxes)
@@ -57,7 +63,7 @@ class Unpacker:
             coarse.reshape(tables.height // TILE, tables.width // TILE),
             tables.as_cells(fine),
             bytes_of,
-            tuple(refused[place] for place in sorted(refused)),
+            tuple(refused[number] for number in sorted(refused)),
         )
 
 

@@ -118,7 +118,7 @@ def test_a_sweep_keeps_to_the_bandwidth_on_the_wire(both, partner, scene, stamp,
     layers = sum(int(item[f'{layer} [B]']) for layer in ('boxes', 'coarse', 'fine'))
     assert layers + int(item['envelopes [B]']) == size
     stages = {v.key for v in partner.diagnosis('cav_2/vehicle_node: inference', '').values}
-    assert {'code p50 [ms]', 'pack p50 [ms]'} <= stages
+    assert {'prepare p50 [ms]', 'pack p50 [ms]'} <= stages
 
 
 def test_a_bandwidth_too_low_for_a_chunk_is_reported(both, group, partner, scene, linked, stamp):

@@ -252,6 +252,19 @@ def damaged_chunks() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.parametrize('budget', [0, 300, 1500, 4000, ALL])
+def test_the_bytes_by_layer_are_those_that_a_receiver_counts(budget):
+    chunks = Packer(TABLES).pack(CODES.outgoing(TABLES), budget, 190)
+    assert chunks.bytes_of == Unpacker(TABLES).unpack(chunks).bytes_of
+
+
+def test_damaged_chunks_are_named_by_their_numbers():
+    chunks = sent(TABLES, CODES, 3000)
+    damaged = chunks[1][:40]
+    refused = Unpacker(TABLES).unpack({7: damaged, 0: chunks[0], 3: damaged}).refused
+    assert [str(error).partition(':')[0] for error in refused] == ['chunk 3', 'chunk 7']
+
+
 @pytest.mark.parametrize('reason', list(damaged_chunks()))
 def test_a_damaged_chunk_is_refused_by_its_place_and_costs_no_other(reason):
     chunks = sent(TABLES, CODES, 3000)

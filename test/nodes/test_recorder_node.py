@@ -6,12 +6,15 @@ from __future__ import annotations
 import signal
 from contextlib import closing
 
+from diffkd_ros.msg import BevChunk
 from patience import PATIENCE
+from rclpy.serialization import serialize_message
 from rosbags.highlevel import AnyReader
 from std_msgs.msg import Header
 
 from diffkd_ros.launching.graph import NodeSpec
 from diffkd_ros.nodes.base import qos
+from diffkd_ros.nodes.output.bag_thread import BagThread
 from diffkd_ros.sources.bag_files import message_types, open_bags
 from diffkd_ros.sources.dataset import DatasetError
 
@@ -109,3 +112,12 @@ def test_a_killed_recorder_has_written_everything_but_the_last_seconds(group, pa
     group.stop([recorder])
     assert recorded() == wanted
     assert not (tmp_path / 'bag' / 'metadata.yaml').exists()
+
+
+def test_many_small_messages_fit_into_the_queue_of_a_bag(tmp_path):
+    """As many as the chunks of a few sweeps; the thread writes slower than they come."""
+    bag = BagThread(tmp_path / 'bag')
+    for stamp in range(20_000):
+        bag.write('/v2x/chunks', 'diffkd_ros/msg/BevChunk', stamp, serialize_message(BevChunk()))
+    bag.close()
+    assert (bag.dropped, bag.counts['/v2x/chunks']) == (0, 20_000)

@@ -31,7 +31,7 @@ class Chunks(Reader):
         self.tables = link_tables(32, 64, channels=4)
         self.grid = BevGrid(-25.6, -12.8, -1, 25.6, 12.8, 1, 32, 64)
         self.sweeps = [
-            Packer(self.tables).pack(random_codes(self.tables, seed, boxes), 4000)
+            Packer(self.tables).pack(random_codes(self.tables, seed, boxes).outgoing(self.tables), 4000)
             for seed, boxes in enumerate((20, 0, 150))
         ]
 

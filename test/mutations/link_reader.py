@@ -38,7 +38,10 @@ class Link(Reader):
             link=True, files={'encoder.onnx': '0' * 64, 'link.npz': '1' * 64, 'restore.onnx': '2' * 64},
         )  # fmt: skip
         self.card._folder = folder
-        self.sweeps = [Packer(self.tables).pack(random_codes(self.tables, seed), 4000) for seed in (0, 1)]
+        self.sweeps = [
+            Packer(self.tables).pack(random_codes(self.tables, seed).outgoing(self.tables), 4000)
+            for seed in (0, 1)
+        ]
 
     def documents(self) -> list[dict[str, Any]]:
         """Valid messages as documents."""

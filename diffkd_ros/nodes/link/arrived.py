@@ -60,10 +60,7 @@ class ArrivedMap:
     Attributes:
         map_frame: frame of its pose.
         extent: how much has arrived.
-        has_base: that nothing is missing.
     """
-
-    has_base = True
 
     def __init__(self, message: BevFeature) -> None:
         self._message = message

@@ -107,7 +107,7 @@ def evaluate(
         str | None,
         typer.Option(
             help='Sent content: intermediate (whole maps), late (boxes), early (points), layered (boxes and '
-            'codes), none. By default what the nodes send with this model: layered if it can, else whole maps.'
+            'codes), none. By default what the nodes send with this model: layers if it can, else whole maps.'
         ),
     ] = None,
     budget: Annotated[

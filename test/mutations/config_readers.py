@@ -116,7 +116,7 @@ class Plan(Reader):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        recipe = share_directory() / 'config' / 'train' / 'sim_edge.yaml'
+        recipe = share_directory() / 'config' / 'train' / 'sim_wide.yaml'
         self.base = yaml.safe_load(recipe.read_text())
         self.files = tuple(yaml.safe_dump(document).encode() for document in (self.plan, self.base))
 

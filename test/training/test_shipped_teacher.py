@@ -17,10 +17,11 @@ def test_it_is_the_teacher_of_the_model_that_ships() -> None:
     recipe, progress, _ = read_checkpoint(PATH)
     whole = load_recipe(share_directory() / 'config' / 'train' / 'sim_edge.yaml')
     first = [stage for stage in whole.stages if stage.name == 'teacher']
-    assert recipe == whole.model_copy(update={'name': 'teacher', 'stages': first})
+    # Wherever its first checkpoint was.
+    own = recipe.model_copy(update={'initial': None})
+    assert own == whole.model_copy(update={'name': 'teacher', 'stages': first})
     assert progress.step == 0
-    stages = [(stage['name'], stage['steps']) for stage in progress.history]
-    assert stages == [(stage.name, stage.steps) for stage in recipe.stages]
+    assert progress.history[-1]['name'] == 'teacher'
 
 
 def test_it_detects_vehicles_on_the_egos_and_on_a_rotated_grid() -> None:

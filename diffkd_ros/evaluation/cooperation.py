@@ -204,13 +204,20 @@ class LateCooperation(Cooperation):
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
-    ) -> Message[Boxes3D]:
+    ) -> Message[Boxes3D] | None:
         """An agent's own detections, by descending score, rounded as in a layered message.
 
+        Those of a model with a layered message are its base layer: without a point in the grid there is none.
         Detections below the model's threshold, kept for calibration only, do not count as sent.
         """
-        alone = self._alone(clean, agent, sweep).detection.boxes
-        boxes = boxes_from_bytes(boxes_to_bytes(alone))
+        if self.model.card.link:
+            outgoing = clean.of_points(agent, sweep, self.model.prepare)
+            if outgoing is None:
+                return None
+            own = outgoing.boxes
+        else:
+            own = self._alone(clean, agent, sweep).detection.boxes
+        boxes = boxes_from_bytes(boxes_to_bytes(own))
         if link.budget is not None:
             boxes = boxes[: int(link.budget // BOX_BYTES)]
         assert boxes.scores is not None

@@ -15,7 +15,6 @@ from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.runtime.link.detector import detect_layered
-from diffkd_ros.runtime.link.maps import OutgoingMap
 from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET, Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
@@ -59,7 +58,7 @@ class LayeredCooperation(Cooperation):
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
     ) -> ChunkedMessage | None:
         """The chunks of a sweep; None if no point lies in the grid, or no chunk fits."""
-        outgoing = clean.of_points(agent, sweep, self._prepared)
+        outgoing = clean.of_points(agent, sweep, self.model.prepare)
         if outgoing is None:
             return None
         budget = self.budget if link.budget is None else int(link.budget)
@@ -84,7 +83,3 @@ class LayeredCooperation(Cooperation):
         detection = detect_layered(model.card, receiver, model.detect, ego, received, poses)
         milliseconds = (time.perf_counter() - started) * 1e3
         return Outcome(detection, len(messages), own.milliseconds, milliseconds)
-
-    def _prepared(self, points: NDArray[np.float32]) -> OutgoingMap | None:
-        feature = self.model.encode(points).feature
-        return None if feature is None else self.model.sender.prepare(feature)

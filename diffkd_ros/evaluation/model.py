@@ -18,6 +18,7 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import CooperativeDetector, Detection
 from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
 from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.link.maps import OutgoingMap
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.session import Session
@@ -75,6 +76,15 @@ class Model:
         except CloudError:
             feature = None
         return Encoded(feature, (time.perf_counter() - started) * 1e3)
+
+    def prepare(self, points: NDArray[np.float32]) -> OutgoingMap | None:
+        """What a vehicle sends of (n, 4) points in the LiDAR frame; None if no point lies in the grid.
+
+        Raises:
+            ModelError: if the model has no layered message.
+        """
+        feature = self.encode(points).feature
+        return None if feature is None else self.sender.prepare(feature)
 
     @cached_property
     def sender(self) -> MapSender:

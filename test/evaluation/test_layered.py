@@ -25,7 +25,6 @@ from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.grid import grid_warps
 from diffkd_ros.geometry.poses import transform_points
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
-from diffkd_ros.runtime.link.boxes import boxes_from_bytes, boxes_to_bytes
 from diffkd_ros.runtime.link.chunk import MOST_BOXES
 from diffkd_ros.runtime.link.unpacking import Unpacker
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
@@ -121,28 +120,26 @@ def test_complete_messages_are_detected_in_as_torch_does_in_the_coded_maps(layer
     np.testing.assert_allclose(boxes.boxes[inside], expected.boxes, atol=1e-3)
 
 
-def test_late_fusion_and_the_base_layer_send_the_same_boxes_for_the_same_bytes(layered, linked_model, frames):
-    """The untrained sender's detector differs from the ego's, so the boxes are given."""
+def test_late_fusion_sends_the_boxes_of_the_base_layer_for_the_same_bytes(layered, linked_model, frames):
+    """Not those of the ego's detector, from which the untrained sender's differs."""
     late = LateCooperation(Model(linked_model))
     frame, agent = frames[0], frames[0].neighbours[0]
     sweep = frame.agents[agent]
-    alone = late.model.detect([late.model.encode(sweep.points).feature], [np.eye(4)]).boxes
-    assert len(alone) > 3
+    base_layer = Unpacker(layered.model.receiver.tables).unpack(message_of(layered, frame, UNLIMITED).chunks)
+    expected = base_layer.boxes
+    assert len(expected) > 3
     message = late.message(CleanFrame(frame), agent, sweep, LinkConditions())
-    assert message.size == 12 * len(alone)
-    expected = boxes_from_bytes(boxes_to_bytes(alone))
     np.testing.assert_array_equal(message.content.boxes, expected.boxes)
-    np.testing.assert_allclose(message.content.boxes, alone.boxes, atol=0.06)
     np.testing.assert_array_equal(message.content.scores, expected.scores)
+    assert message.size == 12 * len(expected)
+    assert base_layer.bytes_of['boxes'] == message.size + 2 * -(-len(expected) // MOST_BOXES)
     three = late.message(CleanFrame(frame), agent, sweep, LinkConditions(message_bytes=47))
     np.testing.assert_array_equal(three.content.boxes, expected.boxes[:3])
-    # The base layer of the layered message is coded in the same way.
-    codes = layered.model.sender.prepare(layered.model.encode(sweep.points).feature)
-    chunks = message_of(layered, frame, UNLIMITED).chunks
-    found = Unpacker(layered.model.receiver.tables).unpack(chunks)
-    np.testing.assert_array_equal(found.boxes.boxes, boxes_from_bytes(boxes_to_bytes(codes.boxes)).boxes)
-    with_boxes = -(-len(codes.boxes) // MOST_BOXES)
-    assert found.bytes_of['boxes'] == 12 * len(codes.boxes) + 2 * with_boxes
+    # Rounded only in coding.
+    outgoing = layered.model.prepare(sweep.points)
+    np.testing.assert_allclose(message.content.boxes, outgoing.boxes.boxes, atol=0.06)
+    nothing = replace(sweep, points=sweep.points + np.float32([1000, 0, 0, 0]))
+    assert late.message(CleanFrame(frame), agent, nothing, LinkConditions()) is None
 
 
 def test_what_is_sent_for_calibration_only_is_not_sent_in_layers(linked_model, frames):

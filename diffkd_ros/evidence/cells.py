@@ -32,6 +32,21 @@ def percent(share: float) -> str:
     return number(share, scale=100)
 
 
+def difference(value: float, interval: tuple[float, float], by_seed: Sequence[float], scale: float) -> str:
+    """A difference with its interval over scenarios and, of several, its value for each training seed.
+
+    In bold if it is beyond both: the interval does not contain 0, and two or more training seeds agree on the
+    sign. With one training seed nothing is known of how much another one would change.
+    """
+    low, high = interval
+    text = with_interval(value, interval, scale, '+')
+    if len(by_seed) < 2 or not text:
+        return text
+    text += f'; {listed(by_seed, scale, "+")}'
+    agreed = all(part * value > 0 for part in by_seed)
+    return f'**{text}**' if low * high > 0 and agreed else text
+
+
 def with_interval(value: float, interval: tuple[float, float], scale: float = 1, sign: str = '') -> str:
     """A figure with the ends of its interval, if they are known."""
     low, high = (number(end, sign=sign, scale=scale) for end in interval)

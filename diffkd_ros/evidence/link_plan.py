@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,25 +22,30 @@ LINK = 'link'
 Bytes = Annotated[int, Field(ge=0, le=10**9)]
 
 
-class Curve(Section):
-    """A way to cooperate, measured over bytes."""
-
+class _Line(Section):
     training: str
     label: str = Field(description='Name in plots and tables.')
+
+
+class Curve(_Line):
+    """A way to cooperate, measured over bytes."""
+
     cooperation: Literal['layered', 'intermediate', 'late'] = 'intermediate'
     budgets: list[Bytes] = Field(
         min_length=1, description='Most bytes of a sweep, the other fields of its messages included.'
     )
+    against: list[str] = Field(
+        [], description='Curves that it is compared with, at as many bytes or, of those measured, fewer.'
+    )
 
 
-class Arm(Section):
+class Arm(_Line):
     """A receiver of layered messages, measured over losses."""
 
-    training: str
-    label: str = Field(description='Name in plots and tables.')
     steps: int | None = Field(
         None, ge=1, description='Of the sampler, for a training that is measured with other than its own.'
     )
+    against: list[str] = Field([], description='Arms that it is compared with.')
 
 
 class LinkPlan(Trainings):
@@ -52,24 +57,35 @@ class LinkPlan(Trainings):
     study: Literal['link']
     frames: Conditions
     rate: dict[str, Curve] = Field(description='AP over bytes.')
-    late: str = Field(description='The way to cooperate in `rate` that the layered one is compared with.')
     arms: dict[str, Arm] = Field(min_length=1, description='AP over losses.')
-    reference: str = Field(description='The arm that the others are compared with.')
     losses: Levels = Field(description='Link corruptions that the arms are measured under.')
     budget: Bytes = Field(DEFAULT_BUDGET, description='Most bytes of a sweep, for arms and parts.')
     parts: dict[str, str] = Field({}, description='Training without a part, by the name of the part.')
     complete: str = Field(description='The arm that has all parts.')
 
+    @property
+    def lines(self) -> Mapping[str, str | None]:
+        """The training of each curve, arm and part."""
+        return {name: line.training for name, line in self._named.items()} | self.parts
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Names of curves and arms in plots and tables."""
+        return {name: line.label for name, line in self._named.items()}
+
+    @property
+    def _named(self) -> Mapping[str, _Line]:
+        return {**self.rate, **self.arms}
+
     @model_validator(mode='after')
     def _names_are_known(self) -> LinkPlan:
-        self.require(each.training for each in self.rate.values())
-        self.require(each.training for each in self.arms.values())
-        self.require(self.parts.values())
-        for name, known in (
-            (self.late, self.rate), (self.reference, self.arms), (self.complete, self.arms)
-        ):  # fmt: skip
-            if name not in known:
-                raise ValueError(f'no {name} among {", ".join(known)}')
+        self.require(self.lines.values())
+        names = [*self.rate, *self.arms, *self.parts]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f'several of rate, arms and parts are named {", ".join(twice)}')
+        _require(self.rate, (other for curve in self.rate.values() for other in curve.against))
+        _require(self.arms, (other for arm in self.arms.values() for other in arm.against))
+        _require(self.arms, [self.complete])
         try:
             self.conditions()
         except DiffkdError as error:
@@ -85,35 +101,10 @@ class LinkPlan(Trainings):
         """
         return list(dict.fromkeys([*self.frames.levels(), *self.losses.levels()]))
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """Names of curves and arms in plots and tables."""
-        curves = {name: curve.label for name, curve in self.rate.items()}
-        return curves | {name: arm.label for name, arm in self.arms.items()}
 
-    def only(self, names: Sequence[str]) -> LinkPlan:
-        """The part of the plan that concerns these curves, arms and parts.
-
-        The first of them replaces one that others are compared with and that is not among them.
-
-        Raises:
-            DiffkdError: if there is no such name, or no arm among them.
-        """
-        known = {*self.rate, *self.arms, *self.parts}
-        if unknown := [name for name in names if name not in known]:
-            raise DiffkdError(f'no {", ".join(unknown)}; the plan has {", ".join(sorted(known))}')
-        sections: dict[str, Any] = {
-            section: {name: part for name, part in getattr(self, section).items() if name in names}
-            for section in ('rate', 'arms', 'parts')
-        }
-        if not sections['arms']:
-            raise DiffkdError(f'no arm among {", ".join(names)}; the plan has {", ".join(self.arms)}')
-        for key, section in (('late', 'rate'), ('reference', 'arms'), ('complete', 'arms')):
-            if getattr(self, key) not in sections[section]:
-                sections[key] = next(iter(sections[section]), '')
-        chosen = [*sections['rate'].values(), *sections['arms'].values()]
-        trainings = self.needed([*(each.training for each in chosen), *sections['parts'].values()])
-        return self.model_copy(update={**sections, 'trainings': trainings})
+def _require(known: Mapping[str, _Line], names: Iterable[str]) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f'no {", ".join(unknown)} among {", ".join(known)}')
 
 
 def is_link_study(path: Path) -> bool:
@@ -127,5 +118,4 @@ def is_link_study(path: Path) -> bool:
 
 def load_link_study(path: Path, out: Path, names: Sequence[str] = ()) -> Experiment[LinkPlan]:
     """Read a plan; arguments and errors are those of `load_experiment`."""
-    plan = read_config(path, LinkPlan)
-    return make_experiment(plan.only(names) if names else plan, path, out)
+    return make_experiment(read_config(path, LinkPlan), path, out, names)

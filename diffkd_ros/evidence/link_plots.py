@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +34,12 @@ def draw(results: LinkResults, folder: Path) -> None:
 def _rate(results: LinkResults) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure((9.0, 6.4), layout='constrained')
-    axes = figure.subplots(2, 2, sharex=True)
+    points = [point for curve in results.rate.values() for point in curve]
+    columns = [c for c in _COLUMNS if not all(math.isnan(getattr(point, f'{c}_ap50')) for point in points)]
+    figure = Figure((0.6 + 4.2 * len(columns), 6.4), layout='constrained')
+    axes = figure.subplots(2, len(columns), sharex=True, squeeze=False)
     for row, threshold in zip(axes, _ROWS, strict=True):
-        for axis, column in zip(row, _COLUMNS, strict=True):
+        for axis, column in zip(row, columns, strict=True):
             for name, points in results.rate.items():
                 _curve(axis, points, f'{column}_{threshold}', results.labels[name])
             axis.set(title=column, xscale='log', ylabel=f'AP@0.{threshold[-2]}, %')

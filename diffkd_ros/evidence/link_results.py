@@ -13,10 +13,7 @@ from diffkd_ros.metrics.result_file import write_json
 
 RESULTS = 'link.json'
 KEYS = ('clean_ap50', 'clean_ap70', 'corrupted_ap50', 'corrupted_ap70')
-"""AP of a `RatePoint`, `LateDifference` and `ArmFigures`."""
-
-Ends = tuple[Number, Number, Number]
-"""A difference, and the low and high end of its interval."""
+"""AP of a `RatePoint` and of `ArmFigures`."""
 
 
 class _Part(BaseModel):
@@ -24,10 +21,10 @@ class _Part(BaseModel):
 
 
 class RatePoint(_Part):
-    """AP where a sender may use some bytes.
+    """AP where a sender may use some bytes, the mean over training seeds.
 
     `kb` is the mean size of a sent sweep in kilobytes, clean, with the other fields of its messages;
-    corrupted AP is the mean over the corruptions of all agents' sensors.
+    corrupted AP is the mean over the paper's corruptions of all agents' sensors, unknown without any.
     """
 
     kb: Number
@@ -58,36 +55,43 @@ class DelayPoint(_Level):
     seconds: Number
 
 
-class LateDifference(_Part):
-    """AP of the layered message less that of late fusion where both may use these kilobytes."""
+class Difference(_Part):
+    """A difference of the means over training seeds, with its interval over scenarios.
+
+    `by_seed` has the difference of each pair of runs with the same training seed.
+    """
+
+    mean: Number
+    low: Number
+    high: Number
+    by_seed: list[Number] = []
+
+
+class RateDifference(_Part):
+    """AP of a way to cooperate less that of another where both may use these kilobytes, by `KEYS`."""
 
     kb: Number
-    clean_ap50: Ends
-    clean_ap70: Ends
-    corrupted_ap50: Ends
-    corrupted_ap70: Ends
+    less: dict[str, Difference]
 
 
-class ArmDifference(_Part):
-    """AP of an arm less that of the reference where a share of the chunks is lost."""
+class LossDifference(_Part):
+    """AP of an arm less that of another where a share of the chunks is lost; keys are `ap50` and `ap70`."""
 
     share: Number
-    ap50: Ends
-    ap70: Ends
+    less: dict[str, Difference]
 
 
 class ArmFigures(_Part):
     """An arm, or a receiver without a part of its context, with the plan's bytes: AP of each training seed.
 
-    `less_complete` is the difference of a receiver without a part from the complete one, of the mean over
-    training seeds.
+    `less_complete` is the difference of a receiver without a part from the complete one, by `KEYS`.
     """
 
     clean_ap50: list[Number]
     clean_ap70: list[Number]
     corrupted_ap50: list[Number]
     corrupted_ap70: list[Number]
-    less_complete: dict[str, Ends] = {}
+    less_complete: dict[str, Difference] = {}
 
 
 class LinkResults(_Part):
@@ -98,13 +102,13 @@ class LinkResults(_Part):
         frames, scenarios: how many were scored.
         corruptions, severity: of the sensors.
         budget: most bytes of a sweep, for arms and parts.
-        reference: the arm that others are compared with.
-        labels: name of each curve, arm and part in tables.
+        labels: name of each curve and arm in tables.
+        runs: number of training seeds of each curve and arm.
         rate: by way to cooperate.
-        less_late: of the layered message.
+        rate_less: by way to cooperate and the one it is compared with.
         loss, burst, messages: by arm, where chunks are lost independently or in bursts, or messages.
         delay: by arm.
-        less_reference: by arm, where chunks are lost independently.
+        loss_less: by arm and the one it is compared with, where chunks are lost independently.
         arms, parts: by arm, and by part left out.
         seeds: AP@0.7 of each training seed by arm and share of chunks lost independently.
     """
@@ -115,15 +119,15 @@ class LinkResults(_Part):
     corruptions: str = ''
     severity: str = ''
     budget: int = 0
-    reference: str = ''
     labels: dict[str, str] = {}
+    runs: dict[str, int] = {}
     rate: dict[str, list[RatePoint]] = {}
-    less_late: list[LateDifference] = []
+    rate_less: dict[str, dict[str, list[RateDifference]]] = {}
     loss: dict[str, list[LossPoint]] = {}
     burst: dict[str, list[LossPoint]] = {}
     messages: dict[str, list[LossPoint]] = {}
     delay: dict[str, list[DelayPoint]] = {}
-    less_reference: dict[str, list[ArmDifference]] = {}
+    loss_less: dict[str, dict[str, list[LossDifference]]] = {}
     arms: dict[str, ArmFigures] = {}
     parts: dict[str, ArmFigures] = {}
     seeds: dict[str, dict[str, list[Number]]] = {}

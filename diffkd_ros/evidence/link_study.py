@@ -4,121 +4,122 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
+import numpy as np
 
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.evaluate import Outcome, evaluate
+from diffkd_ros.evaluation.evaluate import Outcome
 from diffkd_ros.evaluation.layered import ENVELOPE, LayeredCooperation
 from diffkd_ros.evaluation.measures import Evaluation
-from diffkd_ros.evaluation.run import Plan
-from diffkd_ros.evidence.compare import FigureOf, difference, differences, figures, mean_over_seeds
+from diffkd_ros.evidence import compare
+from diffkd_ros.evidence.compare import FigureOf, differences, figures, mean_over_seeds
 from diffkd_ros.evidence.link_plan import LinkPlan
 from diffkd_ros.evidence.link_results import (
     KEYS,
-    ArmDifference,
     ArmFigures,
     DelayPoint,
-    LateDifference,
+    Difference,
     LinkResults,
+    LossDifference,
     LossPoint,
+    RateDifference,
     RatePoint,
 )
-from diffkd_ros.evidence.measure import export_with, model_of
+from diffkd_ros.evidence.measure import Measure, Measurement, Network, complete, network_of
 from diffkd_ros.evidence.trainings import Experiment
 from diffkd_ros.metrics.inference import MESSAGES_PER_SECOND
 
 LAYERED = LayeredCooperation.name
 
 Amount = Callable[[Condition], float]
+Runs = list[Outcome]
+"""One outcome for each training seed."""
 
 
 @dataclass(frozen=True)
 class LinkMeasurements:
-    """Everything that a plan asks for.
+    """What was measured of a plan, now or before.
 
     Attributes:
-        rate: by way to cooperate and bytes, of the first training seed.
-        arms, parts: by name, one for each training seed.
+        rate: by way to cooperate and bytes.
+        arms, parts: by name.
     """
 
-    rate: dict[str, dict[int, Outcome]]
-    arms: dict[str, list[Outcome]]
-    parts: dict[str, list[Outcome]]
+    rate: dict[str, dict[int, Runs]]
+    arms: dict[str, Runs]
+    parts: dict[str, Runs]
 
 
-class LinkStudy:
-    """Runs `diffkd evaluate` for a plan; what is measured already is not measured again.
+def measure_link(experiment: Experiment[LinkPlan], out: Path, measure: Measure) -> LinkMeasurements:
+    """Measure everything that the plan asks for.
 
     Args:
         experiment: whose trainings are finished.
         out: folder of the study.
-        workers: processes.
-        console: for progress messages.
+        measure: runs a measurement.
+
+    Raises:
+        EvaluationError: if a measurement fails.
     """
+    plan, source = experiment.plan, experiment.plan.frames.frames()
 
-    def __init__(self, experiment: Experiment[LinkPlan], out: Path, workers: int, console: Console) -> None:
-        self._plan, self._recipes = experiment.plan, experiment.recipes
-        self._out, self._workers, self._console = out, workers, console
-
-    def measure(self) -> LinkMeasurements:
-        """Measure everything.
-
-        Raises:
-            EvaluationError: if a measurement fails.
-        """
-        plan = self._plan
-        return LinkMeasurements(
-            {name: self._curve(name) for name in plan.rate},
-            {name: self._layered(f'arms/{name}', arm.training, arm.steps) for name, arm in plan.arms.items()},
-            {name: self._layered(f'parts/{name}', training) for name, training in plan.parts.items()},
-        )
-
-    def _curve(self, name: str) -> dict[int, Outcome]:
-        curve, conditions = self._plan.rate[name], self._plan.frames.levels()
-        model = model_of(curve.training, self._out)
-        return {
-            budget: self._evaluate(f'rate/{name}/{budget}', model, curve.cooperation, budget, conditions)
-            for budget in sorted(curve.budgets)
-        }
-
-    def _layered(self, folder: str, training: str, steps: int | None = None) -> list[Outcome]:
-        models = [
-            model_of(run, self._out)
-            if steps is None
-            else export_with(run, self._out, replace(self._recipes[run].model, steps=steps))
-            for run in self._plan.runs_of(training)
-        ]
-        return [
-            self._evaluate(f'{folder}/{number}', model, LAYERED, self._plan.budget, self._plan.conditions())
-            for number, model in enumerate(models, 1)
-        ]
-
-    def _evaluate(
-        self, folder: str, model: Path, cooperation: str, budget: int, conditions: Sequence[Condition]
-    ) -> Outcome:
-        self._console.print(f'measuring {folder}', highlight=False)
-        source = self._plan.frames.frames()
+    def runs(
+        folder: str,
+        networks: Sequence[Network],
+        cooperation: str,
+        budget: int,
+        levels: Sequence[Condition],
+        asked: bool,
+    ) -> Runs:
         # Other messages have one envelope, which their ways to cooperate do not count.
         limit = budget if cooperation == LAYERED else max(budget - ENVELOPE, 0)
-        plan = Plan(self._out / folder, source, model, source.protocol, cooperation, budget=limit)
-        return evaluate(plan, conditions, self._console, self._workers, draw=False)
+        return complete(
+            measure(
+                Measurement(out / folder / str(number), network, source, levels, cooperation, asked, limit)
+            )
+            for number, network in enumerate(networks, 1)
+        )
+
+    def curve(name: str) -> dict[int, Runs]:
+        one, asked, levels = plan.rate[name], name in experiment.asked, plan.frames.levels()
+        networks = [network_of(run, out) for run in plan.runs_of(one.training)]
+        every = {
+            budget: runs(f'rate/{name}/{budget}', networks, one.cooperation, budget, levels, asked)
+            for budget in sorted(one.budgets)
+        }
+        return every if all(every.values()) else {}
+
+    def layered(section: str, name: str, training: str, steps: int | None = None) -> Runs:
+        networks = []
+        for run in plan.runs_of(training):
+            config = None if steps is None else replace(experiment.recipes[run].model, steps=steps)
+            networks.append(network_of(run, out, config))
+        asked = name in experiment.asked
+        return runs(f'{section}/{name}', networks, LAYERED, plan.budget, plan.conditions(), asked)
+
+    rate = {name: curve(name) for name in plan.rate}
+    arms = {name: layered('arms', name, arm.training, arm.steps) for name, arm in plan.arms.items()}
+    parts = {name: layered('parts', name, training) for name, training in plan.parts.items()}
+    return LinkMeasurements(
+        {name: found for name, found in rate.items() if found},
+        {name: found for name, found in arms.items() if found},
+        {name: found for name, found in parts.items() if found},
+    )
 
 
 def gather_link(plan: LinkPlan, measured: LinkMeasurements) -> LinkResults:
     """Collect the results of a study."""
     arms = {name: _evaluations(runs) for name, runs in measured.arms.items()}
     parts = {name: _evaluations(runs) for name, runs in measured.parts.items()}
-    any_arm = next(iter(measured.arms.values()))[0]
-    reference, complete = arms[plan.reference], arms[plan.complete]
-    lost = _levels(any_arm, _chunk_loss)
-    late = _levels(any_arm, lambda condition: condition.link.delay)
+    everything = [*(runs for curve in measured.rate.values() for runs in curve.values())]
+    everything += [*measured.arms.values(), *measured.parts.values()]
+    summary = everything[0][0].summary
+    lost, late = _levels(plan, _chunk_loss), _levels(plan, lambda condition: condition.link.delay)
 
     def losses(amount: Amount) -> dict[str, list[LossPoint]]:
-        levels = _levels(any_arm, amount).items()
+        levels = _levels(plan, amount).items()
         return {
             name: [LossPoint(share=share, **_at(level, runs)) for share, level in levels]
             for name, runs in arms.items()
@@ -126,18 +127,25 @@ def gather_link(plan: LinkPlan, measured: LinkMeasurements) -> LinkResults:
 
     return LinkResults(
         data=plan.frames.source,
-        frames=any_arm.summary.frames,
-        scenarios=any_arm.summary.scenarios,
+        frames=summary.frames,
+        scenarios=summary.scenarios,
         corruptions=plan.frames.corruptions,
         severity=plan.frames.severity,
         budget=plan.budget,
-        reference=plan.reference,
         labels=plan.labels,
-        rate={
-            name: [_rate_point(each, plan.rate[name].cooperation) for each in outcomes.values()]
-            for name, outcomes in measured.rate.items()
+        runs={
+            **{name: len(next(iter(curve.values()))) for name, curve in measured.rate.items()},
+            **{name: len(runs) for name, runs in arms.items()},
         },
-        less_late=_less_late(plan, measured.rate),
+        rate={
+            name: [_rate_point(runs, plan.rate[name].cooperation) for runs in curve.values()]
+            for name, curve in measured.rate.items()
+        },
+        rate_less={
+            name: {other: _rate_less(curve, measured.rate[other]) for other in others}
+            for name, curve in measured.rate.items()
+            if (others := [other for other in plan.rate[name].against if other in measured.rate])
+        },
         loss=losses(_chunk_loss),
         burst=losses(lambda condition: condition.link.chunk_burst),
         messages=losses(lambda condition: condition.link.message_loss),
@@ -145,14 +153,23 @@ def gather_link(plan: LinkPlan, measured: LinkMeasurements) -> LinkResults:
             name: [DelayPoint(seconds=seconds, **_at(level, runs)) for seconds, level in late.items()]
             for name, runs in arms.items()
         },
-        less_reference={
-            name: [ArmDifference(share=share, **_less(runs, reference, at)) for share, at in lost.items()]
+        loss_less={
+            name: {
+                other: [
+                    LossDifference(share=share, less=_loss_less(runs, arms[other], level))
+                    for share, level in lost.items()
+                ]
+                for other in others
+            }
             for name, runs in arms.items()
-            if name != plan.reference
+            if (others := [other for other in plan.arms[name].against if other in arms])
         },
         arms={name: ArmFigures(**_by_seed(runs)) for name, runs in arms.items()},
         parts={
-            name: ArmFigures(**_by_seed(runs), less_complete=_differences(runs, complete))
+            name: ArmFigures(
+                **_by_seed(runs),
+                less_complete=_differences(runs, arms[plan.complete]) if plan.complete in arms else {},
+            )
             for name, runs in parts.items()
         },
         seeds={
@@ -165,23 +182,22 @@ def gather_link(plan: LinkPlan, measured: LinkMeasurements) -> LinkResults:
     )
 
 
-def _rate_point(outcome: Outcome, cooperation: str) -> RatePoint:
-    sent = outcome.summary.link_mbit_s * 1e6 / 8 / MESSAGES_PER_SECOND
+def _rate_point(runs: Runs, cooperation: str) -> RatePoint:
+    sent = float(np.mean([run.summary.link_mbit_s for run in runs])) * 1e6 / 8 / MESSAGES_PER_SECOND
     envelope = 0 if cooperation == LAYERED else ENVELOPE
-    found = figures(outcome.evaluation)
-    return RatePoint(kb=(sent + envelope) / 1e3, **{key: found.get(key, float('nan')) for key in KEYS})
+    by_seed = _by_seed(_evaluations(runs))
+    return RatePoint(
+        kb=(sent + envelope) / 1e3, **{key: float(np.mean(values)) for key, values in by_seed.items()}
+    )
 
 
-def _less_late(plan: LinkPlan, rate: Mapping[str, Mapping[int, Outcome]]) -> list[LateDifference]:
-    """Differences at each number of bytes from late fusion with as many, or with the fewest measured."""
-    layered = [name for name, curve in plan.rate.items() if curve.cooperation == LAYERED]
-    if not layered or plan.late not in rate:
-        return []
-    late, result = rate[plan.late], []
-    for budget, outcome in rate[layered[0]].items():
-        other = late[max((each for each in late if each <= budget), default=min(late))]
-        less = _differences([outcome.evaluation], [other.evaluation])
-        result.append(LateDifference(kb=budget / 1e3, **less))
+def _rate_less(curve: Mapping[int, Runs], other: Mapping[int, Runs]) -> list[RateDifference]:
+    """Differences at each number of bytes from another curve with as many, or with the fewest measured."""
+    result = []
+    for budget, runs in curve.items():
+        nearest = max((each for each in other if each <= budget), default=min(other))
+        less = _differences(_evaluations(runs), _evaluations(other[nearest]))
+        result.append(RateDifference(kb=budget / 1e3, less=less))
     return result
 
 
@@ -193,9 +209,9 @@ def _evaluations(outcomes: Sequence[Outcome]) -> list[Evaluation]:
     return [outcome.evaluation for outcome in outcomes]
 
 
-def _levels(outcome: Outcome, amount: Amount) -> dict[float, Condition]:
+def _levels(plan: LinkPlan, amount: Amount) -> dict[float, Condition]:
     """The levels of a link corruption by its amount, ascending; clean frames first, if there is any."""
-    levels = outcome.evaluation.levels
+    levels = dict.fromkeys(condition.level for condition in plan.conditions())
     hit = {amount(level): level for level in levels if level.over_links and amount(level) > 0}
     return {0.0: Condition(CLEAN), **dict(sorted(hit.items()))} if hit else {}
 
@@ -209,9 +225,12 @@ def _at(level: Condition, runs: Sequence[Evaluation]) -> dict[str, float]:
     return {'ap50': ap50.estimate, 'ap70': ap70.estimate, 'ap70_low': ap70.low, 'ap70_high': ap70.high}
 
 
-def _less(own: Sequence[Evaluation], other: Sequence[Evaluation], level: Condition) -> dict[str, Any]:
+def _loss_less(
+    own: Sequence[Evaluation], other: Sequence[Evaluation], level: Condition
+) -> dict[str, Difference]:
     return {
-        f'ap{round(100 * iou)}': astuple(difference(own, other, _ap(level, iou)).mean) for iou in (0.5, 0.7)
+        f'ap{round(100 * iou)}': _stored(compare.difference(own, other, _ap(level, iou)))
+        for iou in (0.5, 0.7)
     }
 
 
@@ -220,6 +239,11 @@ def _by_seed(runs: Sequence[Evaluation]) -> dict[str, list[float]]:
     return {key: [each.get(key, float('nan')) for each in found] for key in KEYS}
 
 
-def _differences(own: Sequence[Evaluation], other: Sequence[Evaluation]) -> dict[str, Any]:
+def _differences(own: Sequence[Evaluation], other: Sequence[Evaluation]) -> dict[str, Difference]:
     less = differences(own, other)
-    return {key: astuple(less[key].mean) for key in KEYS if key in less}
+    return {key: _stored(less[key]) for key in KEYS if key in less}
+
+
+def _stored(found: compare.Difference) -> Difference:
+    mean = found.mean
+    return Difference(mean=mean.estimate, low=mean.low, high=mean.high, by_seed=list(found.by_seed))

@@ -3,50 +3,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from diffkd_ros.evidence.cells import listed, number, percent, table, with_interval
-from diffkd_ros.evidence.link_results import KEYS, ArmDifference, Ends, LinkResults, LossPoint
+from diffkd_ros.evidence.cells import difference, listed, number, percent, table, with_interval
+from diffkd_ros.evidence.link_results import KEYS, Difference, LinkResults, LossDifference, LossPoint
 
 _HEADINGS = ('AP@0.5', 'AP@0.7', 'corrupted AP@0.5', 'corrupted AP@0.7')
 
 
 def link_tables(results: LinkResults) -> str:
-    """Format all tables of what was measured."""
-    tables = [_rate(results), _less_late(results), _chunks_lost(results), _other_losses(results)]
-    tables += [_less_reference(results), _arms(results), _parts(results)]
+    """Format all tables of what was measured; columns without any figure are left out."""
+    tables = [_rate(results), _rate_less(results), _chunks_lost(results), _other_losses(results)]
+    tables += [_loss_less(results), _arms(results), _parts(results)]
     return '\n\n'.join(each for each in tables if each) + '\n'
 
 
 def _rate(results: LinkResults) -> str:
     lines = [
-        (results.labels[name], number(point.kb, 2), *(percent(getattr(point, key)) for key in KEYS))
+        (*_named(results, name), number(point.kb, 2), *(percent(getattr(point, key)) for key in KEYS))
         for name, points in results.rate.items()
         for point in points
     ]
-    return table(('sent', 'kB of a sweep', *_HEADINGS), lines)
+    return table(('sent', 'seeds', 'kB of a sweep', *_HEADINGS), lines)
 
 
-def _less_late(results: LinkResults) -> str:
+def _rate_less(results: LinkResults) -> str:
     lines = [
-        (f'{point.kb:g} kB', *(_difference(getattr(point, key)) for key in KEYS))
-        for point in results.less_late
+        (_less(results, name, other), f'{point.kb:g}', *_differences(point.less, KEYS))
+        for name, others in results.rate_less.items()
+        for other, points in others.items()
+        for point in points
     ]
-    return table(('layered less late', *_HEADINGS), lines)
+    return table(('sent', 'kB', 'seeds', *_HEADINGS), lines)
 
 
 def _chunks_lost(results: LinkResults) -> str:
     points = next(iter(results.loss.values()), [])
     lines = [
-        (results.labels[name], *(with_interval(p.ap70, (p.ap70_low, p.ap70_high), 100) for p in row))
+        (*_named(results, name), *(with_interval(p.ap70, (p.ap70_low, p.ap70_high), 100) for p in row))
         for name, row in results.loss.items()
+        if row
     ]
-    return table(('chunks lost, AP@0.7', *_shares(points)), lines)
+    return table(('chunks lost, AP@0.7', 'seeds', *_shares(points)), lines)
 
 
 def _other_losses(results: LinkResults) -> str:
     """AP@0.7 of the arms under bursts, loss of messages and delay; intervals are in the file."""
-    header, columns = ['AP@0.7'], []
+    header, columns = ['AP@0.7', 'seeds'], []
     for what, losses in (('bursts', results.burst), ('messages', results.messages)):
         points = next(iter(losses.values()), [])[1:]
         header += [f'{what} {share}' for share in _shares(points)]
@@ -55,23 +58,20 @@ def _other_losses(results: LinkResults) -> str:
     header += [f'delay {1e3 * point.seconds:.0f} ms' for point in delays]
     columns.append({name: [point.ap70 for point in row[1:]] for name, row in results.delay.items()})
     lines = [
-        (results.labels[name], *(percent(value) for column in columns for value in column.get(name, [])))
+        (*_named(results, name), *(percent(value) for column in columns for value in column[name]))
         for name in results.arms
     ]
-    return table(header, lines)
+    return table(header, lines) if len(header) > 2 else ''
 
 
-def _shares(points: Sequence[LossPoint] | Sequence[ArmDifference]) -> list[str]:
-    return [f'{100 * point.share:.0f} %' for point in points]
-
-
-def _less_reference(results: LinkResults) -> str:
-    rows = results.less_reference
-    points = next(iter(rows.values()), [])
-    lines = [(results.labels[name], *(_difference(p.ap70) for p in row)) for name, row in rows.items()]
-    label = results.labels.get(results.reference, results.reference)
-    header = f'chunks lost, AP@0.7 less {label}'
-    return table((header, *_shares(points)), lines)
+def _loss_less(results: LinkResults) -> str:
+    every = [points for others in results.loss_less.values() for points in others.values() if points]
+    lines = []
+    for name, others in results.loss_less.items():
+        for other, points in others.items():
+            cells = [_difference(point.less['ap70']) for point in points]
+            lines.append((_less(results, name, other), _compared([p.less['ap70'] for p in points]), *cells))
+    return table(('chunks lost, AP@0.7', 'seeds', *_shares(every[0])), lines) if every else ''
 
 
 def _arms(results: LinkResults) -> str:
@@ -84,17 +84,33 @@ def _arms(results: LinkResults) -> str:
 
 def _parts(results: LinkResults) -> str:
     lines = [
-        (
-            f'without {name}',
-            *(_difference(part.less_complete[key]) if key in part.less_complete else '' for key in KEYS),
-        )
+        (f'without {name}', *_differences(part.less_complete, KEYS))
         for name, part in results.parts.items()
+        if part.less_complete
     ]
-    return table(('less the complete context', *_HEADINGS), lines)
+    return table(('less the complete context', 'seeds', *_HEADINGS), lines)
 
 
-def _difference(ends: Ends) -> str:
-    """A difference with its interval, in bold if that does not contain 0."""
-    value, low, high = ends
-    text = with_interval(value, (low, high), 100, '+')
-    return f'**{text}**' if low * high > 0 else text
+def _named(results: LinkResults, name: str) -> tuple[str, str]:
+    return results.labels[name], str(results.runs[name])
+
+
+def _less(results: LinkResults, name: str, other: str) -> str:
+    return f'{results.labels[name]} less {results.labels[other]}'
+
+
+def _shares(points: Sequence[LossPoint] | Sequence[LossDifference]) -> list[str]:
+    return [f'{100 * point.share:.0f} %' for point in points]
+
+
+def _differences(less: Mapping[str, Difference], keys: Sequence[str]) -> list[str]:
+    """The number of training seeds that were compared, and the differences."""
+    return [_compared([*less.values()]), *(_difference(less[key]) if key in less else '' for key in keys)]
+
+
+def _compared(less: Sequence[Difference]) -> str:
+    return str(max((len(each.by_seed) for each in less), default=''))
+
+
+def _difference(less: Difference) -> str:
+    return difference(less.mean, (less.low, less.high), less.by_seed, 100)

@@ -1,153 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures every row of an experiment under the same conditions."""
+"""Measurements of an experiment: runs of `diffkd evaluate`, each in a folder of its own."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
-from diffkd_ros.evaluation.cooperations import INTERMEDIATE
+from diffkd_ros.errors import DiffkdError
+from diffkd_ros.evaluation.conditions import Condition
+from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.evaluate import Outcome, evaluate
-from diffkd_ros.evaluation.run import Plan
+from diffkd_ros.evaluation.run import Plan, make_jobs, settle
 from diffkd_ros.evaluation.summary import Summary
-from diffkd_ros.evidence.plan import Conditions, Row
-from diffkd_ros.evidence.plan import Plan as EvidencePlan
-from diffkd_ros.evidence.trainings import Experiment, checkpoint_of
+from diffkd_ros.evidence.trainings import checkpoint_of
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
 from diffkd_ros.model.student import StudentConfig
-from diffkd_ros.runtime.card import ModelCard, sha256
-from diffkd_ros.runtime.model_folder import model_folder
+from diffkd_ros.runtime.card import sha256
+from diffkd_ros.sources.source import Source
 from diffkd_ros.training.checkpoint import load_student, with_model
 
 
 @dataclass(frozen=True)
-class Measurements:
-    """Everything that a plan asks for.
+class Network:
+    """A model to be measured.
 
     Attributes:
-        rows: by row, one for each training seed.
-        samples: by row, the training frames of each stage of its network, as stated in its card.
-        worlds: by world and row, of the first training seed.
-        intensity, sensors: by law and by sensor.
-        reliability: of the row whose ego is corrupted.
-        steps: by start and number of steps of the sampler.
+        folder: of the model, at the latest after `export`.
+        export: writes it, where no training has.
     """
 
-    rows: dict[str, list[Outcome]]
-    samples: dict[str, dict[str, int]]
-    worlds: dict[str, dict[str, Summary]]
-    intensity: dict[str, Summary]
-    sensors: dict[str, Summary]
-    reliability: Summary | None
-    steps: dict[tuple[str, int], Summary]
+    folder: Path
+    export: Callable[[], object] = lambda: None
 
 
-class Measurer:
-    """Runs `diffkd evaluate` for the parts of a plan; what is measured already is not measured again.
+@dataclass(frozen=True)
+class Measurement:
+    """One run of `diffkd evaluate`.
+
+    Attributes:
+        out: folder for its results.
+        network: the model.
+        source: of the frames.
+        levels: the conditions.
+        cooperation: name of the way to cooperate.
+        asked: whether to run it; if not, earlier results are used if they are complete.
+        budget: most bytes of a message, as of `evaluation.run.Plan`.
+    """
+
+    out: Path
+    network: Network
+    source: Source
+    levels: Sequence[Condition]
+    cooperation: str
+    asked: bool
+    budget: int | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What is evaluated."""
+        source = self.source
+        model, protocol = self.network.folder, source.protocol
+        return Plan(self.out, source, model, protocol, self.cooperation, budget=self.budget)
+
+    def measured(self) -> bool:
+        """Returns whether an earlier run measured all of it, but what it had to leave out."""
+        plan = self.plan
+        try:
+            left_out = Summary.read(self.out).run.left_out
+            settle(plan)
+        except DiffkdError:
+            return False
+        meets = cooperation_named(self.cooperation).meets
+        levels = [each for each in self.levels if meets(each) and each.name not in left_out.conditions]
+        drives = [drive for drive in self.source.names() if drive not in left_out.scenarios]
+        return not make_jobs(plan, levels, drives)
+
+
+Measure = Callable[[Measurement], Outcome | None]
+"""Runs a measurement; None for one that was not asked for and has no complete results."""
+
+
+def measuring(out: Path, workers: int, console: Console) -> Measure:
+    """Run measurements; what is measured already is not measured again.
 
     Args:
-        experiment: whose trainings are finished.
         out: folder of the experiment.
         workers: processes.
         console: for progress messages.
+
+    Returns:
+        The function, which raises EvaluationError if a measurement fails.
     """
 
-    def __init__(
-        self, experiment: Experiment[EvidencePlan], out: Path, workers: int, console: Console
-    ) -> None:
-        self._experiment, self._out, self._workers, self._console = experiment, out, workers, console
+    def measure(each: Measurement) -> Outcome | None:
+        if not each.asked and not each.measured():
+            return None
+        console.print(f'measuring {each.out.relative_to(out)}', highlight=False)
+        each.network.export()
+        return evaluate(each.plan, each.levels, console, workers, draw=False)
 
-    def measure(self) -> Measurements:
-        """Measure everything.
-
-        Raises:
-            EvaluationError: if a measurement fails.
-        """
-        plan = self._experiment.plan
-        rows = {name: self._row(name) for name in plan.rows}
-        return Measurements(
-            rows,
-            {name: self._samples(row) for name, row in plan.rows.items()},
-            {
-                world: {row: self._of_row(row, conditions, f'worlds/{world}/{row}') for row in plan.rows}
-                for world, conditions in plan.worlds.items()
-            },
-            self._forced('intensity'),
-            self._forced('sensors'),
-            self._reliability(),
-            self._steps(),
-        )
-
-    def _row(self, name: str) -> list[Outcome]:
-        row = self._experiment.plan.rows[name]
-        conditions = self._experiment.plan.conditions
-        return [
-            self._evaluate(
-                f'rows/{name}_seed{number}' if number > 1 else f'rows/{name}', model, conditions, row
-            )
-            for number, model in enumerate(self._models(row), 1)
-        ]
-
-    def _samples(self, row: Row) -> dict[str, int]:
-        samples: Counter[str] = Counter()
-        for stage in ModelCard.load(self._models(row)[0]).training.get('stages', []):
-            samples[stage['name']] += stage.get('samples', 0)
-        return dict(samples)
-
-    def _forced(self, section: Literal['intensity', 'sensors']) -> dict[str, Summary]:
-        parts = self._experiment.plan.forced(section)
-        return {name: self._of_row(row, part, f'{section}/{name}') for name, (row, part) in parts.items()}
-
-    def _reliability(self) -> Summary | None:
-        wanted = self._experiment.plan.reliability
-        return None if wanted is None else self._of_row(wanted.row, wanted, 'reliability')
-
-    def _steps(self) -> dict[tuple[str, int], Summary]:
-        """Measure the sampler's settings; without steps there is one start."""
-        wanted = self._experiment.plan.steps
-        if wanted is None:
-            return {}
-        config = self._experiment.recipes[wanted.training].model
-        summaries: dict[tuple[str, int], Summary] = {}
-        for steps in wanted.steps:
-            for start in wanted.starts if steps else wanted.starts[:1]:
-                changed = replace(config, start_from=start, steps=steps)
-                model = export_with(wanted.training, self._out, changed)
-                outcome = self._evaluate(f'steps/{start}_{steps}', model, wanted)
-                summaries[start, steps] = outcome.summary
-        return summaries
-
-    def _of_row(self, row: str, conditions: Conditions, folder: str) -> Summary:
-        chosen = self._experiment.plan.rows[row]
-        return self._evaluate(folder, self._models(chosen)[0], conditions, chosen).summary
-
-    def _evaluate(self, folder: str, model: Path, conditions: Conditions, row: Row | None = None) -> Outcome:
-        self._console.print(f'measuring {folder}', highlight=False)
-        source = conditions.frames()
-        cooperation = INTERMEDIATE if row is None else row.cooperation
-        plan = Plan(self._out / folder, source, model, source.protocol, cooperation)
-        return evaluate(plan, conditions.levels(), self._console, self._workers, draw=False)
-
-    def _models(self, row: Row) -> list[Path]:
-        """The model folder of each run of a row."""
-        if row.training is None:
-            return [model_folder(row.model or '')]
-        return [model_of(run, self._out) for run in self._experiment.plan.runs_of(row.training)]
+    return measure
 
 
-def model_of(run: str, out: Path) -> Path:
-    """The model folder that a run has written."""
-    return checkpoint_of(run, out).parent / run
+def complete(outcomes: Iterable[Outcome | None]) -> list[Outcome]:
+    """The outcomes of all training seeds; empty unless all have been measured."""
+    every = list(outcomes)
+    found = [outcome for outcome in every if outcome is not None]
+    return found if len(found) == len(every) else []
 
 
-def export_with(run: str, out: Path, config: StudentConfig) -> Path:
-    """Export a run's student with another start or number of steps, unless done before; its model folder."""
+def network_of(run: str, out: Path, config: StudentConfig | None = None) -> Network:
+    """The model that a run has written, or its student with another start or number of steps."""
     checkpoint = checkpoint_of(run, out)
+    if config is None:
+        return Network(checkpoint.parent / run)
     folder = out / 'models' / f'{run}_{config.start_from}_{config.steps}'
+    return Network(folder, partial(_export, checkpoint, folder, config))
+
+
+def _export(checkpoint: Path, folder: Path, config: StudentConfig) -> None:
+    """Export a checkpoint's student with another configuration, unless done before."""
     origin = {
         'checkpoint_sha256': sha256(checkpoint), 'start_from': config.start_from, 'steps': config.steps
     }  # fmt: skip
@@ -156,4 +132,3 @@ def export_with(run: str, out: Path, config: StudentConfig) -> Path:
         write_model_folder(
             with_model(student, config), folder, recipe.description, recipe.decoding, origin, {}
         )
-    return folder

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -136,30 +136,10 @@ class Plan(Trainings):
     steps: Steps | None = None
     reliability: Reliability | None = None
 
-    def only(self, rows: Sequence[str]) -> Plan:
-        """The part of the plan that concerns these rows.
-
-        The first of them replaces a subject or reference that is not among them.
-
-        Raises:
-            DiffkdError: if there is no such row.
-        """
-        if unknown := [row for row in rows if row not in self.rows]:
-            raise DiffkdError(f'no row {", ".join(unknown)}; the plan has {", ".join(self.rows)}')
-        chosen = {name: row for name, row in self.rows.items() if name in rows}
-        sections = ('intensity', 'sensors', 'reliability')
-        used = {row.training for row in chosen.values()}
-        changes: dict[str, Any] = {
-            name: part if (part := getattr(self, name)) is not None and part.row in chosen else None
-            for name in sections
-        }
-        changes |= {
-            name: row if (row := getattr(self, name)) in chosen else next(iter(chosen))
-            for name in ('subject', 'reference')
-        }
-        trainings = self.needed(used)
-        steps = self.steps if self.steps is not None and self.steps.training in used else None
-        return self.model_copy(update={**changes, 'rows': chosen, 'trainings': trainings, 'steps': steps})
+    @property
+    def lines(self) -> Mapping[str, str | None]:
+        """The training of each row."""
+        return {name: row.training for name, row in self.rows.items()}
 
     def forced(self, section: Literal['intensity', 'sensors']) -> dict[str, tuple[str, Conditions]]:
         """Row and conditions of the measurements of a section, by the name of the law or sensor."""
@@ -190,12 +170,10 @@ def load_experiment(path: Path, out: Path, rows: Sequence[str] = ()) -> Experime
     Args:
         path: of the plan.
         out: folder of the trainings and their checkpoints.
-        rows: leave out everything that does not concern these rows; all by default.
+        rows: that are asked for; all by default.
 
     Raises:
         DiffkdError: if the plan is missing, not YAML, or not valid, or has no such row.
         RecipeError: if the base recipe or a change to it is not valid.
     """
-    plan = read_config(path, Plan)
-    plan = plan.only(rows) if rows else plan
-    return make_experiment(plan, path, out)
+    return make_experiment(read_config(path, Plan), path, out, rows)

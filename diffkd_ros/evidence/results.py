@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from diffkd_ros.evaluation.summary import LevelMeans, Number, Summary
 from diffkd_ros.evidence.compare import differences, figures
-from diffkd_ros.evidence.measure import Measurements
 from diffkd_ros.evidence.plan import Plan
+from diffkd_ros.evidence.rows import Measurements
 from diffkd_ros.metrics.result_file import write_json
 
 EVIDENCE = 'evidence.json'
@@ -44,7 +44,7 @@ class MeasuredRow(Measured):
         ego_only, neighbours_only: as `corrupted`, where only these agents are corrupted.
         by_seed: each run's figures by the keys of `compare.figures`; empty for a single training seed.
         less_subject: difference from the subject with the ends of its interval, by the same keys; the mean
-            over training seeds.
+            over training seeds. Empty if the subject was not measured.
         less_subject_by_seed: the differences of runs with the same seed; empty for a single one.
     """
 
@@ -55,6 +55,11 @@ class MeasuredRow(Measured):
     by_seed: dict[str, list[Number]] = {}
     less_subject: dict[str, tuple[Number, Number, Number]] = {}
     less_subject_by_seed: dict[str, list[Number]] = {}
+
+    @property
+    def runs(self) -> int:
+        """Number of training seeds."""
+        return max(map(len, self.by_seed.values()), default=1)
 
 
 class MeasuredElsewhere(_Part):
@@ -122,11 +127,11 @@ def gather(plan: Plan, measured: Measurements) -> Evidence:
     any_row = next(iter(measured.rows.values()))[0].summary
     simulated = conditions.frames().kind == 'sim'
     evaluations = {name: [run.evaluation for run in runs] for name, runs in measured.rows.items()}
-    subject = evaluations[plan.subject]
+    subject = evaluations.get(plan.subject)
     rows = {}
     for name, runs in evaluations.items():
         summary = measured.rows[name][0].summary
-        less = {} if name == plan.subject else differences(runs, subject)
+        less = {} if subject is None or name == plan.subject else differences(runs, subject)
         found = [figures(run) for run in runs]
         rows[name] = MeasuredRow(
             label=plan.rows[name].label,

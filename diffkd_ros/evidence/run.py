@@ -3,23 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from rich.console import Console
 
 from diffkd_ros.errors import require
 from diffkd_ros.evidence import link_plots, plots
+from diffkd_ros.evidence.cost import announcement
 from diffkd_ros.evidence.link_plan import is_link_study, load_link_study
 from diffkd_ros.evidence.link_results import RESULTS
-from diffkd_ros.evidence.link_study import LinkStudy, gather_link
+from diffkd_ros.evidence.link_study import gather_link, measure_link
 from diffkd_ros.evidence.link_table import link_tables
-from diffkd_ros.evidence.measure import Measurer
+from diffkd_ros.evidence.measure import Measure, Measurement, measuring
 from diffkd_ros.evidence.plan import load_experiment
 from diffkd_ros.evidence.results import EVIDENCE, gather
+from diffkd_ros.evidence.rows import measure_rows
 from diffkd_ros.evidence.table import markdown
-from diffkd_ros.evidence.train import train_all
+from diffkd_ros.evidence.train import train_all, unfinished
+from diffkd_ros.evidence.trainings import Experiment, PlanT
 from diffkd_ros.files import results_folder, write_text
+
+Measured = TypeVar('Measured')
 
 TABLES = 'evidence.md'
 LINK_TABLES = 'link.md'
@@ -49,24 +56,35 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console, rows: 
     # Recipes contain the path of the checkpoint they start from, which must not depend on its spelling.
     out = out.resolve()
     if is_link_study(path):
-        _run_link_study(path, out, workers, console, rows)
+        study = load_link_study(path, out, rows)
+        results = gather_link(study.plan, _carry_out(study, measure_link, out, workers, console))
+        results.write(out)
+        write_text(out / LINK_TABLES, link_tables(results))
+        link_plots.draw(results, out)
+        console.print(f'in {out}: {RESULTS}, {LINK_TABLES}', highlight=False)
         return
     experiment = load_experiment(path, out, rows)
-    results_folder(out)
-    train_all(experiment, out, workers, console)
-    evidence = gather(experiment.plan, Measurer(experiment, out, workers, console).measure())
+    evidence = gather(experiment.plan, _carry_out(experiment, measure_rows, out, workers, console))
     evidence.write(out)
     write_text(out / TABLES, markdown(evidence))
     plots.draw(evidence, out)
     console.print(f'in {out}: {EVIDENCE}, {TABLES}', highlight=False)
 
 
-def _run_link_study(path: Path, out: Path, workers: int, console: Console, rows: Sequence[str]) -> None:
-    study = load_link_study(path, out, rows)
+def _carry_out(
+    experiment: Experiment[PlanT],
+    measure_all: Callable[[Experiment[PlanT], Path, Measure], Measured],
+    out: Path,
+    workers: int,
+    console: Console,
+) -> Measured:
+    """Say what is to be done, train, and measure."""
     results_folder(out)
-    train_all(study, out, workers, console)
-    results = gather_link(study.plan, LinkStudy(study, out, workers, console).measure())
-    results.write(out)
-    write_text(out / LINK_TABLES, link_tables(results))
-    link_plots.draw(results, out)
-    console.print(f'in {out}: {RESULTS}, {LINK_TABLES}', highlight=False)
+    jobs = unfinished(experiment, out)
+    planned: list[Measurement] = []
+    measure_all(experiment, out, planned.append)
+    missing = [each for each in planned if each.asked and not each.measured()]
+    for line in announcement(jobs, missing, workers, torch.cuda.is_available()):
+        console.print(line, highlight=False, soft_wrap=True)
+    train_all(jobs, out, workers, console)
+    return measure_all(experiment, out, measuring(out, workers, console))

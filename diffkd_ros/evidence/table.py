@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from diffkd_ros.evaluation.summary import LevelMeans
-from diffkd_ros.evidence.cells import listed, number, percent, table, with_interval
+from diffkd_ros.evidence.cells import difference, listed, number, percent, table, with_interval
 from diffkd_ros.evidence.compare import FIGURES
 from diffkd_ros.evidence.results import Evidence, MeasuredRow, MeasuredSteps
 
@@ -35,10 +35,11 @@ def markdown(evidence: Evidence) -> str:
 
 def _main_table(evidence: Evidence) -> str:
     header = (
-        evidence.data.partition(' ')[0], 'samples', 'AP@0.5', 'AP@0.7', 'corrupted', 'ego only',
+        evidence.data.partition(' ')[0], 'seeds', 'samples', 'AP@0.5', 'AP@0.7', 'corrupted', 'ego only',
         'neighbours only', 'mRCE', 'to reference', 'held out', 'link',
     )  # fmt: skip
-    reference = evidence.rows[evidence.reference].summary.mrce
+    compared = evidence.rows.get(evidence.reference)
+    reference = _NAN if compared is None else compared.summary.mrce
     lines = []
     for name, row in evidence.rows.items():
         summary = row.summary
@@ -47,6 +48,7 @@ def _main_table(evidence: Evidence) -> str:
         lines.append(
             (
                 row.label,
+                str(row.runs),
                 _samples(row.samples),
                 with_interval(summary.clean.ap50, summary.clean.ap50_interval, 100),
                 with_interval(summary.clean.ap70, summary.clean.ap70_interval, 100),
@@ -95,16 +97,17 @@ def _seeds_table(evidence: Evidence) -> list[str]:
 
 
 def _differences_table(evidence: Evidence, parts: Sequence[str], mrce: bool) -> str:
+    if evidence.subject not in evidence.rows:
+        return ''
     names = [(f'{part}_{ap}', 100) for part in parts for ap in ('ap50', 'ap70')] + [('mrce', 1)] * mrce
-    header = (f'less {evidence.rows[evidence.subject].label}', *_headings(parts), *['mRCE'] * mrce)
-    return table(
-        header,
-        [
-            (row.label, *(_difference(row, key, scale) for key, scale in names))
-            for name, row in evidence.rows.items()
-            if name != evidence.subject
-        ],
-    )
+    header = (f'less {evidence.rows[evidence.subject].label}', 'seeds', *_headings(parts), *['mRCE'] * mrce)
+    lines = []
+    for name, row in evidence.rows.items():
+        cells = [_difference(row, key, scale) for key, scale in names]
+        compared = max(map(len, row.less_subject_by_seed.values()), default=1)
+        if name != evidence.subject:
+            lines.append((row.label, str(compared) if any(cells) else '', *cells))
+    return table(header, lines)
 
 
 def _headings(parts: Iterable[str]) -> list[str]:
@@ -113,18 +116,10 @@ def _headings(parts: Iterable[str]) -> list[str]:
 
 
 def _difference(row: MeasuredRow, key: str, scale: float) -> str:
-    """A difference with its interval over scenarios and its values for each training seed.
-
-    In bold if the interval does not contain 0 and all training seeds agree on the sign.
-    """
     if key not in row.less_subject:
         return ''
     value, low, high = row.less_subject[key]
-    by_seed = row.less_subject_by_seed.get(key, [])
-    text = with_interval(value, (low, high), scale, '+')
-    if text and by_seed:
-        text += f'; {listed(by_seed, scale, "+")}'
-    return f'**{text}**' if low * high > 0 and all(part * value > 0 for part in by_seed) else text
+    return difference(value, (low, high), row.less_subject_by_seed.get(key, []), scale)
 
 
 def _world_table(evidence: Evidence, world: str) -> str:

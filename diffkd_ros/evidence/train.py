@@ -11,33 +11,45 @@ import torch
 from rich.console import Console
 
 from diffkd_ros.errors import DiffkdError
+from diffkd_ros.evidence.starts import note_starts
 from diffkd_ros.evidence.trainings import Experiment, checkpoint_of
 from diffkd_ros.export.model_folder import write_model_folder
 from diffkd_ros.runtime.card import CARD
 from diffkd_ros.training.checkpoint import CheckpointError, read_checkpoint
 from diffkd_ros.training.loop import Job, train_together
 from diffkd_ros.training.machine import Machine
+from diffkd_ros.training.recipe import Recipe
 from diffkd_ros.training.run import Trained
 from diffkd_ros.workers import worker_pool
 
 
-def train_all(experiment: Experiment, out: Path, workers: int, console: Console) -> None:
-    """Run the unfinished trainings; an interrupted training continues.
+def unfinished(experiment: Experiment, out: Path) -> list[Job]:
+    """The trainings that the experiment needs and that are not finished.
+
+    Raises:
+        DiffkdError: if a training in the folder is of another plan, or has started from another checkpoint.
+    """
+    recipes = [experiment.recipes[name] for name in experiment.runs]
+    note_starts(recipes, out)
+    return [
+        Job(recipe.name, recipe, checkpoint_of(recipe.name, out).parent, experiment.after[recipe.name])
+        for recipe in recipes
+        if not _done(recipe, out)
+    ]
+
+
+def train_all(jobs: Sequence[Job], out: Path, workers: int, console: Console) -> None:
+    """Run trainings; an interrupted training continues.
 
     Args:
-        experiment: what to train.
-        out: folder for the runs.
+        jobs: from `unfinished`.
+        out: folder of the experiment.
         workers: CPU cores to use.
         console: for progress messages.
 
     Raises:
         DiffkdError: if a training fails; finished ones are kept and the others can be continued.
     """
-    jobs = [
-        Job(name, recipe, checkpoint_of(name, out).parent, experiment.after[name])
-        for name, recipe in experiment.recipes.items()
-        if not _done(experiment, name, out)
-    ]
     # With a GPU the cores have nothing to do but to make samples.
     samplers = max(1, workers - 2) if torch.cuda.is_available() else None
     started = time.monotonic()
@@ -45,6 +57,7 @@ def train_all(experiment: Experiment, out: Path, workers: int, console: Console)
     for job, trained in train_together(jobs, Machine(threads=workers, workers=samplers)):
         assert trained is not None, 'there is one process'
         finished.append((job, trained))
+        note_starts([each.recipe for each in jobs if each.after == job.name], out)
         minutes = (time.monotonic() - started) / 60
         console.print(f'trained {job.name}, {minutes:.1f} min since the start', highlight=False)
     _export(finished, workers, console)
@@ -77,15 +90,15 @@ def _write_folder(job: Job, trained: Trained) -> None:
     )
 
 
-def _done(experiment: Experiment, name: str, out: Path) -> bool:
-    path = checkpoint_of(name, out)
-    if not path.exists() or not (path.parent / name / CARD).exists():
+def _done(wanted: Recipe, out: Path) -> bool:
+    path = checkpoint_of(wanted.name, out)
+    if not path.exists() or not (path.parent / wanted.name / CARD).exists():
         return False
     try:
         recipe, progress, _ = read_checkpoint(path)
     except CheckpointError:
         return False
-    if recipe != experiment.recipes[name]:
+    if recipe != wanted:
         raise DiffkdError(f'{path} was written by another plan; choose another folder')
     stages = [stage.name for stage in recipe.stages]
     return [stage['name'] for stage in progress.history][-len(stages) :] == stages and progress.step == 0

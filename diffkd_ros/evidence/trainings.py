@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -52,6 +52,11 @@ class Trainings(Section):
     )
     trainings: dict[str, Training] = {}
 
+    @property
+    def lines(self) -> Mapping[str, str | None]:
+        """The training of each line of the tables, which may be asked for by its name; None for none."""
+        raise NotImplementedError
+
     @model_validator(mode='after')
     def _runs_are_known(self) -> Trainings:
         self.require(training.after for training in self.trainings.values())
@@ -77,14 +82,14 @@ class Trainings(Section):
         if unknown:
             raise ValueError(f'no training {", ".join(unknown)}')
 
-    def needed(self, names: Iterable[str | None]) -> dict[str, Training]:
-        """These trainings and those that they start from, in the order of the plan."""
+    def needed(self, names: Iterable[str | None]) -> set[str]:
+        """These trainings and those that they start from."""
         needed: set[str] = set()
         for training in names:
             while training is not None and training not in needed:
                 needed.add(training)
                 training = self.trainings[training].after
-        return {name: training for name, training in self.trainings.items() if name in needed}
+        return needed
 
     def runs_of(self, training: str) -> list[str]:
         """Names of the runs of a training, one for each seed."""
@@ -103,25 +108,35 @@ class Experiment(Generic[PlanT]):
         plan: as read.
         recipes: by name of the run, in an order in which they can be run.
         after: the run that each run starts from, None for none.
+        asked: names of the lines that are to be run; of the others, earlier results are kept.
+        runs: what these lines need, in the order of `recipes`.
     """
 
     plan: PlanT
     recipes: dict[str, Recipe]
     after: dict[str, str | None]
+    asked: frozenset[str]
+    runs: list[str]
 
 
-def make_experiment(plan: PlanT, path: Path, out: Path) -> Experiment[PlanT]:
+def make_experiment(plan: PlanT, path: Path, out: Path, names: Sequence[str] = ()) -> Experiment[PlanT]:
     """Make the recipes of a plan.
 
     Args:
         plan: as read from `path`.
         path: of the plan.
         out: folder of the trainings and their checkpoints.
+        names: of the lines that are asked for; all lines and all trainings by default.
 
     Raises:
-        DiffkdError: if trainings wait for each other, or a change to the base recipe is not valid.
+        DiffkdError: if there is no such line, trainings wait for each other, or a change to the base recipe
+            is not valid.
         RecipeError: if the base recipe is not valid.
     """
+    lines = plan.lines
+    if unknown := [name for name in names if name not in lines]:
+        raise DiffkdError(f'no {", ".join(unknown)}; the plan has {", ".join(lines)}')
+    needed = plan.needed(lines[name] for name in names) if names else plan.trainings
     base = _changed(load_recipe(path.parent / plan.base), plan.change, 'change')
     trainings = {name: [t.after] if t.after else [] for name, t in plan.trainings.items()}
     try:
@@ -137,7 +152,8 @@ def make_experiment(plan: PlanT, path: Path, out: Path) -> Experiment[PlanT]:
             after[run] = previous = before[min(number, len(before) - 1)]
             initial = None if previous is None else checkpoint_of(previous, out)
             recipes[run] = _recipe(run, number, plan.trainings[training], base, initial)
-    return Experiment(plan, recipes, after)
+    runs = [run for run in recipes if any(run in plan.runs_of(training) for training in needed)]
+    return Experiment(plan, recipes, after, frozenset(names or lines), runs)
 
 
 def checkpoint_of(run: str, out: Path) -> Path:

@@ -165,18 +165,37 @@ def test_a_plan_that_cannot_be_run_is_refused_by_name(tmp_path: Path, change: di
 def test_only_some_rows_need_only_their_trainings(tmp_path: Path) -> None:
     path = write(tmp_path, PLAN)
     early = load_experiment(path, tmp_path, ['early'])
-    assert list(early.recipes) == ['teacher']
-    assert (early.plan.subject, early.plan.reference) == ('early', 'early')
-    assert early.plan.steps is early.plan.reliability is early.plan.intensity is None
-    shipped = load_experiment(path, tmp_path, ['shipped'])
-    assert not shipped.recipes
-    assert shipped.plan.intensity is not None
+    assert early.runs == ['teacher']
+    assert early.asked == {'early'}
+    assert not load_experiment(path, tmp_path, ['shipped']).runs
     both = load_experiment(path, tmp_path, ['shipped', 'method'])
-    assert {*both.recipes} == {'teacher', 'method', 'method_seed2'}
-    assert (both.plan.subject, both.plan.reference) == ('method', 'method')
-    assert both.plan.steps is not None
-    with pytest.raises(DiffkdError, match='no row absent; the plan has early, method, shipped'):
+    assert both.runs == ['teacher', 'method', 'method_seed2']
+    assert load_experiment(path, tmp_path).asked == {'early', 'method', 'shipped'}
+    with pytest.raises(DiffkdError, match='no absent; the plan has early, method, shipped'):
         load_experiment(path, tmp_path, ['early', 'absent'])
+
+
+def test_rows_are_added_to_those_measured_before_under_their_own_names(tmp_path: Path) -> None:
+    """Whether or not the rows that they are compared with were measured; here without any corruption."""
+    none = {**CONDITIONS, 'corruptions': 'none', 'severity': 'all'}
+    changed = {'conditions': none, 'worlds': {}, 'steps': None, 'sensors': None}
+    changed['reliability'] = {'row': 'early', **none}
+    plan, out = write(tmp_path, PLAN | changed), tmp_path / 'out'
+    command = ['evidence', str(plan), '--out', str(out), '--workers', '1', '--rows']
+    outcome = CliRunner().invoke(app, [*command, 'shipped'])
+    assert outcome.exit_code == 0, outcome.output
+    first = Evidence.read(out)
+    assert (list(first.rows), first.subject, first.reference) == (['shipped'], 'method', 'early')
+    assert first.rows['shipped'].less_subject == {}
+    assert 'less' not in (out / 'evidence.md').read_text()
+
+    outcome = CliRunner().invoke(app, [*command, 'early'])
+    assert outcome.exit_code == 0, outcome.output
+    second = Evidence.read(out)
+    assert list(second.rows) == ['early', 'shipped']
+    assert second.rows['shipped'].summary.clean == first.rows['shipped'].summary.clean
+    assert second.rows['early'].summary.run.cooperation == 'early'
+    assert second.intensity == first.intensity
 
 
 def test_training_seeds_change_weights_and_samples_but_not_the_start(tmp_path: Path) -> None:
@@ -256,7 +275,9 @@ def test_tables_are_in_percent_and_leave_unknown_figures_empty() -> None:
             'clean_ap50': sure, 'clean_ap70': sure, 'mrce': [5.0, -1.0, None],
             'ego_only_ap70': [-0.03, -0.05, -0.01],
         },
-        'less_subject_by_seed': {'clean_ap50': [0.01, 0.012], 'clean_ap70': [-0.001, 0.023]},
+        'less_subject_by_seed': {
+            'clean_ap50': [0.01, 0.012], 'clean_ap70': [-0.001, 0.023], 'ego_only_ap70': [-0.02, -0.04],
+        },
     }  # fmt: skip
     world = {'b': {'clean': {'ap50': 0.6, 'ap70': 0.4}, 'corrupted': {'ap50': 0.5, 'ap70': 0.3}}}
     content = {
@@ -266,22 +287,24 @@ def test_tables_are_in_percent_and_leave_unknown_figures_empty() -> None:
     evidence = Evidence.model_validate(content)
     lines = markdown(evidence).splitlines()
     # Without the columns of which nothing is known.
-    assert lines[0] == '| simulated | samples | AP@0.5 | AP@0.7 | corrupted | mRCE | to reference | link |'
-    assert lines[2] == (
-        '| A | 15,000 | 80.0 (75.0 to 85.0) | 50.0 (45.0 to 55.0) | 70.0 /  | 20.0 (18.0 to 22.0) |  | 3.2 |'
+    assert (
+        lines[0]
+        == '| simulated | seeds | samples | AP@0.5 | AP@0.7 | corrupted | mRCE | to reference | link |'
     )
+    assert lines[2].startswith('| A | 2 | 15,000 | 80.0 (75.0 to 85.0) | 50.0 (45.0 to 55.0) | 70.0 /  | ')
+    assert lines[2].endswith(' | 20.0 (18.0 to 22.0) |  | 3.2 |')
     assert '| -25 % |' in lines[3]
     assert lines[5] == '| simulated | ΔLaECE₀ | ms encode | ms fuse | Mbit/s |'
     assert lines[7] == '| A | 0.013 | 20 | 31 | 1.50 |'
     assert lines[10] == '| each training seed | AP@0.5 | ego only AP@0.7 |'
     assert lines[12] == '| A | 80.0, 81.0 | 40.0, 39.0 |'
-    # A difference is bold if its interval does not contain 0 and the training seeds agree.
-    assert lines[14] == '| less B | AP@0.5 | AP@0.7 | mRCE |'
+    # A difference is bold if its interval does not contain 0 and several training seeds agree.
+    assert lines[14] == '| less B | seeds | AP@0.5 | AP@0.7 | mRCE |'
     assert lines[16] == (
-        '| A | **+1.1 (+0.2 to +2.0); +1.0, +1.2** | +1.1 (+0.2 to +2.0); -0.1, +2.3 | +5.0 |'
+        '| A | 2 | **+1.1 (+0.2 to +2.0); +1.0, +1.2** | +1.1 (+0.2 to +2.0); -0.1, +2.3 | +5.0 |'
     )
-    assert lines[18] == '| less B | ego only AP@0.7 |'
-    assert lines[20] == '| A | **-3.0 (-5.0 to -1.0)** |'
+    assert lines[18] == '| less B | seeds | ego only AP@0.7 |'
+    assert lines[20] == '| A | 2 | **-3.0 (-5.0 to -1.0); -2.0, -4.0** |'
     assert '| wet ground | 65.5 |' in lines
     assert '| varied, AP@0.5 / 0.7 | clean | corrupted |' in lines
     assert '| B | 60.0 / 40.0 | 50.0 / 30.0 |' in lines
@@ -293,5 +316,5 @@ def test_tables_are_in_percent_and_leave_unknown_figures_empty() -> None:
     # Without any of the paper's corruptions there is no mRCE.
     summary.update(mrce=None, mrce_interval=None)
     lines = markdown(Evidence.model_validate({**content, 'data': 'opv2v:set'})).splitlines()
-    assert lines[0].startswith('| opv2v:set | samples | AP@0.5 |')
+    assert lines[0].startswith('| opv2v:set | seeds | samples | AP@0.5 |')
     assert lines[2].endswith(' | 70.0 /  |  | 3.2 |')

@@ -45,18 +45,17 @@ PLAN = {
     },
     'rate': {
         'layered': {
-            'training': 'diffusion', 'cooperation': 'layered', 'label': 'Layered', 'budgets': [4000, 500]
+            'training': 'none', 'cooperation': 'layered', 'label': 'Layered', 'budgets': [4000, 500],
+            'against': ['late'],
         },
-        'late': {'training': 'whole', 'cooperation': 'late', 'label': 'Late', 'budgets': [100_000]},
+        'late': {'training': 'none', 'cooperation': 'late', 'label': 'Late', 'budgets': [100_000]},
         'v1': {'training': 'whole', 'label': 'V1', 'budgets': [1000]},
     },
-    'late': 'late',
     'arms': {
         'none': {'training': 'none', 'label': 'None'},
-        'one': {'training': 'diffusion', 'label': 'One'},
-        'two': {'training': 'diffusion', 'label': 'Two', 'steps': 2},
+        'one': {'training': 'diffusion', 'label': 'One', 'against': ['none']},
+        'two': {'training': 'diffusion', 'label': 'Two', 'steps': 2, 'against': ['none']},
     },
-    'reference': 'none',
     'complete': 'one',
     'parts': {'boxes': 'none'},
     'budget': 1500,
@@ -89,10 +88,12 @@ def late_by_hand(model_folder: Path) -> tuple[float, list[float]]:
     sizes, boxes, scores = [], [], []
     for agent in (frame.ego, *frame.neighbours):
         sweep = frame.agents[agent]
-        found = model.detect([model.encode(sweep.points).feature], [np.eye(4)]).boxes
-        if agent != frame.ego:
-            found = boxes_from_bytes(boxes_to_bytes(found))
-            sizes.append(12 * (found.scores >= model.card.min_score).sum())
+        feature = model.encode(sweep.points).feature
+        if agent == frame.ego:
+            found = model.detect([feature], [np.eye(4)]).boxes
+        else:
+            found = boxes_from_bytes(boxes_to_bytes(model.sender.code(feature).boxes))
+            sizes.append(12 * len(found))
         moved = transform_boxes(inverse(frame.agents[frame.ego].pose) @ sweep.pose, found.boxes)
         keep = np.full(len(moved), agent == frame.ego) | (
             count_points(np.zeros((1, 3)), flattened(moved)) == 0
@@ -128,18 +129,24 @@ def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> 
     small, large = results.rate['layered']
     assert 0 < small.kb <= 0.5 < large.kb <= 4
     assert 0.2 < results.rate['v1'][0].kb <= 1
-    assert [point.kb for point in results.less_late] == [0.5, 4]
+    assert [point.kb for point in results.rate_less['layered']['late']] == [0.5, 4]
+    assert results.runs == {'layered': 2, 'late': 2, 'v1': 1, 'none': 2, 'one': 1, 'two': 1}
     # Nothing lost is clean, for the mean over the training seeds.
     assert len(results.arms['none'].clean_ap70) == 2
     assert results.loss['none'][0].ap70 == pytest.approx(np.mean(results.arms['none'].clean_ap70))
-    assert list(results.less_reference) == ['one', 'two']
+    compared = {name: [*others] for name, others in results.loss_less.items()}
+    assert compared == {'one': ['none'], 'two': ['none']}
     assert results.parts['boxes'].less_complete.keys() == POINT - {'kb'}
 
-    kb, scores = late_by_hand(out / 'trainings' / 'whole' / 'whole')
-    assert kb > 0.2
-    assert results.rate['late'][0].kb == pytest.approx(kb)
-    (file,) = (out / 'rate' / 'late' / '100000' / 'frames' / 'clean').glob('*.npz')
-    np.testing.assert_allclose(sorted(FrameResults.load(file).detections.score), sorted(scores), atol=1e-6)
+    kilobytes = []
+    for number, run in enumerate(('none', 'none_seed2'), 1):
+        kb, scores = late_by_hand(out / 'trainings' / run / run)
+        kilobytes.append(kb)
+        (file,) = (out / 'rate' / 'late' / '100000' / str(number) / 'frames' / 'clean').glob('*.npz')
+        found = FrameResults.load(file).detections.score
+        np.testing.assert_allclose(sorted(found), sorted(scores), atol=1e-6)
+    assert min(kilobytes) > 0.2
+    assert results.rate['late'][0].kb == pytest.approx(np.mean(kilobytes))
 
     assert (out / 'link.md').read_text() == link_tables(results)
     for picture in ('link_rate.png', 'link_loss.png'):
@@ -147,18 +154,36 @@ def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> 
     page = build_tool('document_evidence').documented_link('a\n<!-- link -->\nold\n<!-- end -->\nb', results)
     assert page == f'a\n<!-- link -->\n{link_tables(results)}<!-- end -->\nb'
 
-    outcome = CliRunner().invoke(app, command)
+    # Of what is not asked for, all earlier figures stay.
+    outcome = CliRunner().invoke(app, [*command, '--rows', 'v1'])
     assert outcome.exit_code == 0, outcome.output
+    assert 'to train' not in outcome.output
+    assert 'to measure' not in outcome.output
     assert 'trained' not in outcome.output
     assert 'conditions on 1 scenarios' in outcome.output
-    assert outcome.output.count('all conditions were run before') == outcome.output.count('measuring ')
+    assert outcome.output.count('all conditions were run before') == outcome.output.count('measuring ') > 10
+    assert LinkResults.read(out) == results
+
+    # Another checkpoint to start from.
+    train(recipe('teacher', 'student', 'codec').model_copy(update={'seed': 1}), tmp_path / 'other')
+    (tmp_path / 'other' / CHECKPOINT).replace(tmp_path / 'codec' / CHECKPOINT)
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code != 0
+    message = ' '.join(outcome.output.split())
+    assert 'has started from another checkpoint than' in message
+    assert 'choose another folder' in message
 
 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'reference': 'three'}, 'no three among none, one, two'),
-        ({'late': 'early'}, 'no early among late'),
+        ({'complete': 'three'}, 'no three among none, one, two'),
+        ({'arms': {'one': {'training': 'none', 'label': 'x', 'against': ['six']}}}, 'no six among one'),
+        (
+            {'rate': {'late': {'training': 'none', 'label': 'x', 'budgets': [9], 'against': ['early']}}},
+            'no early among late',
+        ),
+        ({'parts': {'late': 'none'}}, 'several of rate, arms and parts are named late'),
         ({'parts': {'ego': 'without_ego'}}, 'no training without_ego'),
         ({'losses': {'corruptions': 'chunk_los'}}, "'chunk_loss'"),
         ({'frames': {'source': 'simm'}}, 'simm'),
@@ -173,13 +198,66 @@ def test_a_study_that_cannot_be_run_is_refused_by_name(tmp_path: Path, change: d
 
 def test_only_some_curves_and_arms_need_only_their_trainings(tmp_path: Path) -> None:
     path = write(tmp_path, PLAN)
-    some = load_link_study(path, tmp_path, ['one', 'layered'])
-    assert list(some.recipes) == ['diffusion']
-    assert (some.plan.reference, some.plan.complete, some.plan.late) == ('one', 'one', 'layered')
-    with pytest.raises(DiffkdError, match='no arm among v1'):
-        load_link_study(path, tmp_path, ['v1'])
+    some = load_link_study(path, tmp_path, ['one', 'v1'])
+    assert sorted(some.runs) == ['diffusion', 'whole']
+    assert some.asked == {'one', 'v1'}
+    every = load_link_study(path, tmp_path)
+    assert sorted(every.runs) == ['diffusion', 'none', 'none_seed2', 'whole'] == sorted(every.recipes)
     with pytest.raises(DiffkdError, match='no six; the plan has'):
         load_link_study(path, tmp_path, ['six'])
+
+
+def test_some_lines_without_those_that_they_are_compared_with_and_without_corruptions(tmp_path: Path) -> None:
+    """The comparisons are left out, and so are columns of what was not measured."""
+    train(recipe('teacher', 'student', 'codec'), tmp_path / 'codec')
+    frames = {**PLAN['frames'], 'corruptions': 'chunk_loss', 'severity': '1'}
+    changed = {'frames': frames, 'losses': {'corruptions': 'none'}}
+    plan, out = write(tmp_path, PLAN | changed), tmp_path / 'out'
+    command = ['evidence', str(plan), '--out', str(out), '--workers', '1', '--rows']
+    outcome = CliRunner().invoke(app, [*command, 'layered,boxes'])
+    assert outcome.exit_code == 0, outcome.output
+    assert 'to train: 2 networks, 8 samples (link 8) in 2 passes over the data; about 1 min' in outcome.output
+    assert 'to measure: 6 runs of diffkd evaluate, 18 frames under their conditions' in outcome.output
+    results = LinkResults.read(out)
+    assert (list(results.rate), list(results.arms), list(results.parts)) == (['layered'], [], ['boxes'])
+    assert results.rate_less == results.parts['boxes'].less_complete == {}
+    assert link_tables(results).splitlines()[0] == '| sent | seeds | kB of a sweep | AP@0.5 | AP@0.7 |'
+    earlier = results.rate
+
+    outcome = CliRunner().invoke(app, [*command, 'one'])
+    assert outcome.exit_code == 0, outcome.output
+    results = LinkResults.read(out)
+    assert results.rate == earlier
+    assert list(results.arms) == ['one']
+    assert results.parts['boxes'].less_complete.keys() == {'clean_ap50', 'clean_ap70'}
+    assert '| Layered | 2 |' in link_tables(results)
+
+
+def test_only_differences_beyond_scenarios_and_several_training_seeds_are_bold() -> None:
+    beyond = {'mean': 0.02, 'low': 0.01, 'high': 0.03}
+
+    def less(**difference: object) -> list[dict]:
+        return [{'kb': 2, 'less': {'clean_ap50': {**beyond, **difference}}}]
+
+    results = LinkResults.model_validate(
+        {
+            'labels': {name: name for name in 'abcde'},
+            'rate_less': {
+                'a': {'e': less(by_seed=[0.015, 0.025])},
+                'b': {'e': less(by_seed=[0.045, -0.005])},
+                'c': {'e': less(by_seed=[0.02])},
+                'd': {'e': less(by_seed=[0.015, 0.025], low=-0.01)},
+            },
+        }
+    )
+    assert link_tables(results).splitlines() == [
+        '| sent | kB | seeds | AP@0.5 |',
+        '| --- | --: | --: | --: |',
+        '| a less e | 2 | 2 | **+2.0 (+1.0 to +3.0); +1.5, +2.5** |',
+        '| b less e | 2 | 2 | +2.0 (+1.0 to +3.0); +4.5, -0.5 |',
+        '| c less e | 2 | 1 | +2.0 (+1.0 to +3.0) |',
+        '| d less e | 2 | 2 | +2.0 (-1.0 to +3.0); +1.5, +2.5 |',
+    ]
 
 
 def test_the_shipped_study_is_that_of_the_documentation(tmp_path: Path) -> None:
@@ -191,10 +269,17 @@ def test_the_shipped_study_is_that_of_the_documentation(tmp_path: Path) -> None:
     assert plan.frames.scenarios * plan.frames.frames_per_scenario >= 100
     assert plan.frames.scenarios >= 20  # of which intervals are made
     assert {name: plan.trainings[arm.training].seeds for name, arm in plan.arms.items()} == dict.fromkeys(
-        ('none', 'plain', 'two_step', 'diffusion_1', 'diffusion_2', 'diffusion_4'), 2
+        ('none', 'plain', 'two_step', 'diffusion_1', 'diffusion_2', 'diffusion_4', 'ranked'), 2
     )
+    # What late fusion sends is the base layer of the layered message, of the same network.
+    assert plan.rate['late'].training == plan.rate['layered'].training
     for name, recipe in study.recipes.items():
-        assert [stage.name for stage in recipe.stages] == ['link' if recipe.model.link else 'joint']
+        stage = 'rank' if name.startswith('ranked') else 'link' if recipe.model.link else 'joint'
+        assert [each.name for each in recipe.stages] == [stage]
+        assert recipe.model.link == (stage != 'joint')
+        if stage == 'rank':
+            assert study.after[name] == name.replace('ranked', 'diffusion')
+            continue
         assert recipe.initial == '$LINK_CHECKPOINT'
         if name.startswith('without_'):
             assert set(study.recipes['diffusion'].model.context) - set(recipe.model.context) == {

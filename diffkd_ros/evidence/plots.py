@@ -20,7 +20,7 @@ STEPS = 'steps.png'
 
 def draw(evidence: Evidence, folder: Path) -> None:
     """Write the plots for which there are figures."""
-    if evidence.reliability is not None:
+    if evidence.reliability is not None and evidence.reliability.corruptions:
         _reliability(evidence.reliability, folder / RELIABILITY)
     if evidence.steps:
         _steps(evidence.steps, folder / STEPS)

@@ -92,7 +92,7 @@ def late_by_hand(model_folder: Path) -> tuple[float, list[float]]:
         if agent == frame.ego:
             found = model.detect([feature], [np.eye(4)]).boxes
         else:
-            found = boxes_from_bytes(boxes_to_bytes(model.sender.code(feature).boxes))
+            found = boxes_from_bytes(boxes_to_bytes(model.sender.prepare(feature).boxes))
             sizes.append(12 * len(found))
         moved = transform_boxes(inverse(frame.agents[frame.ego].pose) @ sweep.pose, found.boxes)
         keep = np.full(len(moved), agent == frame.ego) | (

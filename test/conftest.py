@@ -3,17 +3,40 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from diffkd_ros.runtime.card import CARD, EGO, ENCODER
 from diffkd_ros.share import share_directory
 
 
 @pytest.fixture(scope='session')
-def model() -> Path:
+def shipped_model() -> Path:
     """Folder of the shipped model."""
     return share_directory() / 'models' / 'sim_edge'
+
+
+@pytest.fixture(scope='session')
+def model(shipped_model: Path) -> Path:
+    """Folder of the model that a test uses: the shipped one, except in packages with another."""
+    return shipped_model
+
+
+@pytest.fixture(scope='session')
+def whole_map_model(shipped_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the shipped model without its layered message: it shares whole maps."""
+    folder = tmp_path_factory.mktemp('models') / shipped_model.name
+    folder.mkdir()
+    card = yaml.safe_load((shipped_model / CARD).read_text())
+    card.pop('link')
+    card['files'] = {name: card['files'][name] for name in (ENCODER, EGO)}
+    for name in card['files']:
+        shutil.copy(shipped_model / name, folder)
+    (folder / CARD).write_text(yaml.safe_dump(card))
+    return folder
 
 
 @pytest.fixture(scope='session')

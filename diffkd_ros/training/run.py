@@ -289,10 +289,11 @@ class Run:
 
     def _record(self) -> dict[str, Any]:
         recipe, data, fabric = self.recipe, self.recipe.data, self.fabric
+        kinds = (source.kind for source in data.sources)
         accelerator = type(fabric.accelerator).__name__.removesuffix('Accelerator')
         return {
             'recipe': recipe.model_dump(mode='json', exclude_defaults=True, exclude={'description'}),
-            'data': ', '.join(source.kind for source in data.sources) + "; sim is this package's simulator",
+            'data': f"{', '.join(dict.fromkeys(kinds))}; sim is this package's simulator",
             'seeds': {
                 'weights': recipe.seed,
                 'train_scenarios': data.train_seed,

@@ -71,8 +71,9 @@ def run(group, partner, model, tmp_path_factory):
         # The bridge ended after the last answer; this process may still have messages to take.
         headed = [topic for _, topic in topics[1:]] + ['/cav_1/detections', '/cav_1/fusion_status']
         last = max(max(by_stamp(partner, topic), default=0) for topic in headed)
-        features = [m for m in partner.received['/v2x/features'] if stamp_of(m.header) == last]
-        return len(features) == len(AGENTS) - 1 and all(last in by_stamp(partner, topic) for topic in headed)
+        chunks = [m for m in partner.received['/v2x/chunks'] if stamp_of(m.header) == last]
+        whole = {m.agent_id for m in chunks if sum(m.agent_id == n.agent_id for n in chunks) == m.chunks}
+        return len(whole) == len(AGENTS) - 1 and all(last in by_stamp(partner, topic) for topic in headed)
 
     partner.until(complete, 'the messages of the last frame')
     return json.loads(out.read_text()), report
@@ -108,8 +109,8 @@ def test_all_that_belongs_to_a_frame_has_its_stamp(run, partner):
     assert set(np.diff(clocks)) == {100_000_000}
     for topic, each in stamps.items():
         assert each == clocks, topic
-    features = {(m.agent_id, stamp_of(m.header)) for m in partner.received['/v2x/features']}
-    assert features >= {(agent, stamp) for agent in AGENTS[1:] for stamp in clocks}
+    chunks = {(m.agent_id, stamp_of(m.header)) for m in partner.received['/v2x/chunks']}
+    assert chunks >= {(agent, stamp) for agent in AGENTS[1:] for stamp in clocks}
     for status in partner.received['/cav_1/fusion_status']:
         assert [(n.accepted, n.age) for n in status.neighbours] == [(True, 0.0)] * 2
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped model, and one simulated drive."""
+"""The shipped model without its layered message, and one simulated drive."""
 
 from pathlib import Path
 
@@ -9,17 +9,15 @@ from diffkd_ros.evaluation.cooperation import IntermediateCooperation
 from diffkd_ros.evaluation.model import Model
 from diffkd_ros.sources.simulator import Scenario, Simulator, SimulatorConfig
 
-MODEL = Path(__file__).parents[2] / 'models' / 'sim_edge'
+
+@pytest.fixture(scope='session')
+def model_folder(whole_map_model: Path) -> Path:
+    return whole_map_model
 
 
 @pytest.fixture(scope='session')
-def model_folder() -> Path:
-    return MODEL
-
-
-@pytest.fixture(scope='session')
-def model() -> Model:
-    return Model(MODEL)
+def model(whole_map_model: Path) -> Model:
+    return Model(whole_map_model)
 
 
 @pytest.fixture(scope='session')

@@ -147,11 +147,11 @@ def test_a_run_is_continued_in_several_processes(finished, model_folder):
 SECONDS = 240
 
 
-def command(out, workers):
+def command(out, workers, model):
     """The same evaluation as `options`."""
     arguments = ('--corruptions', 'fog,message_loss', '--severity', '3', '--scenarios', '2')
     return [
-        *(sys.executable, '-m', 'diffkd_ros.cli', 'evaluate', '--out', str(out)),
+        *(sys.executable, '-m', 'diffkd_ros.cli', 'evaluate', '--out', str(out), '--model', str(model)),
         *(*arguments, '--workers', str(workers)),
     ]
 
@@ -188,17 +188,19 @@ def killed_once(process, condition, what):
     return started
 
 
-def start(out, workers):
-    return subprocess.Popen(command(out, workers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(out, workers, model):
+    return subprocess.Popen(
+        command(out, workers, model), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def test_a_killed_run_is_continued_with_the_same_result(tmp_path, model_folder, finished):
     out = tmp_path / 'killed'
-    process = start(out, 2)
+    process = start(out, 2, model_folder)
     workers = killed_once(process, lambda: len(children(process.pid)) > 2, 'its processes')
     wait_until(lambda: not any(map(running, workers)), 'the end of its processes')
 
-    killed_once(start(out, 1), lambda: files(out), 'the first results')
+    killed_once(start(out, 1, model_folder), lambda: files(out), 'the first results')
     done = {name: path.stat().st_mtime_ns for name, path in files(out).items()}
     assert 0 < len(done) < len(files(finished))
 

@@ -34,6 +34,12 @@ __all__ = ['Partner', 'domain', 'group', 'partner']
 
 
 @pytest.fixture(scope='session')
+def model(whole_map_model: Path) -> Path:
+    """A model that shares whole maps."""
+    return whole_map_model
+
+
+@pytest.fixture(scope='session')
 def card(model: Path) -> ModelCard:
     return ModelCard.load(model)
 
@@ -78,7 +84,7 @@ def feature_by(scene: CoopFrame) -> Callable[..., BevFeature]:
 def feature_of(
     card: ModelCard, feature_by: Callable[..., BevFeature]
 ) -> Callable[[int, str, int, int], BevFeature]:
-    """Makes the message that a vehicle of the scene would send with the shipped model."""
+    """Makes the message that a vehicle of the scene would send with a model that shares whole maps."""
     return partial(feature_by, card)
 
 

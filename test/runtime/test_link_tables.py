@@ -45,8 +45,8 @@ def test_the_tables_are_those_of_the_file(folder):
     assert card.link_id == f'sim_edge@{sha256(folder / "link.npz")[:12]}'
 
 
-def test_a_model_without_a_layered_message_loads_and_says_so(model):
-    card = ModelCard.load(model)
+def test_a_model_without_a_layered_message_loads_and_says_so(whole_map_model):
+    card = ModelCard.load(whole_map_model)
     assert not card.link
     with pytest.raises(ModelError, match='has no layered message'):
         LinkTables.load(card)

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from patience import scaled
+from rclpy.serialization import serialize_message
 from ros_partner import start_ego
 
 SECOND = 1_000_000_000
@@ -143,7 +144,7 @@ def test_an_invalid_feature_is_refused_and_reported_and_the_ego_detects_alone(
     assert not neighbour.accepted
     assert neighbour.reason.startswith(reason)
     assert (neighbour.agent_id, neighbour.gate_weight) == (message.agent_id, 0.0)
-    assert (neighbour.sequence, neighbour.bytes) == (7, len(message.data))
+    assert (neighbour.sequence, neighbour.bytes) == (7, len(serialize_message(message)))
     item = partner.diagnosis(f'neighbour/{message.agent_id}', reason)
     assert item.level != b'\x00'
     assert {v.key: v.value for v in item.values}[f'refused, {reason_value(reason)}'] == '1'
@@ -179,7 +180,7 @@ def test_a_valid_feature_is_fused_and_changes_the_result(ego, partner, scene, fe
     detections, status = answer(partner, scene, stamp + SECOND + SECOND // 5)
     (neighbour,) = status.neighbours
     assert (neighbour.agent_id, neighbour.accepted, neighbour.reason) == ('cav_2', True, '')
-    assert (neighbour.sequence, neighbour.bytes) == (3, len(message.data))
+    assert (neighbour.sequence, neighbour.bytes) == (3, len(serialize_message(message)))
     assert neighbour.age == pytest.approx(0.2)
     assert 0.0 < neighbour.gate_weight < 1.0
     assert columns(detections) != columns(alone)

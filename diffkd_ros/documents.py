@@ -98,6 +98,21 @@ def read_json(path: Path) -> Any:
     return _guarded(lambda: json.loads(read_bytes(path, _JSON_BYTES)))
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        DiffkdError: as for `read_json`, or if it holds something else; the message names the file.
+    """
+    try:
+        content = read_json(path)
+    except DiffkdError as error:
+        raise DiffkdError(f'{path} is not readable: {error}') from error
+    if not isinstance(content, dict):
+        raise DiffkdError(f'{path}: expected an object, got {type(content).__name__}')
+    return content
+
+
 def _guarded(read: Callable[[], Any]) -> Any:
     try:
         return read()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shipped model reaches the scores of its card on frames that it was not trained on."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,8 +20,8 @@ HELD_OUT_SEED = 77
 
 
 @pytest.fixture(scope='module')
-def card() -> ModelCard:
-    return ModelCard.load(share_directory() / 'models' / 'sim_edge')
+def card(shipped_model: Path) -> ModelCard:
+    return ModelCard.load(shipped_model)
 
 
 def test_cooperation_finds_what_the_ego_alone_cannot(card: ModelCard) -> None:
@@ -33,7 +35,7 @@ def test_cooperation_finds_what_the_ego_alone_cannot(card: ModelCard) -> None:
         sent = [codec.encode(encoder.encode(frame.agents[agent].points)) for agent in agents]
         features = [codec.decode(s, card.channels, grid.height, grid.width) for s in sent]
         poses = [frame.agents[agent].pose for agent in agents]
-        truth = within(ground_truth_in(frame, frame.ego), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+        truth = within(ground_truth_in(frame, frame.ego), *grid.area)
         together.add(detector.detect(features, poses).boxes, truth)
         alone.add(detector.detect(features[:1], poses[:1]).boxes, truth)
         payloads += [len(s.data) for s in sent]

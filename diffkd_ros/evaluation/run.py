@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkd_ros.corruptions import CorruptionError
-from diffkd_ros.documents import read_json
+from diffkd_ros.documents import read_json_object
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import Cooperation
@@ -171,12 +171,9 @@ def settle(plan: Plan) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = read_json(path)
+        return read_json_object(path)
     except DiffkdError as error:
-        raise EvaluationError(f'{path} is not readable: {error}') from error
-    if not isinstance(content, dict):
-        raise EvaluationError(f'{path}: expected an object, got {type(content).__name__}')
-    return content
+        raise EvaluationError(str(error)) from error
 
 
 def read_left_out(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]) -> Reasons:

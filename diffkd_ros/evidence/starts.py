@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from diffkd_ros.documents import read_json
+from diffkd_ros.documents import read_json_object
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evidence.trainings import checkpoint_of
 from diffkd_ros.metrics.result_file import write_json
@@ -33,7 +33,7 @@ def note_starts(recipes: Iterable[Recipe], out: Path) -> None:
         DiffkdError: if a run in the folder has started from another checkpoint, or `STARTS` is not readable.
     """
     path = out / STARTS
-    noted = _read(path)
+    noted = read_json_object(path) if path.exists() else {}
     digest = cache(_digest)
     for recipe in recipes:
         if recipe.initial is None:
@@ -49,18 +49,6 @@ def note_starts(recipes: Iterable[Recipe], out: Path) -> None:
         if now is not None:
             noted[recipe.name] = now
     write_json(path, noted)
-
-
-def _read(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    try:
-        noted = read_json(path)
-    except DiffkdError as error:
-        raise DiffkdError(f'{path} is not readable: {error}') from error
-    if not isinstance(noted, dict):
-        raise DiffkdError(f'{path}: expected an object, got {type(noted).__name__}')
-    return noted
 
 
 def _digest(initial: str) -> str | None:

@@ -18,11 +18,11 @@ from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.context import BOX_MAPS, Context, last_of, views_of
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
+from diffkd_ros.runtime.link.sender import OUTPUTS as SENDER_OUTPUTS
 
 OPSET = 18
 MAX_POINTS = 1 << 20
 ENCODER_OUTPUTS = ['feature', 'density']
-SENDER_OUTPUTS = ['heatmap', 'regression', 'coarse', 'latent', 'occupied', 'benefit']
 LAST_INPUTS = ['last_features', 'last_occupied', 'last_age', 'now_to_then']
 RESTORE_INPUTS = ['ego_feature', 'ego_density', 'features', 'density', 'level', 'boxes', 'ego_to_agent']
 

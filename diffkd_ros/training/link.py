@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -78,7 +79,7 @@ def random_arrival(order: Tensor, levels: int) -> Arrival:
     share = FEWEST ** torch.rand(n, 1, 1, 1, device=device)
     share = torch.where(drawn(ALL_SENT), 1.0, torch.where(drawn(NO_TILES), 0.0, share))
     rank = ranks(torch.where(drawn(UNRANKED), torch.rand_like(order), order))
-    places = torch.from_numpy(sending_order(*order.shape[2:])).to(device)
+    places = _sending_order(*order.shape[2:], device)
     chosen = (rank < share).flatten(1)[:, places].long()
     before = chosen.cumsum(dim=1) - chosen
     chunk = torch.empty_like(before).index_copy_(1, places, before // CHUNK).view_as(rank)
@@ -93,6 +94,12 @@ def random_arrival(order: Tensor, levels: int) -> Arrival:
     first = kept[:, :1]
     coarse, boxes = ((first & ~drawn(lost)).to(order.dtype) for lost in (COARSE_LOST, BOXES_LOST))
     return Arrival(torch.cat(parts, dim=1), coarse.expand_as(order), boxes)
+
+
+@cache
+def _sending_order(rows: int, columns: int, device: torch.device) -> Tensor:
+    """`sending_order` on a device, to which it is copied once."""
+    return torch.from_numpy(sending_order(rows, columns)).to(device)
 
 
 def random_before(order: Tensor, levels: int) -> tuple[Arrival, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from small_recipe import LINK, ONE_FRAME, first_batch, make_lively, small_recipe
 from torch import Tensor
 
-from diffkd_ros.export.graphs import LAST_INPUTS, RESTORE_INPUTS, SENDER_OUTPUTS, RestoreGraph
+from diffkd_ros.export.graphs import LAST_INPUTS, RESTORE_INPUTS, RestoreGraph
 from diffkd_ros.export.model_folder import write_model_folder
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.model.student import Student
@@ -20,6 +20,7 @@ from diffkd_ros.runtime.decoding import Decoding
 from diffkd_ros.runtime.detector import OUTPUTS
 from diffkd_ros.runtime.link.maps import OutgoingMap
 from diffkd_ros.runtime.link.packing import Packer
+from diffkd_ros.runtime.link.sender import OUTPUTS as SENDER_OUTPUTS
 from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import Unpacker
 from diffkd_ros.runtime.session import open_session

@@ -125,7 +125,7 @@ def test_the_evaluator_agrees_with_the_recorded_detections(run, card):
             elif connection.topic in (graph.V2X_TOPIC, graph.V2X_CHUNKS_TOPIC):
                 shared += len(data)
     for stamp, truth in found['/ground_truth'].items():
-        truth = within(without_own(truth, 1), grid.x_min, grid.y_min, grid.x_max, grid.y_max)
+        truth = within(without_own(truth, 1), *grid.area)
         precision.add(found['/cav_1/detections'][stamp], truth)
     evaluation = json.loads((run / 'evaluation.json').read_text())
     assert evaluation['average_precision'] == {str(k): v for k, v in precision.compute().items()}

@@ -40,6 +40,9 @@ class AutowareNode(entry.RunnableNode):
             raise DiffkdError('autoware_node needs the package autoware_perception_msgs')
         self._publisher = self.create_publisher(autoware_msgs.DetectedObjects, 'objects', qos.RESULTS)
         self._subscription = self.create_subscription(Boxes3D, 'detections', self._convert, qos.RESULTS)
+
+    def start(self) -> None:
+        """Say that the node is ready, once an interruption closes it."""
         self.get_logger().info('ready')
 
     def _adopt(self, p: AutowareParameters) -> None:

@@ -56,6 +56,9 @@ class CpmNode(entry.RunnableNode):
         self._poses.subscribe()
         self._publisher = self.create_publisher(cpm_msgs.CollectivePerceptionMessage, 'cpm', qos.RESULTS)
         self._subscription = self.create_subscription(Boxes3D, 'detections', self._convert, qos.RESULTS)
+
+    def start(self) -> None:
+        """Say that the node is ready, once an interruption closes it."""
         self.get_logger().info('ready')
 
     def _adopt(self, p: CpmParameters) -> None:

@@ -153,6 +153,9 @@ class EvaluatorNode(entry.RunnableNode):
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, qos.RESULTS)
         self._markers = self.create_publisher(MarkerArray, 'truth_markers', qos.RESULTS)
         self._timer = self.create_timer(1.0, self._report)
+
+    def start(self) -> None:
+        """Say that the node is ready, once an interruption closes it."""
         self.get_logger().info('ready')
 
     def _warm_up(self) -> None:

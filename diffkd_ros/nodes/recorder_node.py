@@ -59,7 +59,10 @@ class RecorderNode(entry.RunnableNode):
                 self._waiting.add(name)
         self._look = self.create_timer(_LOOK_PERIOD, self._find_topics)
         self._progress = self.create_timer(5.0, self._report)
-        self.get_logger().info(f'ready: records {len(p.topics)} topics to {p.out}')
+
+    def start(self) -> None:
+        """Say that the node is ready, once an interruption closes it."""
+        self.get_logger().info(f'ready: records {len(self._p.topics)} topics to {self._p.out}')
 
     def _find_topics(self) -> None:
         for topic, types in self.get_topic_names_and_types():

@@ -120,6 +120,7 @@ def _run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None) -> i
     def interrupt(*_: object) -> None:
         # ROS ends the spinning itself, between two callbacks: an exception in one would lose its message.
         if not spinning:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # one is enough, see below
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)

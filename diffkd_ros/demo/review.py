@@ -70,6 +70,8 @@ def review_bag(bag: Path, model: Model, animated: range, progress: Callable[[int
             gains.append(shown_hits(score(frame, seen, protocol)) - shown_hits(results[-1]))
             title, boxes = f'frame {frame.index}', alone.detection.boxes
             views.append(fusion_view(frame, seen, boxes, protocol, model.card.grid, title, _note(seen)))
+        else:
+            together.remember(clean, frame)
         progress(count)
     best = max(range(len(gains)), key=gains.__getitem__, default=0)
     whole = join(results)

@@ -107,11 +107,13 @@ class Cooperation(ABC):
         name: on the command line.
         sends: content of the messages.
         budget: most bytes of a message where no limit is given; None for no limit.
+        remembers: whether a result depends on the frames before.
     """
 
     name: ClassVar[str]
     sends: ClassVar[Literal['map', 'boxes', 'points', 'chunks', 'nothing']]
     budget: ClassVar[int | None] = None
+    remembers: bool = False
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -135,6 +137,14 @@ class Cooperation(ABC):
     def has_base(self, message: Any) -> bool:
         """Returns whether the base layer of a message arrived, see `choose_sweep`."""
         return True
+
+    def begin(self) -> Cooperation:
+        """The same way to cooperate for the frames of a scenario, in order, of which none is known yet."""
+        return self
+
+    def remember(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> None:
+        """Note a frame without detecting, in a way that `remembers`; arguments as for `outcome`."""
+        raise NotImplementedError
 
     @abstractmethod
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> Outcome:

@@ -26,6 +26,7 @@ from diffkd_ros.evaluation import calibrators
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.measures import IOU, Evaluation
+from diffkd_ros.evaluation.pipeline import HISTORY
 from diffkd_ros.evaluation.report import page, tables
 from diffkd_ros.evaluation.run import (
     LEFT_OUT,
@@ -118,6 +119,15 @@ def evaluate(
         highlight=False,
         soft_wrap=True,
     )
+    if plan.open().remembers:
+        scored = [plan.positions(plan.source.scenario(number)) for number in range(len(drives))]
+        first = sum(position == 0 for positions in scored for position in positions)
+        console.print(
+            f'the model has a memory: up to {HISTORY} frames before each scored one are run, too; {first} of '
+            f'{sum(map(len, scored))} have none before them in their scenario',
+            highlight=False,
+            soft_wrap=True,
+        )
     calibrator = None
     if calibrate_on is not None:
         calibrator = _fit(plan, calibration, calibrate_on, workers, console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,10 @@ from diffkd_ros.corruptions import LinkConditions
 from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep
+from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.link.detector import detect_layered
+from diffkd_ros.runtime.link.maps import ReceivedMap
+from diffkd_ros.runtime.link.memory import MapMemory, Moment
 from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET, Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
@@ -30,12 +34,16 @@ class ChunkedMessage:
         chunks: in the order in which they are sent.
         size: bytes of all chunks, each with its `ENVELOPE`.
         first: the first chunk, as sent.
+        agent: the sender.
+        stamp: of its sweep, nanoseconds.
     """
 
     chunks: list[bytes]
     pose: NDArray[np.float64]
     size: int
     first: bytes
+    agent: int
+    stamp: int
 
 
 class LayeredCooperation(Cooperation):
@@ -53,6 +61,16 @@ class LayeredCooperation(Cooperation):
         super().__init__(model)
         tables = model.receiver.tables
         self._packer, self._unpacker = Packer(tables), Unpacker(tables)
+        self.remembers = model.card.memory
+        self._memory = MapMemory()
+
+    def begin(self) -> LayeredCooperation:
+        """With a memory of its own, if the model has one."""
+        if not self.remembers:
+            return self
+        begun = copy(self)
+        begun._memory = MapMemory()
+        return begun
 
     def message(
         self, clean: CleanFrame, agent: int, sweep: AgentSweep, link: LinkConditions
@@ -64,7 +82,9 @@ class LayeredCooperation(Cooperation):
         budget = self.budget if link.budget is None else int(link.budget)
         chunks = self._packer.pack(outgoing, budget, ENVELOPE)
         size = sum(map(len, chunks)) + ENVELOPE * len(chunks)
-        return ChunkedMessage(chunks, sweep.pose, size, chunks[0]) if chunks else None
+        if not chunks:
+            return None
+        return ChunkedMessage(chunks, sweep.pose, size, chunks[0], agent, clean.frame.stamp)
 
     def has_base(self, message: ChunkedMessage) -> bool:
         """Returns whether the first chunk arrived."""
@@ -72,14 +92,32 @@ class LayeredCooperation(Cooperation):
 
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]) -> Outcome:
         """Decode, restore, fuse, detect, and merge with the boxes that were sent."""
-        if not messages:
+        if not (messages or self.remembers):
             return self._alone(clean, clean.frame.ego, sweep)
-        model, receiver = self.model, self.model.receiver
+        model = self.model
         own = clean.of_points(clean.frame.ego, sweep, model.encode)
         started = time.perf_counter()
         ego = own.feature or model.nothing()
-        poses = [sweep.pose, *(message.pose for message in messages)]
-        received = [self._unpacker.unpack(message.chunks) for message in messages]
-        detection = detect_layered(model.card, receiver, model.detect, ego, received, poses)
+        received, poses, moment = self._received(clean, sweep, messages)
+        detection = detect_layered(model.card, model.receiver, model.detect, ego, received, poses, moment)
         milliseconds = (time.perf_counter() - started) * 1e3
         return Outcome(detection, len(messages), own.milliseconds, milliseconds)
+
+    def remember(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]) -> None:
+        """Decode what arrived, for the memory."""
+        received, poses, moment = self._received(clean, sweep, messages)
+        if moment is not None:
+            own = clean.of_points(clean.frame.ego, sweep, self.model.encode)
+            self.model.receiver.remember(own.feature or self.model.nothing(), received, poses, moment)
+
+    def _received(
+        self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]
+    ) -> tuple[list[ReceivedMap], list[Matrix], Moment | None]:
+        """What arrived of the neighbours' maps, the poses of all agents, and their places in the memory."""
+        received = [self._unpacker.unpack(message.chunks) for message in messages]
+        poses = [sweep.pose, *(message.pose for message in messages)]
+        if not self.remembers:
+            return received, poses, None
+        agents = [clean.frame.ego, *(message.agent for message in messages)]
+        stamps = [clean.frame.stamp, *(message.stamp for message in messages)]
+        return received, poses, Moment(self._memory, agents, stamps)

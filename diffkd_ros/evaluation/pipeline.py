@@ -2,7 +2,7 @@
 """Runs one frame: sense, corrupt, send, receive, detect, score, as the vehicles' nodes do.
 
 A `Perceiver` runs one scenario under one condition. It takes the frames in order, because messages may be
-late or lost in bursts.
+late or lost in bursts, and a model may remember.
 """
 
 from __future__ import annotations
@@ -56,12 +56,17 @@ class Perceiver:
     """
 
     def __init__(self, cooperation: Cooperation, condition: Condition, budget: int | None = None) -> None:
-        self._cooperation = cooperation
+        self._cooperation = cooperation.begin()
         self._condition = condition
         most = cooperation.budget if budget is None else budget
         self._limits = replace(condition.link, message_bytes=most)
         self._links: dict[int, Link[Any]] = {}
         self._sent: list[int] = []
+
+    @property
+    def needs_history(self) -> bool:
+        """Returns whether the frames before a scored one matter."""
+        return self._condition.needs_history or self._cooperation.remembers
 
     def take(self, clean: CleanFrame) -> CoopFrame:
         """Sense a frame and, over links, send the neighbours' messages; frames must come in order.
@@ -87,9 +92,15 @@ class Perceiver:
             frame, condition.corruption, condition.severity, condition.seed, condition.who, condition.profile
         )
 
+    def remember(self, clean: CleanFrame, sensed: CoopFrame) -> None:
+        """Note a frame that was taken and is not scored, for a model that remembers."""
+        if self._cooperation.remembers:
+            messages = list(self._received(clean, sensed).values())
+            self._cooperation.remember(clean, sensed.agents[sensed.ego], messages)
+
     def perceive(self, clean: CleanFrame, sensed: CoopFrame) -> Perception:
         """Detect with what the ego has received of a frame that was taken."""
-        messages = {} if self._condition.corruption == EGO_ALONE else self._received(clean, sensed)
+        messages = self._received(clean, sensed)
         sent = self._sent if self._condition.over_links else [m.size for m in messages.values()]
         ego = sensed.agents[sensed.ego]
         outcome = self._outcome(clean, ego, messages)
@@ -103,6 +114,8 @@ class Perceiver:
 
     def _received(self, clean: CleanFrame, sensed: CoopFrame) -> dict[int, Any]:
         """The messages used, by sender, ascending."""
+        if self._condition.corruption == EGO_ALONE:
+            return {}
         ego_pose, max_agents = sensed.agents[sensed.ego].pose, self._cooperation.model.card.max_agents
         if self._condition.over_links:
             newest = {agent: self._newest(sensed, agent) for agent in sensed.neighbours}
@@ -146,9 +159,11 @@ class Perceiver:
         def compute() -> Outcome:
             return self._cooperation.outcome(clean, ego, list(messages.values()))
 
-        # Nothing in this frame was corrupted, so the result equals that of other conditions.
-        untouched = ego is clean.frame.agents[clean.frame.ego] and all(
-            message is clean.known(self._key(agent)) for agent, message in messages.items()
+        # Nothing was corrupted on which the result depends, so it equals that of other conditions.
+        untouched = (
+            not self._cooperation.remembers
+            and ego is clean.frame.agents[clean.frame.ego]
+            and all(message is clean.known(self._key(agent)) for agent, message in messages.items())
         )
         return clean.once(('outcome', *map(self._key, messages)), compute) if untouched else compute()
 

@@ -226,7 +226,7 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
     left_out: dict[Condition, Reasons] = defaultdict(dict)
     parts: Counter[str] = Counter()
-    late = any(condition.needs_history for condition in job.conditions)
+    late = any(perceiver.needs_history for perceiver in perceivers.values())
     for position, scored in needed_frames(plan.positions(drive), HISTORY if late else 0):
         try:
             frame = drive.frame(position)
@@ -241,7 +241,7 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
             parts.update(frame.left_out)
         clean = CleanFrame(frame)
         for condition, perceiver in perceivers.items():
-            if not scored and not condition.needs_history:
+            if not scored and not perceiver.needs_history:
                 continue
             if stopped():
                 return
@@ -250,6 +250,8 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
                 if scored:
                     results[condition].append(score(frame, perceiver.perceive(clean, sensed), protocol))
                     count()
+                else:
+                    perceiver.remember(clean, sensed)
             except CorruptionError as error:
                 if scored:
                     left_out[condition][f'{condition.name}/{drive.name}/{position}'] = str(error)

@@ -18,12 +18,12 @@ from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.context import BOX_MAPS, Context, last_of, views_of
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
+from diffkd_ros.runtime.link.restorer import LAST_INPUTS
 from diffkd_ros.runtime.link.sender import OUTPUTS as SENDER_OUTPUTS
 
 OPSET = 18
 MAX_POINTS = 1 << 20
 ENCODER_OUTPUTS = ['feature', 'density']
-LAST_INPUTS = ['last_features', 'last_occupied', 'last_age', 'now_to_then']
 RESTORE_INPUTS = ['ego_feature', 'ego_density', 'features', 'density', 'level', 'boxes', 'ego_to_agent']
 
 
@@ -78,7 +78,8 @@ class SenderGraph(nn.Module):
 class RestoreGraph(nn.Module):
     """The ego's map and neighbours' as received to restored maps.
 
-    Without a memory, the neighbours' are restored, else the ego's, too.
+    Without a memory, the neighbours' are restored, else the ego's, too, and a second output has the density
+    of the neighbours after restoration: 1 in cells that may hold something now or did before.
     """
 
     def __init__(self, student: Student) -> None:
@@ -95,7 +96,7 @@ class RestoreGraph(nn.Module):
         boxes: Tensor,
         ego_to_agent: Tensor,
         *last: Tensor,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Restore.
 
         Args:
@@ -122,6 +123,7 @@ class RestoreGraph(nn.Module):
             return restoration(features, density, Context(missing, level, boxes, ego[1:], others[1:]))
         maps, occupied, age, now_to_then = last
         memory = last_of(restoration.normalise(maps), occupied, age, now_to_then, vectors)
+        density = torch.maximum(density, memory[1][1:])
         # The ego's own map is complete, and it does not send itself boxes.
         nothing, every = torch.zeros_like(ego_density), torch.ones_like(ego_density)
         context = Context(
@@ -133,7 +135,7 @@ class RestoreGraph(nn.Module):
             *memory,
         )
         features = torch.cat((ego_feature, features))
-        return restoration(features, torch.cat((ego_density, density)), context)
+        return restoration(features, torch.cat((ego_density, density)), context), density
 
 
 def strip_origin(path: Path) -> None:
@@ -225,10 +227,10 @@ def export_restore(student: Student, path: Path, max_agents: int) -> None:
     )
     fixed: dict[int, Any] = {}
     shapes: tuple[Any, ...] = (fixed, fixed, *({0: neighbours},) * 5)
-    names = RESTORE_INPUTS
-    if 'last' in config.context:
+    names, outputs = RESTORE_INPUTS, ['restored']
+    if config.memory:
         last = (example[2], example[3], torch.zeros(2, 1), example[6])
         example += tuple(torch.cat((part, part[:1])) for part in last)
         shapes += (({0: neighbours + 1},) * 4,)
-        names = [*RESTORE_INPUTS, *LAST_INPUTS]
-    _export(RestoreGraph(student.eval()), example, path, (names, ['restored']), shapes)
+        names, outputs = [*RESTORE_INPUTS, *LAST_INPUTS], ['restored', 'possible']
+    _export(RestoreGraph(student.eval()), example, path, (names, outputs), shapes)

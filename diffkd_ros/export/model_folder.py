@@ -102,6 +102,7 @@ def write_model_folder(
         'class_names': ['vehicle'],
         **asdict(decoding),
         **({'link': True} if config.link else {}),
+        **({'memory': True} if RESTORE in files and config.memory else {}),
         'files': {name: sha256(folder / name) for name in files},
         'training': training,
         'results': results,

@@ -89,6 +89,11 @@ class StudentConfig:
     context: tuple[Part, ...] = ()
 
     @property
+    def memory(self) -> bool:
+        """Whether the restoration sees what was known of the agents' maps before."""
+        return 'last' in self.context and self.restoration != 'none'
+
+    @property
     def height(self) -> int:
         """Rows of the feature map."""
         return round((self.grid_range[4] - self.grid_range[1]) / self.pillar_cell) // 2
@@ -198,7 +203,9 @@ class Student(nn.Module):
         maps = torch.where(is_ego > 0, restored, maps)
         coverage = torch.where(covered > 0.5, 1.0, is_ego)
         ego = by_frame(restored, frames)[:, 0]
-        change = (ego - by_frame(features, frames)[:, 0]).abs().mean(dim=1, keepdim=True)
+        # The receiver of a layered message gives the fusion nothing but restored maps.
+        before = ego if self.config.link else by_frame(features, frames)[:, 0]
+        change = (ego - before).abs().mean(dim=1, keepdim=True)
         fused, share, reliability = self.fusion(maps, coverage, by_frame(density, frames)[:, 0], change)
         return Fusion(fused, share, coverage, reliability, maps)
 

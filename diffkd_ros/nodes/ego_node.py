@@ -38,6 +38,7 @@ from diffkd_ros.runtime import features
 from diffkd_ros.runtime.detector import CooperativeDetector, Detection
 from diffkd_ros.runtime.link.detector import detect_layered
 from diffkd_ros.runtime.link.maps import ReceivedMap
+from diffkd_ros.runtime.link.memory import MapMemory, Moment
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
@@ -96,6 +97,7 @@ class FusionPipeline(Pipeline):
         self._detector = CooperativeDetector(self.card, threads=p.threads, device=p.device)
         self._receiver = MapReceiver(self.card, p.threads, p.device) if self.card.link else None
         tables = None if self._receiver is None else self._receiver.tables
+        self._memory = MapMemory()
         self._warm_up()
         self._neighbours = NeighbourSelector(
             self.card, node.agent, p.max_age, p.future_tolerance, p.allowed_neighbours, tables
@@ -127,11 +129,12 @@ class FusionPipeline(Pipeline):
         own: features.BevFeature,
         shared: Sequence[features.BevFeature | ReceivedMap],
         poses: Sequence[Matrix],
+        moment: Moment | None = None,
     ) -> Detection:
         if self._receiver is None:
             # Without tables no layered message is accepted.
             return self._detector.detect([own, *cast(Sequence[features.BevFeature], shared)], poses)
-        return detect_layered(self.card, self._receiver, self._detector.detect, own, shared, poses)
+        return detect_layered(self.card, self._receiver, self._detector.detect, own, shared, poses, moment)
 
     def activate(self) -> None:
         """Subscribe to clouds, poses and neighbours' features; publish the class names."""
@@ -156,6 +159,7 @@ class FusionPipeline(Pipeline):
             self.node.destroy_subscription(subscription)
         self._subscriptions = []
         self._neighbours.buffer.pause()
+        self._memory.clear()
 
     def receive(self, sweep: Sweep) -> None:
         """Store a sweep that arrived, and its stamp to compare neighbours' clocks with."""
@@ -172,11 +176,16 @@ class FusionPipeline(Pipeline):
         p = self._ego.p
         self._neighbours.limit(p.max_age, p.allowed_neighbours)
         verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
-        accepted = [(v.feature, v.pose) for v in verdicts if v.feature is not None and v.pose is not None]
-        shared = [neighbour for neighbour, _ in accepted]
-        poses = [pose.pose, *(neighbour_pose for _, neighbour_pose in accepted)]
+        accepted = [(v, v.feature, v.pose) for v in verdicts if v.feature is not None and v.pose is not None]
+        shared = [neighbour for _, neighbour, _ in accepted]
+        poses = [pose.pose, *(neighbour_pose for *_, neighbour_pose in accepted)]
+        moment = None
+        if self.card.memory:
+            agents = [self._ego.agent, *(verdict.agent for verdict, *_ in accepted)]
+            stamps = [sweep.stamp, *(verdict.stamp for verdict, *_ in accepted)]
+            moment = Moment(self._memory, agents, stamps)
         timer.mark('neighbours')
-        detection = _above(p.min_score, self._fuse(feature, shared, poses))
+        detection = _above(p.min_score, self._fuse(feature, shared, poses, moment))
         timer.add(detection.latency_ms)
         self._neighbours.weigh(verdicts, detection.gate_weights[1:])
         header = sweep.cloud.header

@@ -62,6 +62,9 @@ class ModelCard(BaseModel):
         False,
         description='There is a layered message: sender.onnx, link.npz and, for restoration, restore.onnx.',
     )
+    memory: bool = Field(
+        False, description='restore.onnx also takes what was known of the maps before, and restores all.'
+    )
     files: dict[str, str] = Field(description='File name to SHA-256.')
     training: dict[str, Any] = Field(default_factory=dict, description='Recipe, seeds, time and machine.')
     results: dict[str, Any] = Field(default_factory=dict, description='Measured figures and their command.')
@@ -79,6 +82,12 @@ class ModelCard(BaseModel):
         across = (grid.y_max - grid.y_min) / grid.height
         if abs(across - grid.cell) > 1e-3 * grid.cell:
             raise ValueError(f'grid: cells must be square, got {grid.cell:g} m along x, {across:g} m along y')
+        return self
+
+    @model_validator(mode='after')
+    def _memory_is_used(self) -> ModelCard:
+        if self.memory and not (self.link and self.restores):
+            raise ValueError(f'memory: needs link and {RESTORE}')
         return self
 
     @classmethod

@@ -18,6 +18,7 @@ from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import count_points, ground_truth_in
 from diffkd_ros.geometry.grid import BevGrid, grid_warps
 from diffkd_ros.geometry.poses import Matrix, inverse, pose_from_euler, transform_points
+from diffkd_ros.runtime.link.memory import MOST_SWEEPS
 from diffkd_ros.training.augmentation import arriving_cells, corrupt_clouds, draw_corruptions
 from diffkd_ros.training.frames import Mixture
 from diffkd_ros.training.recipe import Data
@@ -26,7 +27,7 @@ from diffkd_ros.training.targets import DetectionTarget, detection_target
 Movable = TypeVar('Movable', bound='_Movable')
 
 
-SWEEPS_BEFORE = (1, 5)
+SWEEPS_BEFORE = (1, MOST_SWEEPS + 1)
 """Range, its end excluded, of the sweeps by which an earlier one precedes a sample's."""
 
 

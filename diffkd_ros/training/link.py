@@ -274,8 +274,9 @@ def receive(
     scale, vectors = student.restoration, student.config.vectors
     own = egos(batch, sent.features) > 0
     now = decode(sent, arrival, batch, scale)
-    last, remembered = None, None
-    empty = now.known_empty
+    last = None
+    remembered = torch.zeros_like(now.known_empty) if student.config.memory else None
+    density = 1 - now.known_empty
     if before is not None:
         assert batch.earlier is not None
         then = decode(before.sent, before.arrival, batch, scale)
@@ -283,7 +284,7 @@ def receive(
         last, remembered = last_of(
             scale.normalise(then.features), occupied, batch.earlier.age, batch.earlier.warps, vectors
         )
-        empty = empty * (1 - remembered)
+        density = torch.maximum(density, remembered)
     context = Context(
         missing=now.missing,
         level=now.level,
@@ -292,12 +293,12 @@ def receive(
         last=last,
         remembered=remembered,
     )
-    return Received(now.features, torch.where(own, sent.density, 1 - empty), context)
+    return Received(now.features, torch.where(own, sent.density, density), context)
 
 
 def restored_agents(batch: Batch, student: Student) -> Tensor:
     """(k,) int64 indices of the agents whose maps are restored: with a memory also the egos."""
-    if 'last' in student.config.context:
+    if student.config.memory:
         return torch.arange(len(batch.frame), device=batch.frame.device)
     return batch.neighbours
 

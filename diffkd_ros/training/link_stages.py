@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,7 +15,7 @@ from diffkd_ros.model.fusion import AdaptiveGatedFusion
 from diffkd_ros.model.restoration import Restoration
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
-from diffkd_ros.training.data import Batch
+from diffkd_ros.training.data import Batch, Clouds
 from diffkd_ros.training.frozen import Frozen, frozen
 from diffkd_ros.training.link import (
     Arrival,
@@ -125,10 +127,9 @@ class RankStage(FrozenEncoderStage):
         """Losses of one step."""
         sender, scale = self.student.sender, self.student.restoration
         assert sender is not None
-        sent: Sent = self._sending(batch.agents)
-        order = torch.rand_like(sent.order)
-        arrival = random_arrival(order, self.student.config.levels)
-        worth = worth_of_tiles(self._whole, sent, arrival, batch, _before(self._sending, batch, self._whole))
+        sent = self._sent(batch.agents)
+        arrival = random_arrival(sent.order, self.student.config.levels)
+        worth = worth_of_tiles(self._whole, sent, arrival, batch, _before(self._sent, batch, self._whole))
         occupied = covered_cells(sent.density)
         ranked = sender.ranking(scale.normalise(sent.features), occupied, sent.heatmap)
         # Tiles of neighbours that hold something and did not arrive.
@@ -140,12 +141,20 @@ class RankStage(FrozenEncoderStage):
         goal = (worth / unit.clamp(min=1e-12)).clamp(-LARGEST_WORTH, LARGEST_WORTH)
         return {'rank': weighted_square(ranked - goal, asked)}
 
+    def _sent(self, clouds: Clouds) -> Sent:
+        """What agents compute, with tiles in random order.
 
-def _before(sending: Frozen, batch: Batch, student: Student) -> Before | None:
+        The frozen ranking is untrained at the start of the stage and half-trained where it is continued.
+        """
+        sent: Sent = self._sending(clouds)
+        return sent._replace(order=torch.rand_like(sent.order))
+
+
+def _before(sending: Callable[[Clouds], Sent], batch: Batch, student: Student) -> Before | None:
     """Draw what is remembered of a batch's earlier sweeps."""
-    if batch.earlier is None or 'last' not in student.config.context:
+    if batch.earlier is None or not student.config.memory:
         return None
-    sent: Sent = sending(batch.earlier.agents)
+    sent = sending(batch.earlier.agents)
     return Before(sent, *random_before(sent.order, student.config.levels))
 
 

@@ -70,9 +70,9 @@ def _perceive(
     cooperation: Cooperation, condition: Condition, frames: Sequence[CleanFrame], budget: int | None
 ) -> Perception:
     perceiver = Perceiver(cooperation, condition, budget)
-    for frame in frames if condition.needs_history else frames[-1:]:
-        sensed = perceiver.take(frame)
-    return perceiver.perceive(frames[-1], sensed)
+    for frame in frames[:-1] if perceiver.needs_history else ():
+        perceiver.remember(frame, perceiver.take(frame))
+    return perceiver.perceive(frames[-1], perceiver.take(frames[-1]))
 
 
 def fusion_view(

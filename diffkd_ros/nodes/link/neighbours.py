@@ -56,6 +56,7 @@ class Verdict:
         feature: what was decoded, None if refused.
         tiles: (rows, columns) `TileState` of each tile; None for a whole map and if refused.
         restored: share of the cells that are estimated.
+        stamp: of the sweep, nanoseconds.
     """
 
     agent: str
@@ -67,6 +68,7 @@ class Verdict:
     feature: Decoded | None = None
     tiles: NDArray[np.uint8] | None = None
     restored: float = 0.0
+    stamp: int = 0
 
     @property
     def accepted(self) -> bool:
@@ -268,6 +270,7 @@ class NeighbourSelector:
             feature=feature,
             tiles=tiles,
             restored=restored,
+            stamp=pick.entry.stamp,
         )
 
 

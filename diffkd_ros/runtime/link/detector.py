@@ -12,6 +12,7 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import Detection
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.maps import ReceivedMap
+from diffkd_ros.runtime.link.memory import Moment
 from diffkd_ros.runtime.link.merging import merge_received
 from diffkd_ros.runtime.link.restorer import MapReceiver
 
@@ -23,6 +24,7 @@ def detect_layered(
     ego: BevFeature,
     received: Sequence[ReceivedMap | BevFeature],
     poses: Sequence[Matrix],
+    moment: Moment | None = None,
 ) -> Detection:
     """Detect in the ego's map and in what arrived of its neighbours' maps.
 
@@ -33,14 +35,15 @@ def detect_layered(
         ego: its own map.
         received: of each neighbour; a `BevFeature` arrived whole.
         poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
+        moment: see `MapReceiver.features`.
 
     Returns:
-        The detection. Its latency also has the stages `restore` and `merge`, without neighbours 0.
+        The detection. Its latency also has the stages `restore` and `merge`, about 0 without neighbours.
     """
     started = time.perf_counter()
-    features = receiver.features(ego, received, poses) if received else []
+    features = receiver.features(ego, received, poses, moment)
     restored = time.perf_counter()
-    detection = detect([ego, *features], poses)
+    detection = detect(features, poses)
     detected = time.perf_counter()
     layered = [(each, pose) for each, pose in zip(received, poses[1:], strict=True) if _has_layers(each)]
     boxes = detection.boxes

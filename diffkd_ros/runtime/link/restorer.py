@@ -6,18 +6,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.geometry.grid import grid_warps
+from diffkd_ros.geometry.grid import BevGrid, grid_warps
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.card import RESTORE, ModelCard
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.boxes import draw_boxes
 from diffkd_ros.runtime.link.maps import ReceivedFeature, ReceivedMap
+from diffkd_ros.runtime.link.memory import Moment, Recalled, occupied_cells
 from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.session import ModelPart, Shape
 
 BOX_MAPS = 9
+LAST_INPUTS = ['last_features', 'last_occupied', 'last_age', 'now_to_then']
+"""Further inputs of a graph with a memory."""
+
+Received = ReceivedMap | BevFeature
 
 
 class MapReceiver:
@@ -34,32 +40,66 @@ class MapReceiver:
 
     def __init__(self, card: ModelCard, threads: int = 1, device: str = 'cpu') -> None:
         self.tables = LinkTables.load(card)
+        self._card = card
         self._restorer = MapRestorer(card, threads, device) if card.restores else None
 
     def features(
-        self, ego: BevFeature, received: Sequence[ReceivedMap | BevFeature], poses: Sequence[Matrix]
+        self,
+        ego: BevFeature,
+        received: Sequence[Received],
+        poses: Sequence[Matrix],
+        moment: Moment | None = None,
     ) -> list[BevFeature]:
-        """Decode and restore the neighbours' maps.
+        """Decode and restore the neighbours' maps; with a memory, restore the ego's, too.
 
         Args:
             ego: its own map.
             received: of each neighbour; a `BevFeature` arrived whole.
             poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
+            moment: in the memory of a model that has one; None: nothing is remembered.
 
         Returns:
-            A map of each neighbour; its density is 1 in cells that may hold something, else 0.
+            A map of the ego and of each neighbour; a neighbour's density is 1 in cells that may hold
+            something, else 0.
         """
-        maps = [
-            ReceivedFeature.of_whole(each) if isinstance(each, BevFeature) else each.feature(self.tables)
-            for each in received
-        ]
+        if not (received or self._card.memory):
+            return [ego]
+        maps = self._decoded(ego, received)
         features = np.stack([each.feature for each in maps])
         density = np.stack([~each.known_empty for each in maps]).astype(np.float32)
         levels = np.stack([each.level for each in maps])
-        if self._restorer is not None and (levels < 1).any():
+        if self._restorer is not None and (self._card.memory or (levels < 1).any()):
             boxes = [None if isinstance(each, BevFeature) else each.boxes for each in received]
-            features = self._restorer.restore(ego, features, density, levels, boxes, poses)
+            before: Sequence[Recalled | None] = [None] * len(maps) if moment is None else moment.before()
+            inputs = features, density, levels
+            features, density = self._restorer.restore(ego, *inputs, boxes, poses, before)
+            if moment is not None:
+                _keep(moment, ego, received, maps, poses)
+        density[0] = ego.density
         return [BevFeature(*each) for each in zip(features, density, strict=True)]
+
+    def remember(
+        self, ego: BevFeature, received: Sequence[Received], poses: Sequence[Matrix], moment: Moment
+    ) -> None:
+        """Remember what arrived, as `features` does, without restoring it."""
+        _keep(moment, ego, received, self._decoded(ego, received), poses)
+
+    def _decoded(self, ego: BevFeature, received: Sequence[Received]) -> list[ReceivedFeature]:
+        return [
+            ReceivedFeature.of_whole(each) if isinstance(each, BevFeature) else each.feature(self.tables)
+            for each in (ego, *received)
+        ]
+
+
+def _keep(
+    moment: Moment,
+    ego: BevFeature,
+    received: Sequence[Received],
+    maps: Sequence[ReceivedFeature],
+    poses: Sequence[Matrix],
+) -> None:
+    occupied = [occupied_cells(each) for each in (ego, *received)]
+    moment.keep([each.feature for each in maps], occupied, poses)
 
 
 class MapRestorer(ModelPart):
@@ -72,7 +112,7 @@ class MapRestorer(ModelPart):
         """Shapes of the graph's inputs and outputs for this card; the neighbours vary."""
         size = card.grid.height, card.grid.width
         maps, each = (None, card.channels, *size), (None, 1, *size)
-        return {
+        shapes: dict[str, Shape] = {
             'ego_feature': (1, card.channels, *size),
             'ego_density': (1, 1, *size),
             'features': maps,
@@ -82,39 +122,67 @@ class MapRestorer(ModelPart):
             'ego_to_agent': (None, 2, 3),
             'restored': maps,
         }
+        if card.memory:
+            last: tuple[Shape, ...] = (maps, each, (None, 1), (None, 2, 3))
+            shapes |= {**dict(zip(LAST_INPUTS, last, strict=True)), 'possible': each}
+        return shapes
 
     def restore(
         self,
         ego: BevFeature,
-        features: np.ndarray,
-        density: np.ndarray,
-        levels: np.ndarray,
+        features: NDArray[np.float32],
+        density: NDArray[np.float32],
+        levels: NDArray[np.float32],
         boxes: Sequence[Boxes3D | None],
         poses: Sequence[Matrix],
-    ) -> np.ndarray:
-        """Restore neighbours' maps.
+        before: Sequence[Recalled | None],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Restore neighbours' maps; with a memory, the ego's, too.
 
         Args:
             ego: its own map.
-            features: (m, channels, height, width) as decoded.
-            density: (m, height, width) 1 in cells that may hold something, else 0.
-            levels: (m, height, width), see `ReceivedFeature`.
+            features: (1 + m, channels, height, width) as decoded, the ego's first.
+            density: (1 + m, height, width) 1 in cells that may hold something, else 0.
+            levels: (1 + m, height, width), see `ReceivedFeature`.
             boxes: that each neighbour sent, None if they did not arrive.
             poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
+            before: what is remembered of the ego and of each neighbour; without a memory not used.
 
         Returns:
-            (m, channels, height, width).
+            Features and density after restoration, of the same shapes.
         """
         grid = self._card.grid
         nothing = np.zeros((BOX_MAPS, grid.height, grid.width), np.float32)
-        drawn = [nothing if each is None else draw_boxes(each, grid) for each in boxes]
+        drawn = [nothing if each is None else draw_boxes(each, grid) for each in (None, *boxes)]
         inputs = {
             'ego_feature': ego.feature[None],
             'ego_density': ego.density[None, None],
-            'features': features,
-            'density': density[:, None],
-            'level': levels[:, None],
-            'boxes': np.stack(drawn),
+            'features': features[1:],
+            'density': density[1:, None],
+            'level': levels[1:, None],
+            'boxes': np.stack(drawn)[1:],
             'ego_to_agent': grid_warps(poses, grid)[1:],
         }
-        return self._session.run(['restored'], inputs)[0]
+        if not self._card.memory:
+            features[1:] = self._session.run(['restored'], inputs)[0]
+            return features, density
+        inputs |= dict(zip(LAST_INPUTS, _last_inputs(before, features, poses, grid), strict=True))
+        features, possible = self._session.run(['restored', 'possible'], inputs)
+        density[1:] = possible[:, 0]
+        return features, density
+
+
+def _last_inputs(
+    before: Sequence[Recalled | None], features: NDArray[np.float32], poses: Sequence[Matrix], grid: BevGrid
+) -> tuple[NDArray[np.float32], ...]:
+    """Values of `LAST_INPUTS`; the mask of an agent of which nothing is remembered is 0."""
+    maps = np.zeros_like(features)
+    occupied = np.zeros((len(features), 1, *features.shape[2:]), np.float32)
+    age = np.zeros((len(features), 1), np.float32)
+    warps = np.tile(np.eye(2, 3, dtype=np.float32), (len(features), 1, 1))
+    for k, recalled in enumerate(before):
+        if recalled is not None:
+            known, age[k] = recalled
+            maps[k], occupied[k, 0] = known.feature, known.occupied
+            warps[k] = grid_warps([poses[k], known.pose], grid)[1]
+    return maps, occupied, age, warps

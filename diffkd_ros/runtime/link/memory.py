@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the ego remembers: its own and its neighbours' last maps, as decoded and not as restored."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.geometry.poses import Matrix
+from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.link.maps import ReceivedMap
+
+MOST_SWEEPS = 4
+"""Sweeps by which a remembered map may precede the one that is restored, as in training."""
+OLDEST = round((MOST_SWEEPS + 0.5) * 1e8)
+"""Nanoseconds by which it may precede it: sweeps at 10 Hz, with jitter."""
+MOST_AGENTS = 16
+"""Limits the memory that invented names of senders can take."""
+_KEPT = 2  # maps of an agent: a sweep that is used again needs the one before it
+_MARGIN = 3  # cells
+
+
+@dataclass(frozen=True, slots=True)
+class KnownMap:
+    """A map as it was decoded.
+
+    Attributes:
+        stamp: of the sweep, nanoseconds.
+        pose: (4, 4) map <- LiDAR at this stamp.
+        feature: (channels, height, width) float32.
+        occupied: (height, width) cells known to hold something.
+    """
+
+    stamp: int
+    pose: Matrix
+    feature: NDArray[np.float32]
+    occupied: NDArray[np.bool_]
+
+
+@dataclass
+class _Agent:
+    """An agent's maps in the order of their use, and the stamp of the ego's sweep at the last one."""
+
+    used: int
+    maps: deque[KnownMap] = field(default_factory=lambda: deque(maxlen=_KEPT))
+
+
+class MapMemory:
+    """The last maps of the ego and of its neighbours.
+
+    An agent whose maps were not used for `OLDEST` is forgotten, and of more than `MOST_AGENTS` agents the one
+    that was used longest ago. If the ego's stamps fall back, as in a replay that starts again, everything is
+    forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._agents: dict[Hashable, _Agent] = {}  # in the order of their last use
+        self._now: int | None = None
+
+    def __len__(self) -> int:
+        """Number of agents of which something is remembered."""
+        return len(self._agents)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._agents.clear()
+
+    def advance(self, stamp: int) -> None:
+        """Forget what is too old for a sweep of the ego with this stamp, nanoseconds."""
+        if self._now is not None and stamp < self._now:
+            self.clear()
+        self._now = stamp
+        for agent in [agent for agent, known in self._agents.items() if known.used < stamp - OLDEST]:
+            del self._agents[agent]
+
+    def before(self, agent: Hashable, stamp: int) -> KnownMap | None:
+        """The newest map of an agent that precedes a stamp by at most `OLDEST`."""
+        known = self._agents.get(agent)
+        maps = () if known is None else known.maps
+        earlier = [each for each in maps if stamp - OLDEST <= each.stamp < stamp]
+        return max(earlier, key=lambda each: each.stamp, default=None)
+
+    def keep(self, agent: Hashable, known: KnownMap) -> None:
+        """Remember a map of an agent; more of a sweep replaces what was known of it."""
+        assert self._now is not None, 'the ego is the first'
+        kept = self._agents.pop(agent, None) or _Agent(self._now)
+        kept.used = self._now
+        stamps = [each.stamp for each in kept.maps]
+        if known.stamp in stamps:
+            kept.maps[stamps.index(known.stamp)] = known
+        else:
+            kept.maps.append(known)
+        self._agents[agent] = kept
+        if len(self._agents) > MOST_AGENTS:
+            del self._agents[next(iter(self._agents))]
+
+
+class Recalled(NamedTuple):
+    """A remembered map and its age in seconds, before the agent's map that is restored."""
+
+    known: KnownMap
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The maps of one fusion in a memory.
+
+    Attributes:
+        memory: of the ego.
+        agents: names or ids of the ego and of each neighbour.
+        stamps: of their sweeps, nanoseconds.
+    """
+
+    memory: MapMemory
+    agents: Sequence[Hashable]
+    stamps: Sequence[int]
+
+    def before(self) -> list[Recalled | None]:
+        """What is remembered of each agent; None for nothing."""
+        self.memory.advance(self.stamps[0])
+        recalled = []
+        for agent, stamp in zip(self.agents, self.stamps, strict=True):
+            known = self.memory.before(agent, stamp)
+            recalled.append(None if known is None else Recalled(known, (stamp - known.stamp) * 1e-9))
+        return recalled
+
+    def keep(
+        self,
+        features: Sequence[NDArray[np.float32]],
+        occupied: Sequence[NDArray[np.bool_]],
+        poses: Sequence[Matrix],
+    ) -> None:
+        """Remember the maps of this fusion, as decoded; arguments as in `KnownMap`."""
+        self.memory.advance(self.stamps[0])
+        for agent, *known in zip(self.agents, self.stamps, poses, features, occupied, strict=True):
+            self.memory.keep(agent, KnownMap(*known))
+
+
+def occupied_cells(received: BevFeature | ReceivedMap) -> NDArray[np.bool_]:
+    """Mask (height, width) of the cells of a map that are known to hold something.
+
+    Of a whole map, the ego's for example, these are the cells near an observed one, where its feature is not
+    0: `model.backbone.covered_cells`.
+    """
+    if isinstance(received, ReceivedMap):
+        return received.occupied()
+    height, width = received.density.shape
+    padded = np.pad(received.density > 0, _MARGIN)
+    rows = np.logical_or.reduce([padded[k : k + height] for k in range(2 * _MARGIN + 1)])
+    return np.logical_or.reduce([rows[:, k : k + width] for k in range(2 * _MARGIN + 1)])

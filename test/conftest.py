@@ -42,13 +42,23 @@ def whole_map_model(shipped_model: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope='session')
 def linked_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the model of `linked_student`."""
+    return _exported('linked_student', tmp_path_factory)
+
+
+@pytest.fixture(scope='session')
+def remembering_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the model of `remembering_student`."""
+    return _exported('remembering_student', tmp_path_factory)
+
+
+def _exported(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Most tests need no torch, and the export takes long.
     pytest.importorskip('torch', reason='the model is exported by the test')
-    from linked_student import linked_student
+    import linked_student
 
     from diffkd_ros.export.model_folder import write_model_folder
     from diffkd_ros.runtime.decoding import Decoding
 
-    folder = tmp_path_factory.mktemp('models') / 'linked'
-    write_model_folder(linked_student(), folder, 'Untrained, for a test.', Decoding(0.1, 0.15, 100), {}, {})
+    folder, student = tmp_path_factory.mktemp('models') / 'linked', getattr(linked_student, name)()
+    write_model_folder(student, folder, 'Untrained, for a test.', Decoding(0.1, 0.15, 100), {}, {})
     return folder

@@ -1,17 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small untrained student with a layered message, the same at every call."""
+"""Small untrained students with a layered message, the same at every call."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from small_recipe import LINK, make_lively, small_recipe
 
 from diffkd_ros.model.student import Student
 
+MEMORY: dict[str, Any] = {**LINK, 'context': (*LINK['context'], 'last')}
+
 
 def linked_student() -> Student:
     """In evaluation mode, with weights that make every part of its graphs matter."""
+    return _student(LINK)
+
+
+def remembering_student() -> Student:
+    """The same with a memory."""
+    return _student(MEMORY, earlier=True)
+
+
+def _student(model: dict[str, Any], **data: bool) -> Student:
     torch.manual_seed(0)
-    student = Student(small_recipe('teacher', model=LINK).model).eval()
+    student = Student(small_recipe('teacher', model=model, data=data).model).eval()
     make_lively(student)
     return student

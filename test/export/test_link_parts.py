@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from arrived_map import as_received
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.grid import grid_warps
@@ -17,7 +18,6 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.boxes import draw_boxes
-from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.link.tables import LinkTables
@@ -83,16 +83,6 @@ def arrival(sent: Sent) -> Arrival:
     return Arrival(torch.cat((first, second), dim=1), whole * some, some)
 
 
-def as_received(sent: Sent, arrival: Arrival, agent: int, boxes: Boxes3D | None) -> ReceivedMap:
-    def over_cells(tiles: torch.Tensor) -> np.ndarray:
-        return tiles.repeat_interleave(4, -2).repeat_interleave(4, -1).numpy() > 0
-
-    fine = np.where(over_cells(arrival.levels[agent]), sent.coded.codes.fine[agent].numpy(), -1)
-    fine[1:] = np.where((fine[:1] == 0) & (fine[1:] >= 0), 0, fine[1:])
-    coarse = np.where(arrival.coarse[agent, 0].numpy() > 0, sent.coded.codes.coarse[agent].numpy(), -1)
-    return ReceivedMap(boxes, coarse.astype(np.int16), fine.astype(np.int16), {})
-
-
 @pytest.fixture(scope='module')
 def boxes(card: ModelCard, sent: Sent) -> list[Boxes3D | None]:
     """Of each agent; those of the last do not arrive."""
@@ -124,7 +114,7 @@ def test_the_ego_decodes_and_restores_as_in_training(
 ) -> None:
     ego = BevFeature(sent.features[0].numpy(), sent.density[0, 0].numpy())
     maps = [as_received(sent, arrival, agent, boxes[agent]) for agent in (1, 2)]
-    found = MapReceiver(card).features(ego, maps, poses)
+    _, *found = MapReceiver(card).features(ego, maps, poses)
     with torch.no_grad():
         expected = restored_maps(received, batch, student)[1:].numpy()
     assert np.abs(expected - received.features[1:].numpy()).max() > 0.1
@@ -140,7 +130,7 @@ def test_complete_maps_are_not_restored(card: ModelCard, sent: Sent, poses: list
     maps = [as_received(sent, everything, agent, None) for agent in (1, 2)]
     receiver = MapReceiver(card)
     decoded = [each.feature(receiver.tables).feature for each in maps]
-    found = receiver.features(ego, maps, poses)
+    _, *found = receiver.features(ego, maps, poses)
     np.testing.assert_array_equal([each.feature for each in found], decoded)
 
 
@@ -150,9 +140,9 @@ def test_evidence_of_a_box_is_what_is_not_known_to_be_empty(
     """Decoding keeps a box where a density is above 0: a cell that did not arrive may hold something."""
     ego = BevFeature(sent.features[0].numpy(), sent.density[0, 0].numpy())
     given = as_received(sent, arrival, 1, None)
-    density = MapReceiver(card).features(ego, [given], poses[:2])[0].density
+    density = MapReceiver(card).features(ego, [given], poses[:2])[1].density
     arrived, coarse = given.fine[0] >= 0, given.coarse.repeat(4, 0).repeat(4, 1)
     np.testing.assert_array_equal(density[arrived] > 0, given.fine[0][arrived] > 0)
     np.testing.assert_array_equal(density[~arrived] > 0, coarse[~arrived] != 0)
     nothing = replace(given, fine=np.full_like(given.fine, -1), coarse=np.full_like(given.coarse, -1))
-    assert (MapReceiver(card).features(ego, [nothing], poses[:2])[0].density == 1).all()
+    assert (MapReceiver(card).features(ego, [nothing], poses[:2])[1].density == 1).all()

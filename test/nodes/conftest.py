@@ -89,23 +89,27 @@ def feature_of(
 
 
 @pytest.fixture(scope='session')
-def chunks_of(linked: ModelCard, scene: CoopFrame) -> Callable[..., list[BevChunk]]:
-    """Makes the messages that a vehicle of the scene would send with the small model."""
-    encoder, sender = FeatureEncoder(linked), MapSender(linked)
-    packer = Packer(LinkTables.load(linked))
+def chunks_by(scene: CoopFrame) -> Callable[..., list[BevChunk]]:
+    """Makes the messages that a vehicle of the scene would send with a model."""
 
     def make(
-        vehicle: int, name: str, stamp: int, sequence: int = 0, kilobytes: float = 100.0
+        card: ModelCard, vehicle: int, name: str, stamp: int, sequence: int = 0, kilobytes: float = 100.0
     ) -> list[BevChunk]:
         sweep = scene.agents[vehicle]
         header = header_message(stamp, lidar_frame(name))
         lidar = LidarPose(sweep.pose, MAP_FRAME)
-        overhead = overhead_of(header, name, linked, lidar)
-        codes = sender.prepare(encoder.encode(sweep.points))
-        chunks = packer.pack(codes, round(1e3 * kilobytes), overhead)
-        return chunk_messages(header, name, sequence, linked, chunks, lidar)
+        overhead = overhead_of(header, name, card, lidar)
+        codes = MapSender(card).prepare(FeatureEncoder(card).encode(sweep.points))
+        chunks = Packer(LinkTables.load(card)).pack(codes, round(1e3 * kilobytes), overhead)
+        return chunk_messages(header, name, sequence, card, chunks, lidar)
 
     return make
+
+
+@pytest.fixture(scope='session')
+def chunks_of(linked: ModelCard, chunks_by: Callable[..., list[BevChunk]]) -> Callable[..., list[BevChunk]]:
+    """Makes the messages that a vehicle of the scene would send with the small model."""
+    return partial(chunks_by, linked)
 
 
 @pytest.fixture

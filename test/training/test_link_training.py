@@ -221,6 +221,24 @@ def test_a_memory_trains(stage: str, sequence: Batch) -> None:
     assert touched == (stage == 'link')
 
 
+def test_a_ranking_that_is_continued_trains_on_the_same_tiles(sequence: Batch) -> None:
+    torch.manual_seed(1)
+    config = memory_recipe('teacher').model
+    teacher, student = Teacher(config), Student(config)
+    make_lively(student)
+    begun = STAGES['rank'](teacher, student, 'global', Frozen).train()
+    assert student.sender is not None
+    for parameter in student.sender.ranking.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    continued = STAGES['rank'](teacher, student, 'global', Frozen).train()
+    for seed in range(3):
+        losses = []
+        for stage in (begun, continued):
+            torch.manual_seed(seed)
+            losses.append(stage(sequence)['rank'])
+        assert torch.equal(*losses)
+
+
 def test_boxes_are_drawn_as_a_receiver_draws_them() -> None:
     generator = torch.Generator().manual_seed(0)
     grid = BevGrid(-25.6, -12.8, -3, 25.6, 12.8, 1, 32, 64)

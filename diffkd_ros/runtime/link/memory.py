@@ -68,15 +68,14 @@ class MapMemory:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._agents.clear()
+        self._agents = {}
 
     def advance(self, stamp: int) -> None:
         """Forget what is too old for a sweep of the ego with this stamp, nanoseconds."""
         if self._now is not None and stamp < self._now:
             self.clear()
         self._now = stamp
-        for agent in [agent for agent, known in self._agents.items() if known.used < stamp - OLDEST]:
-            del self._agents[agent]
+        self._agents = {k: known for k, known in self._agents.items() if known.used >= stamp - OLDEST}
 
     def before(self, agent: Hashable, stamp: int) -> KnownMap | None:
         """The newest map of an agent that precedes a stamp by at most `OLDEST`."""

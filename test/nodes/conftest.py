@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -90,16 +91,23 @@ def feature_of(
 
 @pytest.fixture(scope='session')
 def chunks_by(scene: CoopFrame) -> Callable[..., list[BevChunk]]:
-    """Makes the messages that a vehicle of the scene would send with a model."""
+    """Makes the messages that a vehicle of the scene would send with a model, of its boxes the first ones."""
 
     def make(
-        card: ModelCard, vehicle: int, name: str, stamp: int, sequence: int = 0, kilobytes: float = 100.0
+        card: ModelCard,
+        vehicle: int,
+        name: str,
+        stamp: int,
+        sequence: int = 0,
+        kilobytes: float = 100.0,
+        boxes: int = 255,
     ) -> list[BevChunk]:
         sweep = scene.agents[vehicle]
         header = header_message(stamp, lidar_frame(name))
         lidar = LidarPose(sweep.pose, MAP_FRAME)
         overhead = overhead_of(header, name, card, lidar)
         codes = MapSender(card).prepare(FeatureEncoder(card).encode(sweep.points))
+        codes = replace(codes, boxes=codes.boxes[:boxes])
         chunks = Packer(LinkTables.load(card)).pack(codes, round(1e3 * kilobytes), overhead)
         return chunk_messages(header, name, sequence, card, chunks, lidar)
 

@@ -70,13 +70,12 @@ def assert_same(detections, boxes):
     np.testing.assert_allclose(detections.scores, boxes.scores, atol=1e-4)
 
 
-def test_vehicles_whose_cells_were_lost_are_found_from_the_sweep_before(
-    ego, partner, scene, chunks_by, card, stamp
-):
+def test_what_was_lost_is_detected_in_from_the_sweep_before(ego, partner, scene, chunks_by, card, stamp):
     """Of the second sweep the first chunk arrives, of the third none: the second one is used again."""
     by_hand, memory = Ego(card, scene), MapMemory()
     stamps = [stamp, stamp + SWEEP, stamp + 2 * SWEEP]
-    complete, second = (chunks_by(card, 4, 'cav_4', at, k) for k, at in enumerate(stamps[:2]))
+    # Without boxes, which the ego would find whatever it remembers.
+    complete, second = (chunks_by(card, 4, 'cav_4', at, k, boxes=0) for k, at in enumerate(stamps[:2]))
     assert len(second) > 1
     part = second[:1]
     sent = [(complete, stamps[0], complete), (part, stamps[1], part), ((), stamps[1], part)]
@@ -84,7 +83,12 @@ def test_vehicles_whose_cells_were_lost_are_found_from_the_sweep_before(
         detections = answer(partner, scene, at, chunks)
         expected = by_hand.found(memory, at, (4, 'cav_4', used, known))
         assert_same(detections, expected)
-    forgotten = by_hand.found(MapMemory(), at, (4, 'cav_4', used, known))
+    # What is remembered of the neighbour matters, not only what is remembered of the ego.
+    own = MapMemory()
+    for at in stamps[:2]:
+        by_hand.found(own, at)
+    forgotten = by_hand.found(own, stamps[2], (4, 'cav_4', used, known))
+    assert len(expected) > 3
     assert not np.isin(expected.scores, forgotten.scores).all()
 
 

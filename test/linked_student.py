@@ -19,8 +19,11 @@ def linked_student() -> Student:
 
 
 def remembering_student() -> Student:
-    """The same with a memory."""
-    return _student(MEMORY, earlier=True)
+    """The same with a memory, and with an ego whose reliability depends on changes of its map."""
+    student = _student(MEMORY, earlier=True)
+    change = student.config.channels + 2  # channel of the evidence, see `AdaptiveGatedFusion`
+    torch.nn.init.normal_(student.fusion.reliability[0].weight[:, change], std=5)  # type: ignore
+    return student
 
 
 def _student(model: dict[str, Any], **data: bool) -> Student:

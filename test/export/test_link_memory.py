@@ -21,7 +21,6 @@ from diffkd_ros.geometry.grid import grid_warps
 from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.card import EGO, RESTORE, ModelCard, ModelError
-from diffkd_ros.runtime.detector import OUTPUTS
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.boxes import draw_boxes
 from diffkd_ros.runtime.link.memory import MapMemory, Moment, occupied_cells
@@ -90,7 +89,7 @@ class Drive:
         return collate([replace(sample, earlier=earlier)], self.card.grid)
 
     def trained(self, now: int, before: dict[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Restored maps, densities and heat map at a sweep; `before` is the sweep remembered of agents."""
+        """Restored maps, densities and reliability at a sweep; `before` is the sweep remembered of agents."""
         agents, frame, grid = [0, *HEARD[now]], self.frames[now], self.card.grid
         single = [
             Earlier.of(frame, self.frames[before.get(agent, now)], [self.ids[agent]], grid)
@@ -109,8 +108,8 @@ class Drive:
         with torch.no_grad():
             received = receive(sent, arrival, batch, self.student, known)
             restored = restored_maps(received, batch, self.student)
-            fused = fuse_frames(self.student, received.features, restored, received.density, batch).fused
-            return restored, received.density, self.student.head(fused)[0]
+            fusion = fuse_frames(self.student, received.features, restored, received.density, batch)
+            return restored, received.density, fusion.reliability
 
 
 def rows(parts: Sequence[Any], agents: Sequence[int]) -> Any:
@@ -143,7 +142,7 @@ def test_a_drive_with_lost_messages_is_restored_and_fused_as_in_training(
         poses = [frame.agents[drive.ids[agent]].pose for agent in agents]
         moment = Moment(memory, agents, [frame.stamp] * len(agents))
         found = receiver.features(ego, maps, poses, moment)
-        restored, density, heatmap = drive.trained(now, before)
+        restored, density, reliability = drive.trained(now, before)
         np.testing.assert_allclose([each.feature for each in found], restored.numpy(), atol=TOLERANCE)
         np.testing.assert_array_equal([each.density for each in found], density[:, 0].numpy())
         # The memory changes the ego's map, and what a neighbour's cells may hold.
@@ -157,7 +156,7 @@ def test_a_drive_with_lost_messages_is_restored_and_fused_as_in_training(
             'density': np.stack([each.density for each in found])[:, None],
             'ego_to_agent': grid_warps(poses, card.grid),
         }
-        np.testing.assert_allclose(session.run(OUTPUTS[:1], inputs)[0], heatmap.numpy(), atol=TOLERANCE)
+        np.testing.assert_allclose(session.run(['reliability'], inputs)[0], reliability, atol=TOLERANCE)
 
 
 def test_nothing_remembered_is_what_training_has_of_a_forgotten_sweep(

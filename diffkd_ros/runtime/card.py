@@ -24,6 +24,8 @@ STUDENT = 'student.safetensors'
 FILES = {'onnx': (ENCODER, EGO), 'torch': (STUDENT,)}
 LINK_FILES = (SENDER, LINK)
 
+MOST_REMEMBERED = 16
+"""Most agents whose last maps the ego keeps, so the most in a fusion of a model with a memory."""
 _FARTHEST = 1000.0  # metres
 _MOST_CELLS = 2048  # along an edge
 
@@ -85,9 +87,11 @@ class ModelCard(BaseModel):
         return self
 
     @model_validator(mode='after')
-    def _memory_is_used(self) -> ModelCard:
+    def _memory_is_possible(self) -> ModelCard:
         if self.memory and not (self.link and self.restores):
             raise ValueError(f'memory: needs link and {RESTORE}')
+        if self.memory and self.max_agents > MOST_REMEMBERED:
+            raise ValueError(f'memory: max_agents must be at most {MOST_REMEMBERED}, is {self.max_agents}')
         return self
 
     @classmethod

@@ -12,6 +12,7 @@ import numpy as np
 
 from diffkd_ros.documents import user_path
 from diffkd_ros.frame import CoopFrame
+from diffkd_ros.runtime.link.memory import may_recall
 from diffkd_ros.sources.dataset import DatasetError, readable
 from diffkd_ros.sources.source import SIMULATOR, Source
 from diffkd_ros.training.recipe import Data, FrameSource, RecipeError
@@ -105,10 +106,13 @@ class Mixture:
             before: number of frames by which the second frame precedes the first; 0 for none.
 
         Returns:
-            The frame, and an earlier one of the same scenario; None if there is none.
+            The frame, and an earlier one of the same scenario; None if there is none, or if it is so old
+            that an ego would not remember it.
         """
         source = self._sources[int(rng.choice(len(self._sources), p=self._shares))]
-        return source.draw(rng, rng if drive is None else drive, before)
+        frame, earlier = source.draw(rng, rng if drive is None else drive, before)
+        recalled = earlier is not None and may_recall(frame.stamp, earlier.stamp)
+        return frame, earlier if recalled else None
 
 
 def held_out_frames(data: Data) -> list[CoopFrame]:

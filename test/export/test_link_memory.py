@@ -188,6 +188,9 @@ def test_a_card_with_a_memory_needs_the_graph_that_uses_it(
     files = {name: digest for name, digest in card.files.items() if name != RESTORE}
     with pytest.raises(ValueError, match=f'memory: needs link and {RESTORE}'):
         ModelCard.model_validate({**card.model_dump(), 'files': files, 'memory': True})
+    # The memory would drop the map that it keeps first, the ego's.
+    with pytest.raises(ValueError, match='memory: max_agents must be at most 16, is 17'):
+        ModelCard.model_validate({**card.model_dump(), 'memory': True, 'max_agents': 17})
     with pytest.raises(ModelError, match='has no last_features'):
         MapReceiver(_with_memory(linked_model, tmp_path))
 

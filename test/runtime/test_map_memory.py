@@ -6,20 +6,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diffkd_ros.runtime.card import MOST_REMEMBERED
 from diffkd_ros.runtime.features import BevFeature
-from diffkd_ros.runtime.link.memory import MOST_AGENTS, MapMemory, Moment, occupied_cells
+from diffkd_ros.runtime.link.memory import MapMemory, Moment, occupied_cells
 
 SWEEP = 100_000_000  # nanoseconds
 EGO, OTHER = 'ego', 'other'
 
 
-def fuse(memory: MapMemory, ego: int, **others: int) -> list[tuple[float, float] | None]:
+def fuse(
+    memory: MapMemory, ego: int, empty: tuple[str, ...] = (), **others: int
+) -> list[tuple[float, float] | None]:
     """One fusion at these sweeps; a map's value is its sweep. Returns value and age of what is remembered."""
     agents, sweeps = [EGO, *others], [ego, *others.values()]
     moment = Moment(memory, agents, [SWEEP * sweep for sweep in sweeps])
     before = moment.before()
     maps = [np.full((1, 2, 2), sweep, np.float32) for sweep in sweeps]
-    moment.keep(maps, [np.ones((2, 2), bool)] * len(maps), [np.eye(4)] * len(maps))
+    moment.keep(maps, [np.full((2, 2), agent not in empty) for agent in agents], [np.eye(4)] * len(maps))
     return [None if each is None else (each.known.feature[0, 0, 0], each.age) for each in before]
 
 
@@ -41,6 +44,15 @@ def test_a_neighbour_that_was_lost_for_a_while_is_remembered_until_it_is_too_old
             fuse(memory, sweep)
         _, other = fuse(memory, 10 + sweeps, other=10 + sweeps)
         assert other == (known(10, 0.1 * sweeps) if remembered else None)
+
+
+def test_a_map_in_which_nothing_is_known_leaves_the_one_before_it_the_last() -> None:
+    memory = MapMemory()
+    fuse(memory, 10, other=10)
+    fuse(memory, 11, other=11, empty=(EGO, OTHER))
+    assert fuse(memory, 12, other=12) == [known(10, 0.2), known(10, 0.2)]
+    fuse(memory, 13, unseen=13, empty=('unseen',))
+    assert len(memory) == 2
 
 
 def test_a_sweep_that_is_used_again_is_not_what_is_remembered_of_it() -> None:
@@ -69,7 +81,7 @@ def test_more_of_a_sweep_replaces_what_was_known_of_it() -> None:
     assert fuse(memory, 2, other=2)[1] == known(2, 0.1)
 
 
-def test_everything_is_forgotten_when_the_stamps_of_the_ego_fall_back() -> None:
+def test_everything_is_forgotten_when_time_jumps_back() -> None:
     memory = MapMemory()
     fuse(memory, 10, other=10)
     fuse(memory, 11, other=11)
@@ -77,7 +89,7 @@ def test_everything_is_forgotten_when_the_stamps_of_the_ego_fall_back() -> None:
     assert fuse(memory, 11, other=12) == [known(10, 0.1), known(11, 0.1)]
 
 
-def test_a_neighbour_whose_stamps_fall_back_is_remembered_anew() -> None:
+def test_a_neighbour_whose_time_jumps_back_is_remembered_from_then_on() -> None:
     memory = MapMemory()
     fuse(memory, 1000, other=1000)
     fuse(memory, 1001, other=1001)
@@ -99,7 +111,7 @@ def test_invented_names_take_no_more_than_the_most_agents() -> None:
     memory = MapMemory()
     for k in range(1000):
         fuse(memory, 10, **{f'neighbour{3 * k + j}': 10 for j in range(3)})
-    assert len(memory) == MOST_AGENTS
+    assert len(memory) == MOST_REMEMBERED
     assert fuse(memory, 11, neighbour2999=11) == [known(10, 0.1), known(10, 0.1)]
     memory.clear()
     assert fuse(memory, 12) == [None]

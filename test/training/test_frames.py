@@ -43,6 +43,24 @@ def test_the_same_generator_draws_the_same_frames(opv2v: Path) -> None:
     assert len({(f.scenario, f.index) for f in one}) > 1
 
 
+@pytest.mark.parametrize(('rate', 'remembered'), [(10, 4), (5, 2)])
+def test_an_earlier_frame_is_one_that_an_ego_would_remember(
+    rate: int, remembered: int, tmp_path: Path
+) -> None:
+    """Of recorded and of simulated frames: at most 0.45 s older, whatever their rate."""
+    simulator = SIMULATOR | {'rate': rate}
+    drive = Simulator(SimulatorConfig.model_validate(simulator), 5).scenario(0)
+    write_opv2v([drive.frame(i) for i in range(6)], tmp_path / 'set')
+    sources = [{'simulator': simulator}, {'kind': 'opv2v', 'folder': str(tmp_path / 'set')}]
+    for source in sources:
+        mixture, ages = Mixture(data(sources=[source])), set()
+        for seed in range(48):
+            frame, earlier = mixture.draw(np.random.default_rng(seed), before=1 + seed % 5)
+            if earlier is not None:
+                ages.add(round((frame.stamp - earlier.stamp) * 1e-9 * rate))
+        assert ages == set(range(1, remembered + 1))
+
+
 def test_a_simulated_source_may_have_a_world_of_its_own() -> None:
     sources = [{}, {'simulator': {'world': 'varied'}}]
     mixture = Mixture(data(sources=sources))

@@ -12,17 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.geometry.poses import Matrix
+from diffkd_ros.runtime.card import MOST_REMEMBERED
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.maps import ReceivedMap
 
-MOST_SWEEPS = 4
-"""Sweeps by which a remembered map may precede the one that is restored, as in training."""
-OLDEST = round((MOST_SWEEPS + 0.5) * 1e8)
-"""Nanoseconds by which it may precede it: sweeps at 10 Hz, with jitter."""
-MOST_AGENTS = 16
-"""Limits the memory that invented names of senders can take."""
+OLDEST = 450_000_000
+"""Nanoseconds by which a remembered map may precede the one in use: four sweeps at 10 Hz, with jitter."""
+MOST_SWEEPS = OLDEST // 100_000_000
+"""Sweeps at 10 Hz within this time."""
 _KEPT = 2  # maps of an agent: a sweep that is used again needs the one before it
 _MARGIN = 3  # cells
+
+
+def may_recall(stamp: int, earlier: int) -> bool:
+    """Returns whether what is known at a stamp may be remembered at a later one, both in nanoseconds."""
+    return stamp - OLDEST <= earlier < stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,9 @@ class _Agent:
 class MapMemory:
     """The last maps of the ego and of its neighbours.
 
-    An agent whose maps were not used for `OLDEST` is forgotten, and of more than `MOST_AGENTS` agents the one
-    that was used longest ago. If the ego's stamps fall back, as in a replay that starts again, everything is
-    forgotten.
+    An agent whose maps were not used for `OLDEST` is forgotten, and of more than `MOST_REMEMBERED` agents the
+    one that was used longest ago: invented names of senders take no more. When time jumps back, as in a
+    replay that starts again, everything is forgotten.
     """
 
     def __init__(self) -> None:
@@ -81,12 +85,18 @@ class MapMemory:
         """The newest map of an agent that precedes a stamp by at most `OLDEST`."""
         known = self._agents.get(agent)
         maps = () if known is None else known.maps
-        earlier = [each for each in maps if stamp - OLDEST <= each.stamp < stamp]
+        earlier = [each for each in maps if may_recall(stamp, each.stamp)]
         return max(earlier, key=lambda each: each.stamp, default=None)
 
     def keep(self, agent: Hashable, known: KnownMap) -> None:
-        """Remember a map of an agent; more of a sweep replaces what was known of it."""
+        """Remember a map of an agent; more of a sweep replaces what was known of it.
+
+        A map of which no cell is known to hold something, as of a sweep without points, is not kept: the one
+        before it stays the last.
+        """
         assert self._now is not None, 'the ego is the first'
+        if not known.occupied.any():
+            return
         kept = self._agents.pop(agent, None) or _Agent(self._now)
         kept.used = self._now
         stamps = [each.stamp for each in kept.maps]
@@ -95,7 +105,7 @@ class MapMemory:
         else:
             kept.maps.append(known)
         self._agents[agent] = kept
-        if len(self._agents) > MOST_AGENTS:
+        if len(self._agents) > MOST_REMEMBERED:
             del self._agents[next(iter(self._agents))]
 
 
@@ -108,7 +118,7 @@ class Recalled(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The maps of one fusion in a memory.
+    """One fusion: whose maps it restores and of which sweeps, to recall what precedes them and to keep them.
 
     Attributes:
         memory: of the ego.
@@ -121,7 +131,7 @@ class Moment:
     stamps: Sequence[int]
 
     def before(self) -> list[Recalled | None]:
-        """What is remembered of each agent; None for nothing."""
+        """What is remembered of each agent, None for nothing; forgets what is too old for this fusion."""
         self.memory.advance(self.stamps[0])
         recalled = []
         for agent, stamp in zip(self.agents, self.stamps, strict=True):
@@ -135,7 +145,13 @@ class Moment:
         occupied: Sequence[NDArray[np.bool_]],
         poses: Sequence[Matrix],
     ) -> None:
-        """Remember the maps of this fusion, as decoded; arguments as in `KnownMap`."""
+        """Remember the maps of this fusion, as decoded.
+
+        Args:
+            features: (channels, height, width) of the ego and of each neighbour.
+            occupied: (height, width) of each, the cells known to hold something.
+            poses: (4, 4) map <- LiDAR of each, at its stamp.
+        """
         self.memory.advance(self.stamps[0])
         maps = map(KnownMap, self.stamps, poses, features, occupied)
         for agent, known in zip(self.agents, maps, strict=True):

@@ -26,7 +26,7 @@ from diffkd_ros.evaluation import calibrators
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.measures import IOU, Evaluation
-from diffkd_ros.evaluation.pipeline import HISTORY
+from diffkd_ros.evaluation.pipeline import Perceiver
 from diffkd_ros.evaluation.report import page, tables
 from diffkd_ros.evaluation.run import (
     LEFT_OUT,
@@ -120,11 +120,12 @@ def evaluate(
         soft_wrap=True,
     )
     if plan.open().remembers:
+        history = max(Perceiver(plan.open(), condition).history for condition in possible)
         scored = [plan.positions(plan.source.scenario(number)) for number in range(len(drives))]
-        first = sum(position == 0 for positions in scored for position in positions)
+        early = sum(position < history for positions in scored for position in positions)
         console.print(
-            f'the model has a memory: up to {HISTORY} frames before each scored one are run, too; {first} of '
-            f'{sum(map(len, scored))} have none before them in their scenario',
+            f'the model has a memory: up to {history} frames before each scored one are run, too; {early} of '
+            f'{sum(map(len, scored))} have fewer before them in their scenario',
             highlight=False,
             soft_wrap=True,
         )

@@ -21,6 +21,7 @@ from diffkd_ros.metrics.frame_results import FrameResults, Inference
 from diffkd_ros.metrics.protocol import Protocol
 from diffkd_ros.metrics.scoring import score_frame
 from diffkd_ros.runtime.detector import Detection
+from diffkd_ros.runtime.link.memory import MOST_SWEEPS
 from diffkd_ros.runtime.neighbours import choose_neighbours, choose_sweep
 
 MAX_AGE = 0.5
@@ -64,9 +65,14 @@ class Perceiver:
         self._sent: list[int] = []
 
     @property
-    def needs_history(self) -> bool:
-        """Returns whether the frames before a scored one matter."""
-        return self._condition.needs_history or self._cooperation.remembers
+    def history(self) -> int:
+        """Number of frames before a scored one on which its result depends.
+
+        The message in use may be `HISTORY` frames old, and a map that is remembered of its sender precedes
+        it by up to `MOST_SWEEPS`.
+        """
+        late = HISTORY if self._condition.needs_history else 0
+        return late + (MOST_SWEEPS if self._cooperation.remembers else 0)
 
     def take(self, clean: CleanFrame) -> CoopFrame:
         """Sense a frame and, over links, send the neighbours' messages; frames must come in order.

@@ -226,8 +226,10 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
     left_out: dict[Condition, Reasons] = defaultdict(dict)
     parts: Counter[str] = Counter()
-    late = any(perceiver.needs_history for perceiver in perceivers.values())
-    for position, scored in needed_frames(plan.positions(drive), HISTORY if late else 0):
+    positions = plan.positions(drive)
+    needed = {each: dict(needed_frames(positions, perceivers[each].history)) for each in job.conditions}
+    longest = max(perceiver.history for perceiver in perceivers.values())
+    for position, scored in needed_frames(positions, longest):
         try:
             frame = drive.frame(position)
             if scored:
@@ -241,7 +243,7 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
             parts.update(frame.left_out)
         clean = CleanFrame(frame)
         for condition, perceiver in perceivers.items():
-            if not scored and not perceiver.needs_history:
+            if position not in needed[condition]:
                 continue
             if stopped():
                 return

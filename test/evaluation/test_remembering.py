@@ -25,7 +25,7 @@ from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.metrics.calibration import MIN_SCORE
 from diffkd_ros.runtime.link.detector import detect_layered
-from diffkd_ros.runtime.link.memory import MapMemory, Moment
+from diffkd_ros.runtime.link.memory import MOST_SWEEPS, MapMemory, Moment
 from diffkd_ros.runtime.link.unpacking import Unpacker
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 from diffkd_ros.sources.source import Source
@@ -41,7 +41,7 @@ def layered(remembering_model: Path) -> LayeredCooperation:
 @pytest.fixture(scope='module')
 def clean() -> list[CleanFrame]:
     drive = Simulator(SimulatorConfig(**{**SIMULATOR, 'agents': 3}), 3).scenario(0)
-    return [CleanFrame(drive.frame(k)) for k in range(HISTORY + 1)]
+    return [CleanFrame(drive.frame(k)) for k in range(HISTORY + MOST_SWEEPS + 1)]
 
 
 def perceived(cooperation, condition: Condition, frames: list[CleanFrame]) -> list[Boxes3D]:
@@ -77,16 +77,34 @@ def test_a_drive_is_detected_in_with_what_the_sweeps_before_left(layered, clean)
         assert same(boxes, expected.boxes)
 
 
-@pytest.mark.parametrize('condition', [Condition(CLEAN), Condition(EGO_ALONE), LOST], ids=lambda c: c.name)
-def test_frames_before_a_scored_one_count_without_being_detected_in(layered, clean, condition):
+@pytest.mark.parametrize(
+    ('condition', 'history'),
+    [(Condition(CLEAN), MOST_SWEEPS), (Condition(EGO_ALONE), MOST_SWEEPS), (LOST, HISTORY + MOST_SWEEPS)],
+    ids=lambda value: getattr(value, 'name', ''),
+)
+def test_frames_before_a_scored_one_count_without_being_detected_in(layered, clean, condition, history):
     perceiver = Perceiver(layered, condition)
-    assert perceiver.needs_history
+    assert perceiver.history == history
     for frame in clean[:-1]:
         perceiver.remember(frame, perceiver.take(frame))
     boxes = perceiver.perceive(clean[-1], perceiver.take(clean[-1])).detection.boxes
     assert same(boxes, perceived(layered, condition, clean)[-1])
     # Every scenario begins with nothing, whatever other conditions knew.
     assert not same(boxes, perceived(layered, condition, clean[-1:])[0])
+
+
+def test_a_sweep_without_points_leaves_the_one_before_it_remembered(layered, clean):
+    """As in the ego node, which refuses such a sweep."""
+    first, second, last = clean[:3]
+    frame, ego = second.frame, second.frame.ego
+    sweep = replace(frame.agents[ego], points=np.zeros((0, 4), np.float32), ring=None, time=None)
+    empty = CleanFrame(replace(frame, agents={**frame.agents, ego: sweep}))
+    found, refused, forgotten = (
+        perceived(layered, Condition(EGO_ALONE), frames)[-1]
+        for frames in ([first, empty, last], [first, last], [last])
+    )
+    assert same(found, refused)
+    assert not same(found, forgotten)
 
 
 def test_frames_too_far_apart_are_detected_in_without_a_memory(layered, clean):
@@ -97,17 +115,23 @@ def test_frames_too_far_apart_are_detected_in_without_a_memory(layered, clean):
 
 
 def test_an_evaluation_runs_the_frames_before_each_scored_one(remembering_model, tmp_path):
+    """Four are remembered, of a message that may be five frames old."""
     source = Source('sim:5', 1, 2, simulator={**SIMULATOR, 'frames_per_scenario': 20})
     plan = run.Plan(tmp_path / 'run', source, remembering_model, 'sim', LayeredCooperation.name)
     text = io.StringIO()
-    evaluate(plan, [Condition(CLEAN), Condition(EGO_ALONE)], Console(file=text, width=200), draw=False)
-    assert f'up to {HISTORY} frames before each scored one are run, too; 0 of 2' in text.getvalue()
+    conditions = [Condition(CLEAN), Condition(EGO_ALONE), LOST]
+    evaluate(plan, conditions, Console(file=text, width=200), draw=False)
+    assert 'up to 9 frames before each scored one are run, too; 1 of 2 have fewer' in text.getvalue()
     drive = source.scenario(0)
-    position = plan.positions(drive)[-1]
-    frames = [CleanFrame(drive.frame(p)) for p in range(position - HISTORY, position + 1)]
+    assert plan.positions(drive) == [5, 19]
     cooperation = LayeredCooperation(Model(remembering_model, MIN_SCORE))
-    expected = perceived(cooperation, Condition(CLEAN), frames)[-1]
-    found = run.load_results(plan, [Condition(CLEAN)], source.names())[Condition(CLEAN)].detections
-    scores = found.score[found.frame == 1]
-    assert set(scores.tolist()) <= set(expected.scores.tolist())
-    assert len(scores) > 3
+    for condition, positions in (
+        (Condition(CLEAN), [*range(1, 6), *range(15, 20)]),
+        (LOST, [*range(6), *range(10, 20)]),
+    ):
+        frames = [CleanFrame(drive.frame(position)) for position in positions]
+        expected = perceived(cooperation, condition, frames)[-1]
+        found = run.load_results(plan, [condition], source.names())[condition].detections
+        scores = found.score[found.frame == 1]
+        assert set(scores.tolist()) <= set(expected.scores.tolist())
+        assert len(scores) > 3

@@ -8,11 +8,10 @@ from io import BytesIO
 
 from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
-from diffkd_ros.evaluation.cooperation import Cooperation
 from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.measures import IOU, Evaluation, confident
 from diffkd_ros.evaluation.model import CleanFrame, Model
-from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, Perception
+from diffkd_ros.evaluation.pipeline import Perceiver, Perception
 from diffkd_ros.evaluation.report import scene
 from diffkd_ros.evaluation.report.plots import describe
 from diffkd_ros.evaluation.report.view import AgentView, FusionView
@@ -52,13 +51,16 @@ def draw_panels(
     name, position = telling_frame(evaluation)
     drive = plan.source.scenario(plan.source.names().index(name))
     cooperation = cooperation_named(plan.cooperation)(Model(plan.model, sessions=plan.sessions))
-    frames = [CleanFrame(drive.frame(p)) for p in range(max(0, position - HISTORY), position + 1)]
-    alone = _perceive(cooperation, Condition(EGO_ALONE), frames, plan.budget).detection.boxes
+    ego_alone = Perceiver(cooperation, Condition(EGO_ALONE), plan.budget)
+    perceivers = [(condition, Perceiver(cooperation, condition, plan.budget)) for condition in conditions]
+    history = max(perceiver.history for perceiver in (ego_alone, *(each for _, each in perceivers)))
+    frames = [CleanFrame(drive.frame(p)) for p in range(max(0, position - history), position + 1)]
+    alone = _perceive(ego_alone, frames).detection.boxes
     grid = cooperation.model.card.grid
     pictures = []
-    for condition in conditions:
+    for condition, perceiver in perceivers:
         try:
-            seen = _perceive(cooperation, condition, frames, plan.budget)
+            seen = _perceive(perceiver, frames)
         except CorruptionError:
             continue
         view = fusion_view(frames[-1].frame, seen, alone, plan.protocol, grid, describe(condition))
@@ -66,11 +68,8 @@ def draw_panels(
     return pictures
 
 
-def _perceive(
-    cooperation: Cooperation, condition: Condition, frames: Sequence[CleanFrame], budget: int | None
-) -> Perception:
-    perceiver = Perceiver(cooperation, condition, budget)
-    for frame in frames[:-1] if perceiver.needs_history else ():
+def _perceive(perceiver: Perceiver, frames: Sequence[CleanFrame]) -> Perception:
+    for frame in frames[-1 - perceiver.history : -1]:
         perceiver.remember(frame, perceiver.take(frame))
     return perceiver.perceive(frames[-1], perceiver.take(frames[-1]))
 

@@ -19,10 +19,14 @@ def linked_student() -> Student:
 
 
 def remembering_student() -> Student:
-    """The same with a memory, and with an ego whose reliability depends on changes of its map."""
+    """The same with a memory, whose boxes and ego's reliability depend on changes of the maps."""
     student = _student(MEMORY, earlier=True)
     change = student.config.channels + 2  # channel of the evidence, see `AdaptiveGatedFusion`
     torch.nn.init.normal_(student.fusion.reliability[0].weight[:, change], std=5)  # type: ignore
+    for layer in (student.head.heatmap, student.head.regression):
+        # Small at the start of training: what is remembered would change scores by less than 0.0001.
+        layer.weight.data *= 20
+    student.head.heatmap.bias.data += 1  # type: ignore
     return student
 
 

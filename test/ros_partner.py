@@ -114,10 +114,10 @@ class Partner:
 
         return self.until(find, f'diagnostics {name} saying {text!r}')
 
-    def sweep(self, agent: str, stamp: int, sweep: AgentSweep) -> None:
+    def sweep(self, agent: str, stamp: int, sweep: AgentSweep, map_frame: str = MAP_FRAME) -> None:
         """Publish a vehicle's odometry and cloud."""
         frame_id = lidar_frame(agent)
-        odometry = odometry_message(header_message(stamp, MAP_FRAME), frame_id, sweep.pose, sweep.velocity)
+        odometry = odometry_message(header_message(stamp, map_frame), frame_id, sweep.pose, sweep.velocity)
         self.publish(f'/{agent}/odometry', odometry)
         cloud = cloud_message(header_message(stamp, frame_id), sweep.points, sweep.ring, sweep.time)
         self.publish(f'/{agent}/points', cloud)

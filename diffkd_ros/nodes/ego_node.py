@@ -97,7 +97,7 @@ class FusionPipeline(Pipeline):
         self._detector = CooperativeDetector(self.card, threads=p.threads, device=p.device)
         self._receiver = MapReceiver(self.card, p.threads, p.device) if self.card.link else None
         tables = None if self._receiver is None else self._receiver.tables
-        self._memory = MapMemory()
+        self._memory, self._map_frame = MapMemory(), ''
         self._warm_up()
         self._neighbours = NeighbourSelector(
             self.card, node.agent, p.max_age, p.future_tolerance, p.allowed_neighbours, tables
@@ -181,6 +181,10 @@ class FusionPipeline(Pipeline):
         poses = [pose.pose, *(neighbour_pose for *_, neighbour_pose in accepted)]
         moment = None
         if self.card.memory:
+            if pose.map_frame != self._map_frame:
+                # Where an agent was in another frame says nothing of where it is in this one.
+                self._memory.clear()
+                self._map_frame = pose.map_frame
             agents = [self._ego.agent, *(verdict.agent for verdict, *_ in accepted)]
             stamps = [sweep.stamp, *(verdict.stamp for verdict, *_ in accepted)]
             moment = Moment(self._memory, agents, stamps)

@@ -111,6 +111,11 @@ class RestoreGraph(nn.Module):
                 the last sweep (1 + m, c, h, w), their occupied cells (1 + m, 1, h, w), the age in seconds
                 (1 + m, 1) and the warps from the grid of now to that of then (1 + m, 2, 3), see
                 `model.context.last_of`.
+
+        Returns:
+            Without a memory, the restored maps (m, c, h, w); else those of the ego and the neighbours
+            (1 + m, c, h, w), and the neighbours' density (m, 1, h, w), 1 in cells that may hold something now
+            or did before, else 0.
         """
         restoration, vectors = self.student.restoration, self.student.config.vectors
         normal = restoration.normalise(torch.cat((ego_feature, features), dim=0))

@@ -38,7 +38,8 @@ def detect_layered(
         moment: see `MapReceiver.features`.
 
     Returns:
-        The detection. Its latency also has the stages `restore` and `merge`, about 0 without neighbours.
+        The detection. Its latency also has the stages `restore` and `merge`, about 0 without neighbours; with
+        a memory, however, the ego's map is restored in every sweep.
     """
     started = time.perf_counter()
     features = receiver.features(ego, received, poses, moment)

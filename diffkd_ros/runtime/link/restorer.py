@@ -172,7 +172,19 @@ class MapRestorer(ModelPart):
 def _last_inputs(
     before: Sequence[Recalled | None], features: NDArray[np.float32], poses: Sequence[Matrix], grid: BevGrid
 ) -> tuple[NDArray[np.float32], ...]:
-    """Values of `LAST_INPUTS`; the mask of an agent of which nothing is remembered is 0."""
+    """The last known maps, as inputs of a graph with a memory.
+
+    Args:
+        before: what is remembered of the ego and of each neighbour.
+        features: (n, channels, height, width) their maps now.
+        poses: (4, 4) map <- LiDAR of each now.
+        grid: of the maps.
+
+    Returns:
+        Float32 values of `LAST_INPUTS`: the maps (n, channels, height, width), 1 in their occupied cells else
+        0 (n, 1, height, width), age in seconds (n, 1), and warps from the grid of now to that of then
+        (n, 2, 3). Zeros and the identity for an agent of which nothing is remembered.
+    """
     maps = np.zeros_like(features)
     occupied = np.zeros((len(features), 1, *features.shape[2:]), np.float32)
     age = np.zeros((len(features), 1), np.float32)

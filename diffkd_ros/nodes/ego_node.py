@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NoReturn, cast
 
 import numpy as np
@@ -67,6 +68,13 @@ class EgoParameters(EncodingParameters):
         'Neighbours whose features may be fused, by name; * and ? are wildcards, an empty name allows none.',
         live=True,
     )
+    link_rate: float = parameter(
+        2000.0,
+        'Most messages per second that are read from all neighbours, half of them from one process; more are '
+        'refused. A sweep has one, or in layers about one per kilobyte.',
+        minimum=10.0,
+        maximum=1e5,
+    )
     min_score: float = parameter(
         0.0,
         "Detections with a lower score are not published; the model's own threshold applies, too.",
@@ -100,7 +108,13 @@ class FusionPipeline(Pipeline):
         self._memory, self._map_frame = MapMemory(), ''
         self._warm_up()
         self._neighbours = NeighbourSelector(
-            self.card, node.agent, p.max_age, p.future_tolerance, p.allowed_neighbours, tables
+            self.card,
+            node.agent,
+            p.max_age,
+            p.future_tolerance,
+            p.allowed_neighbours,
+            tables,
+            p.link_rate,
         )
         self._subscriptions: list[Subscription] = []
         self._detections = node.create_lifecycle_publisher(Boxes3D, 'detections', qos.RESULTS)
@@ -139,13 +153,13 @@ class FusionPipeline(Pipeline):
     def activate(self) -> None:
         """Subscribe to clouds, poses and neighbours' features; publish the class names."""
         p = self._ego.p
-        link = p.v2x_reliability, p.v2x_depth, p.v2x_lifespan
+        link, receive = (p.v2x_reliability, p.v2x_depth, p.v2x_lifespan), self._neighbours.receive
         # Before the clouds: in each turn of the executor the ego first takes what neighbours sent.
         self._subscriptions = [
-            subscribe_to_all(self.node, kind, topic, store, profile)
-            for kind, topic, store, profile in (
-                (BevFeature, FEATURES_TOPIC, self._neighbours.add, qos.features(*link)),
-                (BevChunk, CHUNKS_TOPIC, self._neighbours.add_chunk, qos.chunks(*link)),
+            subscribe_to_all(self.node, kind, topic, partial(receive, kind), profile, raw=True)
+            for kind, topic, profile in (
+                (BevFeature, FEATURES_TOPIC, qos.features(*link)),
+                (BevChunk, CHUNKS_TOPIC, qos.chunks(*link)),
             )
         ]
         if self._vision is not None:

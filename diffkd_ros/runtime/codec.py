@@ -79,8 +79,7 @@ def decode(encoded: EncodedFeature, channels: int, height: int, width: int) -> B
     if not ((scales > 0) & (scales < MAX_SCALE)).all():
         raise PayloadError(f'scales must lie in (0, {MAX_SCALE:g})')
 
-    mask_bytes = (height * width + 7) // 8
-    limit = mask_bytes + height * width * (channels + 1)
+    mask_bytes, limit = _mask_bytes(height, width), _largest_layout(channels, height, width)
     inflater = zlib.decompressobj()
     try:
         raw = inflater.decompress(encoded.data, limit + 1)
@@ -89,6 +88,8 @@ def decode(encoded: EncodedFeature, channels: int, height: int, width: int) -> B
     if not inflater.eof:
         problem = 'decompresses to more than a map of this shape' if len(raw) > limit else 'is truncated'
         raise PayloadError(f'payload of {len(encoded.data)} bytes {problem}')
+    if inflater.unused_data:
+        raise PayloadError(f'{len(inflater.unused_data)} bytes follow the payload')
     if len(raw) < mask_bytes:
         raise PayloadError(f'{len(raw)} bytes decompressed, the cell mask alone takes {mask_bytes}')
     buffer = np.frombuffer(raw, np.uint8)
@@ -104,3 +105,17 @@ def decode(encoded: EncodedFeature, channels: int, height: int, width: int) -> B
     values = buffer[mask_bytes + cells :].view(np.int8).reshape(channels, cells)
     feature[:, occupied] = values * scales[:, None]
     return BevFeature(feature, density)
+
+
+def largest_payload(channels: int, height: int, width: int) -> int:
+    """Bytes that no payload of this shape exceeds; incompressible ones grow a little."""
+    size = _largest_layout(channels, height, width)
+    return size + size // 8 + 64
+
+
+def _mask_bytes(height: int, width: int) -> int:
+    return (height * width + 7) // 8
+
+
+def _largest_layout(channels: int, height: int, width: int) -> int:
+    return _mask_bytes(height, width) + height * width * (channels + 1)

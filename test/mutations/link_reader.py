@@ -12,6 +12,7 @@ from cases import Reader
 from changes import damaged, number_of_type
 from diffkd_ros.msg import BevChunk
 from layered_map import link_tables, random_codes
+from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
 from diffkd_ros.geometry.grid import BevGrid, grid_warps
@@ -97,7 +98,7 @@ class Link(Reader):
             message.data.frombytes(vectors.pop('data'))
             for name, values in vectors.items():
                 fill(getattr(message, name), values)
-            selector.add_chunk(message)
+            selector.receive(BevChunk, serialize_message(message))
         verdicts = selector.select(SECOND, np.eye(4), 'map')
         selector.items()
         records = selector.buffer.snapshot()

@@ -18,6 +18,7 @@ from cases import Reader
 from changes import damaged, json_case, number_of_type
 from diffkd_ros.msg import BevFeature
 from geometry_msgs.msg import Point, Pose, PoseWithCovariance, Quaternion
+from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
 from diffkd_ros.cosim.opencda.diffkd_opencda import GatewayError, receive_message
@@ -241,7 +242,7 @@ class Feature(Reader):
             message.grid_range = np.array(grid_range, np.float32)
             fill(message.scales, np.array(scales, np.float32))
             message.data.frombytes(data)
-            selector.add(message)
+            selector.receive(BevFeature, serialize_message(message))
         verdicts = selector.select(SECOND, np.eye(4), 'map')
         selector.items()
         used = [v for v in verdicts if v.accepted]

@@ -151,7 +151,7 @@ def test_an_invalid_feature_is_refused_and_reported_and_the_ego_detects_alone(
 
 
 def reason_value(start):
-    from diffkd_ros.nodes.link.peer_record import Refusal
+    from diffkd_ros.nodes.link.refusal import Refusal
 
     (value,) = (refusal.value for refusal in Refusal if refusal.value.startswith(start))
     return value

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from diffkd_ros.msg import BevFeature
+from rclpy.serialization import serialize_message
 
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import EarlyCooperation, IntermediateCooperation
@@ -44,7 +46,7 @@ def found_by_node(crowd, card, feature_of, scene):
         message.pose.pose.position.x, message.pose.pose.position.y = sweep.pose[:2, 3]
         if agent == 2:
             del message.data[len(message.data) // 2 :]
-        selector.add(message)
+        selector.receive(BevFeature, serialize_message(message))
     verdicts = selector.select(SECOND, crowd.agents[crowd.ego].pose, MAP_FRAME)
     return [verdict.agent for verdict in verdicts if verdict.accepted]
 

@@ -53,6 +53,7 @@ def corrupt(encoded: EncodedFeature) -> dict[str, EncodedFeature]:
         'scales for': replace(encoded, scales=encoded.scales[:-1]),
         'scales must': replace(encoded, scales=scales),
         'truncated': replace(encoded, data=encoded.data[:-20]),
+        'bytes follow': replace(encoded, data=encoded.data + b'more'),
         'does not decompress': replace(encoded, data=b'\x00' + encoded.data),
         'expected for': replace(encoded, data=zlib.compress(raw[:-1])),
         'cell mask': replace(encoded, data=zlib.compress(b'\x01')),

@@ -41,7 +41,7 @@ def subscribe_to_all(
     node: Node,
     message_class: type,
     topic: str,
-    callback: Callable[[Any], object],
+    callback: Callable[..., object],
     profile: QoSProfile,
     *,
     raw: bool = False,
@@ -55,15 +55,17 @@ def subscribe_to_all(
         node: that subscribes.
         message_class: of the topic.
         topic: relative name.
-        callback: called in the executor's thread with each message.
+        callback: called in the executor's thread with each message and, if it takes two arguments, its
+            `MessageInfo`.
         profile: quality of service.
         raw: whether the callback gets serialised messages.
     """
+    call = _with_info(callback)
 
-    def pass_on(message: Any) -> None:
-        callback(message)
-        for waiting, _ in take_waiting(subscription, profile.depth):
-            callback(waiting)
+    def pass_on(message: Any, info: Any) -> None:
+        call(message, info)
+        for waiting in take_waiting(subscription, profile.depth):
+            call(*waiting)
 
     subscription = node.create_subscription(message_class, topic, pass_on, profile, raw=raw)
     return subscription
@@ -82,15 +84,15 @@ def take_rest(subscriptions: Iterable[Subscription]) -> None:
             for message, info in take_waiting(subscription, _TAKEN_AT_ONCE):
                 if int(info['source_timestamp']) <= ended:
                     last = time.monotonic()
-                    _pass_on(subscription, message, info)
+                    _with_info(subscription.callback)(message, info)
         time.sleep(0.01)
 
 
-def _pass_on(subscription: Subscription, message: Any, info: Any) -> None:
-    """Call a subscription's callback as an executor does."""
-    callback: Callable[..., object] = subscription.callback
-    takes_info = len(inspect.signature(callback).parameters) > 1
-    callback(*((message, info) if takes_info else (message,)))
+def _with_info(callback: Callable[..., object]) -> Callable[[Any, Any], object]:
+    """A subscription's callback, called as an executor does, with or without the `MessageInfo`."""
+    if len(inspect.signature(callback).parameters) > 1:
+        return callback
+    return lambda message, _: callback(message)
 
 
 class InputSubscription:

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from rclpy.serialization import serialize_message
 
-from diffkd_ros.geometry.poses import Matrix
-from diffkd_ros.messages.poses import pose_of, pose_of_chunk
+from diffkd_ros.geometry.lidar_pose import LidarPose
+from diffkd_ros.messages.poses import pose_of_chunk, pose_of_odometry
 from diffkd_ros.msg import BevChunk, BevFeature
 from diffkd_ros.nodes.link.feature_message import encoded_of
-from diffkd_ros.nodes.link.peer_record import Refusal
+from diffkd_ros.nodes.link.refusal import Objection, Refusal
 from diffkd_ros.runtime import codec, features
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.link.chunk import LARGEST
@@ -22,21 +21,8 @@ from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
 ENCODINGS = {BevFeature.ENCODING_SPARSE_INT8_ZLIB}
-# Characters of all names in a chunk, which limits the memory that it takes.
-_LONGEST_NAMES = 1000
 # All fields that the chunks of a sweep have in common.
 _COMMON = [name for name in BevChunk.get_fields_and_field_types() if name not in ('chunk', 'data')]
-
-
-@dataclass(frozen=True)
-class Objection:
-    """Why a sweep is refused."""
-
-    refusal: Refusal
-    detail: str
-
-    def __str__(self) -> str:
-        return f'{self.refusal.value}: {self.detail}'
 
 
 @dataclass(frozen=True)
@@ -57,16 +43,21 @@ class Extent:
 class ArrivedMap:
     """A `BevFeature`, version 1 of the exchange: a whole map.
 
+    Args:
+        message: it.
+        size: bytes, serialised.
+
     Attributes:
         map_frame: frame of its pose.
         extent: how much has arrived.
     """
 
-    def __init__(self, message: BevFeature) -> None:
+    def __init__(self, message: BevFeature, size: int) -> None:
         self._message = message
         self._decoded: features.BevFeature | None = None
+        self._lidar: LidarPose | None = None
         self.map_frame = message.map_frame
-        self.extent = Extent(len(serialize_message(message)))
+        self.extent = Extent(size)
 
     def objection(self, card: ModelCard) -> Objection | None:
         """Why the map cannot be fused by this model, checking everything except its pose and payload."""
@@ -88,15 +79,21 @@ class ArrivedMap:
             return Objection(Refusal.ENCODING, f'{message.encoding}, known are {sorted(ENCODINGS)}')
         return None
 
-    def pose(self) -> Matrix:
-        """The sender's pose, map <- LiDAR; raises `PoseError`."""
-        return pose_of(self._message.pose.pose)
+    def lidar(self) -> LidarPose:
+        """The sender's pose and motion; raises `PoseError`."""
+        if self._lidar is None:
+            self._lidar = replace(pose_of_odometry(self._message), map_frame=self.map_frame)
+        return self._lidar
 
     def decode(self, card: ModelCard) -> features.BevFeature:
         """The map, decoded once for all sweeps that it takes part in; raises `PayloadError`."""
         if self._decoded is None:
             grid = card.grid
-            self._decoded = codec.decode(encoded_of(self._message), card.channels, grid.height, grid.width)
+            decoded = codec.decode(encoded_of(self._message), card.channels, grid.height, grid.width)
+            largest, most = float(np.abs(decoded.feature).max()), card.feature_range
+            if largest > most:
+                raise codec.PayloadError(f'values up to {largest:.3g}, expected at most {most:g}')
+            self._decoded = decoded
         return self._decoded
 
 
@@ -108,18 +105,20 @@ class ArrivedChunks:
 
     Args:
         message: the first one.
+        size: bytes of it, serialised.
 
     Attributes:
         map_frame: frame of the pose.
         announced: number of chunks of the sweep.
     """
 
-    def __init__(self, message: BevChunk) -> None:
+    def __init__(self, message: BevChunk, size: int) -> None:
         self._head = message
         self._lock = threading.Lock()
         self._data: dict[int, bytes] = {message.chunk: message.data.tobytes()}
-        self._envelope = len(serialize_message(message)) - len(message.data)
+        self._envelope = size - len(message.data)
         self._decoded: tuple[ReceivedMap, Extent] | None = None
+        self._lidar: LidarPose | None = None
         self._damaged: set[str] = set()
         self.map_frame = message.map_frame
         self.announced = message.chunks
@@ -130,10 +129,7 @@ class ArrivedChunks:
         head, size = self._head, len(self._head.data)
         if head.chunk >= head.chunks:
             return f'chunk {head.chunk} of {head.chunks}'
-        if not 1 <= size <= LARGEST:
-            return f'{size} bytes, expected 1 to {LARGEST}'
-        names = len(head.agent_id + head.model_id + head.map_frame + head.header.frame_id)
-        return f'names of {names} characters, at most {_LONGEST_NAMES}' if names > _LONGEST_NAMES else ''
+        return '' if 1 <= size <= LARGEST else f'{size} bytes, expected 1 to {LARGEST}'
 
     @property
     def extent(self) -> Extent:
@@ -179,9 +175,11 @@ class ArrivedChunks:
             return Objection(Refusal.MODEL, f'{model}, the ego runs {card.link_id}')
         return None
 
-    def pose(self) -> Matrix:
-        """The sender's pose, map <- LiDAR; raises `PoseError`."""
-        return pose_of_chunk(self._head).pose
+    def lidar(self) -> LidarPose:
+        """The sender's pose and motion; raises `PoseError`."""
+        if self._lidar is None:
+            self._lidar = pose_of_chunk(self._head)
+        return self._lidar
 
     def decode(self, unpacker: Unpacker, on_damaged: Callable[[str], object]) -> tuple[ReceivedMap, Extent]:
         """What has arrived, decoded again only if it is more than at the last call, and how much that is.

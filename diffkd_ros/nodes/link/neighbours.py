@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks neighbours' sweeps and selects, for each sweep of the ego, those that are fused.
 
-`PeerBuffer` checks the sender's id and the age, `arrived` model, grid and encoding, this module map frame,
-pose and payload. A sweep that fails a check is refused with the reason; it never stops the ego.
+`Admission` limits size and number of the messages, `PeerBuffer` checks the sender's id and the age, `arrived`
+model, grid and encoding, `PoseCheck` the pose, this module map frame and payload. A sweep that fails a check
+is refused with the reason; it never stops the ego.
 
 A feature and its pose belong to the stamp of the sender's sweep. It is warped from that pose to the ego's
 pose at the ego's sweep, so static objects are aligned whatever the feature's age; moving objects stay where
@@ -11,35 +12,43 @@ they were at the feature's stamp. `max_age` limits that error.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.geometry.poses import Matrix, PoseError
 from diffkd_ros.messages.reading import NANOSECONDS, stamp_of
 from diffkd_ros.msg import BevChunk, BevFeature
 from diffkd_ros.nodes.base import diagnostics
-from diffkd_ros.nodes.link.arrived import ArrivedChunks, ArrivedMap, Extent, Objection
-from diffkd_ros.nodes.link.peer_buffer import PeerBuffer, Pick
-from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
+from diffkd_ros.nodes.link.admission import Admission, publisher_of
+from diffkd_ros.nodes.link.arrived import ArrivedChunks, ArrivedMap, Extent
+from diffkd_ros.nodes.link.peer_buffer import PeerBuffer
+from diffkd_ros.nodes.link.places import Places
+from diffkd_ros.nodes.link.plausibility import PoseCheck
+from diffkd_ros.nodes.link.received import Pick
+from diffkd_ros.nodes.link.refusal import Objection, Refusal
+from diffkd_ros.nodes.link.report import LinkReport
+from diffkd_ros.nodes.link.sweep_clock import SweepClock
 from diffkd_ros.runtime import codec, features
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.link.maps import ReceivedMap, TileState
 from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import Unpacker
-from diffkd_ros.runtime.neighbours import Choice, choose_neighbours
+from diffkd_ros.runtime.neighbours import Choice
 
 Arrived = ArrivedMap | ArrivedChunks
 Decoded = features.BevFeature | ReceivedMap
 
-# A longer interval between two own sweeps is a pause, not the LiDAR's period.
-_LONGEST_PERIOD = 1 * NANOSECONDS
+# Neighbours not fused before whose payloads are decoded in vain for a sweep: of all participants, and of one.
+_MOST_FAILURES, _OF_ONE = 8, 2
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,7 @@ class NeighbourSelector:
         future_tolerance: how much newer than the sweep a feature may be, seconds.
         allowed: names of neighbours whose features may be fused, with the wildcards of `fnmatch`.
         tables: of the model's layered message; None: it has none.
+        link_rate: messages read in a second from all neighbours.
 
     Attributes:
         buffer: the messages and each neighbour's statistics.
@@ -99,35 +109,53 @@ class NeighbourSelector:
         future_tolerance: float,
         allowed: Sequence[str] = ('*',),
         tables: LinkTables | None = None,
+        link_rate: float = 2000.0,
     ) -> None:
         self._card = card
         self._unpacker = None if tables is None else Unpacker(tables)
         self._max_age, self._future_tolerance, self._allowed = max_age, future_tolerance, allowed
-        self._sweeps = _SweepClock()
+        self._admission = Admission(card, link_rate)
+        self._poses = PoseCheck(card.grid)
+        self._places = Places(card.max_agents - 1)
+        self._sweeps = SweepClock()
         self.buffer = PeerBuffer[Arrived](
             own_id, round(max_age * NANOSECONDS), round(future_tolerance * NANOSECONDS)
         )
+        self._report = LinkReport(self.buffer, self._sweeps, future_tolerance)
 
     def limit(self, max_age: float, allowed: Sequence[str]) -> None:
         """Change these limits, from the next sweep on; see the constructor."""
         self._max_age, self._allowed = max_age, allowed
         self.buffer.max_age = round(max_age * NANOSECONDS)
 
-    def add(self, message: BevFeature) -> None:
-        """Store a message that just arrived, without checking or decoding it."""
-        whole = ArrivedMap(message)
-        stamp, newest = stamp_of(message.header), self._sweeps.newest()
-        self.buffer.add(message.agent_id, stamp, message.sequence, whole, whole.extent.size, newest)
+    def receive(
+        self, kind: type[BevFeature] | type[BevChunk], data: bytes, info: Mapping[str, Any] | None = None
+    ) -> None:
+        """Read and store a message that just arrived, without decoding its payload, or refuse it.
 
-    def add_chunk(self, message: BevChunk) -> None:
-        """Store a chunk that just arrived, without decoding it."""
-        stamp, newest = stamp_of(message.header), self._sweeps.newest()
-        chunk = ArrivedChunks(message)
-        self.buffer.add_chunk(message.agent_id, stamp, message.sequence, chunk, newest)
+        Args:
+            kind: its class.
+            data: the serialised message.
+            info: `MessageInfo` of rclpy; None: unknown.
+        """
+        publisher = publisher_of(info or {})
+        admitted = self._admission.admit(kind, data, publisher, time.monotonic(), self._sweeps.count)
+        if isinstance(admitted, Objection):
+            self.buffer.turn_away(admitted, chunk=kind is BevChunk)
+            return
+        stamp, newest = stamp_of(admitted.header), self._sweeps.newest()
+        sender = admitted.agent_id, stamp, admitted.sequence
+        # The middleware appends up to three zeros. The last field, `data`, begins at a multiple of four.
+        size = len(data) - (len(data) - len(admitted.data)) % 4
+        if isinstance(admitted, BevChunk):
+            self.buffer.add_chunk(*sender, ArrivedChunks(admitted, size), newest, publisher)
+        else:
+            self.buffer.add(*sender, ArrivedMap(admitted, size), size, newest, publisher)
 
     def own_sweep(self, stamp: int) -> None:
         """Note the stamp of an own sweep that just arrived, to compare neighbours' clocks with."""
         self._sweeps.arrived(stamp)
+        self.buffer.sweeps = self._sweeps.count
 
     def select(self, stamp: int, ego_pose: Matrix, map_frame: str) -> list[Verdict]:
         """Decide for every known neighbour whether its feature is fused in a sweep.
@@ -144,27 +172,43 @@ class NeighbourSelector:
         poses: dict[str, Matrix] = {}
         extents: dict[str, Extent] = {}
         refused: list[Verdict] = []
+        failures: Counter[bytes] = Counter()
 
         def decoded(sender: str) -> Decoded | None:
-            try:
-                feature, extents[sender] = self._decoded(picks[sender])
-                return feature
-            except codec.PayloadError as error:
-                why = Objection(Refusal.PAYLOAD, str(error))
-                refused.append(self._refuse(picks[sender], why, poses[sender]))
-                return None
-
-        for pick in self.buffer.pick(stamp):
-            objection, pose = self._objection(pick), _pose_in(map_frame, pick.entry.message)
-            if isinstance(pose, Objection):
-                refused.append(self._refuse(pick, objection or pose, None))
-            elif objection is not None:
-                refused.append(self._refuse(pick, objection, pose))
+            publisher = self.buffer.publisher(sender)
+            result: tuple[Decoded, Extent] | Objection
+            if self._places.knows(sender) or _may_fail(publisher, failures):
+                result = self._decoded(picks[sender])
+                failures[publisher] += isinstance(result, Objection)
             else:
-                picks[pick.entry.sender], poses[pick.entry.sender] = pick, pose
-        choice: Choice[str, Decoded] = choose_neighbours(ego_pose, poses, decoded, self._card.max_agents)
+                result = Objection(Refusal.FAILURES, f'{failures.total()} for this sweep')
+            if isinstance(result, Objection):
+                self._places.forget(sender)
+            elif len(poses) > self._card.max_agents - 1 and _is_empty(result[0]):
+                result = Objection(Refusal.EMPTY, 'neither a box nor a cell')
+            if isinstance(result, Objection):
+                refused.append(self._refuse(picks[sender], result, poses[sender]))
+                return None
+            feature, extents[sender] = result
+            return feature
+
+        found = self.buffer.pick(stamp)
+        self._poses.keep({pick.entry.sender for pick in found})
+        for pick in found:
+            objection, lidar = self._objection(pick), _pose_in(map_frame, pick.entry.message)
+            if isinstance(lidar, Objection):
+                refused.append(self._refuse(pick, objection or lidar, None))
+                continue
+            sender = pick.entry.sender
+            # Of every sweep, so that a sender's motion is known when one of its sweeps may be fused.
+            wrong = self._poses.objection(sender, pick.entry.stamp, lidar, ego_pose)
+            if (why := objection or wrong) is not None:
+                refused.append(self._refuse(pick, why, lidar.pose))
+            else:
+                picks[sender], poses[sender] = pick, lidar.pose
+        choice: Choice[str, Decoded] = self._places.choose(stamp, ego_pose, poses, decoded)
         for sender, distance in choice.beyond_limit.items():
-            detail = f'{distance:.0f} m away, {len(choice.chosen)} are nearer'
+            detail = f'{distance:.0f} m away, {len(choice.chosen)} others are fused'
             why = Objection(Refusal.BEYOND_LIMIT, detail)
             refused.append(self._refuse(picks[sender], why, poses[sender]))
         accepted = []
@@ -186,47 +230,8 @@ class NeighbourSelector:
             self.buffer.count_weight(verdict.agent, float(weight), layers, verdict.restored)
 
     def items(self) -> list[diagnostics.Item]:
-        """Diagnostics: totals over all neighbours, statistics of each one, and the clocks."""
-        records = self.buffer.snapshot()
-        items = [_diagnosis(sender, record) for sender, record in records.items()]
-        return [self._total(len(records)), *items, self._clock(records)]
-
-    def _total(self, known: int) -> diagnostics.Item:
-        """Totals over all neighbours, including those no longer reported."""
-        total = self.buffer.totals()
-        values = {
-            'received': total.received,
-            'lost': total.lost,
-            'missing by their stamps': total.gaps.missing,
-            'fused': total.fused,
-            'refused': total.refused.total(),
-            'overwritten': total.overwritten,
-            'waiting': total.waiting,
-            'sent before they were heard': total.unheard,
-            'repeated': total.repeated,
-            'own ignored': self.buffer.own,
-            **_of_chunks(total),
-        }
-        message = f'messages from {known}' if known else 'no messages of neighbours: the ego is alone'
-        return diagnostics.Item('neighbours', diagnostics.OK, message, values)
-
-    def _clock(self, records: dict[str, PeerRecord]) -> diagnostics.Item:
-        """Which clocks disagree; a clock that lags looks like a slow link, so the message names both."""
-        period = self._sweeps.period
-        wrong, values = [], {}
-        for sender, record in records.items():
-            lead = record.lead
-            if lead is None:
-                continue
-            values[f'{sender} ahead of the own sweep [s]'] = f'{lead:.3f}'
-            if lead > period + self._future_tolerance:
-                wrong.append(f'{sender} is ahead by {lead - period:.2f} s or more')
-            elif -lead > self._max_age:
-                wrong.append(f'{sender} is {-lead:.2f} s behind: its clock, or the link is that slow')
-        if wrong:
-            message = f'{"; ".join(wrong)}: synchronise the clocks'
-            return diagnostics.Item('clock', diagnostics.WARN, message, values)
-        return diagnostics.Item('clock', diagnostics.OK, 'the clocks agree', values)
+        """Diagnostics, see `LinkReport.items`."""
+        return self._report.items()
 
     def _objection(self, pick: Pick[Arrived]) -> Objection | None:
         """Why a sweep is refused, checking everything except its pose and payload."""
@@ -236,13 +241,16 @@ class NeighbourSelector:
             return Objection(pick.refusal, f'{pick.age / NANOSECONDS:.2f} s old')
         return pick.entry.message.objection(self._card)
 
-    def _decoded(self, pick: Pick[Arrived]) -> tuple[Decoded, Extent]:
+    def _decoded(self, pick: Pick[Arrived]) -> tuple[Decoded, Extent] | Objection:
         """What has arrived by now, and how much that is: more chunks may arrive while it is fused."""
         sweep = pick.entry.message
-        if isinstance(sweep, ArrivedMap):
-            return sweep.decode(self._card), sweep.extent
-        assert self._unpacker is not None
-        return sweep.decode(self._unpacker, partial(self.buffer.count_damaged_chunk, pick.entry.sender))
+        try:
+            if isinstance(sweep, ArrivedMap):
+                return sweep.decode(self._card), sweep.extent
+            assert self._unpacker is not None
+            return sweep.decode(self._unpacker, partial(self.buffer.count_damaged_chunk, pick.entry.sender))
+        except codec.PayloadError as error:
+            return Objection(Refusal.PAYLOAD, str(error))
 
     def _refuse(self, pick: Pick[Arrived], why: Objection, pose: Matrix | None) -> Verdict:
         self.buffer.count_refused(pick.entry, why.refusal, str(why))
@@ -274,79 +282,23 @@ class NeighbourSelector:
         )
 
 
-def _pose_in(map_frame: str, sweep: Arrived) -> Matrix | Objection:
+def _pose_in(map_frame: str, sweep: Arrived) -> LidarPose | Objection:
     """The sender's pose if it is valid and given in this frame."""
     if sweep.map_frame != map_frame:
         return Objection(Refusal.MAP_FRAME, f'{sweep.map_frame!r}, the ego is in {map_frame!r}')
     try:
-        return sweep.pose()
+        return sweep.lidar()
     except PoseError as error:
         return Objection(Refusal.POSE, str(error))
 
 
-class _SweepClock:
-    """Stamp and period of the receiver's own sweeps. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._stamp: int | None = None
-        self._arrived = 0.0
-        self.period = 0.0
-
-    def arrived(self, stamp: int) -> None:
-        with self._lock:
-            if self._stamp is not None and 0 < stamp - self._stamp < _LONGEST_PERIOD:
-                self.period = (stamp - self._stamp) / NANOSECONDS
-            self._stamp, self._arrived = stamp, time.monotonic()
-
-    def newest(self) -> int | None:
-        """Stamp of the newest sweep; None if it arrived more than 1.5 sweep periods ago."""
-        with self._lock:
-            late = time.monotonic() - self._arrived > 1.5 * self.period
-            return None if late else self._stamp
+def _may_fail(publisher: bytes, failures: Counter[bytes]) -> bool:
+    """Whether one more payload of a participant may be decoded in vain."""
+    of_one = failures[publisher] if publisher else 0
+    return of_one < _OF_ONE and failures.total() < _MOST_FAILURES
 
 
-def _diagnosis(sender: str, record: PeerRecord) -> diagnostics.Item:
-    values: dict[str, object] = {
-        'received': record.received,
-        'lost': record.lost,
-        'lost [%]': f'{100 * record.loss:.1f}',
-        'missing by their stamps': record.gaps.missing,
-        'fused': record.fused,
-        'overwritten': record.overwritten,
-        'waiting': record.waiting,
-    }
-    values |= {f'refused, {r.value}': n for r, n in record.refused.items()}
-    values |= {
-        'repeated': record.repeated,
-        'sent before it was heard': record.unheard,
-        'restarts': record.restarts,
-        'rate [Hz]': f'{record.rate:.2f}',
-        'serialised [kB/s]': f'{record.kilobytes_per_s:.1f}',
-        'age [ms]': '' if record.age is None else f'{record.age * 1e3:.0f}',
-        'gate weight': f'{record.gate_weight:.3f}',
-        **_of_chunks(record),
-    }
-    if record.layers:
-        values |= {f'{layer} [B]': size for layer, size in record.layers.items()}
-        values['restored [%]'] = f'{100 * record.restored:.1f}'
-    level = diagnostics.WARN if record.last_refusal else diagnostics.OK
-    message = 'fused' if record.fused else 'received, not yet used'
-    if record.last_refusal:
-        message = f'refused: {record.last_refusal}'
-    return diagnostics.Item(f'neighbour/{sender}', level, message, values)
-
-
-def _of_chunks(record: PeerRecord) -> dict[str, object]:
-    """The counts of chunks; empty if none has arrived."""
-    values: dict[str, object] = {}
-    if record.chunks_received or record.chunks_refused:
-        values = {
-            'chunks received': record.chunks_received,
-            'chunks repeated': record.chunks_repeated,
-            'chunks lost': record.chunks_lost,
-        }
-        values |= {f'chunks refused, {r.value}': n for r, n in record.chunks_refused.items()}
-    if record.last_chunk_refusal:
-        values['last chunk refused'] = record.last_chunk_refusal
-    return values
+def _is_empty(feature: Decoded) -> bool:
+    if isinstance(feature, ReceivedMap):
+        return not (feature.boxes or (feature.coarse > 0).any() or (feature.fine > 0).any())
+    return not feature.density.any()

@@ -3,63 +3,32 @@
 
 from __future__ import annotations
 
-import copy
 import threading
+import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic
 
 from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.nodes.link.arrived import ArrivedChunks
-from diffkd_ros.nodes.link.peer_record import PeerRecord, Refusal
+from diffkd_ros.nodes.link.peer_record import PeerRecord
+from diffkd_ros.nodes.link.received import Message, Pick, Received
+from diffkd_ros.nodes.link.refusal import Objection, Refusal
+from diffkd_ros.nodes.link.senders import Senders
 from diffkd_ros.runtime.neighbours import choose_sweep
 
-Message = TypeVar('Message')
-
-# A sender whose stamps fall back by more than this has restarted or replays: drop its earlier messages.
+# A sender whose stamps fall back by more than this has restarted or replays.
 _RESTART = 1 * NANOSECONDS
+# A message stamped further ahead of the receiver's newest sweep is not for the next one.
+_AHEAD = 1 * NANOSECONDS
+# Seconds for which a message of the future is kept beside newer ones.
+_FUTURE_KEPT = 2.0
 # How long a silent sender is still reported, measured by the stamps of the receiver's sweeps.
 _REPORTED = 10 * NANOSECONDS
 # No link delay and no pause explains a larger difference between stamps.
 _OTHER_EPOCH = 60 * NANOSECONDS
 # Messages kept per sender: enough to find the one for a sweep while newer ones arrive.
 _DEPTH = 4
-# Limits the memory that invented sender names can take.
-_MAX_SENDERS = 64
-
-
-@dataclass(eq=False)
-class Received(Generic[Message]):
-    """A stored message.
-
-    Attributes:
-        sender: agent id.
-        stamp: of the sweep it was made from, nanoseconds.
-        sequence: the sender's counter.
-        message: the message.
-        fresh: no sweep has considered it yet.
-        fused: it took part in a fusion.
-        refusal: why it was last refused.
-        left: it has left the buffer and is counted.
-    """
-
-    sender: str
-    stamp: int
-    sequence: int
-    message: Message
-    fresh: bool = True
-    fused: bool = False
-    refusal: Refusal | None = None
-    left: bool = False
-
-
-@dataclass(frozen=True)
-class Pick(Generic[Message]):
-    """One sender's message for a sweep, its age in nanoseconds, and why it is refused, if it is."""
-
-    entry: Received[Message]
-    age: int
-    refusal: Refusal | None
 
 
 class PeerBuffer(Generic[Message]):
@@ -72,22 +41,29 @@ class PeerBuffer(Generic[Message]):
         own_id: agent id of the receiver, whose own messages are ignored if the link returns them.
         max_age: oldest age fused, nanoseconds.
         future_tolerance: how much newer than the sweep a feature may be, nanoseconds.
+        clock: seconds, monotonic.
 
     Attributes:
         max_age: see above; may be changed between two sweeps.
         own: number of messages ignored because they carry the receiver's id.
+        sweeps: number of the receiver's sweeps so far, which limits on rates follow.
     """
 
-    def __init__(self, own_id: str, max_age: int, future_tolerance: int) -> None:
+    def __init__(
+        self,
+        own_id: str,
+        max_age: int,
+        future_tolerance: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._own_id = own_id
         self.max_age = max_age
         self._future_tolerance = future_tolerance
         self._lock = threading.RLock()
-        self._senders: dict[str, deque[Received[Message]]] = {}
-        self._records: dict[str, PeerRecord] = {}
-        # Totals of senders whose record was dropped.
-        self._dropped = PeerRecord()
-        self.own = 0
+        self._clock = clock
+        self._queues: dict[str, deque[Received[Message]]] = {}
+        self._senders = Senders(self._forget, clock)
+        self.own = self.sweeps = 0
 
     def add(
         self,
@@ -97,6 +73,7 @@ class PeerBuffer(Generic[Message]):
         message: Message,
         size: int = 0,
         newest_sweep: int | None = None,
+        publisher: bytes = b'',
     ) -> None:
         """Store a message that just arrived.
 
@@ -107,14 +84,21 @@ class PeerBuffer(Generic[Message]):
             message: stored unchanged.
             size: of the serialised message, bytes.
             newest_sweep: stamp of the receiver's newest sweep; None if there is no recent one.
+            publisher: participant that sent it, empty if unknown.
         """
         with self._lock:
-            record = self._record_of(sender)
-            if record is not None:
-                self._store(record, Received(sender, stamp, sequence, message), size, newest_sweep)
+            if (record := self._admitted(sender, publisher, chunk=False)) is not None:
+                entry = Received(sender, stamp, sequence, message, self._clock())
+                self._store(record, entry, size, newest_sweep)
 
     def add_chunk(
-        self, sender: str, stamp: int, sequence: int, chunk: ArrivedChunks, newest_sweep: int | None = None
+        self,
+        sender: str,
+        stamp: int,
+        sequence: int,
+        chunk: ArrivedChunks,
+        newest_sweep: int | None = None,
+        publisher: bytes = b'',
     ) -> None:
         """Store a chunk that just arrived, with the other chunks of its sweep.
 
@@ -124,17 +108,16 @@ class PeerBuffer(Generic[Message]):
             sequence: of the sweep, uint32.
             chunk: the chunk.
             newest_sweep: see `add`.
+            publisher: see `add`.
         """
         with self._lock:
-            if chunk.problem:
-                # Its sender's name may be of any length: no record is made for it.
-                known = self._records.get(sender, self._dropped)
-                known.chunk_refused(Refusal.CONTRADICTION, chunk.problem)
-                return
-            record = self._record_of(sender)
+            record = self._admitted(sender, publisher, chunk=True)
             if record is None:
                 return
-            for entry in self._senders.get(sender, ()):
+            if chunk.problem:
+                record.chunk_refused(Refusal.CONTRADICTION, chunk.problem)
+                return
+            for entry in self._queues.get(sender, ()):
                 sweep = entry.message
                 if (entry.sequence, entry.stamp) == (sequence, stamp) and isinstance(sweep, ArrivedChunks):
                     before = sweep.arrived
@@ -146,34 +129,55 @@ class PeerBuffer(Generic[Message]):
                         record.chunk_arrived(stamp, chunk.extent.size)
                     return
             # One that arrives after its sweep was used or dropped is counted as lost.
+            arrived = Received(sender, stamp, sequence, chunk, self._clock())
             if not record.is_gone(sequence, stamp, _RESTART) and self._store(
-                record, Received(sender, stamp, sequence, chunk), chunk.extent.size, newest_sweep
+                record, arrived, chunk.extent.size, newest_sweep
             ):
                 record.chunks_received += 1
 
-    def _record_of(self, sender: str) -> PeerRecord | None:
-        """The record of the sender of a message that just arrived; None if it is an own one."""
+    def turn_away(self, why: Objection, *, chunk: bool) -> None:
+        """Count a message that no sender's record counts.
+
+        Args:
+            why: it is refused.
+            chunk: whether it is a chunk, which is counted as such, not as a message.
+        """
+        with self._lock:
+            refused = self._senders.refused
+            count = refused.chunk_refused if chunk else refused.turn_away
+            count(why.refusal, why.detail)
+
+    def _admitted(self, sender: str, publisher: bytes, *, chunk: bool) -> PeerRecord | None:
+        """The record of the sender of a message that just arrived; None if it is an own one or refused."""
         if sender == self._own_id:
             self.own += 1
             return None
-        # Ordered by the latest message: the first one is forgotten first.
-        record = self._records.pop(sender, None) or PeerRecord()
-        self._records[sender] = record
-        if len(self._records) > _MAX_SENDERS:
-            oldest = next(iter(self._records))
-            self._forget(oldest)
-            self._dropped.include(self._records.pop(oldest))
-        return record
+        admitted = self._senders.admit(sender, publisher)
+        if isinstance(admitted, PeerRecord):
+            return admitted
+        self.turn_away(Objection(admitted, sender), chunk=chunk)
+        return None
 
     def _store(self, record: PeerRecord, entry: Received[Any], size: int, newest_sweep: int | None) -> bool:
-        """Store a message unless it is repeated; returns whether it is stored."""
+        """Store a message unless it is repeated or one too many; returns whether it is stored."""
         if not record.arrived(entry.stamp, entry.sequence, size, newest_sweep):
             return False
-        queue = self._senders.setdefault(entry.sender, deque())
-        while queue and (entry.stamp < queue[-1].stamp - _RESTART or len(queue) >= _DEPTH):
-            self._leave(queue.popleft())
+        if not record.allowance.take(entry.arrived, self.sweeps):
+            record.refused[Refusal.RATE] += 1
+            record.sweep_gone(entry.sequence, entry.stamp, 0)
+            return False
+        queue = self._queues.setdefault(entry.sender, deque())
         queue.append(entry)
+        while len(queue) > _DEPTH:
+            # A stamp that no sweep will ask for replaces no useful one.
+            useless = (e for e in queue if not self._in_time(e, newest_sweep))
+            dropped = next(useless, queue[0])
+            queue.remove(dropped)
+            self._leave(dropped)
         return True
+
+    def _in_time(self, entry: Received[Message], newest_sweep: int | None) -> bool:
+        return newest_sweep is None or -_AHEAD <= newest_sweep - entry.stamp <= self.max_age
 
     def pick(self, stamp: int) -> list[Pick[Message]]:
         """Pick each sender's newest message that is not newer than a sweep, in order of the senders' names.
@@ -187,8 +191,9 @@ class PeerBuffer(Generic[Message]):
         """
         with self._lock:
             picks = []
-            for sender in sorted(self._senders):
-                queue = self._senders[sender]
+            for sender in sorted(self._queues):
+                queue = self._queues[sender]
+                self._drop_future(queue, stamp)
                 fresh = any(entry.fresh for entry in queue)
                 due = [e for e in reversed(queue) if e.stamp <= stamp + self._future_tolerance]
                 entry = choose_sweep(due, stamp - self.max_age, _stamp_of, _has_base)
@@ -206,7 +211,7 @@ class PeerBuffer(Generic[Message]):
                     passed.refusal = Refusal.NO_BASE
                 refusal = self._refusal(age, fresh)
                 if entry.fresh:
-                    self._records[sender].considered(age)
+                    self._senders.record(sender).considered(age)
                 for seen in queue:
                     seen.fresh = False
                 picks.append(Pick(entry, age, refusal))
@@ -221,17 +226,29 @@ class PeerBuffer(Generic[Message]):
             return Refusal.CLOCK
         return Refusal.FUTURE if age < 0 else Refusal.STALE
 
+    def _drop_future(self, queue: deque[Received[Message]], stamp: int) -> None:
+        """Drop messages of the future, except for recent ones, and for the last message.
+
+        After a restart with earlier stamps they would wait until these are reached again.
+        """
+        now = self._clock()
+        for entry in list(queue):
+            future = entry.stamp > stamp + self._future_tolerance
+            if future and now - entry.arrived > _FUTURE_KEPT and len(queue) > 1:
+                queue.remove(entry)
+                self._leave(entry)
+
     def _leave(self, entry: Received[Message]) -> None:
         """Count a message that no further sweep will consider."""
         entry.left = True
         self._count(entry, 1)
         sweep = entry.message
         if isinstance(sweep, ArrivedChunks):
-            record = self._records.get(entry.sender, self._dropped)
+            record = self._senders.record(entry.sender)
             record.sweep_gone(entry.sequence, entry.stamp, sweep.announced - sweep.arrived)
 
     def _count(self, entry: Received[Message], by: int) -> None:
-        record = self._records.get(entry.sender, self._dropped)
+        record = self._senders.record(entry.sender)
         if entry.fused:
             record.fused += by
         elif entry.refusal is not None:
@@ -249,35 +266,34 @@ class PeerBuffer(Generic[Message]):
 
     def _forget(self, sender: str) -> None:
         """Drop a sender's messages; its totals are kept in case it returns."""
-        for entry in self._senders.pop(sender, ()):
+        for entry in self._queues.pop(sender, ()):
             self._leave(entry)
 
     def pause(self) -> None:
         """Drop all messages; those sent before the next one received are not lost."""
         with self._lock:
-            for sender in list(self._senders):
+            for sender in list(self._queues):
                 self._forget(sender)
-            for record in self._records.values():
+            for record in self._senders.records():
                 record.pause()
 
     def forget_after(self, stamp: int) -> None:
         """Drop messages stamped later than `stamp`, to which time has jumped back."""
         with self._lock:
-            for sender, queue in list(self._senders.items()):
+            for sender, queue in list(self._queues.items()):
                 for entry in [e for e in queue if e.stamp > stamp + self._future_tolerance]:
                     queue.remove(entry)
                     self._leave(entry)
                 if not queue:
-                    del self._senders[sender]
-            for record in self._records.values():
+                    del self._queues[sender]
+            for record in self._senders.records():
                 record.forget_gone()
 
     def count_fused(self, entry: Received[Message]) -> None:
         """Note that a message is fused."""
         with self._lock:
             self._decide(entry, fused=True, refusal=entry.refusal)
-            if entry.sender in self._records:
-                self._records[entry.sender].last_refusal = ''
+            self._senders.fused(entry.sender)
 
     def count_weight(
         self, sender: str, weight: float, layers: dict[str, int] | None = None, restored: float = 0.0
@@ -291,32 +307,46 @@ class PeerBuffer(Generic[Message]):
             restored: share of its cells that were estimated.
         """
         with self._lock:
-            if sender in self._records:
-                record = self._records[sender]
+            if sender in self._senders:
+                record = self._senders.record(sender)
                 record.gate_weight, record.layers, record.restored = weight, layers or {}, restored
 
     def count_damaged_chunk(self, sender: str, detail: str) -> None:
         """Note that a chunk cannot be decoded, and why."""
         with self._lock:
-            self._records.get(sender, self._dropped).chunk_refused(Refusal.PAYLOAD, detail)
+            self._senders.record(sender).chunk_refused(Refusal.PAYLOAD, detail)
 
     def count_refused(self, entry: Received[Message], refusal: Refusal, detail: str) -> None:
         """Note that a message was refused, and why."""
         with self._lock:
             if refusal is not Refusal.ABSENT:
                 self._decide(entry, fused=entry.fused, refusal=refusal)
-            if entry.sender in self._records:
-                record = self._records[entry.sender]
+            if entry.sender in self._senders:
+                record = self._senders.record(entry.sender)
                 record.last_refusal = detail
                 record.gate_weight = 0.0
+
+    def publisher(self, sender: str) -> bytes:
+        """The participant that a sender's name belongs to, empty if unknown."""
+        with self._lock:
+            return self._senders.record(sender).publisher
 
     def totals(self) -> PeerRecord:
         """Totals over all senders since the start, also those whose record was dropped."""
         total = PeerRecord()
         with self._lock:
-            for record in (self._dropped, *self.snapshot(forgotten=True).values()):
+            for record in (
+                self._senders.dropped,
+                self._senders.refused,
+                *self.snapshot(forgotten=True).values(),
+            ):
                 total.include(record)
         return total
+
+    def turned_away(self) -> PeerRecord:
+        """Totals of the messages that were refused before they were any sender's."""
+        with self._lock:
+            return self._senders.refused.copy()
 
     def snapshot(self, *, forgotten: bool = False) -> dict[str, PeerRecord]:
         """Copy the records of all senders still reported; messages in the buffer count as used so far.
@@ -326,9 +356,9 @@ class PeerBuffer(Generic[Message]):
         """
         with self._lock:
             records = {}
-            for sender in sorted(self._records if forgotten else self._senders):
-                record = copy.deepcopy(self._records[sender])
-                for entry in self._senders.get(sender, ()):
+            for sender in sorted(self._senders if forgotten else self._queues):
+                record = self._senders.record(sender).copy()
+                for entry in self._queues.get(sender, ()):
                     if entry.fused:
                         record.fused += 1
                     elif entry.refusal is not None:

@@ -3,44 +3,33 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import statistics
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from enum import Enum
 
 from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.metrics.sequence import SequenceStatistics
 from diffkd_ros.metrics.stamp_gaps import StampGaps
+from diffkd_ros.nodes.link.allowance import Allowance
+from diffkd_ros.nodes.link.refusal import Refusal
 
 # Latest messages that rate, age and clock lead are computed from.
 _WINDOW = 20
 # Messages needed to judge a clock.
 _ENOUGH = 5
+# Sweeps of a sender in a second, and at once.
+_RATE = 30.0
+_BURST = 100.0
+# Seconds for which a name is reported as used by two participants.
+_CONTESTED = 10.0
 # Latest sweeps whose chunks are recognised when they arrive after the sweep was used or dropped.
 _LATE_SWEEPS = 20
 _COUNTS = (
     *('received', 'repeated', 'lost', 'unheard', 'restarts', 'fused', 'overwritten', 'waiting'),
-    *('chunks_received', 'chunks_repeated', 'chunks_lost'),
+    *('chunks_received', 'chunks_repeated', 'chunks_lost', 'contested'),
 )
-
-
-class Refusal(Enum):
-    """Why a neighbour's feature is not fused; the value is the text in FusionStatus and diagnostics."""
-
-    NOT_ALLOWED = 'not an allowed neighbour'
-    ABSENT = 'nothing new arrived'
-    NO_BASE = 'first chunk missing, an older sweep preferred'
-    STALE = 'older than max_age'
-    FUTURE = 'from the future: the clocks disagree'
-    CLOCK = 'stamped in another epoch: the clocks disagree'
-    MODEL = 'of another model'
-    GRID = 'of another grid'
-    ENCODING = 'of an unknown encoding'
-    MAP_FRAME = 'pose given in another map frame'
-    POSE = 'pose is no finite rigid transform'
-    PAYLOAD = 'payload cannot be decoded'
-    CONTRADICTION = 'contradicts other chunks of its sweep'
-    BEYOND_LIMIT = 'beyond the number of agents the model fuses'
 
 
 @dataclass
@@ -65,6 +54,12 @@ class PeerRecord(SequenceStatistics):
         last_chunk_refusal: reason and detail of the latest chunk refused.
         layers: bytes of the data by layer of the latest sweep fused, empty if it was a whole map.
         restored: share of its cells that the ego estimated.
+        publisher: participant that the name belongs to; empty if unknown.
+        contested: messages that another participant sent under the same name.
+        contested_at: when the latest of these arrived, seconds of a monotonic clock.
+        heard: when the latest message of the sender arrived.
+        used: when one was fused last.
+        allowance: limits how many of its sweeps are taken.
     """
 
     fused: int = 0
@@ -81,6 +76,12 @@ class PeerRecord(SequenceStatistics):
     last_chunk_refusal: str = ''
     layers: dict[str, int] = field(default_factory=dict)
     restored: float = 0.0
+    publisher: bytes = b''
+    contested: int = 0
+    contested_at: float = -math.inf
+    heard: float = -math.inf
+    used: float = -math.inf
+    allowance: Allowance = field(default_factory=lambda: Allowance(_RATE, _BURST))
     _gone: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_LATE_SWEEPS))
     _window: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _ages: deque[int] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -151,6 +152,25 @@ class PeerRecord(SequenceStatistics):
         """Count the messages sent before the next one received neither as lost nor as missing."""
         super().pause()
         self.gaps.reset()
+
+    @property
+    def is_contested(self) -> bool:
+        """Whether another participant has used the name recently."""
+        return self.heard - self.contested_at < _CONTESTED
+
+    def turn_away(self, refusal: Refusal, detail: str) -> None:
+        """Count a message that is received but not stored, and note why."""
+        self.received += 1
+        self.refused[refusal] += 1
+        self.last_refusal = f'{refusal.value}: {detail}'
+
+    def copy(self) -> PeerRecord:
+        """A copy that stays as it is."""
+        copied = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, (dict, deque, StampGaps)):
+                setattr(copied, name, copy.copy(value))
+        return copied
 
     def include(self, other: PeerRecord) -> None:
         """Add the totals of another sender."""

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits what anybody may send on the V2X link, before a message is read, stored or decoded.
+
+Any participant can publish on the link: any number of messages, of any size and under any name. A message is
+refused unread if it is larger than the largest that the model's codec makes, or if there are too many. The
+names in those that are read must be short. What is wrong with a sweep of a neighbour is found later, when a
+sweep of the ego picks it, so that nothing is checked that is not used.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from rclpy.serialization import deserialize_message
+
+from diffkd_ros.msg import BevChunk, BevFeature
+from diffkd_ros.nodes.link.allowance import Allowance
+from diffkd_ros.nodes.link.refusal import Objection, Refusal
+from diffkd_ros.runtime.card import ModelCard
+from diffkd_ros.runtime.codec import largest_payload
+from diffkd_ros.runtime.link.chunk import LARGEST
+
+Message = TypeVar('Message', BevFeature, BevChunk)
+
+LONGEST_NAME = 255
+"""Characters of an agent, model or frame."""
+# Bytes of a serialised message without its names, scales and data; a whole map has two covariances.
+_ENVELOPE = 1000
+# A character takes up to four bytes.
+_NAMES = 4 * 4 * LONGEST_NAME
+# Of the messages in a second, the share of one participant.
+_SHARE = 0.5
+_MOST_PUBLISHERS = 256
+# Both send a GUID: the participant in 12 bytes, and the entity of it in 4.
+_RTPS = ('fastrtps', 'cyclonedds')
+
+
+def publisher_of(info: Mapping[str, Any]) -> bytes:
+    """The participant that published a message; empty if unknown, as with rclpy before Kilted.
+
+    Args:
+        info: `MessageInfo` of rclpy.
+
+    Returns:
+        An identifier that is the same for all publishers of a participant, hence of a process; with a
+        middleware that does not use RTPS, for one publisher only.
+    """
+    gid = info.get('publisher_gid')
+    if not gid:
+        return b''
+    rtps = any(name in gid['implementation_identifier'] for name in _RTPS)
+    return bytes(gid['data'][: 12 if rtps else None])
+
+
+class Admission:
+    """Reads messages that are neither too large nor too many.
+
+    A participant may use half of the messages, so that one that floods the link leaves the other half.
+
+    Args:
+        card: of the ego's model.
+        rate: messages taken in a second from all senders.
+    """
+
+    def __init__(self, card: ModelCard, rate: float) -> None:
+        payload = largest_payload(card.channels, card.grid.height, card.grid.width)
+        fixed = _ENVELOPE + _NAMES
+        self._largest = {BevFeature: fixed + 4 * card.channels + payload, BevChunk: fixed + LARGEST}
+        self._rate = rate
+        self._all = Allowance(rate, rate)
+        self._shares: OrderedDict[bytes, Allowance] = OrderedDict()
+
+    def admit(
+        self, kind: type[Message], data: bytes, publisher: bytes, now: float, sweeps: int
+    ) -> Message | Objection:
+        """Read a message, unless it is refused.
+
+        Args:
+            kind: its class.
+            data: the serialised message.
+            publisher: from `publisher_of`.
+            now: seconds of a monotonic clock.
+            sweeps: number of the ego's sweeps so far.
+        """
+        share = self._share_of(publisher)
+        if not (share.take(now, sweeps) and self._all.take(now, sweeps)):
+            return Objection(Refusal.FLOOD, f'at most {self._rate:g} messages per second are read')
+        if len(data) > self._largest[kind]:
+            return Objection(Refusal.SIZE, f'{len(data)} bytes, at most {self._largest[kind]}')
+        try:
+            message = deserialize_message(data, kind)
+        # rclpy raises different errors for bytes that are no message.
+        except Exception as error:
+            return Objection(Refusal.PAYLOAD, f'{type(error).__name__}: {error}')
+        return _wrong_name(message) or message
+
+    def _share_of(self, publisher: bytes) -> Allowance:
+        # A participant that is not known is not limited apart from the others.
+        rate = _SHARE * self._rate if publisher else self._rate
+        share = self._shares.pop(publisher, None) or Allowance(rate, rate)
+        self._shares[publisher] = share
+        if len(self._shares) > _MOST_PUBLISHERS:
+            self._shares.popitem(last=False)
+        return share
+
+
+def _wrong_name(message: BevFeature | BevChunk) -> Objection | None:
+    names = message.agent_id, message.model_id, message.map_frame, message.header.frame_id
+    longest = max(map(len, names))
+    if longest > LONGEST_NAME:
+        return Objection(Refusal.NAME, f'{longest} characters, at most {LONGEST_NAME}')
+    if not message.agent_id or not ''.join(names).isprintable():
+        return Objection(Refusal.NAME, 'empty, or with characters that cannot be printed')
+    return None

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which neighbours are fused: possible poses, values and places."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from diffkd_ros.msg import BevFeature
+from rclpy.serialization import serialize_message
+
+from diffkd_ros.messages.names import MAP_FRAME
+from diffkd_ros.nodes.link.feature_message import encoded_of
+from diffkd_ros.nodes.link.neighbours import NeighbourSelector
+from diffkd_ros.nodes.link.refusal import Refusal
+from diffkd_ros.runtime import codec
+from diffkd_ros.runtime.features import BevFeature as Map
+
+S = 1_000_000_000
+
+
+@pytest.fixture
+def selector(card):
+    return NeighbourSelector(card, 'cav_1', max_age=0.5, future_tolerance=0.05)
+
+
+@pytest.fixture
+def ego_pose(scene):
+    return scene.agents[1].pose
+
+
+def receive(selector, message):
+    selector.receive(BevFeature, serialize_message(message))
+
+
+def verdicts(selector, stamp, ego_pose):
+    return {verdict.agent: verdict for verdict in selector.select(stamp, ego_pose, MAP_FRAME)}
+
+
+def far(message):
+    message.pose.pose.position.x += 1000.0
+
+
+def above(message):
+    message.pose.pose.position.z += 40.0
+
+
+def on_its_side(message):
+    quaternion = message.pose.pose.orientation
+    quaternion.x, quaternion.y, quaternion.z, quaternion.w = 0.6, 0.0, 0.0, 0.8
+
+
+def uncertain_position(message):
+    message.pose.covariance[7] = 36.0
+
+
+def uncertain_heading(message):
+    message.pose.covariance[35] = 0.09
+
+
+def speeding(message):
+    message.twist.twist.linear.x = 100.0
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'reason'),
+    [
+        (far, Refusal.FAR),
+        (above, Refusal.FAR),
+        (on_its_side, Refusal.POSE),
+        (uncertain_position, Refusal.UNCERTAIN),
+        (uncertain_heading, Refusal.UNCERTAIN),
+        (speeding, Refusal.MOTION),
+    ],
+)
+def test_a_pose_of_no_use_is_refused_before_the_map_is_decoded(selector, feature_of, ego_pose, spoil, reason):
+    message = feature_of(2, 'cav_2', S)
+    spoil(message)
+    # It does not matter that the payload is damaged, too.
+    del message.data[100:]
+    receive(selector, message)
+    verdict = verdicts(selector, S, ego_pose)['cav_2']
+    assert verdict.reason.startswith(reason.value)
+    assert selector.buffer.snapshot()['cav_2'].refused == {reason: 1}
+
+
+def test_a_jump_costs_the_message_that_jumps(selector, feature_of, ego_pose):
+    """In 0.1 s 9 m are possible, 11 m are not; after a second without messages the sender may be anywhere."""
+    reasons = []
+    for tenths, x in ((0, 0.0), (1, 9.0), (2, 20.0), (3, 21.0), (4, 0.0), (5, 0.5), (25, 40.0)):
+        message = feature_of(2, 'cav_2', S + tenths * S // 10, tenths)
+        message.pose.pose.position.x = ego_pose[0, 3] + x
+        receive(selector, message)
+        # In each sweep that it is picked for.
+        sweeps = (verdicts(selector, S + tenths * S // 10 + k, ego_pose) for k in range(2))
+        reasons += [found['cav_2'].reason for found in sweeps]
+    wrong = [reason.startswith(Refusal.MOTION.value) for reason in reasons]
+    assert wrong[::2] == wrong[1::2] == [False, False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize('factor', [10, 1000])
+def test_values_beyond_those_of_the_model_are_refused(selector, feature_of, card, ego_pose, factor):
+    message = feature_of(2, 'cav_2', S)
+    honest = codec.decode(encoded_of(message), card.channels, card.grid.height, card.grid.width)
+    # The limit leaves honest values a margin.
+    assert 2 * np.abs(honest.feature).max() < card.feature_range
+    message.scales[:] = type(message.scales)('f', [factor * scale for scale in message.scales])
+    receive(selector, message)
+    verdict = verdicts(selector, S, ego_pose)['cav_2']
+    assert not verdict.accepted
+    assert verdict.reason.startswith('payload cannot be decoded: values up to')
+
+
+def drive(selector, feature_of, ego_pose, honest, liars, sweeps, start=0):
+    """Let neighbours send for some sweeps; returns the names fused in the last one.
+
+    Each of the liars claims to stand where the ego does.
+    """
+    for k in range(start, start + sweeps):
+        stamp = S + k * S // 10
+        for vehicle in honest:
+            receive(selector, feature_of(vehicle, f'cav_{vehicle}', stamp, k))
+        for name in liars:
+            message = feature_of(2, name, stamp, k)
+            position = message.pose.pose.position
+            position.x, position.y, position.z = ego_pose[:3, 3]
+            if liars[name] == 'empty':
+                empty = Map.empty(message.channels, message.height, message.width)
+                del message.data[:]
+                message.data.frombytes(codec.encode(empty).data)
+            receive(selector, message)
+        found = verdicts(selector, stamp, ego_pose)
+    return [agent for agent, verdict in found.items() if verdict.accepted]
+
+
+def test_empty_maps_take_no_place_from_others(selector, feature_of, ego_pose):
+    sybils = {f'sybil_{k}': 'empty' for k in range(4)}
+    fused = drive(selector, feature_of, ego_pose, (2, 3, 4, 5), sybils, 1)
+    assert sorted(fused) == ['cav_2', 'cav_3', 'cav_4', 'cav_5']
+
+
+def test_half_of_the_places_are_kept_for_those_fused_for_longest(selector, feature_of, ego_pose):
+    assert len(drive(selector, feature_of, ego_pose, (2, 3, 4, 5), {}, 25)) == 4
+    sybils = {f'sybil_{k}': 'full' for k in range(4)}
+    for turn in range(3):
+        fused = drive(selector, feature_of, ego_pose, (2, 3, 4, 5), sybils, 10, start=25 + 10 * turn)
+        assert sum(name.startswith('cav_') for name in fused) == 2, turn
+
+
+def test_neighbours_that_come_first_are_the_nearest(selector, feature_of, ego_pose):
+    """Nobody has been fused for long: nearness decides, as in the offline evaluation."""
+    fused = drive(selector, feature_of, ego_pose, (2, 3, 4, 5), {'near': 'full'}, 1)
+    assert len(fused) == 4
+    assert fused[0] == 'near'
+
+
+def test_damaged_payloads_are_decoded_for_a_few_only(selector, feature_of, ego_pose):
+    for k in range(40):
+        message = feature_of(2, f'v{k}', S)
+        del message.data[100:]
+        receive(selector, message)
+    found = verdicts(selector, S, ego_pose)
+    tried = [v for v in found.values() if v.reason.startswith(Refusal.PAYLOAD.value)]
+    assert (len(found), len(tried)) == (40, 8)

@@ -41,6 +41,7 @@ _EXTRAS = {
     'report': 'PIL jinja2 matplotlib scipy',
     'ros': 'ament_index_python builtin_interfaces diagnostic_msgs geometry_msgs lifecycle_msgs nav_msgs '
     'rcl_interfaces rclpy rosgraph_msgs sensor_msgs std_msgs visualization_msgs',
+    'signing': 'cryptography',
     'sparse': 'spconv',
     'train': 'lightning onnx onnxscript safetensors tensorboard torch',
 }

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NoReturn, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import numpy as np
 from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from diffkd_ros.errors import require
 from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.messages.building import boxes_message, fill
@@ -42,6 +44,9 @@ from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.memory import MapMemory, Moment
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.unpacking import Unpacker
+
+if TYPE_CHECKING:
+    from diffkd_ros.nodes.link.signing import SignatureCheck
 
 _UINT32_MAX = 2**32 - 1
 
@@ -74,6 +79,11 @@ class EgoParameters(EncodingParameters):
         'refused. A sweep has one, or in layers about one per kilobyte.',
         minimum=10.0,
         maximum=1e5,
+    )
+    neighbour_keys: str = parameter(
+        '',
+        'File with the public keys of the neighbours: only messages that they signed are used. Empty: '
+        'signatures are not checked.',
     )
     min_score: float = parameter(
         0.0,
@@ -115,6 +125,7 @@ class FusionPipeline(Pipeline):
             p.allowed_neighbours,
             tables,
             p.link_rate,
+            _signature_check(p.neighbour_keys),
         )
         self._subscriptions: list[Subscription] = []
         self._detections = node.create_lifecycle_publisher(Boxes3D, 'detections', qos.RESULTS)
@@ -253,6 +264,15 @@ class FusionPipeline(Pipeline):
             *self._neighbours.items(),
             *self.report.items(),
         ]
+
+
+def _signature_check(path: str) -> SignatureCheck | None:
+    if not path:
+        return None
+    require('cryptography')
+    from diffkd_ros.nodes.link.signing import SignatureCheck
+
+    return SignatureCheck(Path(path))
 
 
 def _above(min_score: float, detection: Detection) -> Detection:

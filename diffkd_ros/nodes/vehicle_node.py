@@ -38,6 +38,9 @@ class VehicleParameters(EncodingParameters):
         maximum=300.0,
         live=True,
     )
+    signing_key: str = parameter(
+        '', 'Private key of OpenSSH (Ed25519) that signs what is sent; empty: nothing is signed.'
+    )
 
 
 class VehicleNode(PerceptionNode[VehicleParameters]):
@@ -70,7 +73,7 @@ class SharingPipeline(Pipeline):
         self._vehicle = node
         p = node.p
         link = p.v2x_reliability, p.v2x_depth, p.v2x_lifespan
-        common = node, node.agent, self.card, link
+        common = node, node.agent, self.card, link, p.signing_key
         self._layered = LayeredSending(*common, p.threads, p.device) if self.card.link else None
         self._sending: Sending = self._layered or MapSending(*common)
         form = 'in layers' if self._layered else 'as whole maps'

@@ -32,6 +32,7 @@ PYTHON_MODULES = {
     'PIL': ('pillow', 'python3-pil'),
     'carla': ('carla', None),
     'constriction': ('constriction', None),
+    'cryptography': ('cryptography', 'python3-cryptography'),
     'jinja2': ('jinja2', 'python3-jinja2'),
     'lightning': ('lightning', None),
     'lz4': ('lz4', None),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rclpy.serialization import deserialize_message
 
@@ -22,12 +22,15 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.codec import largest_payload
 from diffkd_ros.runtime.link.chunk import LARGEST
 
+if TYPE_CHECKING:  # of an extra
+    from diffkd_ros.nodes.link.signing import SignatureCheck
+
 Message = TypeVar('Message', BevFeature, BevChunk)
 
 LONGEST_NAME = 255
 """Characters of an agent, model or frame."""
 # Bytes of a serialised message without its names, scales and data; a whole map has two covariances.
-_ENVELOPE = 1000
+_ENVELOPE = 1000  # also without its signature
 # A character takes up to four bytes.
 _NAMES = 4 * 4 * LONGEST_NAME
 # Of the messages in a second, the share of one participant.
@@ -62,9 +65,11 @@ class Admission:
     Args:
         card: of the ego's model.
         rate: messages taken in a second from all senders.
+        signatures: refuses messages that are not signed; None: signatures are ignored.
     """
 
-    def __init__(self, card: ModelCard, rate: float) -> None:
+    def __init__(self, card: ModelCard, rate: float, signatures: SignatureCheck | None = None) -> None:
+        self._signatures = signatures
         payload = largest_payload(card.channels, card.grid.height, card.grid.width)
         fixed = _ENVELOPE + _NAMES
         self._largest = {BevFeature: fixed + 4 * card.channels + payload, BevChunk: fixed + LARGEST}
@@ -73,7 +78,13 @@ class Admission:
         self._shares: OrderedDict[bytes, Allowance] = OrderedDict()
 
     def admit(
-        self, kind: type[Message], data: bytes, publisher: bytes, now: float, sweeps: int
+        self,
+        kind: type[Message],
+        data: bytes,
+        publisher: bytes,
+        now: float,
+        sweeps: int,
+        sweep_time: int | None = None,
     ) -> Message | Objection:
         """Read a message, unless it is refused.
 
@@ -83,18 +94,25 @@ class Admission:
             publisher: from `publisher_of`.
             now: seconds of a monotonic clock.
             sweeps: number of the ego's sweeps so far.
+            sweep_time: stamp that one would have now; None before the first one.
         """
         share = self._share_of(publisher)
         if not (share.take(now, sweeps) and self._all.take(now, sweeps)):
             return Objection(Refusal.FLOOD, f'at most {self._rate:g} messages per second are read')
         if len(data) > self._largest[kind]:
             return Objection(Refusal.SIZE, f'{len(data)} bytes, at most {self._largest[kind]}')
+        content = data if self._signatures is None else self._signatures.content(data)
+        if isinstance(content, Objection):
+            return content
         try:
-            message = deserialize_message(data, kind)
+            message = deserialize_message(content, kind)
         # rclpy raises different errors for bytes that are no message.
         except Exception as error:
             return Objection(Refusal.PAYLOAD, f'{type(error).__name__}: {error}')
-        return _wrong_name(message) or message
+        wrong = _wrong_name(message)
+        if wrong is None and self._signatures is not None:
+            wrong = self._signatures.objection(message, data, sweep_time)
+        return wrong or message
 
     def _share_of(self, publisher: bytes) -> Allowance:
         # A participant that is not known is not limited apart from the others.

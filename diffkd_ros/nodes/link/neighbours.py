@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ from diffkd_ros.runtime.link.maps import ReceivedMap, TileState
 from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import Unpacker
 from diffkd_ros.runtime.neighbours import Choice
+
+if TYPE_CHECKING:  # of an extra
+    from diffkd_ros.nodes.link.signing import SignatureCheck
 
 Arrived = ArrivedMap | ArrivedChunks
 Decoded = features.BevFeature | ReceivedMap
@@ -96,6 +99,7 @@ class NeighbourSelector:
         allowed: names of neighbours whose features may be fused, with the wildcards of `fnmatch`.
         tables: of the model's layered message; None: it has none.
         link_rate: messages read in a second from all neighbours.
+        signatures: refuses messages that are not signed; None: signatures are ignored.
 
     Attributes:
         buffer: the messages and each neighbour's statistics.
@@ -110,11 +114,13 @@ class NeighbourSelector:
         allowed: Sequence[str] = ('*',),
         tables: LinkTables | None = None,
         link_rate: float = 2000.0,
+        signatures: SignatureCheck | None = None,
     ) -> None:
         self._card = card
         self._unpacker = None if tables is None else Unpacker(tables)
         self._max_age, self._future_tolerance, self._allowed = max_age, future_tolerance, allowed
-        self._admission = Admission(card, link_rate)
+        self._admission = Admission(card, link_rate, signatures)
+        self._signed = signatures is not None
         self._poses = PoseCheck(card.grid)
         self._places = Places(card.max_agents - 1)
         self._sweeps = SweepClock()
@@ -138,12 +144,15 @@ class NeighbourSelector:
             data: the serialised message.
             info: `MessageInfo` of rclpy; None: unknown.
         """
-        publisher = publisher_of(info or {})
-        admitted = self._admission.admit(kind, data, publisher, time.monotonic(), self._sweeps.count)
+        publisher, sweeps = publisher_of(info or {}), self._sweeps
+        admitted = self._admission.admit(kind, data, publisher, time.monotonic(), sweeps.count, sweeps.now())
         if isinstance(admitted, Objection):
             self.buffer.turn_away(admitted, chunk=kind is BevChunk)
             return
-        stamp, newest = stamp_of(admitted.header), self._sweeps.newest()
+        if self._signed:
+            # The name belongs to the key, not to the participant.
+            publisher = b''
+        stamp, newest = stamp_of(admitted.header), sweeps.newest()
         sender = admitted.agent_id, stamp, admitted.sequence
         # The middleware appends up to three zeros. The last field, `data`, begins at a multiple of four.
         size = len(data) - (len(data) - len(admitted.data)) % 4

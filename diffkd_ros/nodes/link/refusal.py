@@ -34,6 +34,9 @@ class Refusal(Enum):
     SENDERS = 'too many neighbours'
     RATE = 'too many sweeps per second'
     FLOOD = 'not read: too many messages'
+    UNSIGNED = 'not signed by a known agent'
+    SIGNATURE = 'wrongly signed'
+    REPLAYED = 'signed, but received before or too late'
     BEYOND_LIMIT = 'beyond the number of agents the model fuses'
 
 

@@ -35,6 +35,12 @@ class SweepClock:
             self._stamp, self._arrived = stamp, time.monotonic()
             self.count += 1
 
+    def now(self) -> int | None:
+        """Stamp that a sweep would have now, by the time since the newest one; None before the first one."""
+        with self._lock:
+            elapsed = round((time.monotonic() - self._arrived) * NANOSECONDS)
+            return None if self._stamp is None else self._stamp + elapsed
+
     def newest(self) -> int | None:
         """Stamp of the newest sweep; None if it arrived more than 1.5 sweep periods ago."""
         with self._lock:

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
 
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
+from diffkd_ros.errors import require
 from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC
 from diffkd_ros.msg import BevChunk, BevFeature
@@ -33,15 +37,28 @@ class Sending(ABC):
         agent: its name.
         card: of the model.
         publisher: of the messages.
+        signing_key: file of the key that signs them, empty for none.
 
     Attributes:
         publisher: of the messages.
         largest: bytes of the largest message of the last sweep.
     """
 
-    def __init__(self, agent: str, card: ModelCard, publisher: LifecyclePublisher) -> None:
+    def __init__(self, agent: str, card: ModelCard, publisher: LifecyclePublisher, signing_key: str) -> None:
         self._agent, self._card, self.publisher = agent, card, publisher
+        self._sign: Callable[[type, bytes], bytes] | None = None
+        # Bytes that a signature adds at most.
+        self._trailer = 0
         self.largest = 0
+        if signing_key:
+            require('cryptography')
+            from diffkd_ros.nodes.link.signing import LARGEST_TRAILER, Signer
+
+            self._sign, self._trailer = Signer(Path(signing_key)).sign, LARGEST_TRAILER
+
+    def _publish(self, message: BevFeature | BevChunk) -> None:
+        signed = message if self._sign is None else self._sign(type(message), serialize_message(message))
+        self.publisher.publish(signed)
 
     @abstractmethod
     def send(
@@ -73,11 +90,14 @@ class MapSending(Sending):
         agent: its name.
         card: of the model.
         link: reliability, depth and lifespan of the link.
+        signing_key: see `Sending`.
     """
 
-    def __init__(self, node: LifecycleNode, agent: str, card: ModelCard, link: Link) -> None:
-        profile = qos.features(*link)
-        super().__init__(agent, card, node.create_lifecycle_publisher(BevFeature, FEATURES_TOPIC, profile))
+    def __init__(
+        self, node: LifecycleNode, agent: str, card: ModelCard, link: Link, signing_key: str
+    ) -> None:
+        publisher = node.create_lifecycle_publisher(BevFeature, FEATURES_TOPIC, qos.features(*link))
+        super().__init__(agent, card, publisher, signing_key)
 
     def send(
         self, header: Header, sequence: int, feature: BevMap, lidar: LidarPose, timer: StageTimer
@@ -85,7 +105,7 @@ class MapSending(Sending):
         """Encode the map and send it."""
         encoded = codec.encode(feature)
         timer.mark('codec')
-        self.publisher.publish(feature_message(header, self._agent, sequence, self._card, encoded, lidar))
+        self._publish(feature_message(header, self._agent, sequence, self._card, encoded, lidar))
         timer.mark('publish')
         self.largest = len(encoded.data)
         return True
@@ -103,6 +123,7 @@ class LayeredSending(Sending):
         agent: its name.
         card: of a model with a layered message.
         link: reliability, depth and lifespan of the link.
+        signing_key: see `Sending`.
         threads: CPU threads.
         device: that runs the network.
 
@@ -111,7 +132,14 @@ class LayeredSending(Sending):
     """
 
     def __init__(
-        self, node: LifecycleNode, agent: str, card: ModelCard, link: Link, threads: int, device: str
+        self,
+        node: LifecycleNode,
+        agent: str,
+        card: ModelCard,
+        link: Link,
+        signing_key: str,
+        threads: int,
+        device: str,
     ) -> None:
         self._sender = MapSender(card, threads, device)
         self._packer = Packer(LinkTables.load(card))
@@ -121,8 +149,8 @@ class LayeredSending(Sending):
         grid = card.grid
         # The first run allocates memory.
         self._sender.prepare(BevMap.empty(card.channels, grid.height, grid.width))
-        profile = qos.chunks(*link)
-        super().__init__(agent, card, node.create_lifecycle_publisher(BevChunk, CHUNKS_TOPIC, profile))
+        publisher = node.create_lifecycle_publisher(BevChunk, CHUNKS_TOPIC, qos.chunks(*link))
+        super().__init__(agent, card, publisher, signing_key)
 
     def send(
         self, header: Header, sequence: int, feature: BevMap, lidar: LidarPose, timer: StageTimer
@@ -130,11 +158,11 @@ class LayeredSending(Sending):
         """Detect, code, pack and send; nothing if not even one chunk fits into the budget."""
         outgoing = self._sender.prepare(feature)
         timer.mark('prepare')
-        overhead = overhead_of(header, self._agent, self._card, lidar)
+        overhead = overhead_of(header, self._agent, self._card, lidar) + self._trailer
         chunks = self._packer.pack(outgoing, self.budget, overhead)
         timer.mark('pack')
         for message in chunk_messages(header, self._agent, sequence, self._card, chunks, lidar):
-            self.publisher.publish(message)
+            self._publish(message)
         timer.mark('publish')
         self._chunks, self._overhead = chunks, overhead
         self.largest = max((overhead + len(chunk) for chunk in chunks), default=0)

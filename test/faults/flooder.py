@@ -14,6 +14,7 @@ from collections.abc import Callable
 import rclpy
 from diffkd_ros.msg import BevChunk, BevFeature
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 
 from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC
 from diffkd_ros.nodes.base import qos
@@ -56,7 +57,8 @@ def main() -> None:
     parser.add_argument('--seconds', type=float, default=10.0)
     parser.add_argument('--share', type=float, default=1.0, help='of the rate')
     options = parser.parse_args()
-    rclpy.init(domain_id=options.domain)
+    # It ends at once.
+    rclpy.init(domain_id=options.domain, signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node('flooder')
     kind, topic, profile = publisher(options.flood)
     link = node.create_publisher(kind, f'/{topic}', profile)

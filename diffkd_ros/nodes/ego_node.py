@@ -76,7 +76,7 @@ class EgoParameters(EncodingParameters):
     link_rate: float = parameter(
         2000.0,
         'Most messages per second that are read from all neighbours, half of them from one process; more are '
-        'refused. A sweep has one, or in layers about one per kilobyte.',
+        'refused. Each 10 kB of a larger message count as one; a layered sweep has about one per kilobyte.',
         minimum=10.0,
         maximum=1e5,
     )

@@ -154,6 +154,14 @@ def test_a_flood_leaves_half_of_the_messages_to_others(card, feature_of, ego_pos
         receive(selector, feature_of(vehicle, f'cav_{vehicle}', S), participant=3)
     found = verdicts(selector, S, ego_pose)
     assert sorted(agent for agent, verdict in found.items() if verdict.accepted) == ['cav_2', 'cav_3']
+    flooded = selector.buffer.totals().refused[Refusal.FLOOD]
+    # A large message counts as several.
+    large = feature_of(2, 'cav_2', S)
+    large.data.frombytes(bytes(95_000))
+    for k in range(20):
+        large.sequence = k
+        receive(selector, large, participant=4)
+    assert 10 < selector.buffer.totals().refused[Refusal.FLOOD] - flooded < 20
     # Where participants are not known, the limit is that of all.
     selector = NeighbourSelector(card, 'cav_1', 0.5, 0.05, link_rate=100.0)
     for _ in range(100):

@@ -29,13 +29,15 @@ Message = TypeVar('Message', BevFeature, BevChunk)
 
 LONGEST_NAME = 255
 """Characters of an agent, model or frame."""
-# Bytes of a serialised message without its names, scales and data; a whole map has two covariances.
-_ENVELOPE = 1000  # also without its signature
+# Bytes of a serialised message without names, scales and data, and of a signature. Maps have two covariances.
+_ENVELOPE = 1000
 # A character takes up to four bytes.
 _NAMES = 4 * 4 * LONGEST_NAME
 # Of the messages in a second, the share of one participant.
 _SHARE = 0.5
 _MOST_PUBLISHERS = 256
+# A larger message counts as several.
+_BYTES = 10_000
 # Both send a GUID: the participant in 12 bytes, and the entity of it in 4.
 _RTPS = ('fastrtps', 'cyclonedds')
 
@@ -96,11 +98,11 @@ class Admission:
             sweeps: number of the ego's sweeps so far.
             sweep_time: stamp that one would have now; None before the first one.
         """
-        share = self._share_of(publisher)
-        if not (share.take(now, sweeps) and self._all.take(now, sweeps)):
-            return Objection(Refusal.FLOOD, f'at most {self._rate:g} messages per second are read')
         if len(data) > self._largest[kind]:
             return Objection(Refusal.SIZE, f'{len(data)} bytes, at most {self._largest[kind]}')
+        share, cost = self._share_of(publisher), max(1.0, len(data) / _BYTES)
+        if not (share.take(now, sweeps, cost) and self._all.take(now, sweeps, cost)):
+            return Objection(Refusal.FLOOD, f'at most {self._rate:g} messages per second are read')
         content = data if self._signatures is None else self._signatures.content(data)
         if isinstance(content, Objection):
             return content

@@ -19,17 +19,19 @@ class Allowance:
         self._rate, self._burst = rate, burst
         self._tokens, self._time, self._sweeps = burst, 0.0, 0
 
-    def take(self, now: float, sweeps: int) -> bool:
+    def take(self, now: float, sweeps: int, cost: float = 1.0) -> bool:
         """Take a message; returns whether that is allowed.
 
         Args:
             now: seconds of a monotonic clock.
             sweeps: number of the ego's sweeps so far.
+            cost: messages that it counts as, at least 1.
         """
         gained = max(now - self._time, (sweeps - self._sweeps) / _SWEEPS) * self._rate
         self._tokens = min(self._burst, self._tokens + gained)
         self._time, self._sweeps = now, sweeps
         if self._tokens < 1:
             return False
-        self._tokens -= 1
+        # A large one may leave a debt.
+        self._tokens -= cost
         return True

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from rclpy.node import Node
@@ -20,6 +21,8 @@ RELIABILITIES = ('auto', *qos.RELIABILITIES)
 _QUIET = 0.2
 _LONGEST_REST = 2.0
 _TAKEN_AT_ONCE = 100
+# Seconds in which nothing is taken while there are too many messages.
+_FLOOD_PAUSE = 0.005
 
 
 def take_waiting(subscription: Subscription, most: int) -> Iterator[tuple[Any, Any]]:
@@ -56,16 +59,19 @@ def subscribe_to_all(
         message_class: of the topic.
         topic: relative name.
         callback: called in the executor's thread with each message and, if it takes two arguments, its
-            `MessageInfo`.
+            `MessageInfo`. If it returns False there are too many: the rest stays in the queue, where newer
+            messages replace them at less cost, until a pause of some milliseconds is over.
         profile: quality of service.
         raw: whether the callback gets serialised messages.
     """
     call = _with_info(callback)
 
     def pass_on(message: Any, info: Any) -> None:
-        call(message, info)
-        for waiting in take_waiting(subscription, profile.depth):
-            call(*waiting)
+        results = (
+            call(*each) for each in chain([(message, info)], take_waiting(subscription, profile.depth))
+        )
+        if any(result is False for result in results):
+            time.sleep(_FLOOD_PAUSE)
 
     subscription = node.create_subscription(message_class, topic, pass_on, profile, raw=raw)
     return subscription

@@ -136,19 +136,22 @@ class NeighbourSelector:
 
     def receive(
         self, kind: type[BevFeature] | type[BevChunk], data: bytes, info: Mapping[str, Any] | None = None
-    ) -> None:
+    ) -> bool:
         """Read and store a message that just arrived, without decoding its payload, or refuse it.
 
         Args:
             kind: its class.
             data: the serialised message.
             info: `MessageInfo` of rclpy; None: unknown.
+
+        Returns:
+            Whether more may come: False if there are too many.
         """
         publisher, sweeps = publisher_of(info or {}), self._sweeps
         admitted = self._admission.admit(kind, data, publisher, time.monotonic(), sweeps.count, sweeps.now())
         if isinstance(admitted, Objection):
             self.buffer.turn_away(admitted, chunk=kind is BevChunk)
-            return
+            return admitted.refusal is not Refusal.FLOOD
         if self._signed:
             # The name belongs to the key, not to the participant.
             publisher = b''
@@ -160,6 +163,7 @@ class NeighbourSelector:
             self.buffer.add_chunk(*sender, ArrivedChunks(admitted, size), newest, publisher)
         else:
             self.buffer.add(*sender, ArrivedMap(admitted, size), size, newest, publisher)
+        return True
 
     def own_sweep(self, stamp: int) -> None:
         """Note the stamp of an own sweep that just arrived, to compare neighbours' clocks with."""

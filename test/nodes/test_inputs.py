@@ -8,15 +8,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rclpy
 from geometry_msgs.msg import PoseWithCovarianceStamped
-from patience import PATIENCE
+from nav_msgs.msg import Odometry
+from patience import PATIENCE, scaled, until
+from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import PointCloud2
 
 from diffkd_ros.geometry.poses import inverse, pose_from_euler
 from diffkd_ros.launching import graph
-from diffkd_ros.messages.building import cloud_message, header_message, pose_message
+from diffkd_ros.messages.building import cloud_message, header_message, odometry_message, pose_message
 from diffkd_ros.messages.poses import pose_of
 from diffkd_ros.nodes.base import qos
+from diffkd_ros.nodes.input.pose_buffer import MissingPoseError
+from diffkd_ros.nodes.input.poses import TopicPoses
 
 SECOND = 1_000_000_000
 MOUNT = (0.6, 0.1, 1.7, 0.0, 0.02, 0.3)
@@ -65,6 +70,41 @@ def test_best_effort_late_poses_of_the_body_and_bytes_for_intensities(publish, c
     values = {v.key: v.value for v in partner.diagnosis('input', 'points in the last sweep').values}
     assert values['intensity divided by'] == '255'
     assert int(values['points']) == len(points)
+
+
+def is_known(poses, stamp):
+    try:
+        return poses.pose_at(stamp, 'lidar') is not None
+    except MissingPoseError:
+        return False
+
+
+def test_poses_that_wait_are_taken_in_one_turn_of_the_executor(domain):
+    """However long a turn takes, as while the link is flooded, the newest pose is known."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = rclpy.create_node('poses', context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    poses = TopicPoses(node, 'odometry', 0.001, 0.0, 'reliable', (0.0,) * 6)
+    poses.subscribe()
+    publisher = node.create_publisher(Odometry, 'odometry', qos.ODOMETRY)
+    try:
+        until(publisher.get_subscription_count, 'the subscription')
+        stamps = [SECOND + k * SECOND // 100 for k in range(40)]
+        for stamp in stamps:
+            publisher.publish(odometry_message(header_message(stamp, 'map'), 'lidar', np.eye(4), None))
+        time.sleep(scaled(0.2))
+        turns = 0
+        while not is_known(poses, stamps[-1]):
+            executor.spin_once(timeout_sec=PATIENCE)
+            turns += 1
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        context.try_shutdown()
+    # One, unless this machine is so busy that some arrive later.
+    assert turns < 20
 
 
 def test_a_misplaced_lidar_is_reported(publish, partner, scene, stamp):

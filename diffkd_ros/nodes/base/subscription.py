@@ -170,6 +170,10 @@ class InputSubscription:
         """Whether the subscription is best effort."""
         return self._subscription.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
 
+    def waiting(self) -> Iterator[Any]:
+        """Take the messages that wait in the queue; for the callback, in the executor's thread."""
+        return (message for message, _ in take_waiting(self._subscription, self._depth))
+
     @property
     def topic(self) -> str:
         """Full name of the topic, after remapping."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from itertools import chain
 from typing import Any
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -94,8 +95,14 @@ class TopicPoses(PoseSource):
         self._buffer = self._new_buffer()
         kind = Odometry if self._source == 'odometry' else PoseWithCovarianceStamped
         self._subscription = InputSubscription(
-            self._node, kind, self._source, qos.ODOMETRY.depth, self._reliability, self._buffer.add
+            self._node, kind, self._source, qos.ODOMETRY.depth, self._reliability, self._receive
         )
+
+    def _receive(self, message: Any) -> None:
+        # An executor takes one message in a turn, which may take longer than the period of the poses.
+        assert self._subscription is not None
+        for each in chain([message], self._subscription.waiting()):
+            self._buffer.add(each)
 
     def unsubscribe(self) -> None:
         """Stop receiving, discard what was received, and end a wait."""

@@ -35,6 +35,8 @@ from diffkd_ros.runtime.card import (
 from diffkd_ros.runtime.decoding import Decoding
 
 MAX_AGENTS = 5
+# By which maps may exceed the largest value measured.
+_MARGIN = 2
 CONFIG = 'model'
 """Key of the student's configuration in the metadata of its weights."""
 
@@ -65,7 +67,8 @@ def write_model_folder(
         description: of the model and its training data.
         decoding: thresholds of a detection.
         training: recipe, seeds, time and machine, for the card.
-        results: measured figures and the command that produced them, for the card.
+        results: measured figures and the command that produced them, for the card. From `largest_feature`,
+            of the maps that were measured, follows the range within which nodes take others' maps.
 
     Returns:
         The card as read back, with files verified.
@@ -103,6 +106,7 @@ def write_model_folder(
         **asdict(decoding),
         **({'link': True} if config.link else {}),
         **({'memory': True} if RESTORE in files and config.memory else {}),
+        **({'feature_range': _MARGIN * largest} if (largest := results.get('largest_feature')) else {}),
         'files': {name: sha256(folder / name) for name in files},
         'training': training,
         'results': results,

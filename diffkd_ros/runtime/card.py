@@ -67,8 +67,8 @@ class ModelCard(BaseModel):
     memory: bool = Field(
         False, description='restore.onnx also takes what was known of the maps before, and restores all.'
     )
-    feature_range: float = Field(
-        50.0, gt=0, description='Whole maps with a larger absolute value are refused.'
+    feature_range: float | None = Field(
+        None, gt=0, description='Whole maps with a larger absolute value are refused; none: not checked.'
     )
     files: dict[str, str] = Field(description='File name to SHA-256.')
     training: dict[str, Any] = Field(default_factory=dict, description='Recipe, seeds, time and machine.')

@@ -284,6 +284,7 @@ class Run:
             'data': self.validation.description,
             **self.validation.teacher(self.teacher),
             **self.validation.student(student, restore=True),
+            'largest_feature': self.validation.largest_feature(student),
         }
         return Trained(student.cpu(), self._record(), results)
 

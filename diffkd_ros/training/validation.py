@@ -134,6 +134,13 @@ class Validation:
             scores['corrupted'], _ = self._run(student, self._corrupted, restore)
         return scores
 
+    @torch.no_grad()
+    def largest_feature(self, student: Student) -> float:
+        """Largest absolute value in the maps that a student in evaluation mode shares, of all clouds."""
+        clouds = [batch.agents for batch, _ in (*self._clean, *self._corrupted)]
+        features = (student.encoder(each.points, each.index, each.count)[0] for each in clouds)
+        return round(max(float(feature.abs().max()) for feature in features), 2)
+
     def _run(
         self, student: Student, frames: Sequence[tuple[Batch, Boxes3D]], restore: bool
     ) -> tuple[dict[str, float], dict[str, float]]:

@@ -34,13 +34,19 @@ def student() -> Student:
 @pytest.fixture(scope='module')
 def folder(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('models') / 'sparse'
-    write_model_folder(student, folder, 'Untrained, for a test.', Decoding(0.0, 0.15, 20), {}, {})
+    write_model_folder(
+        student, folder, 'Untrained, for a test.', Decoding(0.0, 0.15, 20), {}, {'largest_feature': 7.5}
+    )
     return folder
 
 
 def cloud(seed: int) -> np.ndarray:
     low, high = [-30, -15, -3.5, 0], [30, 15, 1.5, 1]
     return np.random.default_rng(seed).uniform(low, high, (800, 4)).astype(np.float32)
+
+
+def test_its_card_limits_the_values_of_others_maps(folder: Path) -> None:
+    assert ModelCard.load(folder).feature_range == 15.0
 
 
 def test_its_card_says_that_it_runs_in_torch(folder: Path) -> None:

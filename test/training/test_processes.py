@@ -97,6 +97,7 @@ def test_several_processes_write_one_checkpoint_and_one_verified_model_folder(to
     card = ModelCard.load(together / 'small')
     assert card.name == 'small'
     assert card.results.keys() >= {'teacher', 'cooperative', 'ego_only'}
+    assert card.feature_range == 2 * card.results['largest_feature']
     assert '2 processes' in card.training['machine']
     stages = [(stage['name'], stage['steps']) for stage in card.training['stages']]
     assert stages == [(name, 2) for name in WHOLE_MAPS]

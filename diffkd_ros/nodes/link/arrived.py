@@ -54,7 +54,7 @@ class ArrivedMap:
 
     def __init__(self, message: BevFeature, size: int) -> None:
         self._message = message
-        self._decoded: features.BevFeature | None = None
+        self._decoded: features.BevFeature | codec.PayloadError | None = None
         self._lidar: LidarPose | None = None
         self.map_frame = message.map_frame
         self.extent = Extent(size)
@@ -86,15 +86,22 @@ class ArrivedMap:
         return self._lidar
 
     def decode(self, card: ModelCard) -> features.BevFeature:
-        """The map, decoded once for all sweeps that it takes part in; raises `PayloadError`."""
+        """The map, decoded once for all sweeps that it is picked for; raises `PayloadError`."""
         if self._decoded is None:
-            grid = card.grid
-            decoded = codec.decode(encoded_of(self._message), card.channels, grid.height, grid.width)
-            largest, most = float(np.abs(decoded.feature).max()), card.feature_range
-            if largest > most:
-                raise codec.PayloadError(f'values up to {largest:.3g}, expected at most {most:g}')
-            self._decoded = decoded
+            try:
+                self._decoded = self._decode(card)
+            except codec.PayloadError as error:
+                self._decoded = error
+        if isinstance(self._decoded, codec.PayloadError):
+            raise self._decoded
         return self._decoded
+
+    def _decode(self, card: ModelCard) -> features.BevFeature:
+        grid, most = card.grid, card.feature_range
+        decoded = codec.decode(encoded_of(self._message), card.channels, grid.height, grid.width)
+        if most is not None and (largest := float(np.abs(decoded.feature).max())) > most:
+            raise codec.PayloadError(f'values up to {largest:.3g}, expected at most {most:g}')
+        return decoded
 
 
 class ArrivedChunks:

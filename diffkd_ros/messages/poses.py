@@ -68,7 +68,7 @@ def covariance_of(values: ArrayLike) -> NDArray[np.float64]:
     tolerance = 1e-6 * float(np.abs(matrix).max())
     valid = (
         bool((np.abs(matrix) <= LARGEST**2).all())
-        and np.allclose(matrix, matrix.T, rtol=0.0, atol=tolerance)
+        and np.abs(matrix - matrix.T).max() <= tolerance
         and np.linalg.eigvalsh(matrix)[0] >= -tolerance
     )
     return matrix if valid else np.zeros((6, 6))

@@ -27,6 +27,8 @@ _SIGNATURE = 64
 _TRAILER = _SIGNATURE + len(_MARK)
 LARGEST_TRAILER = 3 + _TRAILER
 """Most bytes that signing adds to a message."""
+# Messages of an agent in the window, each some 150 bytes of memory.
+_MOST_SEEN = 10_000
 # Nanoseconds of stamps within which messages may arrive in another order.
 _WINDOW = 2 * NANOSECONDS
 
@@ -120,9 +122,17 @@ class SignatureCheck:
             )
         if newest != self._newest.get(agent):
             self._seen[agent] = {each for each in seen if each[0] >= newest - _WINDOW}
+        if len(self._seen[agent]) >= _MOST_SEEN:
+            detail = f'more than {_MOST_SEEN} messages of {agent} in {_WINDOW / NANOSECONDS:g} s'
+            return Objection(Refusal.FLOOD, detail)
         self._seen[agent].add(this)
         self._newest[agent] = newest
         return None
+
+    def forget_after(self, stamp: int) -> None:
+        """Forget the messages of agents that sent a later one, after time has jumped back."""
+        for agent in [agent for agent, newest in self._newest.items() if newest > stamp]:
+            del self._newest[agent], self._seen[agent]
 
 
 def _domain(kind: type) -> bytes:

@@ -24,8 +24,9 @@ class Senders:
     another one sends under it are refused, so that they neither replace the sender's nor change its counts.
 
     With 64 names, a new one replaces one that has not been fused in the last 10 s, of the participant with
-    most such names the one that has been silent for longest. So invented names replace each other, and none
-    replaces a neighbour in use, however near it claims to be.
+    most such names the one that has been silent for longest. If all have been fused, it replaces one of the
+    participant that uses more than half of the names. So invented names replace each other, and none replaces
+    a neighbour in use, however near it claims to be.
 
     Args:
         before_dropping: called with the name of a sender whose record is about to be dropped.
@@ -86,12 +87,20 @@ class Senders:
             record.used, record.last_refusal = self._clock(), ''
 
     def _drop_one(self, now: float) -> bool:
-        """Drop the record of a sender that is not in use; returns whether there is one."""
-        unused = [name for name, record in self._records.items() if now - record.used > _KEPT]
-        if not unused:
+        """Drop the record of a sender that may be replaced; returns whether there is one."""
+        names = [name for name, record in self._records.items() if now - record.used > _KEPT]
+        names = names or self._of_majority()
+        if not names:
             return False
-        names = Counter(self._records[name].publisher for name in unused)
-        name = max(unused, key=lambda each: names[self._records[each].publisher])
+        count = Counter(self._records[name].publisher for name in names)
+        name = max(names, key=lambda each: count[self._records[each].publisher])
         self._before_dropping(name)
         self.dropped.include(self._records.pop(name))
         return True
+
+    def _of_majority(self) -> list[str]:
+        """The names of the participant that uses more than half of them, in the order of the messages."""
+        ((publisher, count),) = Counter(each.publisher for each in self.records()).most_common(1)
+        if not publisher or count <= _MOST // 2:
+            return []
+        return [name for name, record in self._records.items() if record.publisher == publisher]

@@ -75,8 +75,9 @@ class EgoParameters(EncodingParameters):
     )
     link_rate: float = parameter(
         2000.0,
-        'Most messages per second that are read from all neighbours, half of them from one process; more are '
-        'refused. Each 10 kB of a larger message count as one; a layered sweep has about one per kilobyte.',
+        'Most messages per second that are read from all neighbours, half of them from one DDS participant; '
+        'more are refused. One of more than 10 kB counts as several, the largest as about 30; a layered '
+        'sweep has about one per kilobyte.',
         minimum=10.0,
         maximum=1e5,
     )
@@ -122,9 +123,9 @@ class FusionPipeline(Pipeline):
             node.agent,
             p.max_age,
             p.future_tolerance,
+            p.link_rate,
             p.allowed_neighbours,
             tables,
-            p.link_rate,
             _signature_check(p.neighbour_keys),
         )
         self._subscriptions: list[Subscription] = []
@@ -194,7 +195,7 @@ class FusionPipeline(Pipeline):
     def forget_after(self, stamp: int) -> None:
         """Drop stored input with a later stamp (nanoseconds), after time has jumped back."""
         super().forget_after(stamp)
-        self._neighbours.buffer.forget_after(stamp)
+        self._neighbours.forget_after(stamp)
 
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> str:
         """Fuse a sweep with the features received by now, and publish the results."""

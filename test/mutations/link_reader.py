@@ -85,7 +85,7 @@ class Link(Reader):
             message['sec'] = number_of_type(rng, -(2**31), 2**31 - 1)
 
     def read(self, case: Any) -> Any:
-        selector = NeighbourSelector(self.card, 'cav_1', 0.5, 0.05, tables=self.tables)
+        selector = NeighbourSelector(self.card, 'cav_1', 0.5, 0.05, link_rate=1e5, tables=self.tables)
         selector.own_sweep(SECOND)
         for content in case:
             content = dict(content)
@@ -98,7 +98,7 @@ class Link(Reader):
             message.data.frombytes(vectors.pop('data'))
             for name, values in vectors.items():
                 fill(getattr(message, name), values)
-            selector.receive(BevChunk, serialize_message(message))
+            selector.receive(BevChunk, serialize_message(message), {})
         verdicts = selector.select(SECOND, np.eye(4), 'map')
         selector.items()
         records = selector.buffer.snapshot()

@@ -226,7 +226,7 @@ class Feature(Reader):
         return message
 
     def read(self, case: Any) -> Any:
-        selector = NeighbourSelector(self.card, 'cav_1', 0.5, 0.05)
+        selector = NeighbourSelector(self.card, 'cav_1', 0.5, 0.05, link_rate=1e5)
         selector.own_sweep(SECOND)
         for content in case:
             content = dict(content)
@@ -242,7 +242,7 @@ class Feature(Reader):
             message.grid_range = np.array(grid_range, np.float32)
             fill(message.scales, np.array(scales, np.float32))
             message.data.frombytes(data)
-            selector.receive(BevFeature, serialize_message(message))
+            selector.receive(BevFeature, serialize_message(message), {})
         verdicts = selector.select(SECOND, np.eye(4), 'map')
         selector.items()
         used = [v for v in verdicts if v.accepted]

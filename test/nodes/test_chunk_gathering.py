@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from copy import deepcopy
 
 import numpy as np
@@ -49,12 +50,14 @@ def sweep_of(link_card, packed):
 
 @pytest.fixture
 def selector(link_card):
-    return NeighbourSelector(link_card, 'cav_1', max_age=0.25, future_tolerance=0.01, tables=TABLES)
+    return NeighbourSelector(
+        link_card, 'cav_1', max_age=0.25, future_tolerance=0.01, link_rate=2000.0, tables=TABLES
+    )
 
 
 def arrive(selector, *messages):
     for message in messages:
-        selector.receive(BevChunk, serialize_message(message))
+        selector.receive(BevChunk, serialize_message(message), {})
 
 
 def verdict_at(selector, stamp):
@@ -173,7 +176,9 @@ def test_a_chunk_that_arrives_after_its_sweep_was_decoded_is_not_in_the_verdict(
                 arrive(selector, near[3])
             return super().unpack(chunks)
 
-    selector = NeighbourSelector(link_card, 'cav_1', max_age=0.25, future_tolerance=0.01, tables=TABLES)
+    selector = NeighbourSelector(
+        link_card, 'cav_1', max_age=0.25, future_tolerance=0.01, link_rate=2000.0, tables=TABLES
+    )
     selector._unpacker = Slow(TABLES)
     arrive(selector, *near[:3], *far)
     verdicts = selector.select(0, np.eye(4), 'map')
@@ -250,7 +255,7 @@ def test_after_a_jump_back_sweeps_are_taken_again(selector, sweep_of):
 
 
 def test_a_model_without_layers_refuses_them_with_the_reason(card, sweep_of):
-    selector = NeighbourSelector(card, 'cav_1', 0.25, 0.01)
+    selector = NeighbourSelector(card, 'cav_1', 0.25, 0.01, 2000.0)
     arrive(selector, *sweep_of(0))
     verdict = verdict_at(selector, 0)
     assert not verdict.accepted
@@ -260,7 +265,7 @@ def test_a_model_without_layers_refuses_them_with_the_reason(card, sweep_of):
 
 def test_a_flood_takes_limited_memory():
     """Of invented senders, sweeps and chunks."""
-    buffer = PeerBuffer('cav_1', S // 2, 0)
+    buffer = PeerBuffer('cav_1', S // 2, 0, time.monotonic)
     draw = np.random.default_rng(0)
     for k in range(20_000):
         message = BevChunk(chunk=int(draw.integers(256)), chunks=255)
@@ -276,6 +281,16 @@ def test_a_flood_takes_limited_memory():
     (pick,) = [pick for pick in buffer.pick(S) if pick.entry.sender == 'cav_2']
     assert pick.entry.message.arrived == 10
     assert buffer.snapshot()['cav_2'].chunks_refused[Refusal.CONTRADICTION] > 900
+
+
+def test_every_chunk_of_too_many_sweeps_is_counted(selector, sweep_of):
+    sweeps = [sweep_of(k, stamp=k) for k in range(150)]
+    arrive(selector, *(message for sweep in sweeps for message in sweep))
+    record = selector.buffer.snapshot()['cav_2']
+    over = record.refused[Refusal.RATE]
+    assert over > 40
+    assert record.chunks_refused == {Refusal.RATE: 4 * over}
+    assert record.chunks_received + record.chunks_refused.total() == 4 * 150
 
 
 def test_an_own_chunk_that_the_link_returns_is_ignored(selector, sweep_of):

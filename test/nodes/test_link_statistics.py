@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from diffkd_ros.metrics.link_cost import LinkCost
@@ -20,7 +22,7 @@ from diffkd_ros.nodes.link.peer_buffer import PeerBuffer
     ],
 )
 def test_evaluator_and_ego_agree_on_losses(sequence, lost, restarts):
-    link, buffer = LinkCost(), PeerBuffer('cav_1', max_age=10**9, future_tolerance=0)
+    link, buffer = LinkCost(), PeerBuffer('cav_1', max_age=10**9, future_tolerance=0, clock=time.monotonic)
     for stamp, number in enumerate(sequence):
         link.add('cav_2', 1000, stamp, number)
         buffer.add('cav_2', stamp, number, None)

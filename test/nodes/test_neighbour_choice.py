@@ -38,7 +38,7 @@ def crowd(scene):
 @pytest.fixture(scope='module')
 def found_by_node(crowd, card, feature_of, scene):
     """Neighbours fused by the node, by number; the nearest one's payload is damaged."""
-    selector = NeighbourSelector(card, 'cav_1', max_age=0.5, future_tolerance=0.05)
+    selector = NeighbourSelector(card, 'cav_1', max_age=0.5, future_tolerance=0.05, link_rate=2000.0)
     senders = {id(sweep.points): agent for agent, sweep in scene.agents.items()}
     for agent in crowd.neighbours:
         sweep = crowd.agents[agent]
@@ -46,7 +46,7 @@ def found_by_node(crowd, card, feature_of, scene):
         message.pose.pose.position.x, message.pose.pose.position.y = sweep.pose[:2, 3]
         if agent == 2:
             del message.data[len(message.data) // 2 :]
-        selector.receive(BevFeature, serialize_message(message))
+        selector.receive(BevFeature, serialize_message(message), {})
     verdicts = selector.select(SECOND, crowd.agents[crowd.ego].pose, MAP_FRAME)
     return [verdict.agent for verdict in verdicts if verdict.accepted]
 

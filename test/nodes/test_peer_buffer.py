@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -23,7 +24,7 @@ S = 1_000_000_000
 
 @pytest.fixture
 def buffer():
-    return PeerBuffer('cav_1', max_age=S // 2, future_tolerance=S // 20)
+    return PeerBuffer('cav_1', max_age=S // 2, future_tolerance=S // 20, clock=time.monotonic)
 
 
 def picked(buffer, stamp):
@@ -252,7 +253,7 @@ def test_totals_survive_silence(buffer):
 )
 def test_the_statistics_add_up(events):
     """sent = unheard + lost + received, and received = fused + refused + overwritten + waiting."""
-    buffer = PeerBuffer('me', max_age=S // 2, future_tolerance=S // 20)
+    buffer = PeerBuffer('me', max_age=S // 2, future_tolerance=S // 20, clock=time.monotonic)
     now, sequence, sent, heard = 0, Counter(), Counter(), {}
     for sender, event in events:
         now += S // 20

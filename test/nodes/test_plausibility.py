@@ -20,7 +20,7 @@ S = 1_000_000_000
 
 @pytest.fixture
 def selector(card):
-    return NeighbourSelector(card, 'cav_1', max_age=0.5, future_tolerance=0.05)
+    return NeighbourSelector(card, 'cav_1', max_age=0.5, future_tolerance=0.05, link_rate=2000.0)
 
 
 @pytest.fixture
@@ -28,8 +28,11 @@ def ego_pose(scene):
     return scene.agents[1].pose
 
 
-def receive(selector, message):
-    selector.receive(BevFeature, serialize_message(message))
+def receive(selector, message, participant=0):
+    """With participant 0 it is not known."""
+    gid = bytes([participant] * 12 + [0, 0, 1, 3])
+    known = {'publisher_gid': {'implementation_identifier': 'rmw_fastrtps_cpp', 'data': gid}}
+    selector.receive(BevFeature, serialize_message(message), known if participant else {})
 
 
 def verdicts(selector, stamp, ego_pose):
@@ -54,7 +57,7 @@ def uncertain_position(message):
 
 
 def uncertain_heading(message):
-    message.pose.covariance[35] = 0.09
+    message.pose.covariance[35] = 0.2
 
 
 def speeding(message):
@@ -97,12 +100,29 @@ def test_a_jump_costs_the_message_that_jumps(selector, feature_of, ego_pose):
     assert wrong[::2] == wrong[1::2] == [False, False, True, False, True, False, False]
 
 
+def test_the_usual_default_of_an_uncertain_heading_is_accepted(selector, feature_of, ego_pose):
+    """RViz and AMCL state 15 degrees."""
+    message = feature_of(2, 'cav_2', S)
+    message.pose.covariance[35] = 0.0685
+    receive(selector, message)
+    assert verdicts(selector, S, ego_pose)['cav_2'].accepted
+
+
+def test_values_are_not_limited_for_a_model_without_a_range(card, feature_of, ego_pose):
+    unlimited = card.model_copy(update={'feature_range': None})
+    selector = NeighbourSelector(unlimited, 'cav_1', 0.5, 0.05, link_rate=2000.0)
+    message = feature_of(2, 'cav_2', S)
+    message.scales[:] = type(message.scales)('f', [100 * scale for scale in message.scales])
+    receive(selector, message)
+    assert verdicts(selector, S, ego_pose)['cav_2'].accepted
+
+
 @pytest.mark.parametrize('factor', [10, 1000])
 def test_values_beyond_those_of_the_model_are_refused(selector, feature_of, card, ego_pose, factor):
     message = feature_of(2, 'cav_2', S)
     honest = codec.decode(encoded_of(message), card.channels, card.grid.height, card.grid.width)
     # The limit leaves honest values a margin.
-    assert 2 * np.abs(honest.feature).max() < card.feature_range
+    assert 1.5 * np.abs(honest.feature).max() < card.feature_range
     message.scales[:] = type(message.scales)('f', [factor * scale for scale in message.scales])
     receive(selector, message)
     verdict = verdicts(selector, S, ego_pose)['cav_2']
@@ -110,15 +130,17 @@ def test_values_beyond_those_of_the_model_are_refused(selector, feature_of, card
     assert verdict.reason.startswith('payload cannot be decoded: values up to')
 
 
-def drive(selector, feature_of, ego_pose, honest, liars, sweeps, start=0):
+def drive(selector, feature_of, ego_pose, honest, liars, sweeps, start=0, participants=None):
     """Let neighbours send for some sweeps; returns the names fused in the last one.
 
-    Each of the liars claims to stand where the ego does.
+    Each of the liars claims to stand where the ego does. Participants are given by name.
     """
+    participants = participants or {}
     for k in range(start, start + sweeps):
         stamp = S + k * S // 10
         for vehicle in honest:
-            receive(selector, feature_of(vehicle, f'cav_{vehicle}', stamp, k))
+            name = f'cav_{vehicle}'
+            receive(selector, feature_of(vehicle, name, stamp, k), participants.get(name, 0))
         for name in liars:
             message = feature_of(2, name, stamp, k)
             position = message.pose.pose.position
@@ -127,7 +149,9 @@ def drive(selector, feature_of, ego_pose, honest, liars, sweeps, start=0):
                 empty = Map.empty(message.channels, message.height, message.width)
                 del message.data[:]
                 message.data.frombytes(codec.encode(empty).data)
-            receive(selector, message)
+            elif liars[name] == 'damaged':
+                del message.data[100:]
+            receive(selector, message, participants.get(name, 0))
         found = verdicts(selector, stamp, ego_pose)
     return [agent for agent, verdict in found.items() if verdict.accepted]
 
@@ -144,6 +168,36 @@ def test_half_of_the_places_are_kept_for_those_fused_for_longest(selector, featu
     for turn in range(3):
         fused = drive(selector, feature_of, ego_pose, (2, 3, 4, 5), sybils, 10, start=25 + 10 * turn)
         assert sum(name.startswith('cav_') for name in fused) == 2, turn
+
+
+def test_a_participant_that_comes_first_leaves_half_of_the_places(selector, feature_of, ego_pose):
+    sybils = {f'sybil_{k}': 'full' for k in range(4)}
+    participants = dict.fromkeys(sybils, 9)
+    drive(selector, feature_of, ego_pose, (), sybils, 25, participants=participants)
+    participants |= {f'cav_{vehicle}': vehicle for vehicle in (2, 3, 4)}
+    for turn in range(3):
+        start = 25 + 10 * turn
+        fused = drive(selector, feature_of, ego_pose, (2, 3, 4), sybils, 10, start, participants)
+        assert sum(name.startswith('cav_') for name in fused) == 2, turn
+
+
+def test_a_relay_gets_the_places_that_others_leave(selector, feature_of, ego_pose):
+    relayed = {f'cav_{vehicle}': 9 for vehicle in (2, 3, 4, 5)}
+    fused = drive(selector, feature_of, ego_pose, (2, 3, 4, 5), {}, 3, participants=relayed)
+    assert len(fused) == 4
+    fused = drive(
+        selector, feature_of, ego_pose, (2, 3, 4, 5), {'other': 'full'}, 3, 3, {**relayed, 'other': 1}
+    )
+    assert (len(fused), fused[0]) == (4, 'other')
+
+
+def test_damaged_payloads_of_many_do_not_keep_a_newcomer_out(selector, feature_of, ego_pose):
+    """Of four participants with fresh names for every sweep; before the first one nothing is known."""
+    for k in range(2):
+        liars = {f'v{k}_{name}': 'damaged' for name in range(40)}
+        participants = {'cav_2': 1, **{name: 2 + number % 4 for number, name in enumerate(liars)}}
+        fused = drive(selector, feature_of, ego_pose, (2,), liars, 1, k, participants)
+    assert fused == ['cav_2']
 
 
 def test_neighbours_that_come_first_are_the_nearest(selector, feature_of, ego_pose):

@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def selector(card, folder):
-    return NeighbourSelector(card, 'cav_1', 0.5, 0.05, signatures=SignatureCheck(folder / 'keys'))
+    return NeighbourSelector(card, 'cav_1', 0.5, 0.05, 2000.0, signatures=SignatureCheck(folder / 'keys'))
 
 
 @pytest.fixture(scope='module')
@@ -71,7 +71,7 @@ def test_a_signed_message_is_fused(selector, sign, feature_of, scene):
     message = feature_of(2, 'cav_2', S)
     signed = sign(message)
     assert len(signed) <= len(serialize_message(message)) + LARGEST_TRAILER
-    selector.receive(BevFeature, signed)
+    selector.receive(BevFeature, signed, {})
     (verdict,) = selector.select(S, scene.agents[1].pose, MAP_FRAME)
     assert verdict.accepted
     assert refused(selector) == {}
@@ -85,16 +85,16 @@ def test_receivers_that_do_not_check_ignore_the_signature(card, sign, feature_of
 @pytest.mark.parametrize('kind', [BevFeature, BevChunk])
 def test_unsigned_and_wrongly_signed_messages_are_refused(selector, sign, feature_of, chunks_of, scene, kind):
     message = feature_of(2, 'cav_2', S) if kind is BevFeature else chunks_of(2, 'cav_2', S)[0]
-    selector.receive(kind, serialize_message(message))
-    selector.receive(kind, sign(message, by='cav_3'))
+    selector.receive(kind, serialize_message(message), {})
+    selector.receive(kind, sign(message, by='cav_3'), {})
     signed = bytearray(sign(message))
     for place in (12, len(signed) // 2, len(signed) - 20):
         changed = signed.copy()
         changed[place] ^= 1
-        selector.receive(kind, bytes(changed))
+        selector.receive(kind, bytes(changed), {})
     stranger = message
     stranger.agent_id = 'cav_3'
-    selector.receive(kind, sign(stranger, by='cav_3'))
+    selector.receive(kind, sign(stranger, by='cav_3'), {})
     assert set(refused(selector)) <= {Refusal.UNSIGNED, Refusal.SIGNATURE, Refusal.PAYLOAD, Refusal.NAME}
     assert refused(selector).total() == 6
     assert refused(selector)[Refusal.SIGNATURE] >= 2
@@ -103,7 +103,7 @@ def test_unsigned_and_wrongly_signed_messages_are_refused(selector, sign, featur
 
 def test_the_signature_of_one_class_is_not_one_of_another(selector, folder, feature_of):
     message = feature_of(2, 'cav_2', S)
-    selector.receive(BevFeature, Signer(folder / 'cav_2').sign(BevChunk, serialize_message(message)))
+    selector.receive(BevFeature, Signer(folder / 'cav_2').sign(BevChunk, serialize_message(message)), {})
     assert refused(selector) == {Refusal.SIGNATURE: 1}
 
 
@@ -111,20 +111,60 @@ def test_replayed_messages_are_refused_in_the_window_and_behind_it(selector, sig
     signed = [sign(feature_of(2, 'cav_2', S + k * S // 10, k)) for k in range(40)]
     selector.own_sweep(5 * S)
     for data in (signed[1], signed[0], *signed[2:]):  # another order is no replay
-        selector.receive(BevFeature, data)
+        selector.receive(BevFeature, data, {})
     assert refused(selector)[Refusal.REPLAYED] == 0
     for data in (signed[0], signed[19], signed[20], signed[39]):
-        selector.receive(BevFeature, data)
+        selector.receive(BevFeature, data, {})
     assert refused(selector)[Refusal.REPLAYED] == 4
     # What is remembered is limited.
     (seen,) = selector._admission._signatures._seen.values()
     assert len(seen) == 21
 
 
+def test_more_messages_in_the_window_than_anybody_sends_are_refused(selector, sign, feature_of, monkeypatch):
+    monkeypatch.setattr('diffkd_ros.nodes.link.signing._MOST_SEEN', 10)
+    selector.own_sweep(5 * S)
+    for k in range(20):
+        selector.receive(BevFeature, sign(feature_of(2, 'cav_2', 5 * S, k)), {})
+    assert refused(selector) == {Refusal.FLOOD: 10}
+    # The next sweeps are taken, once these are behind the window.
+    selector.own_sweep(8 * S)
+    selector.receive(BevFeature, sign(feature_of(2, 'cav_2', 8 * S, 20)), {})
+    assert refused(selector) == {Refusal.FLOOD: 10}
+
+
+def test_after_time_has_jumped_back_messages_are_taken_again(selector, sign, feature_of, scene):
+    """A recording in a loop, with /clock."""
+    for turn in range(2):
+        for k in range(30, 60, 10):
+            selector.own_sweep(k * S // 10)
+            selector.receive(BevFeature, sign(feature_of(2, 'cav_2', k * S // 10, k)), {})
+            (verdict,) = selector.select(k * S // 10, scene.agents[1].pose, MAP_FRAME)
+            assert verdict.accepted, (turn, k, verdict.reason)
+        selector.forget_after(S)
+    assert refused(selector) == {}
+
+
+def test_wrong_signatures_are_checked_for_a_few_messages_only(card, folder, sign, feature_of, scene):
+    """A check takes as long as several messages, and strangers pay for it."""
+    check = SignatureCheck(folder / 'keys')
+    selector = NeighbourSelector(card, 'cav_1', 0.5, 0.05, 200.0, signatures=check)
+    forged = sign(BevFeature(agent_id='cav_2'), by='cav_3')
+    gid = {'implementation_identifier': 'rmw_fastrtps_cpp', 'data': bytes(16)}
+    for _ in range(100):
+        selector.receive(BevFeature, forged, {'publisher_gid': gid})
+    assert refused(selector).keys() == {Refusal.SIGNATURE, Refusal.FLOOD}
+    assert refused(selector)[Refusal.SIGNATURE] < 20
+    other = {**gid, 'data': bytes([1]) * 16}
+    selector.receive(BevFeature, sign(feature_of(2, 'cav_2', S)), {'publisher_gid': other})
+    (verdict,) = selector.select(S, scene.agents[1].pose, MAP_FRAME)
+    assert verdict.accepted
+
+
 def test_a_clock_that_was_wrong_for_a_moment_does_not_silence_its_vehicle(selector, sign, feature_of):
     selector.own_sweep(S)
-    selector.receive(BevFeature, sign(feature_of(2, 'cav_2', 1_000_000 * S, 0)))
-    selector.receive(BevFeature, sign(feature_of(2, 'cav_2', S, 1)))
+    selector.receive(BevFeature, sign(feature_of(2, 'cav_2', 1_000_000 * S, 0)), {})
+    selector.receive(BevFeature, sign(feature_of(2, 'cav_2', S, 1)), {})
     assert refused(selector)[Refusal.REPLAYED] == 0
 
 

@@ -18,6 +18,7 @@ from rclpy.serialization import deserialize_message
 from diffkd_ros.msg import BevChunk, BevFeature
 from diffkd_ros.nodes.link.allowance import Allowance
 from diffkd_ros.nodes.link.refusal import Objection, Refusal
+from diffkd_ros.nodes.link.sweep_clock import SweepClock
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.codec import largest_payload
 from diffkd_ros.runtime.link.chunk import LARGEST
@@ -36,10 +37,12 @@ _NAMES = 4 * 4 * LONGEST_NAME
 # Of the messages in a second, the share of one participant.
 _SHARE = 0.5
 _MOST_PUBLISHERS = 256
-# A larger message counts as several.
-_BYTES = 10_000
-# Both send a GUID: the participant in 12 bytes, and the entity of it in 4.
-_RTPS = ('fastrtps', 'cyclonedds')
+# A larger message counts as several: the bytes of one, and how many the model's largest map is at most.
+_BYTES, _LARGEST = 10_000, 30
+# Messages that a wrong signature counts as, by the time that its check takes.
+_VERIFICATION = 10.0
+# Sends a GUID: the participant in 12 bytes, and the entity of it in 4. Cyclone DDS sends a number instead.
+_RTPS = 'fastrtps'
 
 
 def publisher_of(info: Mapping[str, Any]) -> bytes:
@@ -49,14 +52,13 @@ def publisher_of(info: Mapping[str, Any]) -> bytes:
         info: `MessageInfo` of rclpy.
 
     Returns:
-        An identifier that is the same for all publishers of a participant, hence of a process; with a
-        middleware that does not use RTPS, for one publisher only.
+        An identifier that is the same for all publishers of a participant; with another middleware than
+        Fast DDS, of one publisher only.
     """
     gid = info.get('publisher_gid')
     if not gid:
         return b''
-    rtps = any(name in gid['implementation_identifier'] for name in _RTPS)
-    return bytes(gid['data'][: 12 if rtps else None])
+    return bytes(gid['data'][: 12 if _RTPS in gid['implementation_identifier'] else None])
 
 
 class Admission:
@@ -67,42 +69,37 @@ class Admission:
     Args:
         card: of the ego's model.
         rate: messages taken in a second from all senders.
+        sweeps: the ego's own.
         signatures: refuses messages that are not signed; None: signatures are ignored.
     """
 
-    def __init__(self, card: ModelCard, rate: float, signatures: SignatureCheck | None = None) -> None:
-        self._signatures = signatures
+    def __init__(
+        self, card: ModelCard, rate: float, sweeps: SweepClock, signatures: SignatureCheck | None = None
+    ) -> None:
+        self._sweeps, self._signatures = sweeps, signatures
         payload = largest_payload(card.channels, card.grid.height, card.grid.width)
         fixed = _ENVELOPE + _NAMES
         self._largest = {BevFeature: fixed + 4 * card.channels + payload, BevChunk: fixed + LARGEST}
+        self._bytes = max(_BYTES, payload / _LARGEST)
         self._rate = rate
         self._all = Allowance(rate, rate)
         self._shares: OrderedDict[bytes, Allowance] = OrderedDict()
 
-    def admit(
-        self,
-        kind: type[Message],
-        data: bytes,
-        publisher: bytes,
-        now: float,
-        sweeps: int,
-        sweep_time: int | None = None,
-    ) -> Message | Objection:
+    def admit(self, kind: type[Message], data: bytes, publisher: bytes) -> Message | Objection:
         """Read a message, unless it is refused.
 
         Args:
             kind: its class.
             data: the serialised message.
             publisher: from `publisher_of`.
-            now: seconds of a monotonic clock.
-            sweeps: number of the ego's sweeps so far.
-            sweep_time: stamp that one would have now; None before the first one.
         """
+        share, now = self._share_of(publisher), self._sweeps.seconds()
+        # One that is too large counts as the largest, so that it leaves no longer debt than others.
+        cost = max(1.0, min(len(data), self._largest[BevFeature]) / self._bytes)
+        if not (share.take(now, cost) and self._all.take(now, cost)):
+            return Objection(Refusal.FLOOD, f'at most {self._rate:g} messages per second are read')
         if len(data) > self._largest[kind]:
             return Objection(Refusal.SIZE, f'{len(data)} bytes, at most {self._largest[kind]}')
-        share, cost = self._share_of(publisher), max(1.0, len(data) / _BYTES)
-        if not (share.take(now, sweeps, cost) and self._all.take(now, sweeps, cost)):
-            return Objection(Refusal.FLOOD, f'at most {self._rate:g} messages per second are read')
         content = data if self._signatures is None else self._signatures.content(data)
         if isinstance(content, Objection):
             return content
@@ -113,7 +110,10 @@ class Admission:
             return Objection(Refusal.PAYLOAD, f'{type(error).__name__}: {error}')
         wrong = _wrong_name(message)
         if wrong is None and self._signatures is not None:
-            wrong = self._signatures.objection(message, data, sweep_time)
+            wrong = self._signatures.objection(message, data, self._sweeps.now())
+            # Where participants are not known, others would pay for it.
+            if publisher and wrong is not None and wrong.refusal is Refusal.SIGNATURE:
+                share.charge(_VERIFICATION)
         return wrong or message
 
     def _share_of(self, publisher: bytes) -> Allowance:

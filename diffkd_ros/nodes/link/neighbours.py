@@ -12,8 +12,6 @@ they were at the feature's stamp. `max_age` limits that error.
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,8 +48,8 @@ if TYPE_CHECKING:  # of an extra
 Arrived = ArrivedMap | ArrivedChunks
 Decoded = features.BevFeature | ReceivedMap
 
-# Neighbours not fused before whose payloads are decoded in vain for a sweep: of all participants, and of one.
-_MOST_FAILURES, _OF_ONE = 8, 2
+# Neighbours not fused before whose payloads are decoded in vain for a sweep.
+_MOST_FAILURES = 8
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,9 @@ class NeighbourSelector:
         own_id: the ego's agent id.
         max_age: oldest age fused, seconds.
         future_tolerance: how much newer than the sweep a feature may be, seconds.
+        link_rate: messages read in a second from all neighbours.
         allowed: names of neighbours whose features may be fused, with the wildcards of `fnmatch`.
         tables: of the model's layered message; None: it has none.
-        link_rate: messages read in a second from all neighbours.
         signatures: refuses messages that are not signed; None: signatures are ignored.
 
     Attributes:
@@ -111,22 +109,21 @@ class NeighbourSelector:
         own_id: str,
         max_age: float,
         future_tolerance: float,
+        link_rate: float,
         allowed: Sequence[str] = ('*',),
         tables: LinkTables | None = None,
-        link_rate: float = 2000.0,
         signatures: SignatureCheck | None = None,
     ) -> None:
         self._card = card
         self._unpacker = None if tables is None else Unpacker(tables)
         self._max_age, self._future_tolerance, self._allowed = max_age, future_tolerance, allowed
-        self._admission = Admission(card, link_rate, signatures)
-        self._signed = signatures is not None
-        self._poses = PoseCheck(card.grid)
-        self._places = Places(card.max_agents - 1)
         self._sweeps = SweepClock()
-        self.buffer = PeerBuffer[Arrived](
-            own_id, round(max_age * NANOSECONDS), round(future_tolerance * NANOSECONDS)
-        )
+        self._admission = Admission(card, link_rate, self._sweeps, signatures)
+        self._signatures = signatures
+        self._poses = PoseCheck(card.grid)
+        oldest, newest = round(max_age * NANOSECONDS), round(future_tolerance * NANOSECONDS)
+        self.buffer = PeerBuffer[Arrived](own_id, oldest, newest, self._sweeps.seconds)
+        self._places = Places(card.max_agents - 1, self.buffer.publisher)
         self._report = LinkReport(self.buffer, self._sweeps, future_tolerance)
 
     def limit(self, max_age: float, allowed: Sequence[str]) -> None:
@@ -134,28 +131,26 @@ class NeighbourSelector:
         self._max_age, self._allowed = max_age, allowed
         self.buffer.max_age = round(max_age * NANOSECONDS)
 
-    def receive(
-        self, kind: type[BevFeature] | type[BevChunk], data: bytes, info: Mapping[str, Any] | None = None
-    ) -> bool:
+    def receive(self, kind: type[BevFeature] | type[BevChunk], data: bytes, info: Mapping[str, Any]) -> bool:
         """Read and store a message that just arrived, without decoding its payload, or refuse it.
 
         Args:
             kind: its class.
             data: the serialised message.
-            info: `MessageInfo` of rclpy; None: unknown.
+            info: `MessageInfo` of rclpy.
 
         Returns:
             Whether more may come: False if there are too many.
         """
-        publisher, sweeps = publisher_of(info or {}), self._sweeps
-        admitted = self._admission.admit(kind, data, publisher, time.monotonic(), sweeps.count, sweeps.now())
+        publisher = publisher_of(info)
+        admitted = self._admission.admit(kind, data, publisher)
         if isinstance(admitted, Objection):
             self.buffer.turn_away(admitted, chunk=kind is BevChunk)
             return admitted.refusal is not Refusal.FLOOD
-        if self._signed:
+        if self._signatures is not None:
             # The name belongs to the key, not to the participant.
             publisher = b''
-        stamp, newest = stamp_of(admitted.header), sweeps.newest()
+        stamp, newest = stamp_of(admitted.header), self._sweeps.newest()
         sender = admitted.agent_id, stamp, admitted.sequence
         # The middleware appends up to three zeros. The last field, `data`, begins at a multiple of four.
         size = len(data) - (len(data) - len(admitted.data)) % 4
@@ -168,7 +163,12 @@ class NeighbourSelector:
     def own_sweep(self, stamp: int) -> None:
         """Note the stamp of an own sweep that just arrived, to compare neighbours' clocks with."""
         self._sweeps.arrived(stamp)
-        self.buffer.sweeps = self._sweeps.count
+
+    def forget_after(self, stamp: int) -> None:
+        """Forget messages with a later stamp (nanoseconds), after time has jumped back."""
+        self.buffer.forget_after(stamp)
+        if self._signatures is not None:
+            self._signatures.forget_after(stamp)
 
     def select(self, stamp: int, ego_pose: Matrix, map_frame: str) -> list[Verdict]:
         """Decide for every known neighbour whether its feature is fused in a sweep.
@@ -185,18 +185,16 @@ class NeighbourSelector:
         poses: dict[str, Matrix] = {}
         extents: dict[str, Extent] = {}
         refused: list[Verdict] = []
-        failures: Counter[bytes] = Counter()
+        failures = 0
 
         def decoded(sender: str) -> Decoded | None:
-            publisher = self.buffer.publisher(sender)
+            nonlocal failures
             result: tuple[Decoded, Extent] | Objection
-            if self._places.knows(sender) or _may_fail(publisher, failures):
-                result = self._decoded(picks[sender])
-                failures[publisher] += isinstance(result, Objection)
-            else:
-                result = Objection(Refusal.FAILURES, f'{failures.total()} for this sweep')
-            if isinstance(result, Objection):
-                self._places.forget(sender)
+            if not self._places.knows(sender) and failures >= _MOST_FAILURES:
+                result = Objection(Refusal.FAILURES, f'{failures} for this sweep')
+            elif isinstance(result := self._decoded(picks[sender]), Objection):
+                failures += 1
+                self._places.damaged(sender, stamp)
             elif len(poses) > self._card.max_agents - 1 and _is_empty(result[0]):
                 result = Objection(Refusal.EMPTY, 'neither a box nor a cell')
             if isinstance(result, Objection):
@@ -213,10 +211,10 @@ class NeighbourSelector:
                 refused.append(self._refuse(pick, objection or lidar, None))
                 continue
             sender = pick.entry.sender
-            # Of every sweep, so that a sender's motion is known when one of its sweeps may be fused.
-            wrong = self._poses.objection(sender, pick.entry.stamp, lidar, ego_pose)
-            if (why := objection or wrong) is not None:
-                refused.append(self._refuse(pick, why, lidar.pose))
+            if objection is None:
+                objection = self._poses.objection(sender, pick.entry.stamp, lidar, ego_pose)
+            if objection is not None:
+                refused.append(self._refuse(pick, objection, lidar.pose))
             else:
                 picks[sender], poses[sender] = pick, lidar.pose
         choice: Choice[str, Decoded] = self._places.choose(stamp, ego_pose, poses, decoded)
@@ -303,12 +301,6 @@ def _pose_in(map_frame: str, sweep: Arrived) -> LidarPose | Objection:
         return sweep.lidar()
     except PoseError as error:
         return Objection(Refusal.POSE, str(error))
-
-
-def _may_fail(publisher: bytes, failures: Counter[bytes]) -> bool:
-    """Whether one more payload of a participant may be decoded in vain."""
-    of_one = failures[publisher] if publisher else 0
-    return of_one < _OF_ONE and failures.total() < _MOST_FAILURES
 
 
 def _is_empty(feature: Decoded) -> bool:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Generic
 
 from diffkd_ros.messages.reading import NANOSECONDS
@@ -29,6 +29,8 @@ _REPORTED = 10 * NANOSECONDS
 _OTHER_EPOCH = 60 * NANOSECONDS
 # Messages kept per sender: enough to find the one for a sweep while newer ones arrive.
 _DEPTH = 4
+# Bytes of the messages kept of all senders.
+_MOST_BYTES = 32_000_000
 
 
 class PeerBuffer(Generic[Message]):
@@ -41,12 +43,11 @@ class PeerBuffer(Generic[Message]):
         own_id: agent id of the receiver, whose own messages are ignored if the link returns them.
         max_age: oldest age fused, nanoseconds.
         future_tolerance: how much newer than the sweep a feature may be, nanoseconds.
-        clock: seconds, monotonic.
+        clock: seconds, see `SweepClock.seconds`.
 
     Attributes:
         max_age: see above; may be changed between two sweeps.
         own: number of messages ignored because they carry the receiver's id.
-        sweeps: number of the receiver's sweeps so far, which limits on rates follow.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class PeerBuffer(Generic[Message]):
         own_id: str,
         max_age: int,
         future_tolerance: int,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         self._own_id = own_id
         self.max_age = max_age
@@ -63,7 +64,7 @@ class PeerBuffer(Generic[Message]):
         self._clock = clock
         self._queues: dict[str, deque[Received[Message]]] = {}
         self._senders = Senders(self._forget, clock)
-        self.own = self.sweeps = 0
+        self.own = self._bytes = 0
 
     def add(
         self,
@@ -88,8 +89,8 @@ class PeerBuffer(Generic[Message]):
         """
         with self._lock:
             if (record := self._admitted(sender, publisher, chunk=False)) is not None:
-                entry = Received(sender, stamp, sequence, message, self._clock())
-                self._store(record, entry, size, newest_sweep)
+                entry = Received(sender, stamp, sequence, message, self._clock(), size)
+                self._store(record, entry, newest_sweep)
 
     def add_chunk(
         self,
@@ -127,13 +128,16 @@ class PeerBuffer(Generic[Message]):
                         record.chunks_repeated += 1
                     else:
                         record.chunk_arrived(stamp, chunk.extent.size)
+                        entry.size += chunk.extent.size
+                        self._hold(chunk.extent.size)
                     return
             # One that arrives after its sweep was used or dropped is counted as lost.
-            arrived = Received(sender, stamp, sequence, chunk, self._clock())
-            if not record.is_gone(sequence, stamp, _RESTART) and self._store(
-                record, arrived, chunk.extent.size, newest_sweep
-            ):
+            arrived = Received(sender, stamp, sequence, chunk, self._clock(), chunk.extent.size)
+            gone = record.is_gone(sequence, stamp, _RESTART)
+            if not gone and self._store(record, arrived, newest_sweep):
                 record.chunks_received += 1
+            elif record.is_over_rate(sequence, stamp):
+                record.chunk_refused(Refusal.RATE, f'sweep {sequence}')
 
     def turn_away(self, why: Objection, *, chunk: bool) -> None:
         """Count a message that no sender's record counts.
@@ -158,23 +162,45 @@ class PeerBuffer(Generic[Message]):
         self.turn_away(Objection(admitted, sender), chunk=chunk)
         return None
 
-    def _store(self, record: PeerRecord, entry: Received[Any], size: int, newest_sweep: int | None) -> bool:
+    def _store(self, record: PeerRecord, entry: Received[Any], newest_sweep: int | None) -> bool:
         """Store a message unless it is repeated or one too many; returns whether it is stored."""
-        if not record.arrived(entry.stamp, entry.sequence, size, newest_sweep):
+        if not record.arrived(entry.stamp, entry.sequence, entry.size, newest_sweep):
             return False
-        if not record.allowance.take(entry.arrived, self.sweeps):
-            record.refused[Refusal.RATE] += 1
-            record.sweep_gone(entry.sequence, entry.stamp, 0)
+        if not record.allowance.take(entry.arrived):
+            record.over_rate(entry.sequence, entry.stamp)
             return False
         queue = self._queues.setdefault(entry.sender, deque())
         queue.append(entry)
         while len(queue) > _DEPTH:
             # A stamp that no sweep will ask for replaces no useful one.
             useless = (e for e in queue if not self._in_time(e, newest_sweep))
-            dropped = next(useless, queue[0])
-            queue.remove(dropped)
-            self._leave(dropped)
+            self._drop(next(useless, queue[0]))
+        self._hold(entry.size)
         return True
+
+    def _hold(self, size: int) -> None:
+        """Count so many more bytes; beyond the limit drop the oldest of the participant with most of them."""
+        self._bytes += size
+        while self._bytes > _MOST_BYTES:
+            held: Counter[bytes | str] = Counter()
+            for entry in self._entries():
+                held[self._participant(entry)] += entry.size
+            largest = max(held, key=held.__getitem__)
+            of_it = (entry for entry in self._entries() if self._participant(entry) == largest)
+            self._drop(min(of_it, key=lambda entry: entry.arrived))
+
+    def _entries(self) -> Iterator[Received[Message]]:
+        return chain.from_iterable(self._queues.values())
+
+    def _participant(self, entry: Received[Message]) -> bytes | str:
+        return self._senders.record(entry.sender).publisher or entry.sender
+
+    def _drop(self, entry: Received[Message]) -> None:
+        queue = self._queues[entry.sender]
+        queue.remove(entry)
+        self._leave(entry)
+        if not queue:
+            del self._queues[entry.sender]
 
     def _in_time(self, entry: Received[Message], newest_sweep: int | None) -> bool:
         return newest_sweep is None or -_AHEAD <= newest_sweep - entry.stamp <= self.max_age
@@ -205,8 +231,7 @@ class PeerBuffer(Generic[Message]):
                     continue
                 # Older ones are of no use to later sweeps either.
                 for outdated in [e for e in queue if e.stamp < entry.stamp]:
-                    queue.remove(outdated)
-                    self._leave(outdated)
+                    self._drop(outdated)
                 for passed in (e for e in due if e.stamp > entry.stamp):
                     passed.refusal = Refusal.NO_BASE
                 refusal = self._refusal(age, fresh)
@@ -235,12 +260,12 @@ class PeerBuffer(Generic[Message]):
         for entry in list(queue):
             future = entry.stamp > stamp + self._future_tolerance
             if future and now - entry.arrived > _FUTURE_KEPT and len(queue) > 1:
-                queue.remove(entry)
-                self._leave(entry)
+                self._drop(entry)
 
     def _leave(self, entry: Received[Message]) -> None:
         """Count a message that no further sweep will consider."""
         entry.left = True
+        self._bytes -= entry.size
         self._count(entry, 1)
         sweep = entry.message
         if isinstance(sweep, ArrivedChunks):
@@ -280,12 +305,8 @@ class PeerBuffer(Generic[Message]):
     def forget_after(self, stamp: int) -> None:
         """Drop messages stamped later than `stamp`, to which time has jumped back."""
         with self._lock:
-            for sender, queue in list(self._queues.items()):
-                for entry in [e for e in queue if e.stamp > stamp + self._future_tolerance]:
-                    queue.remove(entry)
-                    self._leave(entry)
-                if not queue:
-                    del self._queues[sender]
+            for entry in [e for e in self._entries() if e.stamp > stamp + self._future_tolerance]:
+                self._drop(entry)
             for record in self._senders.records():
                 record.forget_gone()
 

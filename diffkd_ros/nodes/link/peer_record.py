@@ -50,7 +50,7 @@ class PeerRecord(SequenceStatistics):
         chunks_received: chunks that arrived while their sweep could take them, each once.
         chunks_repeated: chunks that arrived again.
         chunks_lost: chunks of received sweeps that did not arrive by then.
-        chunks_refused: chunks that are damaged or contradict others of their sweep, by reason.
+        chunks_refused: chunks that are damaged, contradict others of their sweep or are too many, by reason.
         last_chunk_refusal: reason and detail of the latest chunk refused.
         layers: bytes of the data by layer of the latest sweep fused, empty if it was a whole map.
         restored: share of its cells that the ego estimated.
@@ -83,6 +83,7 @@ class PeerRecord(SequenceStatistics):
     used: float = -math.inf
     allowance: Allowance = field(default_factory=lambda: Allowance(_RATE, _BURST))
     _gone: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_LATE_SWEEPS))
+    _over_rate: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_LATE_SWEEPS))
     _window: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _ages: deque[int] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _leads: deque[int] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -135,6 +136,16 @@ class PeerRecord(SequenceStatistics):
         self.chunks_lost += lost
         self._gone.append((sequence, stamp))
 
+    def over_rate(self, sequence: int, stamp: int) -> None:
+        """Count a sweep that is one too many."""
+        self.refused[Refusal.RATE] += 1
+        self._over_rate.append((sequence, stamp))
+        self.sweep_gone(sequence, stamp, 0)
+
+    def is_over_rate(self, sequence: int, stamp: int) -> bool:
+        """Whether a sweep was one too many, so that its chunks are refused."""
+        return (sequence, stamp) in self._over_rate
+
     def is_gone(self, sequence: int, stamp: int, restart: int) -> bool:
         """Whether a sweep takes no more chunks.
 
@@ -147,6 +158,7 @@ class PeerRecord(SequenceStatistics):
     def forget_gone(self) -> None:
         """Let all sweeps take chunks again, after time has jumped back."""
         self._gone.clear()
+        self._over_rate.clear()
 
     def pause(self) -> None:
         """Count the messages sent before the next one received neither as lost nor as missing."""

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -16,32 +17,37 @@ Shared = TypeVar('Shared')
 
 # How long a neighbour must have been fused for one of the places of those fused for longest.
 _TENURE = 2 * NANOSECONDS
-# A neighbour that was not fused for longer begins again.
+# A neighbour that was not fused for longer begins again, and a damaged payload is forgotten.
 _ABSENT = 10 * NANOSECONDS
 
 
 class Places:
-    """Chooses neighbours by `choose_neighbours`, but keeps half of the places for those fused for longest.
+    """Chooses neighbours by `choose_neighbours`, but not by nearness alone if there are more than places.
 
-    A position is only claimed: any number of names can claim to be nearest. So those that have just appeared
-    get at most half of the places, rounded down, from others.
+    A position is only claimed: any number of names can claim to be nearest. So half of the places, rounded
+    up, are kept for the neighbours fused for longest; a participant gets more than half of them only if the
+    others leave some; and participants that sent a damaged payload lately come last.
 
     Args:
         count: most neighbours that are fused.
+        publisher: the participant that a neighbour's name belongs to, empty if unknown.
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, publisher: Callable[[str], bytes]) -> None:
+        self._count, self._publisher = count, publisher
         # Stamps of the first and of the latest sweep in which a neighbour was fused.
         self._fused: dict[str, tuple[int, int]] = {}
+        # Stamps of the sweeps in which a payload was damaged, by participant, or by name if that is unknown.
+        self._damaged: dict[bytes | str, int] = {}
 
     def knows(self, neighbour: str) -> bool:
         """Whether a neighbour was fused in the last 10 s."""
         return neighbour in self._fused
 
-    def forget(self, neighbour: str) -> None:
-        """Let a neighbour begin again: what it sent was wrong."""
+    def damaged(self, neighbour: str, stamp: int) -> None:
+        """Let a neighbour begin again, as the payload for a sweep with this stamp was damaged."""
         self._fused.pop(neighbour, None)
+        self._damaged[self._participant(neighbour)] = stamp
 
     def choose(
         self,
@@ -58,22 +64,45 @@ class Places:
             poses: (4, 4) map <- LiDAR of each neighbour.
             shared_by: what a neighbour shared, None if that is not usable.
         """
-        self._fused = {
-            name: (first, last) for name, (first, last) in self._fused.items() if 0 <= stamp - last <= _ABSENT
-        }
+        self._fused = {n: both for n, both in self._fused.items() if 0 <= stamp - both[1] <= _ABSENT}
+        self._damaged = {p: last for p, last in self._damaged.items() if 0 <= stamp - last <= _ABSENT}
+        chosen: dict[str, Shared] = {}
+        # Of known participants.
+        places: Counter[bytes] = Counter()
+        postponed: list[str] = []
+
+        def limited(name: str) -> Shared | None:
+            publisher = self._publisher(name)
+            if publisher and places[publisher] >= max(1, self._count // 2):
+                postponed.append(name)
+                return None
+            if (shared := shared_by(name)) is not None:
+                places[publisher] += 1
+            return shared
+
+        def fill(names: Iterable[str], shared_by: Callable[[str], Shared | None]) -> dict[str, float]:
+            found = {name: poses[name] for name in names}
+            choice = choose_neighbours(ego_pose, found, shared_by, 1 + self._count - len(chosen))
+            chosen.update(choice.chosen)
+            return choice.beyond_limit
+
         longest = self._of_long_standing(stamp, poses) if len(poses) > self._count else []
-        kept = choose_neighbours(ego_pose, {n: poses[n] for n in longest}, shared_by, 1 + self._count)
-        others = {name: pose for name, pose in poses.items() if name not in longest}
-        free = self._count - len(kept.chosen)
-        nearest = choose_neighbours(ego_pose, others, shared_by, 1 + free)
-        chosen = {**kept.chosen, **nearest.chosen}
+        others = [name for name in poses if name not in longest]
+        doubtful = [name for name in others if self._participant(name) in self._damaged]
+        fill(longest, limited)
+        beyond = fill((name for name in others if name not in doubtful), limited)
+        beyond |= fill(doubtful, limited)
+        beyond |= fill(postponed, shared_by)
         for name in chosen:
             self._fused[name] = self._fused.get(name, (stamp, stamp))[0], stamp
 
         def distance(name: str) -> float:
             return float(np.linalg.norm(poses[name][:3, 3] - ego_pose[:3, 3]))
 
-        return Choice({name: chosen[name] for name in sorted(chosen, key=distance)}, nearest.beyond_limit)
+        return Choice({name: chosen[name] for name in sorted(chosen, key=distance)}, beyond)
+
+    def _participant(self, neighbour: str) -> bytes | str:
+        return self._publisher(neighbour) or neighbour
 
     def _of_long_standing(self, stamp: int, poses: Mapping[str, Matrix]) -> list[str]:
         known = [n for n in poses if n in self._fused and stamp - self._fused[n][0] >= _TENURE]

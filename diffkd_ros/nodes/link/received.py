@@ -21,6 +21,7 @@ class Received(Generic[Message]):
         sequence: the sender's counter.
         message: the message.
         arrived: when it did, seconds of a monotonic clock.
+        size: bytes, serialised; of a sweep in chunks, of those that arrived.
         fresh: no sweep has considered it yet.
         fused: it took part in a fusion.
         refusal: why it was last refused.
@@ -32,6 +33,7 @@ class Received(Generic[Message]):
     sequence: int
     message: Message
     arrived: float
+    size: int = 0
     fresh: bool = True
     fused: bool = False
     refusal: Refusal | None = None

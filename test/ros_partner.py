@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,12 @@ class Partner:
 
 
 def start_ego(
-    group: NodeGroup, partner: Partner, sweep: AgentSweep, model: Path, share: Callable[[int], None]
+    group: NodeGroup,
+    partner: Partner,
+    sweep: AgentSweep,
+    model: Path,
+    share: Callable[[int], None],
+    **parameters: object,
 ) -> NodeProcess:
     """Start the ego `cav_1` and exchange sweeps with it until it fuses what a neighbour shares.
 
@@ -158,9 +164,10 @@ def start_ego(
         sweep: of the ego.
         model: folder of the model.
         share: sends what a neighbour shares of a stamp.
+        parameters: of the node.
     """
     (spec,) = graph.vehicle_specs([1], 1, {'model': str(model), 'threads': 1})
-    process = group.start(spec)
+    process = group.start(replace(spec, parameters={**spec.parameters, **parameters}))
     group.wait_ready(PATIENCE)
 
     def exchange(stamp: int) -> None:

@@ -13,11 +13,14 @@ from collections.abc import Callable
 
 import rclpy
 from diffkd_ros.msg import BevChunk, BevFeature
-from rclpy.qos import QoSProfile
+from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 
 from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC
 from diffkd_ros.nodes.base import qos
+
+FORGED = 'forged'
+"""The flood of wrongly signed messages."""
 
 
 def _feature(name: str, size: int = 0) -> BevFeature:
@@ -32,6 +35,12 @@ def _chunk(number: int) -> BevChunk:
     return message
 
 
+def _forged(message: BevFeature) -> bytes:
+    """The serialised message with a wrong signature."""
+    data = serialize_message(message)
+    return data + bytes(-len(data) % 4) + bytes(64) + b'dkS1'
+
+
 # What is sent, by number, and messages per second.
 FLOODS: dict[str, tuple[Callable[[int], BevFeature | BevChunk], float]] = {
     'name': (lambda _: _feature('liar'), 500.0),
@@ -40,14 +49,9 @@ FLOODS: dict[str, tuple[Callable[[int], BevFeature | BevChunk], float]] = {
     'fleet': (lambda k: _feature(f'liar_{k % 50}', 95_000), 500.0),
     'payloads': (lambda _: _feature('liar', 8_000_000), 5.0),
     'long_names': (lambda _: _feature('x' * 1_000_000), 20.0),
+    'two_topics': (lambda k: _chunk(k) if k % 2 else _feature(f'liar_{k % 50}', 95_000), 1000.0),
+    FORGED: (lambda _: _feature('cav_9', 10_000), 500.0),
 }
-
-
-def publisher(flood: str) -> tuple[type, str, QoSProfile]:
-    """Class, topic and quality of service of a flood."""
-    if flood == 'chunks':
-        return BevChunk, CHUNKS_TOPIC, qos.CHUNKS
-    return BevFeature, FEATURES_TOPIC, qos.FEATURES
 
 
 def main() -> None:
@@ -60,15 +64,17 @@ def main() -> None:
     # It ends at once.
     rclpy.init(domain_id=options.domain, signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node('flooder')
-    kind, topic, profile = publisher(options.flood)
-    link = node.create_publisher(kind, f'/{topic}', profile)
+    links = {
+        BevFeature: node.create_publisher(BevFeature, f'/{FEATURES_TOPIC}', qos.FEATURES),
+        BevChunk: node.create_publisher(BevChunk, f'/{CHUNKS_TOPIC}', qos.CHUNKS),
+    }
     make, rate = FLOODS[options.flood]
     begun = time.monotonic()
     for sequence in itertools.count():
         message = make(sequence)
         now = node.get_clock().now().to_msg()
         message.header.stamp, message.sequence = now, sequence
-        link.publish(message)
+        links[type(message)].publish(_forged(message) if options.flood == FORGED else message)
         due = begun + sequence / (rate * options.share)
         if due - begun > options.seconds:
             break

@@ -3,7 +3,8 @@
 
     python test/faults/floods.py --seconds 20 --rate 5
 
-For each flood the ego gets sweeps for some seconds without it, during it, and after it.
+For each flood the ego gets sweeps for some seconds without it, during it (from 5 s after its start on), and
+after it, and poses at 100 Hz. For the flood of wrongly signed messages the ego checks signatures.
 """
 
 from __future__ import annotations
@@ -13,32 +14,50 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from diffkd_ros.msg import FusionStatus
-from flooder import FLOODS
+from flooder import FLOODS, FORGED
 from ros_partner import Partner
 
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.launching import graph
 from diffkd_ros.launching.middleware import fast_dds_environment
 from diffkd_ros.launching.processes import NodeGroup
+from diffkd_ros.messages.building import cloud_message, header_message, odometry_message
+from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
 from diffkd_ros.share import share_directory
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
-SECOND = 1_000_000_000
+LIDAR = lidar_frame('cav_1')
+# Poses per second.
+POSES = 100.0
 
 
 class Drive:
-    """Sends the ego sweeps, and counts its answers."""
+    """Sends the ego sweeps and poses, and counts its answers."""
 
     def __init__(self, partner: Partner, scene: CoopFrame, rate: float) -> None:
-        self._partner, self._scene, self._rate = partner, scene, rate
+        self._partner, self._sweep, self._rate = partner, scene.agents[scene.ego], rate
+        threading.Thread(target=self._send_poses, daemon=True).start()
+
+    def _send_poses(self) -> None:
+        due = time.monotonic()
+        while True:
+            header = header_message(time.time_ns(), MAP_FRAME)
+            pose = odometry_message(header, LIDAR, self._sweep.pose, self._sweep.velocity)
+            self._partner.publish('/cav_1/odometry', pose)
+            due += 1 / POSES
+            time.sleep(max(0.0, due - time.monotonic()))
 
     def answered(self, seconds: float) -> float:
         """Share of the sweeps of the next seconds that are answered."""
@@ -46,7 +65,8 @@ class Drive:
         due = time.monotonic()
         for _ in range(sent):
             due += 1 / self._rate
-            self._partner.sweep('cav_1', time.time_ns(), self._scene.agents[1])
+            cloud = cloud_message(header_message(time.time_ns(), LIDAR), self._sweep.points)
+            self._partner.publish('/cav_1/points', cloud)
             time.sleep(max(0.0, due - time.monotonic()))
         time.sleep(1.0)
         return (len(self._partner.received['/cav_1/fusion_status']) - before) / sent
@@ -61,6 +81,14 @@ def flooded(flood: str, domain: int) -> Iterator[None]:
     yield
     process.terminate()
     process.wait()
+
+
+def keys(folder: Path) -> Path:
+    """A list with a key of the name under which wrongly signed messages are sent."""
+    key = Ed25519PrivateKey.generate().public_key()
+    text = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    (folder / 'keys').write_text(f'cav_9 {text}\n')
+    return folder / 'keys'
 
 
 def megabytes(pid: int) -> float:
@@ -87,21 +115,25 @@ def main() -> None:
     partner = Partner(options.domain)
     partner.listen(FusionStatus, '/cav_1/fusion_status')
     drive = Drive(partner, scene, options.rate)
-    with NodeGroup([share_directory() / 'config' / 'coop.yaml'], logs, environment) as group:
-        (spec,) = graph.vehicle_specs([1], 1, {'model': options.model, 'threads': 1})
-        ego = group.start(spec)
-        group.wait_ready(240.0)
-        drive.answered(5.0)
-        print('flood        before  during  after   MB before, during, after', flush=True)
-        for flood in options.floods:
-            before, memory = drive.answered(options.seconds), [megabytes(ego.pid)]
-            with flooded(flood, options.domain):
-                during = drive.answered(options.seconds)
+    print('flood        before  during  after   MB before, during, after', flush=True)
+    for signed in (False, True):
+        floods = [flood for flood in options.floods if (flood == FORGED) == signed]
+        with NodeGroup([share_directory() / 'config' / 'coop.yaml'], logs, environment) as group:
+            (spec,) = graph.vehicle_specs([1], 1, {'model': options.model, 'threads': 1})
+            if signed:
+                spec = replace(spec, parameters={**spec.parameters, 'neighbour_keys': str(keys(logs))})
+            ego = group.start(spec)
+            group.wait_ready(240.0)
+            drive.answered(5.0)
+            for flood in floods:
+                before, memory = drive.answered(options.seconds), [megabytes(ego.pid)]
+                with flooded(flood, options.domain):
+                    during = drive.answered(options.seconds)
+                    memory.append(megabytes(ego.pid))
+                after = drive.answered(options.seconds)
                 memory.append(megabytes(ego.pid))
-            after = drive.answered(options.seconds)
-            memory.append(megabytes(ego.pid))
-            sizes = ', '.join(f'{size:.0f}' for size in memory)
-            print(f'{flood:12} {before:6.2f}  {during:6.2f}  {after:6.2f}  {sizes}', flush=True)
+                sizes = ', '.join(f'{size:.0f}' for size in memory)
+                print(f'{flood:12} {before:6.2f}  {during:6.2f}  {after:6.2f}  {sizes}', flush=True)
     partner.close()
 
 

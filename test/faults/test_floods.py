@@ -11,12 +11,16 @@ import pytest
 from flooder import FLOODS
 from ros_partner import start_ego
 
+from diffkd_ros.nodes.link.refusal import Refusal
+
 SECOND = 1_000_000_000
 FLOODER = Path(__file__).with_name('flooder.py')
 # Each is awaited for as long as it takes: what counts is that all are answered, not how quickly.
 SWEEPS = 15
 # Of the floods' rates, which two busy cores cannot send.
 SHARE = 0.2
+# Messages per second that the ego reads, so low that each of these is a flood.
+LINK_RATE = 20.0
 
 
 @pytest.fixture(scope='module')
@@ -24,7 +28,7 @@ def ego(group, partner, scene, shared, model):
     def share(stamp):
         partner.publish('/v2x/features', shared(stamp, stamp // (SECOND // 10)))
 
-    return start_ego(group, partner, scene.agents[1], model, share)
+    return start_ego(group, partner, scene.agents[1], model, share, link_rate=LINK_RATE)
 
 
 @pytest.fixture
@@ -38,22 +42,21 @@ def flood(domain, request):
     process.wait()
 
 
-def received(partner, seen=0):
-    """Number of messages that the newest diagnostics of the ego count."""
+def unread(partner, seen=0):
+    """Number of messages that the newest diagnostics of the ego count as too many."""
     for array in reversed(partner.received['/diagnostics'][seen:]):
         for status in array.status:
             if status.name.endswith(': neighbours'):
-                values = {each.key: each.value for each in status.values}
-                chunks = sum(int(n) for key, n in values.items() if key.startswith('chunks refused'))
-                return int(values['received']) + chunks
+                return sum(int(v.value) for v in status.values if v.key.endswith(Refusal.FLOOD.value))
     return None
 
 
 @pytest.mark.parametrize('flood', FLOODS, indirect=True)
 def test_the_ego_answers_its_sweeps_and_uses_its_neighbour(ego, partner, scene, shared, flood, stamps):
     seen = len(partner.received['/diagnostics'])
-    before = partner.until(lambda: received(partner, seen), 'diagnostics')
-    partner.until(lambda: received(partner) > before + 5, 'the flood')
+    partner.until(lambda: unread(partner, seen) is not None, 'diagnostics')
+    before = unread(partner, seen)
+    partner.until(lambda: unread(partner) > before + 5, 'messages that are too many')
     fused = 0
     for sequence, stamp in enumerate(next(stamps)):
         partner.publish('/v2x/features', shared(stamp, sequence))

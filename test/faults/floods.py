@@ -48,16 +48,22 @@ class Drive:
 
     def __init__(self, partner: Partner, scene: CoopFrame, rate: float) -> None:
         self._partner, self._sweep, self._rate = partner, scene.agents[scene.ego], rate
-        threading.Thread(target=self._send_poses, daemon=True).start()
+        self._closed = threading.Event()
+        self._poses = threading.Thread(target=self._send_poses, daemon=True)
+        self._poses.start()
+
+    def close(self) -> None:
+        """Send no more poses."""
+        self._closed.set()
+        self._poses.join()
 
     def _send_poses(self) -> None:
         due = time.monotonic()
-        while True:
+        while not self._closed.wait(max(0.0, due - time.monotonic())):
             header = header_message(time.time_ns(), MAP_FRAME)
             pose = odometry_message(header, LIDAR, self._sweep.pose, self._sweep.velocity)
             self._partner.publish('/cav_1/odometry', pose)
             due += 1 / POSES
-            time.sleep(max(0.0, due - time.monotonic()))
 
     def answered(self, seconds: float) -> float:
         """Share of the sweeps of the next seconds that are answered."""
@@ -134,6 +140,7 @@ def main() -> None:
                 memory.append(megabytes(ego.pid))
                 sizes = ', '.join(f'{size:.0f}' for size in memory)
                 print(f'{flood:12} {before:6.2f}  {during:6.2f}  {after:6.2f}  {sizes}', flush=True)
+    drive.close()
     partner.close()
 
 

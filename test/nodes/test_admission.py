@@ -268,7 +268,7 @@ def test_a_participant_is_known_over_dds(partner):
     if 'fastrtps' in get_rmw_implementation_identifier():
         assert known['0'] == known['1']
     assert known['0']
-    assert known['2'] not in ('', known['0'])
+    assert known['2'] not in (b'', known['0'])
 
 
 def test_a_name_belongs_to_the_participant_that_uses_it(selector, feature_of, ego_pose):

@@ -11,8 +11,6 @@ from diffkd_ros.frame import Boxes3D
 from diffkd_ros.runtime.link.maps import OutgoingMap
 from diffkd_ros.runtime.link.tables import TILE, LinkTables
 
-CODE_CHANNELS = 16
-
 
 @dataclass(frozen=True)
 class SweepCodes:
@@ -26,9 +24,9 @@ class SweepCodes:
     def outgoing(self, tables: LinkTables) -> OutgoingMap:
         """The sweep that has these codes."""
         occupied = self.fine[0] > 0
-        latent = sum(vectors[codes] for vectors, codes in zip(tables.code_vectors, self.fine, strict=True))
-        latent = latent.transpose(2, 0, 1).astype(np.float32)
-        return OutgoingMap(self.boxes, self.coarse, latent, occupied, self.benefit)
+        normal = sum(vectors[codes] for vectors, codes in zip(tables.code_vectors, self.fine, strict=True))
+        normal = normal.transpose(2, 0, 1).astype(np.float32)
+        return OutgoingMap(self.boxes, self.coarse, normal, occupied, self.benefit)
 
 
 def link_arrays(
@@ -45,8 +43,9 @@ def link_arrays(
         'fine_vectors': draw.normal(size=(levels, fine_codes, channels)).astype(np.float32),
         # Those of a level are far smaller than the distances of the level before: sums are unambiguous.
         'code_vectors': np.stack(
-            [draw.normal(0, 0.01**k, (fine_codes, CODE_CHANNELS)).astype(np.float32) for k in range(levels)]
+            [draw.normal(0, 0.01**k, (fine_codes, channels)).astype(np.float32) for k in range(levels)]
         ),
+        'code_cost': np.zeros((levels, fine_codes), np.float32),
         'coarse_probability': probability(coarse_codes, empty / 2),
         'fine_probability': np.stack(
             [probability(fine_codes, empty if level == 0 else 1 / fine_codes) for level in range(levels)]

@@ -24,7 +24,6 @@ MODEL: dict[str, Any] = {
 # Model of a layered message.
 LINK: dict[str, Any] = {
     'link': True,
-    'code_channels': 8,
     'entries': 16,
     'coarse_entries': 8,
     'steps': 1,

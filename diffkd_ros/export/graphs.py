@@ -72,7 +72,7 @@ class SenderGraph(nn.Module):
         heatmap, regression = sender.detect(feature)
         coarse = codec.coarse_codes(normal, occupied).float()[:, None]
         benefit = sender.ranking(normal, occupied, heatmap)
-        return heatmap, regression, coarse, codec.analysis(normal), occupied, benefit
+        return heatmap, regression, coarse, normal, occupied, benefit
 
 
 class RestoreGraph(nn.Module):

@@ -119,12 +119,12 @@ def _tables(student: Student) -> dict[str, NDArray[np.float32]]:
     """The arrays of `runtime.link.tables.LinkTables`."""
     assert student.sender is not None, 'a student with a layered message has a sender'
     codec, scale = student.sender.codec, student.restoration
-    coarse, fine, codes = codec.tables()
     mean, deviation = scale.mean.flatten(), scale.deviation.flatten()
     vectors = {
-        'coarse_vectors': coarse * deviation + mean,
-        'fine_vectors': fine * deviation,
-        'code_vectors': codes,
+        'coarse_vectors': codec.coarse_vectors * deviation + mean,
+        'fine_vectors': codec.fine_vectors * deviation,
+        'code_vectors': codec.fine_vectors,
+        'code_cost': codec.costs(),
     }
     vectors['fine_vectors'][0] += mean
     # Code 0 stands for an empty tile or cell.

@@ -53,7 +53,6 @@ class StudentConfig:
         start: diffusion time of the truncated and matched starts.
         steps: DDIM steps; 0 leaves features unchanged.
         link: whether maps are sent as layers of codes, see `model.codebook`.
-        code_channels: channels of the space in which the nearest code is searched.
         entries: codes of a cell in each level.
         levels: residual levels of a cell's codes.
         coarse_entries: codes of a tile.
@@ -82,7 +81,6 @@ class StudentConfig:
     start: int = 400
     steps: int = 2
     link: bool = False
-    code_channels: int = 16
     entries: int = 256
     levels: int = 2
     coarse_entries: int = 64
@@ -148,7 +146,7 @@ class StudentConfig:
         """Create what a vehicle needs to send layers of codes; None if it sends whole maps."""
         if not self.link:
             return None
-        codec = MapCodec(self.channels, self.code_channels, self.entries, self.levels, self.coarse_entries)
+        codec = MapCodec(self.channels, self.entries, self.levels, self.coarse_entries)
         return Sender(self.channels, self.head_channels, self.modulation, codec)
 
 

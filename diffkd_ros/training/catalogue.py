@@ -9,7 +9,7 @@ from torch import nn
 
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
-from diffkd_ros.training.link_stages import CodecStage, LinkStage, RankStage
+from diffkd_ros.training.link_stages import LinkStage, RankStage
 from diffkd_ros.training.stages import DiffuserStage, Freeze, JointStage, StudentStage, Target, TeacherStage
 
 STAGES: dict[str, Callable[[Teacher, Student, Target, Freeze], nn.Module]] = {
@@ -17,7 +17,6 @@ STAGES: dict[str, Callable[[Teacher, Student, Target, Freeze], nn.Module]] = {
     'student': StudentStage,
     'diffuser': DiffuserStage,
     'joint': JointStage,
-    'codec': CodecStage,
     'link': LinkStage,
     'rank': RankStage,
 }

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.codebook import TILE
-from diffkd_ros.model.fusion import AdaptiveGatedFusion
 from diffkd_ros.model.restoration import Restoration
 from diffkd_ros.model.student import Student
 from diffkd_ros.model.teacher import Teacher
@@ -31,57 +30,10 @@ from diffkd_ros.training.link import (
     restored_maps,
     rows,
 )
-from diffkd_ros.training.losses import detection_losses, prediction_loss, restoration_losses, weighted_square
+from diffkd_ros.training.losses import detection_losses, restoration_losses, weighted_square
 from diffkd_ros.training.stages import Freeze, FrozenEncoderStage, Losses, Target, fuse_frames
 
-EVEN_WEIGHT = 0.1  # of a cell without evidence of a vehicle, in the loss of the codes
 LARGEST_WORTH = 50.0  # of a tile, in units of the mean: single gradients must not dominate
-
-
-class CodecStage(FrozenEncoderStage):
-    """Train the codes in which maps are sent, so that what is fused from them changes least.
-
-    The student's head and modulation become the sender's own detector.
-    """
-
-    def __init__(self, teacher: Teacher, student: Student, target: Target, freeze: Freeze = Frozen) -> None:
-        super().__init__(teacher, student, target, freeze)
-        sender = student.sender
-        assert sender is not None, 'Recipe checks this'
-        assert isinstance(student.fusion, AdaptiveGatedFusion), 'Recipe checks this'
-        sender.modulation.load_state_dict(student.fusion.fused.state_dict())
-        sender.head.load_state_dict(student.head.state_dict())
-        student.requires_grad_(False)
-        sender.codec.requires_grad_(True)
-        self._whole = frozen(student)
-
-    def forward(self, batch: Batch) -> Losses:
-        """Losses of one step."""
-        sender, whole = self.student.sender, self._whole
-        assert sender is not None
-        assert whole.sender is not None
-        scale = whole.restoration
-        features, density = self.frozen_encoder(batch.agents)
-        with torch.no_grad():
-            heatmap, regression = whole.head(fuse_frames(whole, features, features, density, batch).fused)
-            worth = functional.max_pool2d(torch.sigmoid(whole.sender.detect(features)[0]), 5, 1, 2)
-        occupied, normal = covered_cells(density), scale.normalise(features)
-        coded = sender.codec(normal, occupied)
-        sender.codec.count(coded.codes)
-        # Any number of levels must decode.
-        count = torch.randint(1, coded.fine.shape[1] + 1, (len(features), 1, 1, 1, 1), device=features.device)
-        used = torch.arange(coded.fine.shape[1], device=features.device)[None, :, None, None, None] < count
-        decoded = (coded.fine * used).sum(dim=1)
-        weight = occupied * (EVEN_WEIGHT + worth)
-        codes = weighted_square(decoded - normal, weight) + weighted_square(coded.coarse - normal, weight)
-        received = torch.where(egos(batch, features) > 0, features, decoded * scale.deviation + scale.mean)
-        received = received * occupied
-        fusion = fuse_frames(whole, received, received, density, batch)
-        found, boxes = whole.head(fusion.fused)
-        return {
-            'codes': codes + (coded.loss * weight).sum() / weight.sum().clamp(min=1),
-            'prediction': prediction_loss(found, boxes, heatmap, regression),
-        }
 
 
 class LinkStage(FrozenEncoderStage):

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from diffkd_ros.training.catalogue import STAGES
-from diffkd_ros.training.data import training_batches
+from diffkd_ros.training.codebooks import copy_sender, prepare_sender
+from diffkd_ros.training.data import Batch, training_batches
 from diffkd_ros.training.frozen import Frozen, FrozenNetworks
 from diffkd_ros.training.machine import Machine
-from diffkd_ros.training.recipe import Recipe
+from diffkd_ros.training.recipe import Data, Recipe
 from diffkd_ros.training.run import Run, Trained
 from diffkd_ros.training.stages import measure_teacher
 from diffkd_ros.training.validation import Validation, grid_of
@@ -108,6 +110,7 @@ def _train_stage(runs: Sequence[Run]) -> None:
     assert stage is not None
     freeze = FrozenNetworks()
     _make_students(runs, freeze)
+    _make_senders(runs, freeze)
     for run in runs:
         run.begin(freeze)
     # Runs that were interrupted between their checkpoints wait for the others.
@@ -143,12 +146,31 @@ def _make_students(runs: Sequence[Run], freeze: FrozenNetworks) -> None:
             continue
         run.make_student()
         known = measured.setdefault(freeze(run.teacher), run)
-        scale, device = run.student.restoration, run.fabric.device
         if known is run:
-            # Without a rank: all processes measure the same batches.
             data = run.data.model_copy(update={'augmentation': None})
-            batches = training_batches(data, grid_of(run.recipe), run.stream, range(MEASURED_BATCHES))
-            measure_teacher(run.teacher, run.student, (batch.to(device) for batch in batches))
+            measure_teacher(run.teacher, run.student, _measured_batches(run, data))
         else:
-            scale.mean.copy_(known.student.restoration.mean)
-            scale.deviation.copy_(known.student.restoration.deviation)
+            scale = known.student.restoration
+            run.student.restoration.mean.copy_(scale.mean)
+            run.student.restoration.deviation.copy_(scale.deviation)
+
+
+def _make_senders(runs: Sequence[Run], freeze: FrozenNetworks) -> None:
+    """Prepare what vehicles send, once for all runs with the same student."""
+    prepared: dict[Frozen, Run] = {}
+    for run in runs:
+        if not run.needs_codes:
+            continue
+        student = run.student
+        parts = nn.ModuleList((student.encoder, student.fusion, student.head))
+        known = prepared.setdefault(freeze(parts), run)
+        if known is run:
+            prepare_sender(student, _measured_batches(run, run.data))
+        else:
+            copy_sender(known.student, student)
+
+
+def _measured_batches(run: Run, data: Data) -> Iterator[Batch]:
+    # Without a rank: all processes measure the same batches.
+    batches = training_batches(data, grid_of(run.recipe), run.stream, range(MEASURED_BATCHES))
+    return (batch.to(run.fabric.device) for batch in batches)

@@ -131,7 +131,6 @@ class Weights(_Section):
     restoration: float = Field(1.0, ge=0, description='PKD (a): predicted clean latent to the teacher.')
     autoencoder: float = Field(1.0, ge=0, description='PKD (a): reconstruction through the latent.')
     projection: float = Field(0.1, ge=0, description='PKD (a): observed feature projected to the latent.')
-    codes: float = Field(1.0, ge=0, description='Of the codes in which maps are sent.')
     rank: float = Field(1.0, ge=0, description='Of the order in which tiles are sent.')
     reliability: float = Field(
         0.1, ge=0, description="AGF: ego reliability to its target from the feature's distance."
@@ -141,7 +140,7 @@ class Weights(_Section):
 class Stage(_Section):
     """One stage of the training; its length is stated either in steps or in samples."""
 
-    name: Literal['teacher', 'student', 'diffuser', 'joint', 'codec', 'link', 'rank']
+    name: Literal['teacher', 'student', 'diffuser', 'joint', 'link', 'rank']
     steps: int | None = Field(None, ge=1, description='Number of batches, per training process.')
     samples: int | None = Field(
         None, ge=1, description='Number of frames, of all training processes together, whatever the batch.'
@@ -200,7 +199,7 @@ class Recipe(_Section):
     def _check_model(self) -> Recipe:
         if self.model.restoration == 'none' and any(stage.name == 'diffuser' for stage in self.stages):
             raise ValueError('stage diffuser: the model has no restoration to train')
-        linked = [stage.name for stage in self.stages if stage.name in ('codec', 'link', 'rank')]
+        linked = [stage.name for stage in self.stages if stage.name in ('link', 'rank')]
         if linked and not (self.model.link and self.model.fusion == 'adaptive'):
             raise ValueError(f'stage {linked[0]}: needs model.link and model.fusion adaptive')
         if self.model.link and self.model.encoder != 'pillars':

@@ -158,6 +158,14 @@ class Run:
         fresh = not since_teacher(self.progress.history) and self.progress.step == 0
         return self.stage.name != 'teacher' and fresh
 
+    @property
+    def needs_codes(self) -> bool:
+        """Whether the stage begins with a sender made from the student."""
+        assert self.stage is not None
+        linked = {'link', 'rank'}
+        earlier = linked & {stage['name'] for stage in since_teacher(self.progress.history)}
+        return self.stage.name in linked and not earlier and self.progress.step == 0
+
     def make_student(self) -> None:
         """Initialise the student from the teacher."""
         copy_teacher(self.teacher, self.student)

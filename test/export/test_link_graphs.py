@@ -75,7 +75,7 @@ def test_what_is_packed_and_unpacked_is_what_training_decodes(
     for agent in batch.neighbours.tolist():
         message = messages[agent]
         coarse, occupied = message['coarse'][0, 0].astype(np.uint8), message['occupied'][0, 0] > 0
-        outgoing = OutgoingMap(nothing, coarse, message['latent'][0], occupied, message['benefit'][0, 0])
+        outgoing = OutgoingMap(nothing, coarse, message['normal'][0], occupied, message['benefit'][0, 0])
         chunks = Packer(tables).pack(outgoing, 1 << 20)
         found = Unpacker(tables).unpack(chunks).feature(tables)
         near = np.isclose(found.feature, complete.features[agent].numpy(), atol=TOLERANCE)

@@ -61,12 +61,12 @@ def test_a_vehicle_sends_its_own_detections_and_the_codes_that_training_does(
         # A cell that lies as near to two codes may get either.
         assert (outgoing.coarse == sent.coded.codes.coarse[agent].numpy()).mean() > 0.99
         np.testing.assert_array_equal(outgoing.occupied, expected[0] > 0)
-        latent = outgoing.latent[:, outgoing.occupied].T
-        depth = np.full(len(latent), len(expected))
-        fine = tables.code(latent, depth)
+        normal = outgoing.normal[:, outgoing.occupied].T
+        depth = np.full(len(normal), len(expected))
+        fine = tables.code(normal, depth)
         assert (fine == expected[:, outgoing.occupied]).mean() > 0.99
         depth[::2] = 1  # of these the first level only
-        coded = tables.code(latent, depth)
+        coded = tables.code(normal, depth)
         np.testing.assert_array_equal(coded[0], fine[0])
         np.testing.assert_array_equal(coded[1], np.where(depth > 1, fine[1], 0))
         np.testing.assert_allclose(outgoing.benefit, sent.order[agent, 0].numpy(), atol=TOLERANCE)

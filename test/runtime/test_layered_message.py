@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layered_map import CODE_CHANNELS, SweepCodes, link_arrays, link_tables, random_codes
+from layered_map import SweepCodes, link_arrays, link_tables, random_codes
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.runtime.card import ModelError
@@ -298,7 +298,7 @@ def test_bit_errors_in_the_codes_are_noticed(kind):
     ('change', 'reason'),
     [
         ({'coarse': np.zeros((16, 31), np.uint8)}, r'shapes \(\(16, 31\), .*expected \(\(16, 32\)'),
-        ({'latent': np.zeros((CODE_CHANNELS - 1, 64, 128), np.float32)}, 'shapes'),
+        ({'normal': np.zeros((TABLES.channels - 1, 64, 128), np.float32)}, 'shapes'),
         ({'occupied': np.zeros((128, 64), np.bool_)}, 'shapes'),
         ({'coarse': np.full((16, 32), 64, np.uint8)}, r'codes up to 64, the tables have 64'),
     ],
@@ -310,9 +310,9 @@ def test_a_map_of_other_tables_is_refused(change, reason):
 
 def test_what_is_in_empty_cells_has_no_meaning():
     outgoing = CODES.outgoing(TABLES)
-    latent = outgoing.latent.copy()
-    latent[:, ~outgoing.occupied] = 255
-    other = Packer(TABLES).pack(replace(outgoing, latent=latent), 4000)
+    normal = outgoing.normal.copy()
+    normal[:, ~outgoing.occupied] = 255
+    other = Packer(TABLES).pack(replace(outgoing, normal=normal), 4000)
     assert other == sent(TABLES, CODES, 4000)
 
 

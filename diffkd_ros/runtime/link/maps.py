@@ -33,15 +33,14 @@ class OutgoingMap:
     Attributes:
         boxes: own detections in the own LiDAR frame, by descending score.
         coarse: (height / 4, width / 4) uint8 code of each tile; 0: the tile is empty.
-        latent: (code_channels, height, width) float32, to which the fine codes of a cell are nearest, see
-            `LinkTables.code`.
-        occupied: (height, width) cells that are not empty; the others' latent has no meaning.
+        normal: (channels, height, width) float32 normalised features, see `LinkTables.code`.
+        occupied: (height, width) cells that are not empty; the others' features have no meaning.
         benefit: (height / 4, width / 4) float32 what the fine codes of a tile are worth to the receiver.
     """
 
     boxes: Boxes3D
     coarse: NDArray[np.uint8]
-    latent: NDArray[np.float32]
+    normal: NDArray[np.float32]
     occupied: NDArray[np.bool_]
     benefit: NDArray[np.float32]
 

@@ -92,12 +92,12 @@ class Packer:
     def _check(self, outgoing: OutgoingMap) -> None:
         tables = self._tables
         size, tiles = (tables.height, tables.width), (tables.height // TILE, tables.width // TILE)
-        parts = outgoing.coarse, outgoing.latent, outgoing.occupied, outgoing.benefit
+        parts = outgoing.coarse, outgoing.normal, outgoing.occupied, outgoing.benefit
         shapes = tuple(part.shape for part in parts)
-        expected = tiles, (tables.code_vectors.shape[-1], *size), size, tiles
+        expected = tiles, (tables.channels, *size), size, tiles
         if shapes != expected:
             raise ModelError(
-                f'coarse codes, latent, occupied cells and benefit of shapes {shapes}, expected {expected}'
+                f'coarse codes, features, occupied cells and benefit of shapes {shapes}, expected {expected}'
             )
         highest, known = int(outgoing.coarse.max()), len(tables.coarse_vectors)
         if highest >= known:
@@ -119,7 +119,7 @@ class _Sweep:
     def __init__(self, outgoing: OutgoingMap, tables: LinkTables) -> None:
         self.tables, self.boxes = tables, outgoing.boxes
         self.coarse = outgoing.coarse.ravel()[tables.order]
-        self._latent = outgoing.latent.reshape(len(outgoing.latent), -1)
+        self._normal = outgoing.normal.reshape(len(outgoing.normal), -1)
         self._occupied = outgoing.occupied.ravel()[tables.cells]
         self.fine = np.zeros((tables.levels, *self._occupied.shape), np.uint8)
         self.size = BOX_BYTES * len(outgoing.boxes) + round(tables.coarse.bits[self.coarse].sum() / 8)
@@ -137,8 +137,8 @@ class _Sweep:
     def code(self, depth: NDArray[np.integer]) -> None:
         """Find the fine codes of so many levels of each tile; no others can be chosen afterwards."""
         tile, cell = np.nonzero(self._occupied & (depth > 0)[:, None])
-        latent = self._latent[:, self.tables.cells[tile, cell]].T
-        self.fine[:, tile, cell] = self.tables.code(latent, depth[tile])
+        normal = self._normal[:, self.tables.cells[tile, cell]].T
+        self.fine[:, tile, cell] = self.tables.code(normal, depth[tile])
         coded = np.arange(self.tables.levels)[:, None] < depth
         bits = [model.bits[part] for model, part in zip(self.tables.fine, self.fine, strict=True)]
         self.bits = np.stack([bits[0], *(part * self._occupied for part in bits[1:])]).sum(axis=-1)

@@ -11,10 +11,10 @@ from diffkd_ros.runtime.card import SENDER, ModelCard
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.maps import OutgoingMap
-from diffkd_ros.runtime.link.tables import TILE, LinkTables
+from diffkd_ros.runtime.link.tables import TILE
 from diffkd_ros.runtime.session import ModelPart, Shape
 
-OUTPUTS = ['heatmap', 'regression', 'coarse', 'latent', 'occupied', 'benefit']
+OUTPUTS = ['heatmap', 'regression', 'coarse', 'normal', 'occupied', 'benefit']
 _ALONE = np.eye(2, 3, dtype=np.float32)[None]
 
 
@@ -28,13 +28,12 @@ class MapSender(ModelPart):
         """Shapes of the graph's inputs and outputs for this card."""
         height, width = card.grid.height, card.grid.width
         tiles = height // TILE, width // TILE
-        code_channels = LinkTables.load(card).code_vectors.shape[-1]
         inputs = {'feature': (1, card.channels, height, width), 'density': (1, 1, height, width)}
         outputs = (
             (1, 1, height, width),
             (1, 8, height, width),
             (1, 1, *tiles),
-            (1, code_channels, height, width),
+            (1, card.channels, height, width),
             (1, 1, height, width),
             (1, 1, *tiles),
         )
@@ -44,8 +43,8 @@ class MapSender(ModelPart):
         """Detect in the vehicle's own map, code its tiles and rank them."""
         grid = self._card.grid
         inputs = {'feature': bev.feature[None], 'density': bev.density[None, None]}
-        heatmap, regression, coarse, latent, occupied, benefit = self._session.run(OUTPUTS, inputs)
+        heatmap, regression, coarse, normal, occupied, benefit = self._session.run(OUTPUTS, inputs)
         observed = observed_cells(bev.density[None], _ALONE, grid)
         boxes = decode_boxes(heatmap[0, 0], regression[0], observed, grid, self._card.decoding)
         codes = coarse[0, 0].astype(np.uint8)
-        return OutgoingMap(boxes, codes, latent[0], occupied[0, 0] > 0, benefit[0, 0])
+        return OutgoingMap(boxes, codes, normal[0], occupied[0, 0] > 0, benefit[0, 0])

@@ -24,7 +24,8 @@ class LinkTables:
     """Codebooks and entropy models, the contents of a model folder's `link.npz`.
 
     Args:
-        arrays: `coarse_vectors` (K0, c), `fine_vectors` (L, K, c), `code_vectors` (L, K, code channels),
+        arrays: `coarse_vectors` (K0, c), `fine_vectors` (L, K, c), `code_vectors` (L, K, c) the same in
+            normalised features, `code_cost` (L, K) of the bits of a code in units of a squared error,
             `coarse_probability` (K0,) and `fine_probability` (L, K). Row 0 of the coarse vectors and of the
             first fine level, for what is empty, is 0.
         height: of the feature map in cells, a multiple of `TILE`.
@@ -56,15 +57,16 @@ class LinkTables:
         self.levels, fine_codes, channels = self.fine_vectors.shape
         _require(channels == self.channels, f'{self.channels} coarse and {channels} fine channels')
         _require(1 <= self.levels <= _MOST_LEVELS, f'{self.levels} fine levels, expected 1 to {_MOST_LEVELS}')
-        shape = self.code_vectors.shape[:2]
-        fits = shape == (self.levels, fine_codes)
-        _require(fits, f'code_vectors of {shape} levels and codes, expected {(self.levels, fine_codes)}')
+        cost = _array(arrays, 'code_cost', 2)
+        for name, array in (('code_vectors', self.code_vectors), ('code_cost', cost)):
+            expected = self.fine_vectors.shape[: array.ndim]
+            _require(array.shape == expected, f'{name} has shape {array.shape}, expected {expected}')
         for count in (codes, fine_codes):
             _require(2 <= count <= _MOST_CODES, f'{count} codes, expected 2 to {_MOST_CODES}')
         for name, row in (('coarse', self.coarse_vectors[0]), ('fine', self.fine_vectors[0, 0])):
             _require(not row.any(), f'the {name} vector of code 0, which is empty, must be 0')
-        # Of a latent x to a vector v: x v - v^2 / 2, for (x, 1) as one product.
-        squares = np.square(self.code_vectors).sum(axis=2)
+        # Of a feature x to a vector v: x v - (v^2 + cost) / 2, for (x, 1) as one product.
+        squares = np.square(self.code_vectors).sum(axis=2) + cost
         squares[0, 0] = np.inf  # code 0 of the first level is the empty cell's
         self._closeness = np.concatenate((self.code_vectors, -squares[..., None] / 2), axis=2).swapaxes(1, 2)
         self.coarse = _model(arrays, 'coarse_probability', codes)[0]
@@ -92,20 +94,20 @@ class LinkTables:
             raise ModelError(f'{path} has {tables.channels} channels, the card {card.channels}')
         return tables
 
-    def code(self, latent: NDArray[np.float32], depth: NDArray[np.integer]) -> NDArray[np.uint8]:
+    def code(self, normal: NDArray[np.float32], depth: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Find the fine codes of cells that are not empty.
 
-        Each level's code vector is the nearest to what the levels before leave of the latent.
+        A level's code has the least squared distance to what the levels before leave, plus its cost.
 
         Args:
-            latent: (k, code channels).
+            normal: (k, c) normalised features.
             depth: (k,) number of levels to code of each cell, at least 1.
 
         Returns:
             (levels, k), 0 beyond a cell's depth.
         """
-        codes = np.zeros((self.levels, len(latent)), np.uint8)
-        rest, cells = latent, np.arange(len(latent))
+        codes = np.zeros((self.levels, len(normal)), np.uint8)
+        rest, cells = normal, np.arange(len(normal))
         for level, vectors in enumerate(self.code_vectors):
             deep = depth[cells] > level
             rest, cells = rest[deep], cells[deep]

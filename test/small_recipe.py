@@ -69,6 +69,11 @@ def make_lively(student: Student) -> None:
     for block in student.modules():
         if isinstance(block, LightweightGatedModulation):
             torch.nn.init.normal_(block.scale, std=0.5)  # 0 at the start of training
+    if student.sender is not None:
+        codec = student.sender.codec
+        codec.coarse_vectors[1:].normal_()
+        codec.fine_vectors.normal_()
+        codec.fine_vectors[0, 0] = 0
     context = student.restoration.context
     assert isinstance(context, torch.nn.Module)
     for parameter in context.parameters():

@@ -73,7 +73,7 @@ def recipe(*stages: str) -> Recipe:
 
 def write(folder: Path, plan: dict) -> Path:
     base = recipe('link', 'joint').model_dump(mode='json')
-    base['initial'] = str(folder / 'codec' / CHECKPOINT)
+    base['initial'] = str(folder / 'student' / CHECKPOINT)
     (folder / 'base.yaml').write_text(yaml.safe_dump(base))
     path = folder / 'plan.yaml'
     path.write_text(yaml.safe_dump(plan))
@@ -106,7 +106,7 @@ def late_by_hand(model_folder: Path) -> tuple[float, list[float]]:
 
 
 def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> None:
-    train(recipe('teacher', 'student', 'codec'), tmp_path / 'codec')
+    train(recipe('teacher', 'student'), tmp_path / 'student')
     plan, out = write(tmp_path, PLAN), tmp_path / 'out'
     command = ['evidence', str(plan), '--out', str(out), '--workers', '1']
     outcome = CliRunner().invoke(app, command)
@@ -165,8 +165,8 @@ def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> 
     assert LinkResults.read(out) == results
 
     # Another checkpoint to start from.
-    train(recipe('teacher', 'student', 'codec').model_copy(update={'seed': 1}), tmp_path / 'other')
-    (tmp_path / 'other' / CHECKPOINT).replace(tmp_path / 'codec' / CHECKPOINT)
+    train(recipe('teacher', 'student').model_copy(update={'seed': 1}), tmp_path / 'other')
+    (tmp_path / 'other' / CHECKPOINT).replace(tmp_path / 'student' / CHECKPOINT)
     outcome = CliRunner().invoke(app, command)
     assert outcome.exit_code != 0
     message = ' '.join(outcome.output.split())
@@ -209,7 +209,7 @@ def test_only_some_curves_and_arms_need_only_their_trainings(tmp_path: Path) -> 
 
 def test_some_lines_without_those_that_they_are_compared_with_and_without_corruptions(tmp_path: Path) -> None:
     """The comparisons are left out, and so are columns of what was not measured."""
-    train(recipe('teacher', 'student', 'codec'), tmp_path / 'codec')
+    train(recipe('teacher', 'student'), tmp_path / 'student')
     frames = {**PLAN['frames'], 'corruptions': 'chunk_loss', 'severity': '1'}
     changed = {'frames': frames, 'losses': {'corruptions': 'none'}}
     plan, out = write(tmp_path, PLAN | changed), tmp_path / 'out'

@@ -204,7 +204,7 @@ def test_a_lost_message_is_restored_from_the_one_before(remembering: Student, se
 
 
 def test_a_recipe_with_a_memory_trains_to_its_end(tmp_path: Path) -> None:
-    assert train(memory_recipe('teacher', 'student', 'codec', 'link'), tmp_path) is not None
+    assert train(memory_recipe('teacher', 'student', 'link'), tmp_path) is not None
 
 
 @pytest.mark.parametrize('stage', ['link', 'rank'])
@@ -338,7 +338,7 @@ def test_the_ranking_learns_what_tiles_are_worth(batch: Batch) -> None:
 
 
 def test_a_recipe_with_a_link_trains_to_its_end(tmp_path: Path) -> None:
-    trained = train(linked_recipe('teacher', 'student', 'codec', 'link', 'rank'), tmp_path)
+    trained = train(linked_recipe('teacher', 'student', 'link', 'rank'), tmp_path)
     assert trained is not None
     assert trained.student.sender is not None
     # The sender detects as the student did before it learnt to receive.
@@ -349,11 +349,7 @@ def test_a_recipe_with_a_link_trains_to_its_end(tmp_path: Path) -> None:
     ('model', 'stages', 'message'),
     [
         ({'link': False, 'context': ()}, ('teacher', 'student', 'link'), 'needs model.link'),
-        (
-            {'fusion': 'attention'},
-            ('teacher', 'student', 'codec'),
-            'and model.fusion adaptive',
-        ),
+        ({'fusion': 'attention'}, ('teacher', 'student', 'link'), 'and model.fusion adaptive'),
         ({'link': False}, ('teacher',), 'model.context: needs model.link'),
         ({'context': ('last',)}, ('teacher',), 'last needs data.earlier'),
     ],

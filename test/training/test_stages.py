@@ -47,7 +47,7 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize('name', list(STAGES))
 def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
-    linked = name in ('codec', 'link', 'rank')
+    linked = name in ('link', 'rank')
     recipe = small_recipe(*(['teacher', name] if linked else []), model={'link': linked})
     teacher, student = networks(recipe)
     before = state(teacher), state(student.encoder)
@@ -63,7 +63,6 @@ def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
     assert moved(student.fusion) == (name in ('student', 'joint', 'link'))
     assert moved(student.head) == (name in ('student', 'joint', 'link'))
     if student.sender is not None:
-        assert moved(student.sender.codec) == (name == 'codec')
         assert moved(student.sender.ranking) == (name == 'rank')
         assert not moved(student.sender.head)
     trained = {key for key, value in state(teacher).items() if not torch.equal(value, before[0][key])}
@@ -71,13 +70,6 @@ def test_each_stage_trains_what_it_should_and_nothing_else(name: str) -> None:
     # The encoder does not change, including the statistics of its norms.
     if name not in ('teacher', 'student'):
         assert all(torch.equal(value, before[1][key]) for key, value in state(student.encoder).items())
-    if name == 'codec':
-        # The sender detects as the student does alone.
-        assert student.sender is not None
-        assert all(
-            torch.equal(value, student.head.state_dict()[key])
-            for key, value in state(student.sender.head).items()
-        )
     # The optimiser gets only parameters with a gradient.
     handed = {id(p) for p in module.parameters() if p.requires_grad}
     used = {id(p) for p in [*teacher.parameters(), *student.parameters()] if p.grad is not None}

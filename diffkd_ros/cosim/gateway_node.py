@@ -85,6 +85,9 @@ class GatewayNode(entry.RunnableNode):
         self._diagnostics = diagnostics.DiagnosticsPublisher(self, f'OpenCDA {self._address}', self._items)
         self._thread = threading.Thread(target=self._run, name='opencda', daemon=True)
         self._thread.start()
+
+    def start(self) -> None:
+        """Say that the node is ready, once an interruption closes it."""
         self.get_logger().info(f'ready: waiting for OpenCDA at {self._address}')
 
     def _on_detections(self, message: Boxes3DMessage) -> None:

@@ -13,8 +13,7 @@ from diffkd_ros.training.loop import Job
 
 # Core seconds that a sample takes to be made and trained on without a GPU, measured with the shipped recipe.
 _CPU_SECONDS = {
-    'teacher': 0.18, 'student': 0.44, 'diffuser': 0.32, 'joint': 0.60, 'link': 0.72,
-    'rank': 0.50,
+    'teacher': 0.18, 'student': 0.44, 'diffuser': 0.32, 'joint': 0.60, 'link': 0.72, 'rank': 0.50,
 }  # fmt: skip
 # An H200 takes 35 ms for a step of 16 frames, and a core makes 19 samples per second: docs/evidence.md.
 _GPU_SECONDS, _SAMPLE_SECONDS = 0.035 / 16, 1 / 19

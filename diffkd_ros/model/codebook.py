@@ -47,13 +47,18 @@ def bits_of(frequency: Tensor) -> Tensor:
     return -frequency.clamp(min=LEAST_FREQUENCY).log2()
 
 
-def nearest(cells: Tensor, vectors: Tensor, cost: Tensor) -> Tensor:
+def cells_of(maps: Tensor) -> Tensor:
+    """The cells (n * h * w, c) of maps (n, c, h, w), row by row."""
+    return maps.movedim(1, -1).flatten(0, 2)
+
+
+def nearest(cells: Tensor, vectors: Tensor, cost: Tensor | float = 0.0) -> Tensor:
     """Index of the vector with the least squared distance plus cost.
 
     Args:
         cells: (k, c).
         vectors: (codes, c).
-        cost: (codes,) of a vector, in units of a squared distance.
+        cost: (codes,) of a vector, in units of a squared distance; 0 for none.
 
     Returns:
         (k,) int64.
@@ -102,7 +107,7 @@ class MapCodec(nn.Module):
     def forward(self, normal: Tensor, occupied: Tensor) -> Coded:
         """Code normalised features (n, c, h, w); `occupied` (n, 1, h, w) is 0 in empty cells, else 1."""
         n, _, height, width = normal.shape
-        rest = normal.movedim(1, -1).flatten(0, 2)
+        rest = cells_of(normal)
         codes, parts = [], []
         for level, (vectors, cost) in enumerate(zip(self.fine_vectors, self.costs(), strict=True)):
             first = int(level == 0)  # code 0 of the first level is the empty cell's
@@ -120,9 +125,8 @@ class MapCodec(nn.Module):
     def coarse_codes(self, normal: Tensor, occupied: Tensor) -> Tensor:
         """`MapCodes.coarse` alone, arguments as for `forward`."""
         means, held = means_of_tiles(normal, occupied)
-        vectors = self.coarse_vectors[1:]
-        distance = functional.conv2d(means, -2 * vectors[:, :, None, None], vectors.square().sum(dim=1))
-        return torch.where(held[:, 0] > 0, distance.argmin(dim=1) + 1, 0)
+        index = nearest(cells_of(means), self.coarse_vectors[1:]).view(held[:, 0].shape)
+        return torch.where(held[:, 0] > 0, index + 1, 0)
 
 
 def means_of_tiles(normal: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from diffkd_ros.model.backbone import covered_cells
-from diffkd_ros.model.codebook import RATE, TILE, bits_of, means_of_tiles, nearest, over_tiles
+from diffkd_ros.model.codebook import RATE, TILE, bits_of, cells_of, means_of_tiles, nearest, over_tiles
 from diffkd_ros.model.fusion import AdaptiveGatedFusion
 from diffkd_ros.model.student import Student
 from diffkd_ros.training.data import Batch
@@ -32,15 +33,53 @@ def prepare_sender(student: Student, batches: Iterable[Batch]) -> None:
         student: with a sender.
         batches: of frames with the corruptions of the training.
     """
-    sender, scale = student.sender, student.restoration
+    sender = student.sender
     assert sender is not None, 'Recipe checks this'
     assert isinstance(student.fusion, AdaptiveGatedFusion), 'Recipe checks this'
     sender.modulation.load_state_dict(student.fusion.fused.state_dict())
     sender.head.load_state_dict(student.head.state_dict())
-    student.eval()
     draw = torch.Generator().manual_seed(0)  # whatever the run's seed: several runs may share the codes
-    cells, weights, tiles, importance = [], [], [], []
-    empty = total = empty_tiles = all_tiles = torch.zeros((), device=scale.mean.device)
+    maps = _gather(student.eval(), batches, draw)
+    codec, rest = sender.codec, maps.cells
+    for level in range(len(codec.fine_vectors)):
+        first = int(level == 0)
+        codes = codec.fine_vectors.shape[1] - first
+        vectors, frequency = fit_codes(rest, maps.weights, codes, RATE, draw)
+        rest = rest - vectors[nearest(rest, vectors, RATE * bits_of(frequency))]
+        if level == 0:
+            vectors, frequency = _with_empty(vectors, frequency, maps.empty_cells)
+        codec.fine_vectors[level], codec.fine_frequency[level] = vectors, frequency
+    vectors, _ = fit_codes(maps.tiles, maps.weights_of_tiles, len(codec.coarse_vectors) - 1, 0.0, draw)
+    # Coarse codes are sent of all tiles.
+    count = nearest(maps.tiles, vectors).bincount(minlength=len(vectors))
+    coarse = _with_empty(vectors, count / len(maps.tiles), maps.empty_tiles)
+    codec.coarse_vectors[:], codec.coarse_frequency[:] = coarse
+
+
+class _Gathered(NamedTuple):
+    """Samples of the maps that a student's encoder makes.
+
+    Attributes:
+        cells: (k, c) normalised features of cells that hold something.
+        weights: (k,) of their errors.
+        tiles: (m, c) mean features of tiles that hold something.
+        weights_of_tiles: (m,).
+        empty_cells: share of the empty ones in such tiles, by their weight.
+        empty_tiles: share of the empty ones among all tiles.
+    """
+
+    cells: Tensor
+    weights: Tensor
+    tiles: Tensor
+    weights_of_tiles: Tensor
+    empty_cells: Tensor
+    empty_tiles: Tensor
+
+
+def _gather(student: Student, batches: Iterable[Batch], draw: torch.Generator) -> _Gathered:
+    sender, scale = student.sender, student.restoration
+    assert sender is not None
+    samples, sums = [], []
     for batch in batches:
         features, density = student.encoder(batch.agents.points, batch.agents.index, batch.agents.count)
         normal, occupied = scale.normalise(features), covered_cells(density)
@@ -48,30 +87,17 @@ def prepare_sender(student: Student, batches: Iterable[Batch]) -> None:
         weight = EVEN_WEIGHT + functional.max_pool2d(score, EVIDENCE, 1, EVIDENCE // 2)
         means, share = means_of_tiles(normal, occupied)
         weight_of_tile = functional.max_pool2d(weight, TILE)
-        chosen = _some(occupied, CELLS_OF_A_BATCH, draw)
-        cells.append(_rows(normal)[chosen])
-        weights.append(_rows(weight)[chosen, 0])
-        chosen = _some(share, TILES_OF_A_BATCH, draw)
-        tiles.append(_rows(means)[chosen])
-        importance.append(_rows(weight_of_tile)[chosen, 0])
+        some = _some(occupied, CELLS_OF_A_BATCH, draw)
+        of_cells = cells_of(normal)[some], cells_of(weight)[some, 0]
+        some = _some(share, TILES_OF_A_BATCH, draw)
+        samples.append((*of_cells, cells_of(means)[some], cells_of(weight_of_tile)[some, 0]))
         # Fine codes are sent of tiles that hold something.
         sent = over_tiles(weight_of_tile * (share > 0))
-        empty, total = empty + (sent * (1 - occupied)).sum(), total + sent.sum()
-        empty_tiles, all_tiles = empty_tiles + (share == 0).sum(), all_tiles + share.numel()
-    codec, rest, weight = sender.codec, torch.cat(cells), torch.cat(weights)
-    for level in range(len(codec.fine_vectors)):
-        first = int(level == 0)
-        vectors, frequency = fit_codes(rest, weight, codec.fine_vectors.shape[1] - first, RATE, draw)
-        rest = rest - vectors[nearest(rest, vectors, RATE * bits_of(frequency))]
-        if level == 0:
-            vectors, frequency = _with_empty(vectors, frequency, empty / total)
-        codec.fine_vectors[level], codec.fine_frequency[level] = vectors, frequency
-    means = torch.cat(tiles)
-    vectors, _ = fit_codes(means, torch.cat(importance), len(codec.coarse_vectors) - 1, 0.0, draw)
-    # Coarse codes are sent of all tiles.
-    count = nearest(means, vectors, vectors.new_zeros(len(vectors))).bincount(minlength=len(vectors))
-    coarse = _with_empty(vectors, count / len(means), empty_tiles / all_tiles)
-    codec.coarse_vectors[:], codec.coarse_frequency[:] = coarse
+        empty = (sent * (1 - occupied)).sum(), (share == 0).sum()
+        sums.append(torch.stack((*empty, sent.sum(), share.new_tensor(share.numel()))))
+    empty_cells, empty_tiles, in_cells, in_tiles = torch.stack(sums).sum(dim=0)
+    cells, weights, tiles, of_tiles = (torch.cat(parts) for parts in zip(*samples, strict=True))
+    return _Gathered(cells, weights, tiles, of_tiles, empty_cells / in_cells, empty_tiles / in_tiles)
 
 
 def copy_sender(source: Student, target: Student) -> None:
@@ -108,10 +134,6 @@ def fit_codes(
         vectors = torch.where(share[:, None] > 0, sums / share[:, None], vectors)
         frequency = share / share.sum()
     return vectors, frequency
-
-
-def _rows(maps: Tensor) -> Tensor:
-    return maps.movedim(1, -1).flatten(0, 2)
 
 
 def _some(occupied: Tensor, most: int, draw: torch.Generator) -> Tensor:

@@ -137,6 +137,10 @@ class Weights(_Section):
     )
 
 
+LINK_STAGES = 'link', 'rank'
+"""Stages that need a model with a layered message."""
+
+
 class Stage(_Section):
     """One stage of the training; its length is stated either in steps or in samples."""
 
@@ -199,7 +203,7 @@ class Recipe(_Section):
     def _check_model(self) -> Recipe:
         if self.model.restoration == 'none' and any(stage.name == 'diffuser' for stage in self.stages):
             raise ValueError('stage diffuser: the model has no restoration to train')
-        linked = [stage.name for stage in self.stages if stage.name in ('link', 'rank')]
+        linked = [stage.name for stage in self.stages if stage.name in LINK_STAGES]
         if linked and not (self.model.link and self.model.fusion == 'adaptive'):
             raise ValueError(f'stage {linked[0]}: needs model.link and model.fusion adaptive')
         if self.model.link and self.model.encoder != 'pillars':

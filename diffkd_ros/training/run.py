@@ -27,7 +27,7 @@ from diffkd_ros.training.frames import expand
 from diffkd_ros.training.frozen import FrozenNetworks, channels_last
 from diffkd_ros.training.machine import Machine, warn_of_slow_precision
 from diffkd_ros.training.optimisation import Optimisation
-from diffkd_ros.training.recipe import Data, Recipe, RecipeError, Stage
+from diffkd_ros.training.recipe import LINK_STAGES, Data, Recipe, RecipeError, Stage
 from diffkd_ros.training.stages import copy_teacher, teacher_as_student
 from diffkd_ros.training.validation import Scores, Validation
 
@@ -146,7 +146,7 @@ class Run:
         """
         assert self.stage is not None
         changes: dict[str, Any] = {'augmentation': None} if self.stage.name == 'teacher' else {'turned': 0.0}
-        if self.stage.name not in ('link', 'rank'):
+        if self.stage.name not in LINK_STAGES:
             changes['earlier'] = False  # which only the memory uses
         workers = {} if self.machine.workers is None else {'workers': self.machine.workers}
         return self.recipe.data.model_copy(update=changes | workers)
@@ -162,9 +162,8 @@ class Run:
     def needs_codes(self) -> bool:
         """Whether the stage begins with a sender made from the student."""
         assert self.stage is not None
-        linked = {'link', 'rank'}
-        earlier = linked & {stage['name'] for stage in since_teacher(self.progress.history)}
-        return self.stage.name in linked and not earlier and self.progress.step == 0
+        earlier = any(stage['name'] in LINK_STAGES for stage in since_teacher(self.progress.history))
+        return self.stage.name in LINK_STAGES and not earlier and self.progress.step == 0
 
     def make_student(self) -> None:
         """Initialise the student from the teacher."""
@@ -270,7 +269,7 @@ class Run:
                 scores = self.validation.teacher(network)
             else:
                 assert isinstance(network, Student)
-                scores = self.validation.student(network, restore=stage.name in ('joint', 'link', 'rank'))
+                scores = self.validation.student(network, restore=stage.name in ('joint', *LINK_STAGES))
             flat = {f'{stage.name}/{who}_{k}': v for who, row in scores.items() for k, v in row.items()}
             self.fabric.log_dict(flat, self.progress.step)
             point = {'stage': stage.name, 'samples': self._samples(), 'scores': scores}

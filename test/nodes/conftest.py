@@ -18,11 +18,13 @@ from ros_partner import SECOND, Partner, domain, group, partner
 
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.lidar_pose import LidarPose
+from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.messages.building import header_message, odometry_message
 from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
 from diffkd_ros.messages.poses import pose_of_odometry
 from diffkd_ros.nodes.link.chunk_message import chunk_messages, overhead_of
 from diffkd_ros.nodes.link.feature_message import feature_message
+from diffkd_ros.nodes.link.neighbours import NeighbourSelector
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.encoder import FeatureEncoder
@@ -60,6 +62,18 @@ def linked(linked_model: Path) -> ModelCard:
 def scene() -> CoopFrame:
     """Five vehicles at one instant; the ego is 1."""
     return Simulator(SimulatorConfig(agents=5, frames_per_scenario=2), seed=77).scenario(0).frame(0)
+
+
+@pytest.fixture
+def ego_pose(scene: CoopFrame) -> Matrix:
+    """Map <- LiDAR of the scene's ego."""
+    return scene.agents[1].pose
+
+
+@pytest.fixture
+def selector(card: ModelCard) -> NeighbourSelector:
+    """Of an ego with the nodes' default limits, which has received nothing yet."""
+    return NeighbourSelector(card, 'cav_1', max_age=0.5, future_tolerance=0.05, link_rate=2000.0)
 
 
 @pytest.fixture(scope='session')

@@ -9,11 +9,11 @@ import weakref
 import numpy as np
 import pytest
 from diffkd_ros.msg import BevChunk, BevFeature
+from link_selection import sent_by, verdicts
 from rclpy.serialization import serialize_message
 from rclpy.utilities import get_rmw_implementation_identifier
 from ros_partner import Partner
 
-from diffkd_ros.messages.names import MAP_FRAME
 from diffkd_ros.nodes.link.admission import Admission, publisher_of
 from diffkd_ros.nodes.link.allowance import Allowance
 from diffkd_ros.nodes.link.neighbours import NeighbourSelector
@@ -22,12 +22,6 @@ from diffkd_ros.nodes.link.refusal import Refusal
 from diffkd_ros.nodes.link.sweep_clock import SweepClock
 
 S = 1_000_000_000
-
-
-def sent_by(participant):
-    """The `MessageInfo` of a message of a participant."""
-    gid = bytes([participant] * 12 + [0, 0, 1, 3])
-    return {'publisher_gid': {'implementation_identifier': 'rmw_fastrtps_cpp', 'data': gid}}
 
 
 class Clock:
@@ -55,22 +49,8 @@ def buffer(sweeps):
     return PeerBuffer('cav_1', S // 2, S // 20, sweeps.seconds)
 
 
-@pytest.fixture
-def selector(card):
-    return NeighbourSelector(card, 'cav_1', max_age=0.5, future_tolerance=0.05, link_rate=2000.0)
-
-
-@pytest.fixture
-def ego_pose(scene):
-    return scene.agents[1].pose
-
-
 def receive(selector, message, participant=1):
     selector.receive(type(message), serialize_message(message), sent_by(participant))
-
-
-def verdicts(selector, stamp, ego_pose):
-    return {verdict.agent: verdict for verdict in selector.select(stamp, ego_pose, MAP_FRAME)}
 
 
 def accounted(record):

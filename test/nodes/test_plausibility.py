@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from diffkd_ros.msg import BevFeature
+from link_selection import sent_by, verdicts
 from rclpy.serialization import serialize_message
 
-from diffkd_ros.messages.names import MAP_FRAME
 from diffkd_ros.nodes.link.feature_message import encoded_of
 from diffkd_ros.nodes.link.neighbours import NeighbourSelector
 from diffkd_ros.nodes.link.refusal import Refusal
@@ -18,25 +18,9 @@ from diffkd_ros.runtime.features import BevFeature as Map
 S = 1_000_000_000
 
 
-@pytest.fixture
-def selector(card):
-    return NeighbourSelector(card, 'cav_1', max_age=0.5, future_tolerance=0.05, link_rate=2000.0)
-
-
-@pytest.fixture
-def ego_pose(scene):
-    return scene.agents[1].pose
-
-
 def receive(selector, message, participant=0):
     """With participant 0 it is not known."""
-    gid = bytes([participant] * 12 + [0, 0, 1, 3])
-    known = {'publisher_gid': {'implementation_identifier': 'rmw_fastrtps_cpp', 'data': gid}}
-    selector.receive(BevFeature, serialize_message(message), known if participant else {})
-
-
-def verdicts(selector, stamp, ego_pose):
-    return {verdict.agent: verdict for verdict in selector.select(stamp, ego_pose, MAP_FRAME)}
+    selector.receive(BevFeature, serialize_message(message), sent_by(participant) if participant else {})
 
 
 def far(message):

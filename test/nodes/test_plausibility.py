@@ -122,6 +122,8 @@ def drive(selector, feature_of, ego_pose, honest, liars, sweeps, start=0, partic
     participants = participants or {}
     for k in range(start, start + sweeps):
         stamp = S + k * S // 10
+        # Limits of rates go by the ego's sweeps, so that they do not depend on how fast this machine is.
+        selector.own_sweep(stamp)
         for vehicle in honest:
             name = f'cav_{vehicle}'
             receive(selector, feature_of(vehicle, name, stamp, k), participants.get(name, 0))

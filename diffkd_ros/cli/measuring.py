@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ from diffkd_ros.cli.verbs import all_cores, interruptible, share_cores
 from diffkd_ros.errors import require
 
 if TYPE_CHECKING:
+    from diffkd_ros.attacks.statement import Optimiser
     from diffkd_ros.evaluation.model import Sessions
 
 Workers = Annotated[int, typer.Option(min=0, help='Processes; 0: one per core that may be used.')]
@@ -129,20 +131,40 @@ def evaluate(
         typer.Option(help='Bag of a live run on this source: its detections are scored as the clean ones.'),
     ] = None,
     baseline: Annotated[Path | None, typer.Option(help='Results of another model, for mCE.')] = None,
+    attack: Annotated[
+        str,
+        typer.Option(help='Measure lies of neighbours in place of corruptions: all, or names: spoof,noise.'),
+    ] = '',
+    liars: Annotated[
+        str, typer.Option(help='How many of how many neighbours lie, with --attack.')
+    ] = '1of2,1of4,2of4',
+    attack_checkpoint: Annotated[
+        Path | None,
+        typer.Option(help='Checkpoint for attacks by gradients; by default --model, if it is one.'),
+    ] = None,
     workers: Workers = 0,
 ) -> None:
-    """Measure a model under corruption of sensors, poses and link; writes a table, a summary and a report."""
+    """Measure a model under corruption of sensors, poses and link; writes a table, a summary and a report.
+
+    With --attack, neighbours lie instead, and trust.json is written.
+    """
     require('matplotlib', *(['scipy'] if calibration != 'none' else []))
-    from diffkd_ros.evaluation.conditions import make_conditions
+    from diffkd_ros.evaluation.conditions import make_attacks, make_conditions
     from diffkd_ros.evaluation.cooperations import live_cooperation
     from diffkd_ros.evaluation.evaluate import evaluate as run_evaluation
     from diffkd_ros.evaluation.run import Plan
+    from diffkd_ros.metrics.average_precision import EvaluationError
     from diffkd_ros.runtime.card import ModelCard
     from diffkd_ros.runtime.model_folder import model_folder
     from diffkd_ros.sources.source import SIMULATOR, Source
 
     with interruptible(_RESUMES):
-        conditions = make_conditions(corruptions, severity, agents, seeds, profile)
+        if attack:
+            optimised_by = attack_checkpoint or (Path(model) if model.endswith('.safetensors') else None)
+            attacks = make_attacks(attack, liars, seeds, optimised_by is not None)
+            if corruptions not in ('all', 'none') or calibration != 'none' or answers or baseline:
+                raise EvaluationError('--attack has no corruptions, calibration, answers or baseline')
+        conditions = make_conditions('none' if attack else corruptions, severity, agents, seeds, profile)
         if source.partition(':')[0] == SIMULATOR:
             scenarios, frames_per_scenario = scenarios or 25, frames_per_scenario or 2
         chosen = Source(
@@ -166,6 +188,12 @@ def evaluate(
         recorded, sessions = tuple(answers or ()), _sessions(folder)
         plan = Plan(out, chosen, folder, protocol, cooperation, recorded, sessions, budget)
         workers = all_cores(workers)
+        if attack:
+            from diffkd_ros.evaluation.trust import evaluate_attacks
+
+            optimiser = None if optimised_by is None else _optimiser(optimised_by, folder)
+            evaluate_attacks(replace(plan, optimiser=optimiser), attacks, Console(), workers)
+            return
         run_evaluation(plan, conditions, Console(), workers, baseline, calibration, fitted_on)
 
 
@@ -202,6 +230,15 @@ def _checkpoint_folder(checkpoint: Path, out: Path) -> Path:
     if not holds_export(folder, origin):
         write_model_folder(student, folder, recipe.description, recipe.decoding, origin, {})
     return folder
+
+
+def _optimiser(checkpoint: Path, folder: Path) -> Optimiser:
+    """Attacks the model of a folder by gradients."""
+    require('torch')
+    from diffkd_ros.attacks.optimised import CheckpointOptimiser
+    from diffkd_ros.runtime.card import ModelCard
+
+    return CheckpointOptimiser.open(checkpoint.resolve(), ModelCard.load(folder))
 
 
 def _sessions(folder: Path) -> Sessions | None:

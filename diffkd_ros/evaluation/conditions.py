@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
+from diffkd_ros.attacks.catalogue import ABSENT, ATTACKS, Attack
+from diffkd_ros.attacks.liars import Liars
 from diffkd_ros.corruptions import WHO, LinkConditions, Profile, Who, lookup, names
 from diffkd_ros.metrics.average_precision import EvaluationError
 
@@ -33,6 +35,8 @@ class Condition:
         seed: of the realisation; 0 for the references.
         who: which agents are corrupted; for a link, its senders.
         profile: table of levels that the severity refers to.
+        attack: name of an attack, or `absent` for neighbours that send nothing; empty for none.
+        liars: how many neighbours attack; None for none.
     """
 
     corruption: str
@@ -40,6 +44,8 @@ class Condition:
     seed: int = 0
     who: Who = 'all'
     profile: Profile = 'graded'
+    attack: str = ''
+    liars: Liars | None = None
 
     @property
     def reference(self) -> bool:
@@ -60,8 +66,10 @@ class Condition:
 
     @property
     def needs_history(self) -> bool:
-        """Returns whether messages may be lost or late, so that earlier frames matter."""
+        """Returns whether messages may be lost, late or replayed, so that earlier frames matter."""
         link = self.link
+        if self.attack and self.lie.earlier > 0:
+            return True
         return link.loses_chunks or max(link.message_loss, link.burst_loss, link.delay, link.jitter) > 0
 
     @property
@@ -77,13 +85,20 @@ class Condition:
         return 'map' if self.link.tile_loss > 0 or self.link.bits is not None else None
 
     @property
+    def lie(self) -> Attack:
+        """The attack, of a condition that has one."""
+        return ABSENT if self.attack == ABSENT.name else ATTACKS[self.attack]
+
+    @property
     def level(self) -> Condition:
         """The same condition with seed 0, which represents all seeds."""
-        return Condition(self.corruption, self.severity, 0, self.who, self.profile)
+        return replace(self, seed=0)
 
     @property
     def name(self) -> str:
         """Name of files and folders."""
+        if self.attack:
+            return f'{self.attack}-{self.liars}-seed{self.seed}'
         if self.reference:
             return self.corruption
         return f'{self.corruption}-{self.profile}-{self.severity}-{self.who}-seed{self.seed}'
@@ -143,6 +158,46 @@ def make_conditions(
     if unused and chosen:
         raise EvaluationError(f'no corruption chosen has severity {sorted(unused)} in profile {profile!r}')
     return conditions
+
+
+def make_attacks(attacks: str, liars: str, seeds: str, optimised: bool) -> dict[int, list[Condition]]:
+    """The attacks requested, after the references: clean frames, ego alone, and absent liars.
+
+    Args:
+        attacks: names, or `all`.
+        liars: how many of how many neighbours attack, as in `1of2,2of4`.
+        seeds: numbers from 0; they choose the liars and draw their lies.
+        optimised: whether attacks by gradients are possible; without, `all` leaves them out.
+
+    Returns:
+        Conditions by the number of the ego's neighbours.
+
+    Raises:
+        EvaluationError: if a value is unknown (names the nearest known one), repeated or not possible.
+    """
+    if attacks == ALL:
+        chosen = [name for name, attack in ATTACKS.items() if optimised or not attack.optimised]
+    else:
+        chosen = [check_known('attack', part, ATTACKS) for part in _parts(attacks, 'attack')]
+    if needing := [name for name in chosen if ATTACKS[name].optimised and not optimised]:
+        raise EvaluationError(f'{needing[0]} needs a checkpoint to compute gradients of: --attack-checkpoint')
+    conditions: dict[int, list[Condition]] = {}
+    realisations = _numbers(seeds, 'seed', 0)
+    for number in map(_liars, _parts(liars, 'liars')):
+        rows = conditions.setdefault(number.neighbours, list(REFERENCES))
+        rows += [
+            Condition(CLEAN, seed=seed, attack=name, liars=number)
+            for name in (ABSENT.name, *chosen)
+            for seed in realisations
+        ]
+    return conditions
+
+
+def _liars(text: str) -> Liars:
+    match = re.fullmatch('([1-9])of([1-9])', text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise EvaluationError(f'liars: expected how many of how many neighbours, as in 1of2; got {text!r}')
+    return Liars(int(match[2]), int(match[1]))
 
 
 def _corruptions(text: str, profile: Profile) -> list[str]:

@@ -16,11 +16,13 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.attacks.statement import Statement
 from diffkd_ros.corruptions import LinkConditions
 from diffkd_ros.evaluation.conditions import Condition
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep, Boxes3D
-from diffkd_ros.geometry.poses import inverse, transform_points
+from diffkd_ros.geometry.poses import Matrix, inverse, transform_points
+from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.frame_results import Inference
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import Detection
@@ -76,12 +78,14 @@ class Outcome:
         fused: number of neighbours whose features were fused; 0 where no features are sent.
         encode_ms: milliseconds from points to the ego's feature map.
         fuse_ms: milliseconds from feature maps to boxes.
+        judgement: whether the sender of each message is taken for a liar; empty where nothing judges.
     """
 
     detection: Detection
     fused: int
     encode_ms: float
     fuse_ms: float
+    judgement: tuple[bool, ...] = ()
 
     def inference(self, sizes: Sequence[int]) -> Inference:
         """Figures of the inference, given the sizes of the messages sent."""
@@ -95,6 +99,14 @@ class Outcome:
             encode_ms=self.encode_ms,
             fuse_ms=self.fuse_ms,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Of a message: its sender and the stamp of the sweep, nanoseconds."""
+
+    agent: int
+    stamp: int
 
 
 class Cooperation(ABC):
@@ -134,6 +146,27 @@ class Cooperation(ABC):
             link: limits of the message.
         """
 
+    def statement(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Statement | None:
+        """What an agent says of a sweep before it is coded; None if no point lies in the grid."""
+        feature = clean.of_points(agent, sweep, self.model.encode).feature
+        return (
+            None if feature is None else Statement(feature, self._own_boxes(clean, agent, sweep), sweep.pose)
+        )
+
+    def message_of(self, said: Statement, honest: Statement, origin: Origin, link: LinkConditions) -> Any:
+        """The message of a sender that makes a statement; None if nothing fits or the ego refuses it.
+
+        Args:
+            said: in place of what was sensed.
+            honest: what the sender would say otherwise.
+            origin: of the message.
+            link: limits of the message.
+
+        Raises:
+            EvaluationError: if no maps or boxes are sent.
+        """
+        raise EvaluationError(f'attacks need a cooperation by maps, layers or boxes, not {self.name}')
+
     def has_base(self, message: Any) -> bool:
         """Returns whether the base layer of a message arrived, see `choose_sweep`."""
         return True
@@ -155,6 +188,13 @@ class Cooperation(ABC):
             sweep: the ego's, as sensed.
             messages: received, as returned by `message`.
         """
+
+    def _own_boxes(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Boxes3D | None:
+        """What an agent detects alone; None if there is a layered message and no point for it."""
+        if not self.model.card.link:
+            return self._alone(clean, agent, sweep).detection.boxes
+        outgoing = clean.of_points(agent, sweep, self.model.prepare)
+        return None if outgoing is None else outgoing.boxes
 
     def _alone(self, clean: CleanFrame, agent: int, sweep: AgentSweep) -> Outcome:
         return clean.of_points(agent, sweep, self._of_points)
@@ -178,12 +218,27 @@ class IntermediateCooperation(Cooperation):
         shared = clean.of_points(agent, sweep, self._through_codec)
         if shared is None:
             return None
-        bev, size = shared
+        return self._limited(*shared, sweep.pose, link)
+
+    def message_of(
+        self, said: Statement, honest: Statement, origin: Origin, link: LinkConditions
+    ) -> SharedFeature | None:
+        """The map of a statement; None if it has values that the ego refuses."""
+        payload, card = codec.encode(said.bev), self.model.card
+        grid = card.grid
+        try:
+            bev = codec.decode(payload, card.channels, grid.height, grid.width, card.feature_range)
+        except codec.PayloadError:
+            return None
+        return self._limited(bev, len(payload.data), said.pose, link)
+
+    @staticmethod
+    def _limited(bev: BevFeature, size: int, pose: Matrix, link: LinkConditions) -> SharedFeature:
         feature, density = bev.feature, bev.density
         if link.limits_sender:
             feature, density = link.limit(feature, density, _size_of_map)
             size = _size_of_map(feature, density)
-        return SharedFeature(feature, density, sweep.pose, size)
+        return SharedFeature(feature, density, pose, size)
 
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[SharedFeature]) -> Outcome:
         """Fuse feature maps and detect."""
@@ -220,19 +275,29 @@ class LateCooperation(Cooperation):
         Those of a model with a layered message are its base layer: without a point in the grid there is none.
         Detections below the model's threshold, kept for calibration only, do not count as sent.
         """
-        if self.model.card.link:
-            outgoing = clean.of_points(agent, sweep, self.model.prepare)
-            if outgoing is None:
-                return None
-            own = outgoing.boxes
-        else:
-            own = self._alone(clean, agent, sweep).detection.boxes
+        own = self._own_boxes(clean, agent, sweep)
+        return None if own is None else self._sent(own, sweep.pose, link)
+
+    def message_of(
+        self, said: Statement, honest: Statement, origin: Origin, link: LinkConditions
+    ) -> Message[Boxes3D]:
+        """The boxes of a statement."""
+        boxes = said.boxes
+        if boxes is None:
+            boxes = (
+                self.model.sender.prepare(said.bev).boxes
+                if self.model.card.link
+                else self.model.detect([said.bev], [np.eye(4)]).boxes
+            )
+        return self._sent(boxes, said.pose, link)
+
+    def _sent(self, own: Boxes3D, pose: Matrix, link: LinkConditions) -> Message[Boxes3D]:
         boxes = boxes_from_bytes(boxes_to_bytes(own))
         if link.budget is not None:
             boxes = boxes[: int(link.budget // BOX_BYTES)]
         assert boxes.scores is not None
         sent = int((boxes.scores >= self.model.card.min_score).sum())
-        return Message(boxes, sweep.pose, BOX_BYTES * sent)
+        return Message(boxes, pose, BOX_BYTES * sent)
 
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[Boxes3D]]) -> Outcome:
         """Merge the ego's detections with those received, except for boxes around the ego."""

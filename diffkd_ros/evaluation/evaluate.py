@@ -132,7 +132,7 @@ def evaluate(
     calibrator = None
     if calibrate_on is not None:
         calibrator = _fit(plan, calibration, calibrate_on, workers, console)
-    _run_with_progress(plan, possible, drives, workers, console)
+    run_with_progress(plan, possible, drives, workers, console)
     kept = usable(plan, drives)
     results = load_results(plan, possible, kept)
     left_out = LeftOut(
@@ -167,16 +167,17 @@ def _fit(plan: Plan, method: str, source: Source, workers: int, console: Console
     clean, drives = Condition(CLEAN), source.names()
     settle(own)
     console.print(f'calibration {method} on clean frames of {source.spec}', highlight=False)
-    _run_with_progress(own, [clean], drives, workers, console)
+    run_with_progress(own, [clean], drives, workers, console)
     results = load_results(own, [clean], usable(own, drives))
     if clean not in results:
         raise EvaluationError(f'no frame of {source.spec} could be read, so there is nothing to calibrate on')
     return calibrators.fit(method, source, results[clean], IOU)
 
 
-def _run_with_progress(
+def run_with_progress(
     plan: Plan, conditions: Sequence[Condition], drives: Sequence[str], workers: int, console: Console
 ) -> None:
+    """Run what is missing, with a progress bar."""
     jobs = make_jobs(plan, conditions, drives)
     if not jobs:
         console.print('all conditions were run before', highlight=False)

@@ -6,18 +6,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.attacks.statement import Statement
 from diffkd_ros.corruptions import LinkConditions
-from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
+from diffkd_ros.evaluation.cooperation import Cooperation, Origin, Outcome
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.link.detector import detect_layered
-from diffkd_ros.runtime.link.maps import ReceivedMap
+from diffkd_ros.runtime.link.maps import OutgoingMap, ReceivedMap
 from diffkd_ros.runtime.link.memory import MapMemory, Moment
 from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET, Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
@@ -59,7 +60,7 @@ class LayeredCooperation(Cooperation):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        tables = model.receiver.tables
+        self._tables = tables = model.receiver.tables
         self._packer, self._unpacker = Packer(tables), Unpacker(tables)
         self.remembers = model.card.memory
         self._memory = MapMemory()
@@ -79,12 +80,31 @@ class LayeredCooperation(Cooperation):
         outgoing = clean.of_points(agent, sweep, self.model.prepare)
         if outgoing is None:
             return None
+        return self._packed(outgoing, sweep.pose, Origin(agent, clean.frame.stamp), link)
+
+    def message_of(
+        self, said: Statement, honest: Statement, origin: Origin, link: LinkConditions
+    ) -> ChunkedMessage | None:
+        """The chunks of a statement, coded by the model; tiles that differ from honest ones come first."""
+        outgoing = self.model.sender.prepare(said.bev)
+        feature, density = (
+            getattr(said.bev, name) != getattr(honest.bev, name) for name in ('feature', 'density')
+        )
+        changed = self._tables.as_tiles(feature.any(axis=0) | density).any(axis=-1)
+        first = changed.reshape(outgoing.benefit.shape)
+        benefit = outgoing.benefit + first * (np.ptp(outgoing.benefit) + abs(outgoing.benefit.min()) + 1)
+        boxes = outgoing.boxes if said.boxes is None else said.boxes
+        return self._packed(replace(outgoing, boxes=boxes, benefit=benefit), said.pose, origin, link)
+
+    def _packed(
+        self, outgoing: OutgoingMap, pose: Matrix, origin: Origin, link: LinkConditions
+    ) -> ChunkedMessage | None:
         budget = self.budget if link.budget is None else int(link.budget)
         chunks = self._packer.pack(outgoing, budget, ENVELOPE)
-        size = sum(map(len, chunks)) + ENVELOPE * len(chunks)
         if not chunks:
             return None
-        return ChunkedMessage(chunks, sweep.pose, size, chunks[0], agent, clean.frame.stamp)
+        size = sum(map(len, chunks)) + ENVELOPE * len(chunks)
+        return ChunkedMessage(chunks, pose, size, chunks[0], origin.agent, origin.stamp)
 
     def has_base(self, message: ChunkedMessage) -> bool:
         """Returns whether the first chunk arrived."""

@@ -8,8 +8,8 @@ late or lost in bursts, and a model may remember.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffkd_ros.corruptions import Link, corrupt_frame
@@ -39,12 +39,16 @@ class Perception:
         fused: agents whose features were fused, the ego first: the order of the maps.
         observed: the frame as sensed, without the agents whose messages were not used.
         inference: figures of the inference, one row.
+        judged: whether each sender is taken for a liar; empty where nothing judges.
+        liars: the agents that lie.
     """
 
     detection: Detection
     fused: tuple[int, ...]
     observed: CoopFrame
     inference: Inference
+    judged: Mapping[int, bool] = field(default_factory=dict)
+    liars: tuple[int, ...] = ()
 
 
 class Perceiver:
@@ -114,8 +118,9 @@ class Perceiver:
         return Perception(
             outcome.detection,
             used[: 1 + outcome.fused],
-            replace(sensed, agents={agent: sensed.agents[agent] for agent in used}),
+            replace(sensed, agents={agent: sensed.agents[agent] for agent in used if agent in sensed.agents}),
             outcome.inference(sent),
+            dict(zip(messages, outcome.judgement, strict=True)) if outcome.judgement else {},
         )
 
     def _received(self, clean: CleanFrame, sensed: CoopFrame) -> dict[int, Any]:

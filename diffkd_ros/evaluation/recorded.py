@@ -11,7 +11,7 @@ from pathlib import Path
 from diffkd_ros.bags.answers import Answer, Status, read_answers
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.run import Plan, keep_reasons
+from diffkd_ros.evaluation.run import Plan, keep_notes
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.metrics.average_precision import EvaluationError
@@ -61,8 +61,8 @@ def score_answers(plan: Plan, paths: Sequence[Path]) -> None:
                 results.append(score_answer(frame, answers[frame.stamp], plan.protocol))
             else:
                 reasons[f'{_CLEAN.name}/{name}/{position}'] = 'no recorded detections at its stamp'
-        keep_reasons(plan.left_out(_CLEAN, name), reasons)
-        keep_reasons(plan.parts_left_out(name), parts)
+        keep_notes(plan.left_out(_CLEAN, name), reasons)
+        keep_notes(plan.parts_left_out(name), parts)
         if results:
             scored = True
             join(results).save(plan.file(_CLEAN, name))

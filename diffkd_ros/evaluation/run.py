@@ -13,16 +13,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from diffkd_ros.attacks.statement import Optimiser
 from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.documents import read_json_object
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperation import Cooperation
 from diffkd_ros.evaluation.cooperations import INTERMEDIATE, cooperation_named
+from diffkd_ros.evaluation.deceived import DeceivedPerceiver
 from diffkd_ros.evaluation.model import CleanFrame, Model, Sessions
 from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, needed_frames, score
 from diffkd_ros.files import results_folder
@@ -40,6 +42,7 @@ LEFT_OUT = 'left_out.json'
 _FORMAT = 4
 """Version of the results; increased whenever detections or their scoring change."""
 _CONDITIONS_PER_JOB = 16
+_OPTIMISED_BY = 'attack_checkpoint'
 _POLL = 0.2  # seconds between progress updates
 
 Reasons = dict[str, str]
@@ -59,6 +62,8 @@ class Plan:
         answers: bags whose recorded detections are used as the clean condition.
         sessions: opens the sessions of a model without ONNX graphs.
         budget: most bytes of a message, None for no limit but that of the way to cooperate.
+        history: frames kept before the first scored one of a scenario, if it is long enough.
+        optimiser: computes the maps of attacks by gradients.
     """
 
     out: Path
@@ -69,6 +74,8 @@ class Plan:
     answers: tuple[Path, ...] = ()
     sessions: Sessions | None = None
     budget: int | None = None
+    history: int = HISTORY
+    optimiser: Optimiser | None = None
 
     @property
     def protocol(self) -> Protocol:
@@ -81,7 +88,7 @@ class Plan:
 
     def positions(self, drive: Scenario) -> list[int]:
         """Positions of the frames that are scored."""
-        return self.source.positions(drive, HISTORY)
+        return self.source.positions(drive, self.history)
 
     def file(self, condition: Condition, drive: str) -> Path:
         """File with the results of a scenario under a condition."""
@@ -94,6 +101,10 @@ class Plan:
     def parts_left_out(self, drive: str) -> Path:
         """File with what the source left out of the scored frames of a scenario, if anything."""
         return self.file(Condition(CLEAN), drive).with_suffix('.parts.json')
+
+    def judged(self, condition: Condition, drive: str) -> Path:
+        """File with who lied and who was taken for a liar, by position, if there was either."""
+        return self.file(condition, drive).with_suffix('.judged.json')
 
     def open(self) -> Cooperation:
         """Load the model, with `MIN_SCORE` as its score threshold, as calibration needs it.
@@ -160,12 +171,17 @@ def settle(plan: Plan) -> None:
         'answers': [str(path) for path in plan.answers],
     }
     path = plan.out / SETTINGS
+    checkpoint = None if plan.optimiser is None else plan.optimiser.identity
     if path.is_file():
         earlier = _read(path)
+        # Attacks by gradients may be added to others.
+        settings[_OPTIMISED_BY] = checkpoint if earlier.get(_OPTIMISED_BY) else None
         differing = [key for key in settings if earlier.get(key) != settings[key]]
         if differing:
             changes = ', '.join(f'{key} {earlier.get(key)!r}, now {settings[key]!r}' for key in differing)
             raise EvaluationError(f'{plan.out} holds another evaluation: {changes}; choose another folder')
+        checkpoint = checkpoint or earlier.get(_OPTIMISED_BY)
+    settings[_OPTIMISED_BY] = checkpoint
     write_json(results_folder(plan.out) / SETTINGS, settings)
 
 
@@ -196,11 +212,17 @@ def read_parts(plan: Plan, drives: Sequence[str]) -> dict[str, int]:
     return dict(parts)
 
 
-def keep_reasons(path: Path, reasons: Mapping[str, str] | Mapping[str, int]) -> None:
-    """Write a file of reasons, or remove it if there are none."""
+def read_judged(plan: Plan, condition: Condition, drive: str) -> dict[int, dict[str, Any]]:
+    """Who lied and who was taken for a liar in a scenario: `liars` and `judged`, by position."""
+    path = plan.judged(condition, drive)
+    return {int(key): value for key, value in _read(path).items()} if path.is_file() else {}
+
+
+def keep_notes(path: Path, notes: Mapping[str, Any]) -> None:
+    """Write a file of notes on a scenario, or remove it if there are none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if reasons:
-        write_json(path, dict(reasons))
+    if notes:
+        write_json(path, dict(notes))
     else:
         path.unlink(missing_ok=True)
 
@@ -219,12 +241,20 @@ def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
     return jobs
 
 
+def _perceiver(plan: Plan, job: Job, cooperation: Cooperation, condition: Condition) -> Perceiver:
+    if condition.liars is None:
+        return Perceiver(cooperation, condition, plan.budget)
+    elsewhere = partial(plan.source.scenario, job.number + 1)
+    return DeceivedPerceiver(cooperation, condition, condition.liars, elsewhere, plan.budget, plan.optimiser)
+
+
 def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[[], bool]) -> None:
     """Run a job and save its results and the reasons for frames that were left out; nothing if stopped."""
     cooperation, drive, protocol = plan.open(), plan.source.scenario(job.number), plan.protocol
-    perceivers = {each: Perceiver(cooperation, each, plan.budget) for each in job.conditions}
+    perceivers = {each: _perceiver(plan, job, cooperation, each) for each in job.conditions}
     results: dict[Condition, list[FrameResults]] = defaultdict(list)
     left_out: dict[Condition, Reasons] = defaultdict(dict)
+    judged: dict[Condition, dict[str, Any]] = defaultdict(dict)
     parts: Counter[str] = Counter()
     positions = plan.positions(drive)
     needed = {each: dict(needed_frames(positions, perceivers[each].history)) for each in job.conditions}
@@ -250,7 +280,13 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
             try:
                 sensed = perceiver.take(clean)
                 if scored:
-                    results[condition].append(score(frame, perceiver.perceive(clean, sensed), protocol))
+                    perception = perceiver.perceive(clean, sensed)
+                    results[condition].append(score(frame, perception, protocol))
+                    if perception.liars or perception.judged:
+                        judged[condition][str(position)] = {
+                            'liars': perception.liars,
+                            'judged': perception.judged,
+                        }
                     count()
                 else:
                     perceiver.remember(clean, sensed)
@@ -258,10 +294,11 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
                 if scored:
                     left_out[condition][f'{condition.name}/{drive.name}/{position}'] = str(error)
     for condition in job.conditions:
-        # The reasons first: existing results count as complete.
-        keep_reasons(plan.left_out(condition, drive.name), left_out[condition])
+        # The notes first: existing results count as complete.
+        keep_notes(plan.left_out(condition, drive.name), left_out[condition])
+        keep_notes(plan.judged(condition, drive.name), judged[condition])
         if condition.name == CLEAN:
-            keep_reasons(plan.parts_left_out(drive.name), parts)
+            keep_notes(plan.parts_left_out(drive.name), parts)
         if results[condition]:
             join(results[condition]).save(plan.file(condition, drive.name))
 

@@ -62,11 +62,20 @@ def encode(bev: BevFeature) -> EncodedFeature:
     return EncodedFeature(SPARSE_INT8_ZLIB, channels, height, width, scales, zlib.compress(raw, 1))
 
 
-def decode(encoded: EncodedFeature, channels: int, height: int, width: int) -> BevFeature:
+def decode(
+    encoded: EncodedFeature, channels: int, height: int, width: int, largest: float | None = None
+) -> BevFeature:
     """Decode a feature map of the expected shape.
 
+    Args:
+        encoded: the payload.
+        channels: expected.
+        height: expected.
+        width: expected.
+        largest: most absolute value, None for any that can be coded.
+
     Raises:
-        PayloadError: if the payload does not have this shape and the layout above.
+        PayloadError: if the payload does not have this shape and the layout above, or has larger values.
     """
     if encoded.encoding != SPARSE_INT8_ZLIB:
         raise PayloadError(f'unknown encoding {encoded.encoding}')
@@ -104,6 +113,8 @@ def decode(encoded: EncodedFeature, channels: int, height: int, width: int) -> B
     feature = np.zeros((channels, height, width), np.float32)
     values = buffer[mask_bytes + cells :].view(np.int8).reshape(channels, cells)
     feature[:, occupied] = values * scales[:, None]
+    if largest is not None and (found_value := float(np.abs(feature).max())) > largest:
+        raise PayloadError(f'values up to {found_value:.3g}, expected at most {largest:g}')
     return BevFeature(feature, density)
 
 

@@ -61,8 +61,19 @@ def decode_boxes(
     row, column = np.nonzero((score >= np.max(shifts, axis=0)) & (score >= decoding.min_score))
     best = np.argsort(-score[row, column], kind='stable')[: 2 * decoding.max_boxes]
     row, column = row[best], column[best]
+    boxes = boxes_at(row, column, regression, grid)
+    scores = score[row, column]
+    backed = np.nonzero(_on_observed_ground(boxes, observed, grid.cell))[0]
+    kept = backed[nms(boxes[backed], scores[backed], decoding.nms_iou)[: decoding.max_boxes]]
+    return Boxes3D(boxes, scores=scores)[kept]
+
+
+def boxes_at(
+    row: NDArray[np.int64], column: NDArray[np.int64], regression: NDArray[np.float32], grid: BevGrid
+) -> NDArray[np.float64]:
+    """The boxes (n, 7) that are predicted in cells (n,) of `regression`, see `decode_boxes`."""
     value = regression[:, row, column].astype(np.float64)
-    boxes = np.stack(
+    return np.stack(
         (
             grid.x_min + (column + value[0]) * grid.cell,
             grid.y_min + (row + value[1]) * grid.cell,
@@ -72,10 +83,6 @@ def decode_boxes(
         ),
         axis=1,
     )
-    scores = score[row, column]
-    backed = np.nonzero(_on_observed_ground(boxes, observed, grid.cell))[0]
-    kept = backed[nms(boxes[backed], scores[backed], decoding.nms_iou)[: decoding.max_boxes]]
-    return Boxes3D(boxes, scores=scores)[kept]
 
 
 def observed_cells(

@@ -71,9 +71,7 @@ def erased(bev: BevFeature, boxes: NDArray[np.float64], grid: BevGrid) -> BevFea
     vehicles = cells_of(boxes, grid)
     ground = (bev.density > 0) & ~vehicles
     feature = bev.feature.copy()
-    feature[:, vehicles & (bev.density > 0)] = (
-        np.median(bev.feature[:, ground], axis=1, keepdims=True) if ground.any() else 0
-    )
+    feature[:, vehicles] = np.median(bev.feature[:, ground], axis=1, keepdims=True) if ground.any() else 0
     return BevFeature(feature, bev.density)
 
 

@@ -20,6 +20,7 @@ from diffkd_ros.evaluation.model import CleanFrame
 from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, Perception
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
+from diffkd_ros.metrics.deception import Judgement
 from diffkd_ros.metrics.inference import MESSAGES_PER_SECOND
 from diffkd_ros.nodes.link.places import Places
 from diffkd_ros.sources.source import Scenario
@@ -88,10 +89,10 @@ class DeceivedPerceiver(Perceiver):
         """As of `Perceiver`. A liar whose message the ego refuses counts as taken for a liar."""
         perception = super().perceive(clean, sensed)
         judged: dict[int, bool] = dict.fromkeys(self._refused, True)
-        for name, liar in perception.judged.items():
+        for name, liar in perception.judgement.judged.items():
             agent = self._owners.get(name, name)
             judged[agent] = judged.get(agent, False) or liar
-        return replace(perception, judged=judged, liars=self._among(sensed))
+        return replace(perception, judgement=Judgement(self._among(sensed), judged))
 
     def _among(self, frame: CoopFrame) -> tuple[int, ...]:
         return self._liars.among(frame.neighbours, self._condition.seed, frame.scenario)

@@ -8,7 +8,7 @@ late or lost in bursts, and a model may remember.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from diffkd_ros.evaluation.conditions import EGO_ALONE, Condition
 from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
 from diffkd_ros.evaluation.model import CleanFrame
 from diffkd_ros.frame import AgentSweep, CoopFrame
+from diffkd_ros.metrics.deception import Judgement
 from diffkd_ros.metrics.frame_results import FrameResults, Inference
 from diffkd_ros.metrics.protocol import Protocol
 from diffkd_ros.metrics.scoring import score_frame
@@ -39,16 +40,14 @@ class Perception:
         fused: agents whose features were fused, the ego first: the order of the maps.
         observed: the frame as sensed, without the agents whose messages were not used.
         inference: figures of the inference, one row.
-        judged: whether each sender is taken for a liar; empty where nothing judges.
-        liars: the agents that lie.
+        judgement: who lied, and who was taken for a liar; empty where nothing judges.
     """
 
     detection: Detection
     fused: tuple[int, ...]
     observed: CoopFrame
     inference: Inference
-    judged: Mapping[int, bool] = field(default_factory=dict)
-    liars: tuple[int, ...] = ()
+    judgement: Judgement = field(default_factory=Judgement)
 
 
 class Perceiver:
@@ -120,7 +119,9 @@ class Perceiver:
             used[: 1 + outcome.fused],
             replace(sensed, agents={agent: sensed.agents[agent] for agent in used if agent in sensed.agents}),
             outcome.inference(sent),
-            dict(zip(messages, outcome.judgement, strict=True)) if outcome.judgement else {},
+            Judgement(
+                judged=dict(zip(messages, outcome.judgement, strict=True)) if outcome.judgement else {}
+            ),
         )
 
     def _received(self, clean: CleanFrame, sensed: CoopFrame) -> dict[int, Any]:

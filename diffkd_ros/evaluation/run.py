@@ -12,7 +12,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, needed_frames, sc
 from diffkd_ros.files import results_folder
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.calibration import MIN_SCORE
+from diffkd_ros.metrics.deception import Judgement
 from diffkd_ros.metrics.frame_results import FrameResults, join
 from diffkd_ros.metrics.protocol import Protocol, protocol_named
 from diffkd_ros.metrics.result_file import write_json
@@ -212,10 +213,16 @@ def read_parts(plan: Plan, drives: Sequence[str]) -> dict[str, int]:
     return dict(parts)
 
 
-def read_judged(plan: Plan, condition: Condition, drive: str) -> dict[int, dict[str, Any]]:
-    """Who lied and who was taken for a liar in a scenario: `liars` and `judged`, by position."""
+def read_judged(plan: Plan, condition: Condition, drive: str) -> dict[int, Judgement]:
+    """Who lied and who was taken for a liar in a scenario, by position."""
     path = plan.judged(condition, drive)
-    return {int(key): value for key, value in _read(path).items()} if path.is_file() else {}
+    notes = _read(path) if path.is_file() else {}
+    return {
+        int(position): Judgement(
+            tuple(note['liars']), {int(agent): liar for agent, liar in note['judged'].items()}
+        )
+        for position, note in notes.items()
+    }
 
 
 def keep_notes(path: Path, notes: Mapping[str, Any]) -> None:
@@ -282,11 +289,8 @@ def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[
                 if scored:
                     perception = perceiver.perceive(clean, sensed)
                     results[condition].append(score(frame, perception, protocol))
-                    if perception.liars or perception.judged:
-                        judged[condition][str(position)] = {
-                            'liars': perception.liars,
-                            'judged': perception.judged,
-                        }
+                    if perception.judgement:
+                        judged[condition][str(position)] = asdict(perception.judgement)
                     count()
                 else:
                     perceiver.remember(clean, sensed)

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -24,18 +22,21 @@ from diffkd_ros.evaluation.measures import IOU, confident
 from diffkd_ros.evaluation.run import Plan, load_results, read_judged, settle, usable
 from diffkd_ros.evaluation.summary import Number
 from diffkd_ros.metrics.average_precision import EvaluationError
-from diffkd_ros.metrics.deception import false_boxes, lost_share
+from diffkd_ros.metrics.deception import (
+    Judgements,
+    detected_share,
+    false_boxes,
+    false_share,
+    lost_share,
+    mean_delay,
+)
 from diffkd_ros.metrics.frame_results import FrameResults
-from diffkd_ros.metrics.inference import MESSAGES_PER_SECOND
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.sources.source import SIMULATOR
 
 TRUST = 'trust.json'
 _NAN = float('nan')
 _CLEAN, _ALONE = Condition(CLEAN), Condition(EGO_ALONE)
-
-Judged = Mapping[int, Mapping[str, Any]]
-"""Who lied and who was taken for a liar in a scenario, by position, see `read_judged`."""
 
 
 class Figures(BaseModel):
@@ -160,7 +161,7 @@ def _trust(
 ) -> Trust:
     attacks: dict[str, dict[str, AttackFigures]] = {}
     references: dict[str, References] = {}
-    honest: list[Judged] = []
+    honest: list[Judgements] = []
     for liars, (part, asked, results) in kept.items():
         drives = results[_CLEAN].scenarios
         absent = [each for each in asked if each.liars == liars and each.attack == ABSENT.name]
@@ -178,14 +179,14 @@ def _trust(
                 attacks.setdefault(name, {})[str(liars)] = AttackFigures(
                     **_figures(plan, found).model_dump(),
                     lost=float(np.mean([lost_share(each, results[_ALONE], IOU) for each in found])),
-                    detected=_detected(judged),
-                    delay=_delay(judged),
+                    detected=detected_share(judged),
+                    delay=mean_delay(judged),
                 )
     any_part, asked, _ = next(iter(kept.values()))
     return Trust(
         **next(iter(references.values())).model_dump(),
         attacks=attacks,
-        false_quarantine=_false_quarantine(honest),
+        false_quarantine=false_share(honest),
         references=references,
         model=any_part.open().model.card.model_id,
         cooperation=plan.cooperation,
@@ -202,31 +203,6 @@ def _figures(plan: Plan, results: Sequence[FrameResults]) -> Figures:
         float(np.mean([each.average_precision(iou, order) for each in results])) for iou in (0.5, 0.7)
     )
     return Figures(ap50=ap50, ap70=ap70, false_boxes=float(np.mean([false_boxes(each) for each in results])))
-
-
-def _detected(drives: Sequence[Judged]) -> float:
-    frames = [frame for drive in drives for frame in drive.values()]
-    if not any(frame['judged'] for frame in frames):
-        return _NAN
-    lies = [frame['judged'].get(str(agent), False) for frame in frames for agent in frame['liars']]
-    return float(np.mean(lies))
-
-
-def _delay(drives: Sequence[Judged]) -> float:
-    delays = []
-    for drive in drives:
-        positions = sorted(drive)
-        if len(positions) < 2 or any(b - a != 1 for a, b in pairwise(positions)):
-            continue
-        for agent in drive[positions[0]]['liars']:
-            caught = [each for each in positions if drive[each]['judged'].get(str(agent), False)]
-            delays += [(each - positions[0]) / MESSAGES_PER_SECOND for each in caught[:1]]
-    return float(np.mean(delays)) if delays else _NAN
-
-
-def _false_quarantine(drives: Sequence[Judged]) -> float:
-    judged = [liar for drive in drives for frame in drive.values() for liar in frame['judged'].values()]
-    return float(np.mean(judged)) if judged else _NAN
 
 
 def _print(trust: Trust, name: str, references: References, console: Console) -> None:

@@ -131,7 +131,7 @@ def evaluate_attacks(
         if missing := [condition.name for condition in asked if condition not in loaded]:
             raise EvaluationError(f'no results of {", ".join(missing)}: see the reasons in {part.out}')
         results = {each: confident(found, plan.open().model.card.min_score) for each, found in loaded.items()}
-        for liars in sorted({each.liars for each in asked if each.liars is not None}):
+        for liars in dict.fromkeys(each.liars for each in asked if each.liars is not None):
             kept[liars] = part, asked, results
     trust = _trust(plan, kept)
     trust.write(plan.out)
@@ -182,17 +182,16 @@ def _trust(
                     detected=detected_share(judged),
                     delay=mean_delay(judged),
                 )
-    any_part, asked, _ = next(iter(kept.values()))
     return Trust(
         **next(iter(references.values())).model_dump(),
         attacks=attacks,
         false_quarantine=false_share(honest),
         references=references,
-        model=any_part.open().model.card.model_id,
+        model=plan.open().model.card.model_id,
         cooperation=plan.cooperation,
         source=plan.source.spec,
         frames={str(liars): len(results[_CLEAN]) for liars, (_, _, results) in kept.items()},
-        seeds=sorted({each.seed for each in asked}),
+        seeds=sorted({each.seed for _, asked, _ in kept.values() for each in asked}),
     )
 
 
@@ -206,9 +205,12 @@ def _figures(plan: Plan, results: Sequence[FrameResults]) -> Figures:
 
 
 def _print(trust: Trust, name: str, references: References, console: Console) -> None:
-    table = Table(title=f'{name} neighbours lie, {trust.frames[name]} frames, percent; false boxes a frame')
-    for column in ('', 'AP@0.5', 'AP@0.7', 'false boxes', 'lost', 'detected', 'delay, s'):
-        table.add_column(column, justify='right' if column else 'left')
+    longest = max(map(len, trust.attacks))
+    table = Table(
+        title=f'{name} neighbours lie, {trust.frames[name]} frames: percent, false boxes a frame, seconds'
+    )
+    for column in ('', 'AP@0.5', 'AP@0.7', 'false', 'lost', 'detected', 'delay'):
+        table.add_column(column, justify='right' if column else 'left', min_width=0 if column else longest)
 
     def line(label: str, figures: Figures) -> None:
         row = [f'{100 * figures.ap50:.1f}', f'{100 * figures.ap70:.1f}', f'{figures.false_boxes:.2f}']

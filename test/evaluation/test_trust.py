@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffkd evaluate --attack` from the command line."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from diffkd_ros.cli import app
+from diffkd_ros.sources.opv2v import write_opv2v
+
+
+def run(out, *options):
+    few = ('--scenarios', '1', '--frames-per-scenario', '2', '--workers', '1')
+    return CliRunner().invoke(app, ['evaluate', '--out', str(out), *few, *options])
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, model_folder):
+    out = tmp_path_factory.mktemp('trust')
+    options = ('--attack', 'spoof,scale', '--liars', '1of2,1of4', '--model', str(model_folder))
+    done = run(out, *options)
+    assert done.exit_code == 0, done.output
+    return out, options, done.output
+
+
+def test_the_table_has_the_attacks_and_the_references(finished):
+    out, _, printed = finished
+    trust = json.loads((out / 'trust.json').read_text())
+    assert {'honest', 'liar_absent', 'ego_alone', 'attacks', 'false_quarantine'} <= set(trust)
+    for reference in ('honest', 'liar_absent', 'ego_alone'):
+        assert set(trust[reference]) == {'ap50', 'ap70', 'false_boxes'}
+        assert trust[reference] == trust['references']['1of2'][reference]
+    assert set(trust['attacks']) == {'spoof', 'scale'}
+    for by_liars in trust['attacks'].values():
+        assert set(by_liars) == {'1of2', '1of4'}
+        for figures in by_liars.values():
+            assert set(figures) == {'ap50', 'ap70', 'false_boxes', 'lost', 'detected', 'delay'}
+    assert trust['ego_alone']['ap50'] < trust['honest']['ap50']
+    assert trust['false_quarantine'] is None
+    for line in ('honest', 'liar absent', 'ego alone', 'spoof', 'scale'):
+        assert line in printed
+
+
+def test_what_the_ego_refuses_costs_what_an_absent_sender_costs(finished):
+    trust = json.loads((finished[0] / 'trust.json').read_text())
+    refused = trust['attacks']['scale']['1of2']
+    for figure in ('ap50', 'ap70', 'false_boxes'):
+        assert refused[figure] == pytest.approx(trust['liar_absent'][figure])
+    assert refused['detected'] == 1
+    assert trust['attacks']['spoof']['1of2']['detected'] is None
+    assert trust['attacks']['spoof']['1of2']['false_boxes'] > trust['honest']['false_boxes'] + 2
+
+
+def test_a_run_is_continued(finished):
+    out, options, _ = finished
+    before = (out / 'trust.json').read_text()
+    again = run(out, *options)
+    assert again.output.count('all conditions were run before') == 2
+    assert (out / 'trust.json').read_text() == before
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (('--attack', 'spof'), 'the nearest is'),
+        (('--attack', 'spoof', '--cooperation', 'early'), 'maps, layers or boxes'),
+        (('--attack', 'spoof', '--liars', '1of6'), 'takes 4 neighbours'),
+        (('--attack', 'spoof', '--corruptions', 'fog'), 'no corruptions'),
+    ],
+)
+def test_wrong_options_are_one_sentence(options, words, tmp_path):
+    done = run(tmp_path / 'out', *options)
+    assert done.exit_code == 1
+    assert words in done.output
+    assert not (tmp_path / 'out').exists()
+
+
+def test_recorded_frames_are_refused(tmp_path, model_folder, drive):
+    write_opv2v([drive.frame(0)], tmp_path / 'set')
+    done = run(
+        *(tmp_path / 'out', '--attack', 'spoof', '--model', str(model_folder)),
+        *('--source', f'opv2v:{tmp_path / "set"}'),
+    )
+    assert done.exit_code == 1
+    assert 'simulated frames' in done.output
+    assert not (tmp_path / 'out').exists()

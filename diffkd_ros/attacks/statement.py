@@ -61,7 +61,7 @@ class Optimiser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a liar knows: more than a real one can, so that no attack fails for want of knowledge.
+    """What a liar knows: more than a real one can, so that attacks are as strong as possible.
 
     Attributes:
         grid: of all maps.

@@ -32,7 +32,7 @@ def scored(*detections: Boxes3D, truth=(0.0, 10.0, 20.0)):
 
 
 def test_false_boxes_lie_on_nothing():
-    # On a truth, beside it with an IoU of 0.25 and 0.08, on nothing, and on nothing with a low score.
+    # On a truth, shifted with an IoU of 0.25 and 0.08, on nothing, and on nothing with a low score.
     boxes = found((0.0, 0.9), (12.4, 0.8), (23.4, 0.7), (40.0, 0.6), (50.0, 0.29))
     assert false_boxes(scored(boxes, found((0.0, 0.9)))) == pytest.approx(2 / 2)
 

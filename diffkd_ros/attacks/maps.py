@@ -49,7 +49,7 @@ def honest_range(bev: BevFeature) -> tuple[NDArray[np.float32], NDArray[np.float
 
 
 def patches(bev: BevFeature, boxes: NDArray[np.float64], grid: BevGrid) -> list[Patch]:
-    """The vehicles that were sensed well, the best first.
+    """The vehicles that were sensed well, the best first; the best one if none was.
 
     Args:
         bev: a map.
@@ -59,11 +59,10 @@ def patches(bev: BevFeature, boxes: NDArray[np.float64], grid: BevGrid) -> list[
     found: list[tuple[float, Patch]] = []
     for box in boxes:
         mask = cells_of(box[None], grid)
-        evidence = float(bev.density[mask].sum())
-        if evidence >= _LEAST:
-            rows, columns = np.nonzero(mask)
-            found.append((evidence, Patch(rows, columns, box)))
-    return [patch for _, patch in sorted(found, key=lambda both: -both[0])]
+        rows, columns = np.nonzero(mask)
+        found.append((float(bev.density[mask].sum()), Patch(rows, columns, box)))
+    found.sort(key=lambda both: -both[0])
+    return [patch for rank, (evidence, patch) in enumerate(found) if rank == 0 or evidence >= _LEAST]
 
 
 def erased(bev: BevFeature, boxes: NDArray[np.float64], grid: BevGrid) -> BevFeature:
@@ -75,16 +74,13 @@ def erased(bev: BevFeature, boxes: NDArray[np.float64], grid: BevGrid) -> BevFea
     return BevFeature(feature, bev.density)
 
 
-def pasted(
-    bev: BevFeature, source: BevFeature, moves: list[tuple[Patch, int, int]], grid: BevGrid
-) -> BevFeature:
-    """The map with copies of vehicles.
+def pasted(bev: BevFeature, moves: list[tuple[Patch, int, int]], grid: BevGrid) -> BevFeature:
+    """The map with copies of its vehicles.
 
     Args:
-        bev: to be changed.
-        source: map of the same grid, whose vehicles are copied.
+        bev: the map.
         moves: patches and the rows and columns by which each is moved; what leaves the grid is dropped.
-        grid: of the maps.
+        grid: of the map.
     """
     feature, density = bev.feature.copy(), bev.density.copy()
     for patch, down, right in moves:
@@ -92,6 +88,6 @@ def pasted(
         inside = (rows >= 0) & (rows < grid.height) & (columns >= 0) & (columns < grid.width)
         to = rows[inside], columns[inside]
         origin = patch.rows[inside], patch.columns[inside]
-        feature[:, to[0], to[1]] = source.feature[:, origin[0], origin[1]]
-        density[to] = source.density[origin]
+        feature[:, to[0], to[1]] = bev.feature[:, origin[0], origin[1]]
+        density[to] = bev.density[origin]
     return BevFeature(feature, density)

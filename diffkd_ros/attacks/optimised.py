@@ -31,9 +31,9 @@ from diffkd_ros.runtime.decoding import boxes_at
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.training.checkpoint import load_student
 
-STEPS = 10
+_STEPS = 10
 _STRIDE = 0.1
-"""Change of a value in a step, as a share of the channel's honest range: ten steps reach all of it."""
+"""Change of a value in a step, as a share of the range between its limits: ten steps reach all of it."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,10 @@ class CheckpointOptimiser:
     Attributes:
         path: of the checkpoint.
         identity: SHA-256 of the file.
-        steps: of the descent.
     """
 
     path: Path
     identity: str
-    steps: int = STEPS
 
     @classmethod
     def open(cls, path: Path, card: ModelCard) -> CheckpointOptimiser:
@@ -93,7 +91,7 @@ class CheckpointOptimiser:
 
         best, lowest = start, float('inf')
         feature = torch.clamp(start, low, high)
-        for _ in range(self.steps):
+        for _ in range(_STEPS):
             feature.requires_grad_(True)
             loss = loss_of(feature)
             (gradient,) = torch.autograd.grad(loss, feature)

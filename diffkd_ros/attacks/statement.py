@@ -15,6 +15,9 @@ from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.features import BevFeature
 
+REPLAYED = 1.6
+"""Seconds by which a replayed sweep is older than its stamp."""
+
 Goal = Literal['spoof', 'removal']
 """Which loss an optimised map minimises, see `attacks.optimised`."""
 
@@ -28,11 +31,14 @@ class Statement:
         boxes: its detections with scores, in its LiDAR frame; None for those that its own network finds in
             `bev`.
         pose: (4, 4) map <- LiDAR.
+        by_boxes: whether in layers no fine codes are sent of what differs from the honest map: the ego takes
+            boxes from a neighbour only where it does not have the map itself.
     """
 
     bev: BevFeature
     boxes: Boxes3D | None
     pose: Matrix
+    by_boxes: bool = False
 
 
 class Optimiser(Protocol):
@@ -55,7 +61,7 @@ class Optimiser(Protocol):
             goal: which loss is minimised.
             statements: of the ego, of the liar, whose map is the start, and of other agents.
             targets: (n, 7) boxes that shall be found or missed, in the ego's LiDAR frame.
-            limits: (channels, 1, 1) lowest and highest value of each channel.
+            limits: (channels, height, width) lowest and highest value of each cell.
         """
 
 
@@ -68,9 +74,8 @@ class Knowledge:
         vehicles: (n, 7) true boxes of all other vehicles around, in the liar's LiDAR frame.
         ego_pose: (4, 4) map <- LiDAR of the ego.
         rng: generator for this liar, attack and seed.
-        others: gives the honest statements of the other agents, the ego's first.
-        earlier: gives the liar's own honest statement of `Attack.earlier` seconds before; None if there is
-            none.
+        others: gives the honest statements of the other agents, the ego's first; none if the ego has no map.
+        earlier: gives the liar's own honest statement of `REPLAYED` seconds before; None if there is none.
         elsewhere: gives an honest statement of another scenario.
         optimiser: None if there is no model to compute gradients of.
     """

@@ -66,10 +66,8 @@ class Condition:
 
     @property
     def needs_history(self) -> bool:
-        """Returns whether messages may be lost, late or replayed, so that earlier frames matter."""
+        """Returns whether messages may be lost or late, so that earlier frames matter."""
         link = self.link
-        if self.attack and self.lie.earlier > 0:
-            return True
         return link.loses_chunks or max(link.message_loss, link.burst_loss, link.delay, link.jitter) > 0
 
     @property

@@ -22,7 +22,6 @@ from diffkd_ros.evaluation.conditions import Condition
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep, Boxes3D
 from diffkd_ros.geometry.poses import Matrix, inverse, transform_points
-from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.frame_results import Inference
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import Detection
@@ -154,7 +153,7 @@ class Cooperation(ABC):
         )
 
     def message_of(self, said: Statement, honest: Statement, origin: Origin, link: LinkConditions) -> Any:
-        """The message of a sender that makes a statement; None if nothing fits or the ego refuses it.
+        """The message of a sender that makes a statement, by maps, layers or boxes; None if nothing fits.
 
         Args:
             said: in place of what was sensed.
@@ -163,9 +162,9 @@ class Cooperation(ABC):
             link: limits of the message.
 
         Raises:
-            EvaluationError: if no maps or boxes are sent.
+            PayloadError: if the ego refuses it.
         """
-        raise EvaluationError(f'attacks need a cooperation by maps, layers or boxes, not {self.name}')
+        raise NotImplementedError
 
     def has_base(self, message: Any) -> bool:
         """Returns whether the base layer of a message arrived, see `choose_sweep`."""
@@ -222,14 +221,11 @@ class IntermediateCooperation(Cooperation):
 
     def message_of(
         self, said: Statement, honest: Statement, origin: Origin, link: LinkConditions
-    ) -> SharedFeature | None:
-        """The map of a statement; None if it has values that the ego refuses."""
+    ) -> SharedFeature:
+        """The map of a statement."""
         payload, card = codec.encode(said.bev), self.model.card
         grid = card.grid
-        try:
-            bev = codec.decode(payload, card.channels, grid.height, grid.width, card.feature_range)
-        except codec.PayloadError:
-            return None
+        bev = codec.decode(payload, card.channels, grid.height, grid.width, card.feature_range)
         return self._limited(bev, len(payload.data), said.pose, link)
 
     @staticmethod

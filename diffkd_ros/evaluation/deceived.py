@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from diffkd_ros.attacks.catalogue import REPLAYED
 from diffkd_ros.attacks.liars import Liars
-from diffkd_ros.attacks.statement import Knowledge, Optimiser, Statement
+from diffkd_ros.attacks.statement import REPLAYED, Knowledge, Optimiser, Statement
 from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.corruptions.randomness import generator
 from diffkd_ros.evaluation.conditions import Condition
@@ -23,24 +21,27 @@ from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.metrics.deception import Judgement
 from diffkd_ros.metrics.inference import MESSAGES_PER_SECOND
 from diffkd_ros.nodes.link.places import Places
+from diffkd_ros.runtime.codec import PayloadError
 from diffkd_ros.sources.source import Scenario
 
-ATTACK_HISTORY = max(HISTORY, math.ceil(REPLAYED * MESSAGES_PER_SECOND))
+_REPLAYED_FRAMES = math.ceil(REPLAYED * MESSAGES_PER_SECOND)
+ATTACK_HISTORY = max(HISTORY, _REPLAYED_FRAMES)
 """Frames before the first scored one, so that all attacks are measured on the same frames."""
 _NEXT_NAME = 1_000_000
 """Distance of the ids of a liar's further names."""
-_TOLERANCE = 50_000_000  # nanoseconds
 
 
 class DeceivedPerceiver(Perceiver):
     """The ego of one scenario under one attack. Honest messages are those of clean frames, bit for bit.
 
-    Neighbours are chosen as by the nodes, which give one participant half of the places.
+    Neighbours are chosen as by the nodes. Each name is a participant of its own, as with several processes or
+    with signatures, so that the names of one liar can take all places.
 
     Args:
         cooperation: by maps, layers or boxes.
         condition: with an attack.
         liars: of the condition.
+        drive: opens the scenario.
         elsewhere: opens another scenario, with as many agents.
         budget: as for `Perceiver`.
         optimiser: for attacks by gradients.
@@ -51,25 +52,20 @@ class DeceivedPerceiver(Perceiver):
         cooperation: Cooperation,
         condition: Condition,
         liars: Liars,
+        drive: Callable[[], Scenario],
         elsewhere: Callable[[], Scenario],
         budget: int | None = None,
         optimiser: Optimiser | None = None,
     ) -> None:
         super().__init__(cooperation, condition, budget)
-        self._liars, self._elsewhere, self._optimiser = liars, elsewhere, optimiser
-        self._attack = condition.lie
-        self._honest: dict[int, dict[int, Statement | None]] = defaultdict(dict)
+        self._liars, self._drive, self._elsewhere = liars, drive, elsewhere
+        self._optimiser, self._attack = optimiser, condition.lie
         self._owners: dict[int, int] = {}
-        self._places = Places(cooperation.model.card.max_agents - 1, self._participant)
+        self._places = Places(cooperation.model.card.max_agents - 1, str.encode)
         self._refused: set[int] = set()
 
-    @property
-    def history(self) -> int:
-        """As of `Perceiver`, and the frames that a liar needs."""
-        return max(super().history, math.ceil(self._attack.earlier * MESSAGES_PER_SECOND))
-
     def take(self, clean: CleanFrame) -> CoopFrame:
-        """Sense a frame; frames must come in order.
+        """Sense a frame.
 
         Raises:
             CorruptionError: if the ego has another number of neighbours.
@@ -77,12 +73,6 @@ class DeceivedPerceiver(Perceiver):
         frame = clean.frame
         if len(frame.neighbours) != self._liars.neighbours:
             raise CorruptionError(f'{len(frame.neighbours)} neighbours, {self._liars} needs others')
-        if self._attack.earlier:
-            kept = frame.stamp - round(self._attack.earlier * 1e9) - _TOLERANCE
-            for agent in self._among(frame):
-                known = self._honest[agent]
-                known[frame.stamp] = self._statement(clean, agent)
-                self._honest[agent] = {stamp: said for stamp, said in known.items() if stamp >= kept}
         return frame
 
     def perceive(self, clean: CleanFrame, sensed: CoopFrame) -> Perception:
@@ -96,9 +86,6 @@ class DeceivedPerceiver(Perceiver):
 
     def _among(self, frame: CoopFrame) -> tuple[int, ...]:
         return self._liars.among(frame.neighbours, self._condition.seed, frame.scenario)
-
-    def _participant(self, name: str) -> bytes:
-        return str(self._owners.get(int(name), int(name))).encode()
 
     def _statement(self, clean: CleanFrame, agent: int) -> Statement | None:
         return self._cooperation.statement(clean, agent, clean.frame.agents[agent])
@@ -126,16 +113,17 @@ class DeceivedPerceiver(Perceiver):
         return dict(sorted((int(name), message) for name, message in choice.chosen.items()))
 
     def _lying_message(self, clean: CleanFrame, name: int, said: Mapping[int, Statement]) -> Any:
-        """The message of a lie; None if the ego refuses it."""
+        """The message of a lie; None if nothing fits or the ego refuses it."""
         frame, owner = clean.frame, self._owners[name]
         honest = self._statement(clean, owner)
         assert honest is not None, 'a liar without a map says nothing'
         origin = Origin(name, frame.stamp)
-        message = self._cooperation.message_of(said[name], honest, origin, self._limits)
-        if message is None:
+        try:
+            return self._cooperation.message_of(said[name], honest, origin, self._limits)
+        except PayloadError:
             self._refused.add(owner)
             self._places.damaged(str(name), frame.stamp)
-        return message
+            return None
 
     def _lie(self, clean: CleanFrame, agent: int) -> Statement | None:
         honest, frame, attack = self._statement(clean, agent), clean.frame, self._attack
@@ -145,27 +133,26 @@ class DeceivedPerceiver(Perceiver):
         others = [frame.ego, *(other for other in frame.neighbours if other != agent)]
 
         def statements() -> list[Statement]:
-            each = (self._statement(clean, other) for other in others)
-            return [one for one in each if one is not None]
+            ego, *each = (self._statement(clean, other) for other in others)
+            return [] if ego is None else [ego, *(one for one in each if one is not None)]
 
         known = Knowledge(
             self._cooperation.model.card.grid,
             ground_truth_in(frame, agent).boxes,
             frame.agents[frame.ego].pose,
-            generator(self._condition.seed, 'attack', attack.name, frame.scenario, agent, *draw),
+            generator(self._condition.seed, 'attack', frame.scenario, agent, *draw),
             statements,
-            lambda: self._earlier(agent, frame.stamp),
+            lambda: self._earlier(frame, agent),
             lambda: self._of_elsewhere(frame, agent),
             self._optimiser,
         )
         return attack.lie(honest, known)
 
-    def _earlier(self, agent: int, stamp: int) -> Statement | None:
-        """What the liar sensed `Attack.earlier` before; None at the beginning of a drive."""
-        wanted = stamp - round(self._attack.earlier * 1e9)
-        known = self._honest[agent]
-        old = [each for each in known if abs(each - wanted) <= _TOLERANCE]
-        return known[old[0]] if old else None
+    def _earlier(self, frame: CoopFrame, agent: int) -> Statement | None:
+        """What the liar sensed `REPLAYED` before; None at the beginning of a drive."""
+        if frame.index < _REPLAYED_FRAMES:
+            return None
+        return self._statement(CleanFrame(self._drive().frame(frame.index - _REPLAYED_FRAMES)), agent)
 
     def _of_elsewhere(self, frame: CoopFrame, agent: int) -> Statement | None:
         other = self._elsewhere().frame(frame.index)

@@ -85,14 +85,19 @@ class LayeredCooperation(Cooperation):
     def message_of(
         self, said: Statement, honest: Statement, origin: Origin, link: LinkConditions
     ) -> ChunkedMessage | None:
-        """The chunks of a statement, coded by the model; tiles that differ from honest ones come first."""
+        """The chunks of a statement, coded by the model.
+
+        Tiles that differ from honest ones come first, or not at all in a lie `by_boxes`.
+        """
         outgoing = self.model.sender.prepare(said.bev)
         feature, density = (
             getattr(said.bev, name) != getattr(honest.bev, name) for name in ('feature', 'density')
         )
         changed = self._tables.as_tiles(feature.any(axis=0) | density).any(axis=-1)
-        first = changed.reshape(outgoing.benefit.shape)
-        benefit = outgoing.benefit + first * (np.ptp(outgoing.benefit) + abs(outgoing.benefit.min()) + 1)
+        benefit = outgoing.benefit
+        # The packer leaves tiles with a benefit below 0 out.
+        other = -1.0 if said.by_boxes else benefit + np.ptp(benefit) + abs(benefit.min()) + 1
+        benefit = np.where(changed.reshape(benefit.shape), other, benefit)
         boxes = outgoing.boxes if said.boxes is None else said.boxes
         return self._packed(replace(outgoing, boxes=boxes, benefit=benefit), said.pose, origin, link)
 

@@ -251,8 +251,10 @@ def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
 def _perceiver(plan: Plan, job: Job, cooperation: Cooperation, condition: Condition) -> Perceiver:
     if condition.liars is None:
         return Perceiver(cooperation, condition, plan.budget)
-    elsewhere = partial(plan.source.scenario, job.number + 1)
-    return DeceivedPerceiver(cooperation, condition, condition.liars, elsewhere, plan.budget, plan.optimiser)
+    drive, elsewhere = (partial(plan.source.scenario, job.number + other) for other in (0, 1))
+    return DeceivedPerceiver(
+        cooperation, condition, condition.liars, drive, elsewhere, plan.budget, plan.optimiser
+    )
 
 
 def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[[], bool]) -> None:

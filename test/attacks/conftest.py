@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated frame with four neighbours, and what one of them says of it with the shipped model."""
+"""A simulated frame with two neighbours, and what one of them says of it with the shipped model."""
 
 from __future__ import annotations
 

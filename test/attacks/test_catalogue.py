@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each attack changes what its name says, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from diffkd_ros.attacks.catalogue import ATTACKS, GHOSTS
 from diffkd_ros.attacks.liars import Liars
+from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.overlap import bev_iou
 from diffkd_ros.geometry.poses import inverse, yaw_of
 from diffkd_ros.runtime import codec
+from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.link.merging import merge_boxes
 
 PLAIN = [name for name, attack in ATTACKS.items() if not attack.optimised]
 
@@ -19,7 +24,7 @@ def lie(name, honest, knowledge, seed=0):
 
 
 def on_vehicles(knowledge):
-    """Cells with a centre within 2 m of a vehicle's centre, a cell's centre and vehicles by hand."""
+    """Masks of the cells close to the centre of a vehicle, and of those far from all vehicles."""
     known = knowledge(0)
     grid = known.grid
     x = grid.x_min + (np.arange(grid.width) + 0.5) * grid.cell
@@ -111,6 +116,8 @@ def test_saturated_and_scaled_maps(honest, knowledge):
     scaled = lie('scale', honest, knowledge).bev
     np.testing.assert_array_equal(scaled.feature, 10 * honest.bev.feature)
     np.testing.assert_array_equal(scaled.density, honest.bev.density)
+    # So the boxes are those of the scaled map.
+    assert lie('scale', honest, knowledge).boxes is None
 
 
 @pytest.mark.parametrize('name', ['noise_on_vehicles', 'maximum_on_vehicles'])
@@ -131,8 +138,28 @@ def test_pasted_vehicles_are_everywhere(honest, knowledge, network):
     grid = knowledge(0).grid
     halves = [(x < 0).mean(), (y < 0).mean()]
     assert 0.3 < min(halves) <= max(halves) < 0.7
-    assert len(said.boxes) == 13 * 13
     assert np.abs(said.boxes.boxes[:, 0]).max() <= grid.x_max + grid.cell
+
+
+@pytest.mark.parametrize('yaw', [0.0, np.pi / 4, np.pi / 2])
+def test_pasted_boxes_are_merged_around_the_ego(yaw, honest, knowledge, network):
+    known = knowledge(0)
+    vehicles = known.vehicles.copy()
+    vehicles[:, 6] = yaw
+    said = ATTACKS['paste'].lie(honest, replace(known, vehicles=vehicles))
+    sent, decoding = said.boxes, network.card.decoding
+    assert not np.triu(bev_iou(sent.boxes, sent.boxes), 1).any()
+    nothing = Boxes3D.empty()
+    merged = merge_boxes(nothing, [sent], [known.ego_pose, honest.pose], decoding).boxes
+    assert len(merged) >= min(len(sent), decoding.max_boxes) - 1
+    assert (np.abs(merged[:, :2]) < 20).all(axis=1).sum() >= 15
+
+
+@pytest.mark.parametrize('name', ['spoof', 'paste'])
+def test_boxes_are_invented_where_no_vehicle_was_sensed(name, honest, knowledge):
+    empty = BevFeature(np.zeros_like(honest.bev.feature), np.zeros_like(honest.bev.density))
+    blind = replace(honest, bev=empty, boxes=Boxes3D.empty())
+    assert len(ATTACKS[name].lie(blind, knowledge(0)).boxes) >= GHOSTS
 
 
 @pytest.mark.parametrize(('name', 'metres', 'degrees'), [('pose_5m', 5, 0), ('pose_30deg', 0, 30)])
@@ -182,3 +209,11 @@ def test_ghosts_stay_around_the_ego(honest, knowledge, frame):
     x, y = transform_boxes(to_ego, ghosts)[:, :2].T
     assert np.abs(x).max() < 41
     assert np.abs(y).max() < 21
+
+
+def test_without_a_map_of_the_ego_nothing_is_optimised(honest, knowledge):
+    def optimiser(*_):
+        raise AssertionError('called')
+
+    known = replace(knowledge(0), others=list, optimiser=optimiser)
+    assert ATTACKS['pgd_removal'].lie(honest, known).bev is honest.bev

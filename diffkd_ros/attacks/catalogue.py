@@ -91,15 +91,11 @@ def _ghosts(honest: Statement, known: Knowledge) -> tuple[list[tuple[Patch, int,
 
 
 def _with_ghosts(honest: Boxes3D | None, ghosts: NDArray[np.float64]) -> Boxes3D:
-    boxes = Boxes3D(ghosts, scores=np.full(len(ghosts), SCORE, np.float32))
-    if honest is None:
-        return boxes
+    honest = honest or Boxes3D.empty()
     assert honest.scores is not None
-    assert boxes.scores is not None
-    both = np.vstack((boxes.boxes, honest.boxes))
-    scores = np.concatenate((boxes.scores, honest.scores))
+    scores = np.concatenate((np.full(len(ghosts), SCORE, np.float32), honest.scores))
     order = np.argsort(-scores, kind='stable')
-    return Boxes3D(both, scores=scores)[order]
+    return Boxes3D(np.vstack((ghosts, honest.boxes)), scores=scores)[order]
 
 
 def spoof(honest: Statement, known: Knowledge) -> Statement:

@@ -191,6 +191,14 @@ def make_attacks(attacks: str, liars: str, seeds: str, optimised: bool) -> dict[
     return conditions
 
 
+def attack_of(name: str) -> Condition | None:
+    """The condition of an attack, or of absent liars, with a `Condition.name`; None for other names."""
+    match = re.fullmatch(r'(\w+)-([1-9])of([1-9])-seed(\d+)', name)
+    if match is None or match[1] not in (ABSENT.name, *ATTACKS):
+        return None
+    return Condition(CLEAN, seed=int(match[4]), attack=match[1], liars=Liars(int(match[3]), int(match[2])))
+
+
 def _liars(text: str) -> Liars:
     match = re.fullmatch('([1-9])of([1-9])', text)
     if match is None or int(match[1]) > int(match[2]):

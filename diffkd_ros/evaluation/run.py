@@ -175,13 +175,14 @@ def settle(plan: Plan) -> None:
     checkpoint = None if plan.optimiser is None else plan.optimiser.identity
     if path.is_file():
         earlier = _read(path)
-        # Attacks by gradients may be added to others.
-        settings[_OPTIMISED_BY] = checkpoint if earlier.get(_OPTIMISED_BY) else None
+        before = earlier.get(_OPTIMISED_BY)
+        # Attacks by gradients may be added to others, and others to them.
+        settings[_OPTIMISED_BY] = before if None in (checkpoint, before) else checkpoint
         differing = [key for key in settings if earlier.get(key) != settings[key]]
         if differing:
             changes = ', '.join(f'{key} {earlier.get(key)!r}, now {settings[key]!r}' for key in differing)
             raise EvaluationError(f'{plan.out} holds another evaluation: {changes}; choose another folder')
-        checkpoint = checkpoint or earlier.get(_OPTIMISED_BY)
+        checkpoint = checkpoint or before
     settings[_OPTIMISED_BY] = checkpoint
     write_json(results_folder(plan.out) / SETTINGS, settings)
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from diffkd_ros.attacks.catalogue import ABSENT
+from diffkd_ros.attacks.catalogue import ABSENT, ATTACKS
 from diffkd_ros.attacks.liars import Liars
-from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
+from diffkd_ros.evaluation.conditions import REFERENCES, Condition, attack_of
 from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.deceived import ATTACK_HISTORY
 from diffkd_ros.evaluation.evaluate import run_with_progress
@@ -36,7 +37,7 @@ from diffkd_ros.sources.source import SIMULATOR
 
 TRUST = 'trust.json'
 _NAN = float('nan')
-_CLEAN, _ALONE = Condition(CLEAN), Condition(EGO_ALONE)
+_FOLDER = '_neighbours'
 
 
 class Figures(BaseModel):
@@ -77,9 +78,9 @@ class References(BaseModel):
 class Trust(References):
     """All figures of an evaluation of attacks, the contents of `trust.json`.
 
-    The references are those of the first choice of liars, and of each one in `references`. `attacks` has
-    figures by name and by liars. `false_quarantine` is the share of honest senders that are taken for liars,
-    NaN if nothing judges.
+    Earlier runs in the folder are included. The references are those of the fewest neighbours and liars, and
+    of each choice of liars in `references`. `attacks` has figures by name and by liars. `false_quarantine` is
+    the share of honest senders that are taken for liars, NaN if nothing judges.
     """
 
     attacks: dict[str, dict[str, AttackFigures]]
@@ -114,31 +115,44 @@ def evaluate_attacks(
         ModelError: if the model does not load.
     """
     _check(plan, conditions)
-    kept: dict[Liars, tuple[Plan, Sequence[Condition], dict[Condition, FrameResults]]] = {}
-    for neighbours, asked in conditions.items():
-        simulator = {**plan.source.simulator, 'agents': neighbours + 1}
-        part = replace(
-            plan,
-            out=plan.out / f'{neighbours}_neighbours',
-            source=replace(plan.source, simulator=simulator),
-            history=ATTACK_HISTORY,
-        )
-        drives = part.source.names()
+    parts = _parts(plan, conditions)
+    for part in parts.values():
+        part.source.names()  # checks the source before anything is written
         settle(part)
-        console.print(f'{neighbours} neighbours: {len(asked)} conditions on {len(drives)} scenarios')
-        run_with_progress(part, asked, drives, workers, console)
-        loaded = load_results(part, asked, usable(part, drives))
+    measured = []
+    for neighbours, part in parts.items():
+        drives, asked = part.source.names(), conditions.get(neighbours, ())
+        if asked:
+            console.print(f'{neighbours} neighbours: {len(asked)} conditions on {len(drives)} scenarios')
+            run_with_progress(part, asked, drives, workers, console)
+        names = sorted(path.name for path in (part.out / 'frames').glob('*'))
+        complete = [*REFERENCES, *filter(None, map(attack_of, names))]
+        loaded = load_results(part, complete, usable(part, drives))
         if missing := [condition.name for condition in asked if condition not in loaded]:
             raise EvaluationError(f'no results of {", ".join(missing)}: see the reasons in {part.out}')
-        results = {each: confident(found, plan.open().model.card.min_score) for each, found in loaded.items()}
-        for liars in dict.fromkeys(each.liars for each in asked if each.liars is not None):
-            kept[liars] = part, asked, results
-    trust = _trust(plan, kept)
+        if set(REFERENCES) <= set(loaded):
+            measured.append(_Measured(part, loaded))
+    trust = _trust(plan, measured)
     trust.write(plan.out)
     for name, references in trust.references.items():
         _print(trust, name, references, console)
     console.print(f'in {plan.out}: {TRUST}', highlight=False, soft_wrap=True)
     return trust
+
+
+def _parts(plan: Plan, conditions: Iterable[int]) -> dict[int, Plan]:
+    """The plan for each number of neighbours, also for those of earlier runs."""
+    folders = plan.out.glob(f'[1-9]{_FOLDER}')
+    numbers = {*conditions, *(int(path.name[0]) for path in folders)}
+    return {
+        neighbours: replace(
+            plan,
+            out=plan.out / f'{neighbours}{_FOLDER}',
+            source=replace(plan.source, simulator={**plan.source.simulator, 'agents': neighbours + 1}),
+            history=ATTACK_HISTORY,
+        )
+        for neighbours in sorted(numbers)
+    }
 
 
 def _check(plan: Plan, conditions: Mapping[int, Sequence[Condition]]) -> None:
@@ -156,42 +170,69 @@ def _check(plan: Plan, conditions: Mapping[int, Sequence[Condition]]) -> None:
         )
 
 
-def _trust(
-    plan: Plan, kept: Mapping[Liars, tuple[Plan, Sequence[Condition], dict[Condition, FrameResults]]]
-) -> Trust:
-    attacks: dict[str, dict[str, AttackFigures]] = {}
-    references: dict[str, References] = {}
-    honest: list[Judgements] = []
-    for liars, (part, asked, results) in kept.items():
-        drives = results[_CLEAN].scenarios
-        absent = [each for each in asked if each.liars == liars and each.attack == ABSENT.name]
-        references[str(liars)] = References(
-            honest=_figures(plan, [results[_CLEAN]]),
-            liar_absent=_figures(plan, [results[each] for each in absent]),
-            ego_alone=_figures(plan, [results[_ALONE]]),
+class _Measured:
+    """The results of all conditions that are complete, for one number of neighbours."""
+
+    def __init__(self, plan: Plan, loaded: Mapping[Condition, FrameResults]) -> None:
+        threshold = plan.open().model.card.min_score
+        self.plan, self.results = plan, {each: confident(found, threshold) for each, found in loaded.items()}
+        self.clean, self.alone = (self.results[each] for each in REFERENCES)
+        levels: dict[tuple[Liars, str], list[Condition]] = defaultdict(list)
+        for each in loaded:
+            if each.liars is not None:
+                levels[each.liars, each.attack].append(each)
+        self.levels = levels
+
+    @property
+    def liars(self) -> list[Liars]:
+        """The choices of liars of which the reference without them is complete."""
+        return sorted(liars for liars, attack in self.levels if attack == ABSENT.name)
+
+    def judged(self, condition: Condition) -> list[Judgements]:
+        return [read_judged(self.plan, condition, drive) for drive in self.clean.scenarios]
+
+    def references(self, liars: Liars) -> References:
+        absent = [self.results[each] for each in self.levels[liars, ABSENT.name]]
+        return References(
+            honest=_figures(self.plan, [self.clean]),
+            liar_absent=_figures(self.plan, absent),
+            ego_alone=_figures(self.plan, [self.alone]),
         )
-        honest += [read_judged(part, _CLEAN, drive) for drive in drives]
-        for name in dict.fromkeys(each.attack for each in asked if each.liars == liars):
-            levels = [each for each in asked if each.liars == liars and each.attack == name]
-            found = [results[each] for each in levels]
-            judged = [read_judged(part, each, drive) for each in levels for drive in drives]
-            if name != ABSENT.name:
-                attacks.setdefault(name, {})[str(liars)] = AttackFigures(
-                    **_figures(plan, found).model_dump(),
-                    lost=float(np.mean([lost_share(each, results[_ALONE], IOU) for each in found])),
-                    detected=detected_share(judged),
-                    delay=mean_delay(judged),
-                )
+
+    def attack(self, liars: Liars, name: str) -> AttackFigures:
+        levels = self.levels[liars, name]
+        found = [self.results[each] for each in levels]
+        judged = [drive for each in levels for drive in self.judged(each)]
+        return AttackFigures(
+            **_figures(self.plan, found).model_dump(),
+            lost=float(np.mean([lost_share(each, self.alone, IOU) for each in found])),
+            detected=detected_share(judged),
+            delay=mean_delay(judged),
+        )
+
+
+def _trust(plan: Plan, measured: Sequence[_Measured]) -> Trust:
+    by_liars = {liars: part for part in measured for liars in part.liars}
+    references = {str(liars): part.references(liars) for liars, part in by_liars.items()}
+    attacks = {
+        name: {
+            str(liars): part.attack(liars, name)
+            for liars, part in by_liars.items()
+            if (liars, name) in part.levels
+        }
+        for name in ATTACKS
+    }
+    clean = REFERENCES[0]
     return Trust(
         **next(iter(references.values())).model_dump(),
-        attacks=attacks,
-        false_quarantine=false_share(honest),
+        attacks={name: figures for name, figures in attacks.items() if figures},
+        false_quarantine=false_share([drive for part in measured for drive in part.judged(clean)]),
         references=references,
         model=plan.open().model.card.model_id,
         cooperation=plan.cooperation,
         source=plan.source.spec,
-        frames={str(liars): len(results[_CLEAN]) for liars, (_, _, results) in kept.items()},
-        seeds=sorted({each.seed for _, asked, _ in kept.values() for each in asked}),
+        frames={str(liars): len(part.clean) for liars, part in by_liars.items()},
+        seeds=sorted({each.seed for part in measured for each in part.results}),
     )
 
 
@@ -224,5 +265,6 @@ def _print(trust: Trust, name: str, references: References, console: Console) ->
     line('liar absent', references.liar_absent)
     line('ego alone', references.ego_alone)
     for attack, by_liars in trust.attacks.items():
-        line(attack, by_liars[name])
+        if name in by_liars:
+            line(attack, by_liars[name])
     console.print(table)

@@ -2,12 +2,18 @@
 """`diffkd evaluate --attack` from the command line."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
+from small_checkpoint import untrained_checkpoint
 from typer.testing import CliRunner
 
 from diffkd_ros.cli import app
+from diffkd_ros.evaluation.run import Plan, settle
+from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.sources.opv2v import write_opv2v
+from diffkd_ros.sources.source import Source
 
 
 def run(out, *options):
@@ -60,6 +66,43 @@ def test_a_run_is_continued(finished):
     assert (out / 'trust.json').read_text() == before
 
 
+def test_other_attacks_are_added_to_the_table(finished, tmp_path):
+    out, (_, _, _, _, *model), _ = finished
+    copy = shutil.copytree(out, tmp_path / 'out')
+    before = json.loads((copy / 'trust.json').read_text())
+    added = run(copy, '--attack', 'saturation', '--liars', '1of2', *model)
+    assert added.exit_code == 0, added.output
+    after = json.loads((copy / 'trust.json').read_text())
+    assert set(after['attacks'].pop('saturation')) == {'1of2'}
+    assert after == before
+
+
+def test_gradients_in_several_processes(tmp_path):
+    checkpoint = str(untrained_checkpoint(tmp_path))
+    tables = []
+    for workers in ('1', '2'):
+        out = tmp_path / workers
+        options = ('--model', checkpoint, '--attack', 'pgd_removal,removal', '--liars', '1of2')
+        done = run(out, *options, '--attack-checkpoint', checkpoint, '--workers', workers)
+        assert done.exit_code == 0, done.output
+        tables.append(json.loads((out / 'trust.json').read_text()))
+    assert tables[0] == tables[1]
+    assert set(tables[0]['attacks']) == {'removal', 'pgd_removal'}
+
+
+def plan_of(out, model_folder, checkpoint):
+    optimiser = None if checkpoint is None else SimpleNamespace(identity=checkpoint)
+    return Plan(out, Source('sim', 1, 1), model_folder, 'sim', optimiser=optimiser)
+
+
+@pytest.mark.parametrize('order', [(None, 'c', None, 'c'), ('c', None, 'c')])
+def test_attacks_by_gradients_are_added_with_one_checkpoint(order, model_folder, tmp_path):
+    for checkpoint in order:
+        settle(plan_of(tmp_path / 'out', model_folder, checkpoint))
+    with pytest.raises(EvaluationError, match="attack_checkpoint 'c', now 'd'"):
+        settle(plan_of(tmp_path / 'out', model_folder, 'd'))
+
+
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
@@ -67,6 +110,9 @@ def test_a_run_is_continued(finished):
         (('--attack', 'spoof', '--cooperation', 'early'), 'maps, layers or boxes'),
         (('--attack', 'spoof', '--liars', '1of6'), 'takes 4 neighbours'),
         (('--attack', 'spoof', '--corruptions', 'fog'), 'no corruptions'),
+        (('--attack', 'spoof', '--severity', '1'), 'no corruptions, severity'),
+        (('--attack', 'spoof', '--agents', 'ego'), 'no corruptions, severity'),
+        (('--attack', 'spoof', '--profile', 'lab'), 'no corruptions, severity'),
     ],
 )
 def test_wrong_options_are_one_sentence(options, words, tmp_path):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Workers = Annotated[int, typer.Option(min=0, help='Processes; 0: one per core that may be used.')]
 
+_NO_CORRUPTIONS = 'all', 'default', 'graded', 'none', None, None, None
 _RESUMES = 'the same command continues from here'
 
 
@@ -148,7 +149,7 @@ def evaluate(
 
     With --attack, neighbours lie instead, and trust.json is written.
     """
-    require('matplotlib', *(['scipy'] if calibration != 'none' else []))
+    require(*([] if attack else ['matplotlib']), *(['scipy'] if calibration != 'none' else []))
     from diffkd_ros.evaluation.conditions import make_attacks, make_conditions
     from diffkd_ros.evaluation.cooperations import live_cooperation
     from diffkd_ros.evaluation.evaluate import evaluate as run_evaluation
@@ -162,8 +163,11 @@ def evaluate(
         if attack:
             optimised_by = attack_checkpoint or (Path(model) if model.endswith('.safetensors') else None)
             attacks = make_attacks(attack, liars, seeds, optimised_by is not None)
-            if corruptions not in ('all', 'none') or calibration != 'none' or answers or baseline:
-                raise EvaluationError('--attack has no corruptions, calibration, answers or baseline')
+            of_corruptions = severity, agents, profile, calibration, calibrate_on, answers or None, baseline
+            if corruptions not in ('all', 'none') or of_corruptions != _NO_CORRUPTIONS:
+                raise EvaluationError(
+                    '--attack has no corruptions, severity, agents, profile, calibration, answers or baseline'
+                )
         conditions = make_conditions('none' if attack else corruptions, severity, agents, seeds, profile)
         if source.partition(':')[0] == SIMULATOR:
             scenarios, frames_per_scenario = scenarios or 25, frames_per_scenario or 2

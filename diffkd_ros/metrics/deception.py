@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies of senders do to the ego: boxes where nothing is, and vehicles that it no longer finds."""
+"""Measures of the effect of attacks on the ego: false boxes, lost vehicles, and judgements of senders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_OVERLAP = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the ego made of the senders of one frame.
+    """The senders of one frame that lied, and those that the ego took for liars.
 
     Attributes:
         liars: agents that lied.

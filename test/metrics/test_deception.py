@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""False boxes, lost vehicles, and how soon and how justly senders are judged."""
+"""False boxes, lost vehicles, and the rates and delay of judgements of senders."""
 
 import math
 

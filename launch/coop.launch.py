@@ -44,6 +44,7 @@ ARGUMENTS = [
         choices=actions.BOOLEAN,
     ),
     DeclareLaunchArgument('rviz', default_value='false', description='Start RViz.', choices=actions.BOOLEAN),
+    actions.link_argument(),
     *actions.vehicle_arguments(respawn='false'),
 ]
 
@@ -56,7 +57,7 @@ def start(context):
     model = {'model': given['model']}
     specs = graph.vehicle_specs(vehicles, ego, {**model, 'device': given['device']})
     specs = actions.on_vehicles(given, specs)
-    respawned = specs if given['respawn'] == 'true' else []
+    respawned = {spec.label for spec in specs if given['respawn'] == 'true'}
     others = []
     if given['source'] != 'live':
         others.append(
@@ -83,9 +84,9 @@ def start(context):
             replace(spec, parameters={**spec.parameters, **clock}),
             given['params_file'],
             log_level=given['log_level'],
-            respawn=spec in respawned,
+            respawn=spec.label in respawned,
         )
-        for spec in [*specs, *others]
+        for spec in actions.on_link(given, *specs, *others)
     ]
     return started + rviz
 

@@ -74,6 +74,7 @@ ARGUMENTS = [
         default_value='sim',
         description='What the stand-in plays: sim, sim:SEED, a data set as opv2v:DIR or bag:FILE.',
     ),
+    actions.link_argument(),
     DeclareLaunchArgument('record', default_value='', description='Folder of a bag to record; empty: none.'),
     DeclareLaunchArgument('rviz', default_value='false', description='Start RViz.', choices=BOOLEAN),
 ]
@@ -115,7 +116,10 @@ def start(context):
     if given['record']:
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
     # The bridge reconnects to a restarted server; respawning covers a crash of CARLA's client library.
-    started = [actions.node(spec, *files, respawn=spec.executable == 'bridge_node') for spec in specs]
+    started = [
+        actions.node(spec, *files, respawn=spec.executable == 'bridge_node')
+        for spec in actions.on_link(given, *specs)
+    ]
     if stub:
         options = ['--host', given['host'], '--port', given['port'], '--source', given['stub_source']]
         options += ['--own-body', '--carla-intensity']

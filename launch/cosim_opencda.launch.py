@@ -34,6 +34,7 @@ ARGUMENTS = [
         default_value=os.path.join(SHARE, 'config', 'cosim', 'opencda.yaml'),
         description='Parameters over those of config/coop.yaml; the other arguments override both.',
     ),
+    actions.link_argument(),
     DeclareLaunchArgument('record', default_value='', description='Folder of a bag to record; empty: none.'),
     DeclareLaunchArgument(
         'rviz', default_value='false', description='Start RViz.', choices=['true', 'false']
@@ -60,7 +61,8 @@ def start(context):
     )
     if given['record']:
         specs.append(graph.recorder_spec(vehicles, ego, os.path.abspath(given['record'])))
-    return [actions.node(spec, *files) for spec in specs] + actions.rviz(SHARE, given['rviz'])
+    nodes = [actions.node(spec, *files) for spec in actions.on_link(given, *specs)]
+    return nodes + actions.rviz(SHARE, given['rviz'])
 
 
 def generate_launch_description():

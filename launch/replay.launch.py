@@ -62,6 +62,7 @@ ARGUMENTS = [
         'for bit; realtime: at the recorded rate, by `ros2 bag play` if it is installed.',
         choices=['lockstep', 'realtime'],
     ),
+    actions.link_argument(),
     DeclareLaunchArgument('speed', default_value='1.0', description='Speed-up in real time.'),
     DeclareLaunchArgument('out', default_value='replay', description='Folder for the results.'),
     DeclareLaunchArgument('rviz', default_value='false', description='Start RViz.', choices=actions.BOOLEAN),
@@ -85,7 +86,7 @@ def player(given, paths, dataset, then):
     parameters['topics'] = given['topics']
     if given['mode'] == 'realtime':
         parameters['rates'] = [speed * dataset.rate]
-    spec = graph.player_spec(parameters, evaluated=True, answers_recorded=True)
+    (spec,) = actions.on_link(given, graph.player_spec(parameters, evaluated=True, answers_recorded=True))
     return actions.node(spec, given['params_file'], then=then)
 
 
@@ -125,13 +126,14 @@ def start(context):
     report = ExecuteProcess(
         cmd=['python3', '-m', 'diffkd_ros.cli', *evaluate], output='screen', on_exit=actions.at_exit()
     )
-    evaluator = actions.node(
+    of_evaluator, of_recorder = actions.on_link(
+        given,
         graph.evaluator_spec(ego, {**model, 'out': os.path.join(out, 'online.json')}),
-        given['params_file'],
-        then=[],
+        graph.answer_recorder_spec(ego, answers),
     )
+    evaluator = actions.node(of_evaluator, given['params_file'], then=[])
     # The report reads the bag of detections once the recorder has closed it.
-    recorder = actions.node(graph.answer_recorder_spec(ego, answers), given['params_file'], then=[report])
+    recorder = actions.node(of_recorder, given['params_file'], then=[report])
     finish = [
         EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action)))
         for action in (evaluator, recorder)
@@ -150,7 +152,7 @@ def start(context):
         for spec in graph.vehicle_specs(dataset.agents, ego, parameters)
     ]
     started = [
-        *(actions.node(spec, given['params_file']) for spec in specs),
+        *(actions.node(spec, given['params_file']) for spec in actions.on_link(given, *specs)),
         evaluator,
         recorder,
         player(given, paths, dataset, at_end),

@@ -31,6 +31,7 @@ ARGUMENTS = [
         description='Take the time from /clock.',
         choices=actions.BOOLEAN,
     ),
+    actions.link_argument(),
     *actions.vehicle_arguments(respawn='true'),
 ]
 
@@ -51,7 +52,7 @@ def start(context):
         actions.node(
             spec, given['params_file'], log_level=given['log_level'], respawn=given['respawn'] == 'true'
         )
-        for spec in actions.on_vehicles(given, [vehicle])
+        for spec in actions.on_vehicles(given, actions.on_link(given, vehicle))
     ]
 
 

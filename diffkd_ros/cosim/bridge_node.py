@@ -29,6 +29,7 @@ from diffkd_ros.messages.names import MAP_FRAME, agent_name, lidar_frame
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.msg import Boxes3D
 from diffkd_ros.nodes.base import diagnostics, entry
+from diffkd_ros.nodes.base.link_node import LinkParameters
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import PlayedFrame, played
 from diffkd_ros.nodes.playing.lockstep import LockStep
@@ -41,7 +42,7 @@ _CLEAN_UP_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True)
-class BridgeParameters:
+class BridgeParameters(LinkParameters):
     """Parameters of `bridge_node`."""
 
     host: str = parameter('127.0.0.1', 'Host of the CARLA server.')
@@ -136,11 +137,13 @@ class BridgeNode(entry.RunnableNode):
     def __init__(self) -> None:
         super().__init__('bridge_node')
         self._p = declare(self, BridgeParameters)
+        self.open_link(self._p.v2x_domain)
         self._settings = session_settings(self._p)
         self._lockstep = LockStep(
             self,
             self._p.ego_timeout,
             waits=self._p.wait_for_ego and self._settings.tick == 'own',
+            link=self.link,
             ego=agent_name(self._p.ego),
             truth_subscribers=self._p.truth_subscribers,
         )

@@ -29,6 +29,7 @@ from diffkd_ros.messages.names import agent_name
 from diffkd_ros.messages.reading import MessageError, boxes_of, stamp_of
 from diffkd_ros.msg import Boxes3D as Boxes3DMessage
 from diffkd_ros.nodes.base import diagnostics, entry, qos
+from diffkd_ros.nodes.base.link_node import LinkParameters
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import played
 from diffkd_ros.nodes.playing.lockstep import LockStep
@@ -44,7 +45,7 @@ _LARGEST_HEAD = 1 << 20
 
 
 @dataclass(frozen=True)
-class GatewayParameters:
+class GatewayParameters(LinkParameters):
     """Parameters of `gateway_node`."""
 
     host: str = parameter('127.0.0.1', 'Address to listen on; clients are not authenticated.')
@@ -65,11 +66,12 @@ class GatewayNode(entry.RunnableNode):
     def __init__(self) -> None:
         super().__init__('gateway_node')
         self._p = p = declare(self, GatewayParameters)
+        self.open_link(p.v2x_domain)
         if p.ego not in p.vehicles:
             raise DiffkdError(f'the ego, {p.ego}, is not among the vehicles {list(p.vehicles)}')
         self._ego = agent_name(p.ego)
         self._largest_step = _LARGEST_HEAD + max(_AGENTS, len(p.vehicles)) * _LARGEST_SWEEP * POINT_BYTES
-        self._lockstep = LockStep(self, p.ego_timeout, waits=True, ego=self._ego)
+        self._lockstep = LockStep(self, p.ego_timeout, waits=True, link=self.link, ego=self._ego)
         self._detections: dict[int, Boxes3D] = {}
         self._condition = threading.Condition()
         self.create_subscription(Boxes3DMessage, f'/{self._ego}/detections', self._on_detections, qos.RESULTS)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffkd_ros.errors import NOT_STARTED, DiffkdError
-from diffkd_ros.launching.graph import NodeSpec
+from diffkd_ros.launching.graph import LINK_NODES, NodeSpec
 from diffkd_ros.launching.middleware import fast_dds_environment
 
 Number = TypeVar('Number', int, float)
@@ -95,6 +95,18 @@ def vehicle_arguments(*, respawn: str) -> list[Any]:
     ]
 
 
+def link_argument() -> Any:
+    """The launch argument `v2x_domain`, which `on_link` uses."""
+    from launch.actions import DeclareLaunchArgument
+
+    return DeclareLaunchArgument(
+        'v2x_domain',
+        default_value='',
+        description="DDS domain of the V2X link, other than that of the nodes; -1: the nodes'; empty: from "
+        'params_file.',
+    )
+
+
 def given(arguments: Sequence[Any], context: Any) -> dict[str, str]:
     """Returns name -> value of every declared argument."""
     from launch.substitutions import LaunchConfiguration
@@ -132,6 +144,25 @@ def numbers(
 def number(values: Mapping[str, str], name: str, kind: Callable[[str], Number]) -> Number:
     """The number in a launch argument; raises as `numbers`."""
     return numbers(values, name, kind, 1)[0]
+
+
+def on_link(values: Mapping[str, str], *specs: NodeSpec) -> list[NodeSpec]:
+    """Nodes with the parameter of `link_argument`, those of them that use the V2X link.
+
+    Args:
+        values: of the arguments.
+        specs: of any nodes.
+
+    Raises:
+        DiffkdError: if the argument is not an integer.
+    """
+    if not values['v2x_domain']:
+        return list(specs)
+    domain = {'v2x_domain': number(values, 'v2x_domain', int)}
+    return [
+        replace(spec, parameters={**spec.parameters, **domain}) if spec.executable in LINK_NODES else spec
+        for spec in specs
+    ]
 
 
 def on_vehicles(values: Mapping[str, str], specs: Sequence[NodeSpec]) -> list[NodeSpec]:

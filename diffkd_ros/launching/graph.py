@@ -16,6 +16,10 @@ from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC, TRUTH_TOPIC,
 V2X_TOPIC = f'/{FEATURES_TOPIC}'
 V2X_CHUNKS_TOPIC = f'/{CHUNKS_TOPIC}'
 V2X_REMAPPINGS = ((FEATURES_TOPIC, V2X_TOPIC), (CHUNKS_TOPIC, V2X_CHUNKS_TOPIC))
+LINK_NODES = frozenset(
+    f'{name}_node' for name in ('vehicle', 'ego', 'player', 'evaluator', 'recorder', 'bridge', 'gateway')
+)
+"""Nodes that use the V2X link, and have its parameter `v2x_domain`."""
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class FusionPipeline(Pipeline):
         link, receive = (p.v2x_reliability, p.v2x_depth, p.v2x_lifespan), self._neighbours.receive
         # Before the clouds: in each turn of the executor the ego first takes what neighbours sent.
         self._subscriptions = [
-            subscribe_to_all(self.node, kind, topic, partial(receive, kind), profile, raw=True)
+            subscribe_to_all(self._ego.link, kind, topic, partial(receive, kind), profile, raw=True)
             for kind, topic, profile in (
                 (BevFeature, FEATURES_TOPIC, qos.features(*link)),
                 (BevChunk, CHUNKS_TOPIC, qos.chunks(*link)),
@@ -182,7 +182,7 @@ class FusionPipeline(Pipeline):
         """Unsubscribe, discard stored input and wait for the sweep being processed."""
         super().deactivate()
         for subscription in self._subscriptions:
-            self.node.destroy_subscription(subscription)
+            self._ego.link.destroy_subscription(subscription)
         self._subscriptions = []
         self._neighbours.buffer.pause()
         self._memory.clear()

@@ -27,6 +27,7 @@ from diffkd_ros.metrics.link_cost import LinkCost
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.msg import BevChunk, BevFeature, Boxes3D, FusionStatus, NeighbourStatus
 from diffkd_ros.nodes.base import entry, qos
+from diffkd_ros.nodes.base.link_node import LinkParameters
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.base.subscription import subscribe_to_all, take_rest
 from diffkd_ros.nodes.output.truth_markers import truth_markers
@@ -43,7 +44,7 @@ _DRAWN_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class EvaluatorParameters:
+class EvaluatorParameters(LinkParameters):
     """Parameters of `evaluator_node`."""
 
     model: str = parameter(
@@ -128,6 +129,7 @@ class EvaluatorNode(entry.RunnableNode):
     def __init__(self) -> None:
         super().__init__('evaluator_node')
         self._p = declare(self, EvaluatorParameters)
+        self.open_link(self._p.v2x_domain)
         self._grid = ModelCard.load(model_folder(self._p.model)).grid
         self._precision = AveragePrecision(min_points=self._p.min_points)
         self._warm_up()
@@ -148,8 +150,8 @@ class EvaluatorNode(entry.RunnableNode):
         self.create_subscription(Boxes3D, 'ground_truth', self._on_truth, qos.RESULTS)
         self.create_subscription(Boxes3D, 'detections', self._on_detections, qos.RESULTS)
         self.create_subscription(FusionStatus, 'fusion_status', self._on_status, qos.RESULTS)
-        self.create_subscription(BevFeature, FEATURES_TOPIC, self._on_feature, qos.FEATURES, raw=True)
-        subscribe_to_all(self, BevChunk, CHUNKS_TOPIC, self._on_chunk, qos.CHUNKS, raw=True)
+        self.link.create_subscription(BevFeature, FEATURES_TOPIC, self._on_feature, qos.FEATURES, raw=True)
+        subscribe_to_all(self.link, BevChunk, CHUNKS_TOPIC, self._on_chunk, qos.CHUNKS, raw=True)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, qos.RESULTS)
         self._markers = self.create_publisher(MarkerArray, 'truth_markers', qos.RESULTS)
         self._timer = self.create_timer(1.0, self._report)
@@ -289,7 +291,7 @@ class EvaluatorNode(entry.RunnableNode):
 
     def close(self) -> None:
         """Write the result, with what was published before the end."""
-        take_rest(self.subscriptions)
+        take_rest(each for node in self.nodes for each in node.subscriptions)
         self.log_last(self._summary())
         if self._p.out:
             write_json(Path(self._p.out), self.result())

@@ -17,6 +17,7 @@ from diffkd_ros.messages.reading import NANOSECONDS
 from diffkd_ros.metrics.latency import LatencyTable
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.nodes.base import entry
+from diffkd_ros.nodes.base.link_node import LinkParameters
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.playing.feeder import FrameFeeder, PlayedFrame, open_played, stamped
 from diffkd_ros.nodes.playing.lockstep import LockStep
@@ -29,7 +30,7 @@ _LOCKSTEP_RATE = 10.0
 
 
 @dataclass(frozen=True)
-class PlayerParameters:
+class PlayerParameters(LinkParameters):
     """Parameters of `player_node`."""
 
     source: str = parameter(
@@ -90,6 +91,7 @@ class PlayerNode(entry.RunnableNode):
     def __init__(self) -> None:
         super().__init__('player_node')
         self._p = p = declare(self, PlayerParameters)
+        self.open_link(p.v2x_domain)
         rates = p.rates if p.mode == 'realtime' else (_LOCKSTEP_RATE,)
         try:
             # Report now that a source cannot be opened at one of the rates, not when its turn comes.
@@ -101,6 +103,7 @@ class PlayerNode(entry.RunnableNode):
             self,
             p.timeout,
             waits=p.mode == 'lockstep',
+            link=self.link,
             subscribers=p.subscribers,
             truth_subscribers=p.truth_subscribers,
             answer_subscribers=p.answer_subscribers,

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from rclpy.node import Node
+
 from diffkd_ros.bags.writer import BagError
-from diffkd_ros.msg import BevChunk
+from diffkd_ros.msg import BevChunk, BevFeature
 from diffkd_ros.nodes.base import entry, qos
+from diffkd_ros.nodes.base.link_node import LinkParameters
 from diffkd_ros.nodes.base.parameters import declare, parameter
 from diffkd_ros.nodes.base.subscription import InputSubscription, take_rest
 from diffkd_ros.nodes.output.bag_thread import BagThread
@@ -27,10 +30,12 @@ _LOOK_PERIOD = 0.2
 # Queue depth of each topic, messages: the recorder may lag while other processes are busy.
 _DEPTH = 50
 _DEPTHS = {BevChunk: qos.CHUNKS.depth}
+# Only these are recorded from the V2X link's domain, and from there only.
+_LINK_TYPES = tuple(f'diffkd_ros/msg/{each.__name__}' for each in (BevFeature, BevChunk))
 
 
 @dataclass(frozen=True)
-class RecorderParameters:
+class RecorderParameters(LinkParameters):
     """Parameters of `recorder_node`."""
 
     out: str = parameter('bag', 'Folder of the bag to write, must not exist yet.')
@@ -47,6 +52,7 @@ class RecorderNode(entry.RunnableNode):
     def __init__(self) -> None:
         super().__init__('recorder_node')
         self._p = p = declare(self, RecorderParameters)
+        self.open_link(p.v2x_domain)
         self._bag = BagThread(Path(p.out))
         self._waiting: set[str] = set()
         self._topics: set[str] = set()
@@ -65,11 +71,15 @@ class RecorderNode(entry.RunnableNode):
         self.get_logger().info(f'ready: records {len(self._p.topics)} topics to {self._p.out}')
 
     def _find_topics(self) -> None:
-        for topic, types in self.get_topic_names_and_types():
-            if topic not in self._waiting:
-                continue
-            self._waiting.discard(topic)
-            self._record(topic, types[0])
+        for node in self.nodes:
+            for topic, types in node.get_topic_names_and_types():
+                # Others can publish in the domain of the link, too.
+                if topic in self._waiting and self._node_of(types[0]) is node:
+                    self._waiting.discard(topic)
+                    self._record(topic, types[0])
+
+    def _node_of(self, message_type: str) -> Node:
+        return self.link if message_type in _LINK_TYPES else self
 
     def _record(self, topic: str, message_type: str) -> None:
         try:
@@ -79,7 +89,9 @@ class RecorderNode(entry.RunnableNode):
             return
         callback = functools.partial(self._on_message, topic, message_type)
         depth = _DEPTHS.get(message_class, _DEPTH)
-        InputSubscription(self, message_class, topic, depth, 'auto', callback, raw=True)
+        InputSubscription(
+            self._node_of(message_type), message_class, topic, depth, 'auto', callback, raw=True
+        )
 
     def _on_message(self, topic: str, message_type: str, data: bytes, info: MessageInfo) -> None:
         try:
@@ -105,7 +117,7 @@ class RecorderNode(entry.RunnableNode):
 
     def close(self) -> None:
         """Record what was published before the end, and finish the bag."""
-        take_rest(self.subscriptions)
+        take_rest(each for node in self.nodes for each in node.subscriptions)
         try:
             self._bag.close()
         except BagError as error:

@@ -73,7 +73,7 @@ class SharingPipeline(Pipeline):
         self._vehicle = node
         p = node.p
         link = p.v2x_reliability, p.v2x_depth, p.v2x_lifespan
-        common = node, node.agent, self.card, link, p.signing_key
+        common = node.create_link_publisher, node.agent, self.card, link, p.signing_key
         self._layered = LayeredSending(*common, p.threads, p.device) if self.card.link else None
         self._sending: Sending = self._layered or MapSending(*common)
         form = 'in layers' if self._layered else 'as whole maps'
@@ -106,7 +106,7 @@ class SharingPipeline(Pipeline):
         reliability = 'best_effort' if best_effort else 'reliable'
         receivers = {
             f'{info.node_namespace.rstrip("/")}/{info.node_name}': info.qos_profile.reliability
-            for info in self.node.get_subscriptions_info_by_topic(publisher.topic_name)
+            for info in self._vehicle.link.get_subscriptions_info_by_topic(publisher.topic_name)
         }
         problem = self._too_narrow or link_problem(
             reliability, receivers, self._sending.largest, qos.loses_large_best_effort()

@@ -32,6 +32,7 @@ CARLA = {
     'stub': 'true',
     'stub_source': 'opv2v:/some/where',
     'record': '/some/bag',
+    'v2x_domain': '7',
     'rviz': 'true',
 }
 OPENCDA = {
@@ -43,6 +44,7 @@ OPENCDA = {
     'device': 'cuda',
     'params_file': '/some/params.yaml',
     'record': '/some/bag',
+    'v2x_domain': '7',
     'rviz': 'true',
 }
 FILES = {'cosim_carla': CARLA, 'cosim_opencda': OPENCDA}

@@ -30,6 +30,7 @@ ON_VEHICLES = {
     'respawn': 'true',
 }
 COOP = ON_VEHICLES | {
+    'v2x_domain': '7',
     'vehicles': '1,2',
     'ego': '2',
     'model': '/some/model',
@@ -45,6 +46,7 @@ COOP = ON_VEHICLES | {
     'rviz': 'true',
 }
 VEHICLE = ON_VEHICLES | {
+    'v2x_domain': '7',
     'namespace': 'truck',
     'ego': 'false',
     'model': '/some/model',

@@ -78,6 +78,7 @@ def test_every_declared_argument_is_used(launch_module, started, bag, tmp_path):
         'params_file': '/some/params.yaml',
         'mode': 'realtime',
         'speed': '2.0',
+        'v2x_domain': '7',
         'out': str(tmp_path / 'other'),
         'rviz': 'true',
     }

@@ -23,6 +23,7 @@ from rclpy.task import Future
 
 from diffkd_ros.errors import NOT_STARTED, DiffkdError, missing_extra
 from diffkd_ros.nodes.base import parameters, qos
+from diffkd_ros.nodes.base.link_node import LinkNode
 
 # Seconds between two log lines about the progress of a node at the level INFO.
 _PROGRESS_PERIOD = 30.0
@@ -33,6 +34,7 @@ class RunnableNode(Node):
 
     Attributes:
         done: ends the process once it has a result or an exception; may be set from any thread.
+        link: the node that has the topics of the V2X link: this one, unless `open_link` was called.
         current: the node of this process, to log an error of its constructor with its name.
     """
 
@@ -42,6 +44,22 @@ class RunnableNode(Node):
         super().__init__(name, **options)
         RunnableNode.current = self
         self.done: Future[None] = Future()
+        self.link: Node = self
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The node itself and, before it, that of the V2X link if that is another one."""
+        return (self,) if self.link is self else (self.link, self)
+
+    def open_link(self, domain: int) -> None:
+        """Give the V2X link another DDS domain than the node's own, unless `domain` is negative.
+
+        Raises:
+            DiffkdError: see `LinkNode`.
+        """
+        if domain >= 0:
+            self.link = LinkNode(self, domain)
+            self.get_logger().info(f'the V2X link is in DDS domain {domain}')
 
     def start(self) -> None:
         """Called once after construction, before the node spins.
@@ -86,12 +104,26 @@ class RunnableNode(Node):
         options['qos_overriding_options'] = qos.overriding_options(self, 'subscription', topic)
         return super().create_subscription(msg_type, topic, callback, copy(qos_profile), **options)
 
+    def destroy_node(self) -> None:
+        """Destroy the node and that of the V2X link."""
+        if self.link is not self:
+            self.link.destroy_node()
+        super().destroy_node()
+
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         """As of rclpy, with the reason why a parameter cannot be changed."""
         refusal = parameters.refusal(self, [given.name for given in parameter_list])
         if refusal:
             return SetParametersResult(successful=False, reason=refusal)
         return super().set_parameters_atomically(parameter_list)
+
+
+class _Executor(SingleThreadedExecutor):
+    """Runs the nodes of a process, in each turn that of the V2X link first; rclpy has no order of nodes."""
+
+    def get_nodes(self) -> list[Node]:
+        """The nodes, in the order of a turn."""
+        return sorted(super().get_nodes(), key=lambda node: not isinstance(node, LinkNode))
 
 
 def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None) -> NoReturn:
@@ -143,8 +175,9 @@ def _run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None) -> i
             logger = rclpy.logging.get_logger('diffkd_ros') if named is None else named.get_logger()
             logger.fatal(str(missing))
             return NOT_STARTED
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
+        executor = _Executor()
+        for each in node.nodes:
+            executor.add_node(each)
         spinning = True
         executor.spin_until_future_complete(node.done)
         # What fails in a thread while SIGTERM shuts down ROS is not an error.

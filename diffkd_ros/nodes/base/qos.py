@@ -12,12 +12,15 @@ is history, depth or reliability.
 from __future__ import annotations
 
 import re
+from copy import copy
 
 import rclpy
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos_overriding_options import QoSOverridingOptions, _declare_qos_parameters
+from rclpy.subscription import Subscription
 
 from diffkd_ros.runtime.link.packing import MOST_CHUNKS
 
@@ -119,6 +122,24 @@ def overriding_options(node: Node, kind: str, topic: str) -> QoSOverridingOption
     given = getattr(node, '_parameter_overrides', {})
     prefix = f'{OVERRIDES}{node.resolve_topic_name(topic)}.{kind}.'
     return QoSOverridingOptions([p for p in _POLICIES if f'{prefix}{p.name.lower()}' in given])
+
+
+def overridden(
+    node: Node, kind: type[Publisher] | type[Subscription], topic: str, profile: QoSProfile | int
+) -> tuple[str, QoSProfile | int]:
+    """Name and profile that a topic of another node gets from the remappings and parameters of a node.
+
+    Args:
+        node: that has the parameters, and declares those it uses.
+        kind: class of the publisher or subscription.
+        topic: relative name.
+        profile: without overrides.
+    """
+    name, profile = node.resolve_topic_name(topic), copy(profile)
+    options = overriding_options(node, kind.__name__.lower(), topic)
+    if options.policy_kinds and isinstance(profile, QoSProfile):
+        _declare_qos_parameters(kind, node, name, profile, options)
+    return name, profile
 
 
 def override_error(name: str, value: object) -> str:

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
-from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from rclpy.lifecycle import LifecyclePublisher
+from rclpy.qos import QoSProfile
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
@@ -28,6 +29,8 @@ from diffkd_ros.runtime.link.tables import LinkTables
 
 Link = tuple[str, int, float]
 """Reliability, depth and lifespan of the V2X link."""
+Advertise = Callable[[type, str, QoSProfile], LifecyclePublisher]
+"""Creates a publisher on the V2X link, of a class, topic and quality of service."""
 
 
 class Sending(ABC):
@@ -86,7 +89,7 @@ class MapSending(Sending):
     """Sends each sweep as one `BevFeature`.
 
     Args:
-        node: owner of the publisher.
+        advertise: creates the publisher.
         agent: its name.
         card: of the model.
         link: reliability, depth and lifespan of the link.
@@ -94,9 +97,9 @@ class MapSending(Sending):
     """
 
     def __init__(
-        self, node: LifecycleNode, agent: str, card: ModelCard, link: Link, signing_key: str
+        self, advertise: Advertise, agent: str, card: ModelCard, link: Link, signing_key: str
     ) -> None:
-        publisher = node.create_lifecycle_publisher(BevFeature, FEATURES_TOPIC, qos.features(*link))
+        publisher = advertise(BevFeature, FEATURES_TOPIC, qos.features(*link))
         super().__init__(agent, card, publisher, signing_key)
 
     def send(
@@ -119,7 +122,7 @@ class LayeredSending(Sending):
     """Sends each sweep as `BevChunk`s, as much of it as the bandwidth allows.
 
     Args:
-        node: owner of the publisher.
+        advertise: creates the publisher.
         agent: its name.
         card: of a model with a layered message.
         link: reliability, depth and lifespan of the link.
@@ -133,7 +136,7 @@ class LayeredSending(Sending):
 
     def __init__(
         self,
-        node: LifecycleNode,
+        advertise: Advertise,
         agent: str,
         card: ModelCard,
         link: Link,
@@ -149,7 +152,7 @@ class LayeredSending(Sending):
         grid = card.grid
         # The first run allocates memory.
         self._sender.prepare(BevMap.empty(card.channels, grid.height, grid.width))
-        publisher = node.create_lifecycle_publisher(BevChunk, CHUNKS_TOPIC, qos.chunks(*link))
+        publisher = advertise(BevChunk, CHUNKS_TOPIC, qos.chunks(*link))
         super().__init__(agent, card, publisher, signing_key)
 
     def send(

@@ -57,6 +57,7 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
         self.agent = self.p.agent_id or self.get_namespace().strip('/')
         if not self.agent:
             raise DiffkdError('an agent needs a name: set the parameter agent_id or a namespace')
+        self.open_link(self.p.v2x_domain)
         self._build = build
         self._pipeline: Pipeline | None = None
         self._failure = ''
@@ -144,6 +145,13 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
         options['qos_overriding_options'] = qos.overriding_options(self, 'publisher', topic)
         return super().create_lifecycle_publisher(msg_type, topic, copy(qos_profile), **options)
 
+    def create_link_publisher(self, msg_type: Any, topic: str, qos_profile: QoSProfile) -> LifecyclePublisher:
+        """A lifecycle publisher on the V2X link."""
+        options: dict[str, Any] = {'publisher_class': LifecyclePublisher}
+        publisher: Any = self.link.create_publisher(msg_type, topic, qos_profile, **options)
+        self.add_managed_entity(publisher)
+        return publisher
+
     def _log_exception(self) -> None:
         """Log the exception that a transition raised; rclpy does not."""
         self._failure = traceback.format_exc()
@@ -154,9 +162,10 @@ class PerceptionNode(RunnableNode, LifecycleNode, Generic[Table]):
             self._pipeline.deactivate()
             self._pipeline.worker.stop()
             self._pipeline = None
-        for publisher in list(self.publishers):
-            if isinstance(publisher, LifecyclePublisher):
-                self.destroy_lifecycle_publisher(publisher)
+        for node in self.nodes:
+            for publisher in [each for each in node.publishers if isinstance(each, LifecyclePublisher)]:
+                self._managed_entities.discard(publisher)
+                node.destroy_publisher(publisher)
 
     def _on_jump(self, jump: TimeJump) -> None:
         now = self.get_clock().now().nanoseconds

@@ -6,13 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diffkd_ros.messages.clouds import INTENSITY_SCALES
+from diffkd_ros.nodes.base.link_node import LinkParameters
 from diffkd_ros.nodes.base.parameters import parameter
 from diffkd_ros.nodes.base.subscription import RELIABILITIES
 from diffkd_ros.nodes.input.pose_parameters import PoseParameters
 
 
 @dataclass(frozen=True)
-class EncodingParameters(PoseParameters):
+class EncodingParameters(LinkParameters, PoseParameters):
     """Parameters that `vehicle_node` and `ego_node` share."""
 
     model: str = parameter('sim_edge', 'Model folder, or the name of a shipped model.')

@@ -31,6 +31,7 @@ class LockStep:
         node: the node that publishes.
         timeout: longest wait for features, and for the answer, seconds.
         waits: wait for features and answers; otherwise frames are only published.
+        link: the node that has the topics of the V2X link; None: the same.
         ego: name of the ego, to subscribe to its answers at once; by default at its first frame.
         subscribers: number of subscribers `connect` waits for on each cloud and odometry; 0: do not wait.
         truth_subscribers: the same for the ground truth.
@@ -51,12 +52,14 @@ class LockStep:
         timeout: float,
         *,
         waits: bool,
+        link: Node | None = None,
         ego: str | None = None,
         subscribers: int = 1,
         truth_subscribers: int = 0,
         answer_subscribers: int = 0,
     ) -> None:
         self._node, self._timeout = node, timeout
+        self._link_node = node if link is None else link
         self._subscribers, self._answer_subscribers = subscribers, answer_subscribers
         self.waits = waits
         self._arrivals = Arrivals()
@@ -65,14 +68,14 @@ class LockStep:
         # Each neighbour publishes on one of the two topics.
         self._link = (
             subscribe_to_all(
-                node,
+                self._link_node,
                 BevFeature,
                 FEATURES_TOPIC,
                 lambda message: self._arrivals.feature(message.agent_id, stamp_of(message.header)),
                 qos.FEATURES,
             ),
             subscribe_to_all(
-                node,
+                self._link_node,
                 BevChunk,
                 CHUNKS_TOPIC,
                 lambda message: self._arrivals.chunk(
@@ -117,11 +120,14 @@ class LockStep:
 
     def _missing(self, frame: PlayedFrame) -> list[str]:
         """The topics that lack publishers or subscribers, and how many they need."""
-        sources = ((self._link, len(frame.clouds) - 1), ((self._answers[frame.ego],), 1))
+        sources = (
+            (self._link_node, self._link, len(frame.clouds) - 1),
+            (self._node, (self._answers[frame.ego],), 1),
+        )
         missing = self.output.missing()
-        for subscriptions, count in sources:
+        for node, subscriptions, count in sources:
             topics = [subscription.topic_name for subscription in subscriptions]
-            if sum(map(self._node.count_publishers, topics)) < count:
+            if sum(map(node.count_publishers, topics)) < count:
                 missing.append(f'{count} publishers of {" or ".join(topics)}')
         detections, wanted = f'/{frame.ego}/detections', self._answer_subscribers
         if self._node.count_subscribers(detections) < wanted:

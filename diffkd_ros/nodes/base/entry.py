@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NoReturn
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
@@ -23,7 +23,7 @@ from rclpy.task import Future
 
 from diffkd_ros.errors import NOT_STARTED, DiffkdError, missing_extra
 from diffkd_ros.nodes.base import parameters, qos
-from diffkd_ros.nodes.base.link_node import LinkNode
+from diffkd_ros.nodes.base.link_node import LinkFirstExecutor, LinkNode
 
 # Seconds between two log lines about the progress of a node at the level INFO.
 _PROGRESS_PERIOD = 30.0
@@ -118,14 +118,6 @@ class RunnableNode(Node):
         return super().set_parameters_atomically(parameter_list)
 
 
-class _Executor(SingleThreadedExecutor):
-    """Runs the nodes of a process, in each turn that of the V2X link first; rclpy has no order of nodes."""
-
-    def get_nodes(self) -> list[Node]:
-        """The nodes, in the order of a turn."""
-        return sorted(super().get_nodes(), key=lambda node: not isinstance(node, LinkNode))
-
-
 def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None) -> NoReturn:
     """Run one node until it is done or interrupted, and end the process.
 
@@ -175,7 +167,7 @@ def _run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None) -> i
             logger = rclpy.logging.get_logger('diffkd_ros') if named is None else named.get_logger()
             logger.fatal(str(missing))
             return NOT_STARTED
-        executor = _Executor()
+        executor = LinkFirstExecutor()
         for each in node.nodes:
             executor.add_node(each)
         spinning = True

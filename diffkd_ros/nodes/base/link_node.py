@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
@@ -40,7 +41,7 @@ class LinkNode(Node):
     """A node in another DDS domain that has topics only: no services, no logs, no time and no parameters.
 
     Names of topics are resolved, and qualities of service overridden, by the remappings and parameters of its
-    owner. An executor may run both nodes.
+    owner.
 
     Args:
         owner: of the V2X topics, in the vehicle's domain.
@@ -100,3 +101,14 @@ class LinkNode(Node):
         """Leave the domain."""
         super().destroy_node()
         self.context.try_shutdown()
+
+
+class LinkFirstExecutor(SingleThreadedExecutor):
+    """Runs a node and its `LinkNode`, in each turn the latter first.
+
+    What neighbours sent is taken before the sweep that it is for. rclpy keeps nodes in a set.
+    """
+
+    def get_nodes(self) -> list[Node]:
+        """The nodes, in the order of a turn."""
+        return sorted(super().get_nodes(), key=lambda node: not isinstance(node, LinkNode))

@@ -30,7 +30,7 @@ class LinkParameters:
 
     v2x_domain: int = parameter(
         -1,
-        "DDS domain of the V2X link, equal for all agents and different from the node's own, best 1 to 101; "
+        "DDS domain of the V2X link, equal for all agents and different from the node's own, best 1 to 100; "
         "-1: the node's own.",
         minimum=-1,
         maximum=232,

@@ -9,6 +9,7 @@ import signal
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import rclpy
@@ -23,6 +24,7 @@ from rclpy.qos import ReliabilityPolicy
 from ros_partner import Partner
 from rosbags.highlevel import AnyReader
 
+from diffkd_ros.cosim.graph import bridge_spec, gateway_spec
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.launching import graph
 from diffkd_ros.launching.middleware import free_domain
@@ -36,6 +38,7 @@ LINK_TOPICS = {'/v2x/features', '/v2x/chunks'}
 EGO, VEHICLE = '/cav_1/ego_node', '/cav_2/vehicle_node'
 # Messages per second that the ego reads; the flood of this test has many more.
 LINK_RATE = 50.0
+CARLA = pytest.mark.skipif(find_spec('carla') is None, reason='the CARLA client has no wheel here')
 OVERRIDE = 'qos_overrides./v2x/features.publisher.reliability'
 
 
@@ -249,6 +252,32 @@ def test_a_run_is_played_scored_and_recorded_through_the_link(domains, model, tm
     with AnyReader([tmp_path / 'bag'], default_typestore=message_types()) as reader:
         counts = {topic: info.msgcount for topic, info in reader.topics.items()}
     assert counts['/v2x/features'] == counts['/cav_1/detections'] == counts['/cav_2/points'] == 3
+
+
+@pytest.mark.parametrize(
+    'spec',
+    [
+        graph.evaluator_spec(1, {}),
+        graph.player_spec({}),
+        pytest.param(bridge_spec({}), marks=CARLA),
+        gateway_spec({'port': 0}),
+    ],
+    ids=lambda spec: spec.executable,
+)
+def test_every_node_that_uses_the_link_listens_in_its_domain_only(spec, domains, partners, tmp_path):
+    of_node, _, stranger = partners
+
+    def listens(partner):
+        ends = partner.node.get_subscriptions_info_by_topic('/v2x/chunks')
+        return [end.node_name for end in ends]
+
+    assert spec.executable in graph.LINK_NODES
+    environment = {'ROS_DOMAIN_ID': str(domains[0]), 'ROS_LOG_DIR': str(tmp_path)}
+    with NodeGroup([], tmp_path, environment) as group:
+        group.start(replace(spec, parameters={**spec.parameters, 'v2x_domain': domains[2]}))
+        stranger.until(lambda: group.check() or spec.executable in listens(stranger), spec.executable)
+        of_node.until(lambda: spec.executable in of_node.node.get_node_names(), spec.executable)
+        assert not listens(of_node)
 
 
 @pytest.fixture

@@ -106,7 +106,8 @@ class LinkNode(Node):
 class LinkFirstExecutor(SingleThreadedExecutor):
     """Runs a node and its `LinkNode`, in each turn the latter first.
 
-    What neighbours sent is taken before the sweep that it is for. rclpy keeps nodes in a set.
+    A wait set takes entities of several contexts, so one thread runs both nodes as it would run one. What
+    neighbours sent is taken before the sweep that it is for; rclpy itself has no order of nodes.
     """
 
     def get_nodes(self) -> list[Node]:

@@ -67,7 +67,7 @@ $(VENV)/demo-installed: pyproject.toml setup.py constraints.txt | $(BIN)/python
 
 $(VENV)/test-installed: $(VENV)/demo-installed
 	@echo 'installing what training and the tests need'
-	@$(PIP_INSTALL) --editable '.[ros,data,report,train,sparse,signing,dev,carla]'
+	@$(PIP_INSTALL) --editable '.[ros,data,report,train,sparse,signing,dev,carla,cluster]'
 	@touch $@
 
 $(VENV)/docs-installed: pyproject.toml setup.py constraints.txt | $(BIN)/python

@@ -37,6 +37,7 @@ class MissingExtra(DiffkdError):  # noqa: N818
 
 _EXTRAS = {
     'carla': 'carla msgpack',
+    'cluster': 'distributed',
     'data': 'lz4 mcap pypcd4 rosbags zstandard',
     'report': 'PIL jinja2 matplotlib scipy',
     'ros': 'ament_index_python builtin_interfaces diagnostic_msgs geometry_msgs lifecycle_msgs nav_msgs '

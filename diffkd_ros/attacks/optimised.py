@@ -56,7 +56,8 @@ class CheckpointOptimiser:
             CheckpointError: if the file is not a checkpoint.
             ModelError: if its maps have another shape or another range.
         """
-        config, grid = _student(path).config, card.grid
+        identity = sha256(path)
+        config, grid = _student(path, identity).config, card.grid
         found = config.channels, config.height, config.width, *config.grid_range
         expected = card.channels, grid.height, grid.width, *grid.range
         if not np.allclose(found, expected):
@@ -64,7 +65,7 @@ class CheckpointOptimiser:
                 f'{path} has maps of {found[:3]} channels, rows and columns in {found[3:]} m, those of '
                 f'{card.name} are {expected[:3]} in {expected[3:]}'
             )
-        return cls(path, sha256(path))
+        return cls(path, identity)
 
     def __call__(
         self,
@@ -74,7 +75,7 @@ class CheckpointOptimiser:
         limits: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> BevFeature:
         """See `Optimiser`. Returns the map with the lowest loss of all steps, the start included."""
-        student = _student(self.path)
+        student = _student(self.path, self.identity)
         config = student.config
         grid = BevGrid(*config.grid_range, config.height, config.width)
         ego, start, *others = (torch.from_numpy(each.bev.feature) for each in statements)
@@ -115,6 +116,8 @@ def _overlaps(
 
 
 @cache
-def _student(path: Path) -> Student:
+def _student(path: Path, identity: str) -> Student:
+    if sha256(path) != identity:
+        raise ModelError(f'{path} has changed since the run was started')
     torch.set_num_threads(1)  # an evaluation runs one process per core
     return load_student(path)[1].requires_grad_(False)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,13 +23,20 @@ from diffkd_ros.cli.recordings import (
     Topics,
 )
 from diffkd_ros.cli.verbs import all_cores, interruptible, share_cores
-from diffkd_ros.errors import require
+from diffkd_ros.errors import DiffkdError, require
 
 if TYPE_CHECKING:
     from diffkd_ros.attacks.statement import Optimiser
     from diffkd_ros.evaluation.model import Sessions
+    from diffkd_ros.workers import Workers
 
-Workers = Annotated[int, typer.Option(min=0, help='Processes; 0: one per core that may be used.')]
+Processes = Annotated[int, typer.Option(min=0, help='Processes; 0: one per core that may be used.')]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help='Dask cluster whose workers measure: address (tcp://HOST:8786) or file of its scheduler.'
+    ),
+]
 
 _NO_CORRUPTIONS = 'all', 'default', 'graded', 'none', None, None, None
 _RESUMES = 'the same command continues from here'
@@ -143,23 +152,26 @@ def evaluate(
         Path | None,
         typer.Option(help='Checkpoint for attacks by gradients; by default --model, if it is one.'),
     ] = None,
-    workers: Workers = 0,
+    workers: Processes = 0,
+    cluster: Cluster = None,
 ) -> None:
     """Measure a model under corruption of sensors, poses and link; writes a table, a summary and a report.
 
     With --attack, neighbours lie instead, and trust.json is written.
     """
     require(*([] if attack else ['matplotlib']), *(['scipy'] if calibration != 'none' else []))
+    if cluster is not None and workers:
+        raise DiffkdError('give either --workers or --cluster')
     from diffkd_ros.evaluation.conditions import make_attacks, make_conditions
     from diffkd_ros.evaluation.cooperations import live_cooperation
     from diffkd_ros.evaluation.evaluate import evaluate as run_evaluation
-    from diffkd_ros.evaluation.run import Plan
+    from diffkd_ros.evaluation.plan import Plan
     from diffkd_ros.metrics.average_precision import EvaluationError
     from diffkd_ros.runtime.card import ModelCard
     from diffkd_ros.runtime.model_folder import model_folder
     from diffkd_ros.sources.source import SIMULATOR, Source
 
-    with interruptible(_RESUMES):
+    with interruptible(_RESUMES), ExitStack() as stack:
         if attack:
             optimised_by = attack_checkpoint or (Path(model) if model.endswith('.safetensors') else None)
             attacks = make_attacks(attack, liars, seeds, optimised_by is not None)
@@ -184,6 +196,7 @@ def evaluate(
             fitted_on = Source(calibrate_on, scenarios, frames_per_scenario, calibrate_split, file)
         # Before the first file is written.
         chosen.names()
+        engine = stack.enter_context(_workers(cluster, workers))
         folder = (
             _checkpoint_folder(Path(model), out) if model.endswith('.safetensors') else model_folder(model)
         )
@@ -191,14 +204,13 @@ def evaluate(
         cooperation = cooperation or live_cooperation(ModelCard.load(folder)).name
         recorded, sessions = tuple(answers or ()), _sessions(folder)
         plan = Plan(out, chosen, folder, protocol, cooperation, recorded, sessions, budget)
-        workers = all_cores(workers)
         if attack:
             from diffkd_ros.evaluation.trust import evaluate_attacks
 
             optimiser = None if optimised_by is None else _optimiser(optimised_by, folder)
-            evaluate_attacks(replace(plan, optimiser=optimiser), attacks, Console(), workers)
+            evaluate_attacks(replace(plan, optimiser=optimiser), attacks, Console(), engine)
             return
-        run_evaluation(plan, conditions, Console(), workers, baseline, calibration, fitted_on)
+        run_evaluation(plan, conditions, Console(), engine, baseline, calibration, fitted_on)
 
 
 def evidence(
@@ -209,7 +221,8 @@ def evidence(
     rows: Annotated[
         str, typer.Option(help='Only these rows (curves, arms, parts), in a list, and what they need.')
     ] = '',
-    workers: Workers = 0,
+    workers: Processes = 0,
+    cluster: Cluster = None,
 ) -> None:
     """Train every variant of a plan, measure all of them alike and write one table."""
     require('torch', 'matplotlib')
@@ -220,7 +233,23 @@ def evidence(
     with interruptible(_RESUMES):
         path = plan or share_directory() / 'config' / 'evidence.yaml'
         chosen = [name.strip() for name in rows.split(',')] if rows else []
-        run_experiment(path, out, all_cores(workers), Console(), chosen)
+        with _workers(cluster, workers) as engine:
+            run_experiment(path, out, all_cores(workers), Console(), chosen, engine)
+
+
+@contextmanager
+def _workers(cluster: str | None, processes: int) -> Iterator[Workers]:
+    """The workers of a cluster, or else so many processes."""
+    from diffkd_ros.workers import LocalWorkers
+
+    if cluster is None:
+        yield LocalWorkers(all_cores(processes))
+        return
+    require('distributed')
+    from diffkd_ros.cluster import cluster_workers
+
+    with cluster_workers(cluster) as workers:
+        yield workers
 
 
 def _checkpoint_folder(checkpoint: Path, out: Path) -> Path:

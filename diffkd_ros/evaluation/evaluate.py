@@ -27,10 +27,10 @@ from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.measures import IOU, Evaluation
 from diffkd_ros.evaluation.pipeline import Perceiver
+from diffkd_ros.evaluation.plan import Plan
 from diffkd_ros.evaluation.report import page, tables
 from diffkd_ros.evaluation.run import (
     LEFT_OUT,
-    Plan,
     load_results,
     make_jobs,
     read_left_out,
@@ -44,6 +44,7 @@ from diffkd_ros.evaluation.summary import SUMMARY, LeftOut, LevelMeans, Run, Sum
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.sources.source import Source
+from diffkd_ros.workers import HERE, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def evaluate(
     plan: Plan,
     conditions: Sequence[Condition],
     console: Console,
-    workers: int = 1,
+    workers: Workers = HERE,
     baseline: Path | None = None,
     calibration: str = calibrators.NONE,
     calibrate_on: Source | None = None,
@@ -75,7 +76,7 @@ def evaluate(
         plan: what is evaluated; an earlier run of it in its folder is continued.
         conditions: from `make_conditions`.
         console: for progress and figures.
-        workers: processes.
+        workers: which run the jobs.
         baseline: folder of another model's run to compare with.
         calibration: how scores are scaled, `none`, `temperature` or `isotonic`.
         calibrate_on: frames that the calibration is fitted to; they must not overlap with the plan's.
@@ -86,10 +87,10 @@ def evaluate(
             fitted to frames that it is evaluated on; if there is no such protocol, or frames carry no ground
             truth.
         DatasetError: if a source cannot be opened.
-        DiffkdError: if results cannot be written, or a worker process is killed.
+        DiffkdError: if results cannot be written, or a worker fails.
         ModelError: if the model does not load.
         MissingExtra: if Matplotlib or Jinja2 (for the report) or SciPy (for a calibration) is not installed.
-        KeyboardInterrupt: after all processes have ended; finished results are kept.
+        KeyboardInterrupt: when no local process is left; results that were written are kept.
     """
     if draw:
         # Here and below: fail before anything is written, and before the work.
@@ -160,7 +161,9 @@ def evaluate(
     return Outcome(summary, evaluation)
 
 
-def _fit(plan: Plan, method: str, source: Source, workers: int, console: Console) -> calibrators.Calibrator:
+def _fit(
+    plan: Plan, method: str, source: Source, workers: Workers, console: Console
+) -> calibrators.Calibrator:
     """Fit the calibration to clean frames of its own source."""
     folder = re.sub(r'\W+', '_', source.spec if source.split is None else f'{source.spec}_{source.split}')
     own = replace(plan, out=plan.out / 'calibration' / folder, source=source)
@@ -175,7 +178,7 @@ def _fit(plan: Plan, method: str, source: Source, workers: int, console: Console
 
 
 def run_with_progress(
-    plan: Plan, conditions: Sequence[Condition], drives: Sequence[str], workers: int, console: Console
+    plan: Plan, conditions: Sequence[Condition], drives: Sequence[str], workers: Workers, console: Console
 ) -> None:
     """Run what is missing, with a progress bar."""
     jobs = make_jobs(plan, conditions, drives)

@@ -11,7 +11,8 @@ from pathlib import Path
 from diffkd_ros.bags.answers import Answer, Status, read_answers
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.run import Plan, keep_notes
+from diffkd_ros.evaluation.plan import Plan
+from diffkd_ros.evaluation.run import keep_notes
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.messages.names import agent_name
 from diffkd_ros.metrics.average_precision import EvaluationError

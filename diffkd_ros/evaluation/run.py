@@ -1,42 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs all conditions on all scenarios in several processes and keeps the results in files.
+"""Runs all conditions on all scenarios and keeps the results in files.
 
-A job is one scenario under some of the conditions: its frames are sensed and encoded once for all of them.
 Each (condition, scenario) has one file, `frames/<condition>/<scenario>.npz`. Existing results are not
 computed again, so an interrupted run can be continued, and a later one may add conditions.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffkd_ros.attacks.statement import Optimiser
-from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.documents import read_json_object
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.cooperation import Cooperation
-from diffkd_ros.evaluation.cooperations import INTERMEDIATE, cooperation_named
-from diffkd_ros.evaluation.deceived import DeceivedPerceiver
-from diffkd_ros.evaluation.model import CleanFrame, Model, Sessions
-from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, needed_frames, score
+from diffkd_ros.evaluation.job import Finished, Job, Reasons, Work
+from diffkd_ros.evaluation.plan import Plan
 from diffkd_ros.files import results_folder
 from diffkd_ros.metrics.average_precision import EvaluationError
-from diffkd_ros.metrics.calibration import MIN_SCORE
 from diffkd_ros.metrics.deception import Judgement
 from diffkd_ros.metrics.frame_results import FrameResults, join
-from diffkd_ros.metrics.protocol import Protocol, protocol_named
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.runtime.card import sha256
-from diffkd_ros.sources.source import Scenario, Source
-from diffkd_ros.workers import CONTEXT, worker_pool
+from diffkd_ros.workers import Workers
 
 SETTINGS = 'evaluation.json'
 LEFT_OUT = 'left_out.json'
@@ -44,101 +32,6 @@ _FORMAT = 4
 """Version of the results; increased whenever detections or their scoring change."""
 _CONDITIONS_PER_JOB = 16
 _OPTIMISED_BY = 'attack_checkpoint'
-_POLL = 0.2  # seconds between progress updates
-
-Reasons = dict[str, str]
-"""Why a frame was left out, by `condition/scenario/position`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is evaluated under every condition.
-
-    Attributes:
-        out: folder for the results.
-        source: of the frames.
-        model: model folder.
-        protocol_name: of a preset.
-        cooperation: name of the way to cooperate.
-        answers: bags whose recorded detections are used as the clean condition.
-        sessions: opens the sessions of a model without ONNX graphs.
-        budget: most bytes of a message, None for no limit but that of the way to cooperate.
-        history: frames kept before the first scored one of a scenario, if it is long enough.
-        optimiser: computes the maps of attacks by gradients.
-    """
-
-    out: Path
-    source: Source
-    model: Path
-    protocol_name: str
-    cooperation: str = INTERMEDIATE
-    answers: tuple[Path, ...] = ()
-    sessions: Sessions | None = None
-    budget: int | None = None
-    history: int = HISTORY
-    optimiser: Optimiser | None = None
-
-    @property
-    def protocol(self) -> Protocol:
-        """The protocol.
-
-        Raises:
-            EvaluationError: if there is no such preset.
-        """
-        return protocol_named(self.protocol_name)
-
-    def positions(self, drive: Scenario) -> list[int]:
-        """Positions of the frames that are scored."""
-        return self.source.positions(drive, self.history)
-
-    def file(self, condition: Condition, drive: str) -> Path:
-        """File with the results of a scenario under a condition."""
-        return self.out / 'frames' / condition.name / f'{drive}.npz'
-
-    def left_out(self, condition: Condition, drive: str) -> Path:
-        """File with the frames of a scenario that could not be run under a condition, if any."""
-        return self.file(condition, drive).with_suffix('.left_out.json')
-
-    def parts_left_out(self, drive: str) -> Path:
-        """File with what the source left out of the scored frames of a scenario, if anything."""
-        return self.file(Condition(CLEAN), drive).with_suffix('.parts.json')
-
-    def judged(self, condition: Condition, drive: str) -> Path:
-        """File with who lied and who was taken for a liar, by position, if there was either."""
-        return self.file(condition, drive).with_suffix('.judged.json')
-
-    def open(self) -> Cooperation:
-        """Load the model, with `MIN_SCORE` as its score threshold, as calibration needs it.
-
-        Raises:
-            ModelError: if the model does not load.
-            EvaluationError: if there is no such way to cooperate.
-        """
-        return _open(self.model, self.cooperation, self.sessions)
-
-    def kept(self, condition: Condition, drive: str) -> FrameResults | None:
-        """Results of an earlier run, None if there are no valid ones of this protocol."""
-        path = self.file(condition, drive)
-        if not path.is_file():
-            return None
-        try:
-            results = FrameResults.load(path)
-        except EvaluationError:
-            return None
-        return results if results.protocol == self.protocol_name else None
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Some conditions to be run on the scenario of a number."""
-
-    number: int
-    conditions: tuple[Condition, ...]
-
-
-@cache
-def _open(folder: Path, cooperation: str, sessions: Sessions | None) -> Cooperation:
-    return cooperation_named(cooperation)(Model(folder, MIN_SCORE, sessions))
 
 
 def settle(plan: Plan) -> None:
@@ -249,116 +142,31 @@ def make_jobs(plan: Plan, conditions: Sequence[Condition], drives: Sequence[str]
     return jobs
 
 
-def _perceiver(plan: Plan, job: Job, cooperation: Cooperation, condition: Condition) -> Perceiver:
-    if condition.liars is None:
-        return Perceiver(cooperation, condition, plan.budget)
-    drive, elsewhere = (partial(plan.source.scenario, job.number + other) for other in (0, 1))
-    return DeceivedPerceiver(
-        cooperation, condition, condition.liars, drive, elsewhere, plan.budget, plan.optimiser
-    )
-
-
-def _run_job(plan: Plan, job: Job, count: Callable[[], None], stopped: Callable[[], bool]) -> None:
-    """Run a job and save its results and the reasons for frames that were left out; nothing if stopped."""
-    cooperation, drive, protocol = plan.open(), plan.source.scenario(job.number), plan.protocol
-    perceivers = {each: _perceiver(plan, job, cooperation, each) for each in job.conditions}
-    results: dict[Condition, list[FrameResults]] = defaultdict(list)
-    left_out: dict[Condition, Reasons] = defaultdict(dict)
-    judged: dict[Condition, dict[str, Any]] = defaultdict(dict)
-    parts: Counter[str] = Counter()
-    positions = plan.positions(drive)
-    needed = {each: dict(needed_frames(positions, perceivers[each].history)) for each in job.conditions}
-    longest = max(perceiver.history for perceiver in perceivers.values())
-    for position, scored in needed_frames(positions, longest):
-        try:
-            frame = drive.frame(position)
-            if scored:
-                protocol.truth(frame)
-        except (DiffkdError, ValueError) as error:
-            if scored:
-                for condition in job.conditions:
-                    left_out[condition][f'{condition.name}/{drive.name}/{position}'] = str(error)
-            continue
-        if scored:
-            parts.update(frame.left_out)
-        clean = CleanFrame(frame)
-        for condition, perceiver in perceivers.items():
-            if position not in needed[condition]:
-                continue
-            if stopped():
-                return
-            try:
-                sensed = perceiver.take(clean)
-                if scored:
-                    perception = perceiver.perceive(clean, sensed)
-                    results[condition].append(score(frame, perception, protocol))
-                    if perception.judgement:
-                        judged[condition][str(position)] = asdict(perception.judgement)
-                    count()
-                else:
-                    perceiver.remember(clean, sensed)
-            except CorruptionError as error:
-                if scored:
-                    left_out[condition][f'{condition.name}/{drive.name}/{position}'] = str(error)
-    for condition in job.conditions:
-        # The notes first: existing results count as complete.
-        keep_notes(plan.left_out(condition, drive.name), left_out[condition])
-        keep_notes(plan.judged(condition, drive.name), judged[condition])
-        if condition.name == CLEAN:
-            keep_notes(plan.parts_left_out(drive.name), parts)
-        if results[condition]:
-            join(results[condition]).save(plan.file(condition, drive.name))
-
-
-class _Worker:
-    """State of a worker process: the number of frames scored, and whether the run was interrupted."""
-
-    counter: Any
-    stop: Any
-
-    @classmethod
-    def start(cls, counter: Any, stop: Any) -> None:
-        cls.counter, cls.stop = counter, stop
-
-
-def _run_in_worker(plan: Plan, job: Job) -> None:
-    def count() -> None:
-        with _Worker.counter.get_lock():
-            _Worker.counter.value += 1
-
-    _run_job(plan, job, count, _Worker.stop.is_set)
-
-
-def run(plan: Plan, jobs: Sequence[Job], workers: int, progress: Callable[[int], None]) -> None:
-    """Run jobs; each writes its files when it is done.
+def run(plan: Plan, jobs: Sequence[Job], workers: Workers, progress: Callable[[int], None]) -> None:
+    """Run jobs and write the results of each when it is done.
 
     Args:
         plan: checked by `settle`.
         jobs: from `make_jobs`.
-        workers: processes; with one, the jobs run in this process.
+        workers: which run them.
         progress: called repeatedly with the number of frames scored.
 
     Raises:
-        DiffkdError: if a worker process is killed, or results cannot be written; finished ones are kept.
-        KeyboardInterrupt: after all workers have ended; finished jobs have written their files.
+        DiffkdError: if a worker fails, or results cannot be written; those written are kept.
+        KeyboardInterrupt: when no local process is left; results that were written are kept.
     """
-    if workers == 1:
-        scored = itertools.count(1)
-        for job in jobs:
-            _run_job(plan, job, lambda: progress(next(scored)), lambda: False)
-        return
-    counter, stop = CONTEXT.Value('q', 0), CONTEXT.Event()
-    with worker_pool(workers, _Worker.start, (counter, stop)) as pool:
-        running: set[Future[None]] = {pool.submit(_run_in_worker, plan, job) for job in jobs}
-        try:
-            while running:
-                done, running = wait(running, _POLL, FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                progress(counter.value)
-        except BaseException:
-            stop.set()
-            raise
+    workers.run(Work(plan), jobs, partial(_keep, plan), progress)
+
+
+def _keep(plan: Plan, done: Finished) -> None:
+    for condition in done.conditions:
+        # The notes first: existing results count as complete.
+        keep_notes(plan.left_out(condition, done.drive), done.left_out.get(condition, {}))
+        keep_notes(plan.judged(condition, done.drive), done.judged.get(condition, {}))
+        if condition.name == CLEAN:
+            keep_notes(plan.parts_left_out(done.drive), done.parts)
+        if condition in done.results:
+            done.results[condition].save(plan.file(condition, done.drive))
 
 
 def load_results(

@@ -20,7 +20,8 @@ from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.deceived import ATTACK_HISTORY
 from diffkd_ros.evaluation.evaluate import run_with_progress
 from diffkd_ros.evaluation.measures import IOU, confident
-from diffkd_ros.evaluation.run import Plan, load_results, read_judged, settle, usable
+from diffkd_ros.evaluation.plan import Plan
+from diffkd_ros.evaluation.run import load_results, read_judged, settle, usable
 from diffkd_ros.evaluation.summary import Number
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.deception import (
@@ -34,6 +35,7 @@ from diffkd_ros.metrics.deception import (
 from diffkd_ros.metrics.frame_results import FrameResults
 from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.sources.source import SIMULATOR
+from diffkd_ros.workers import HERE, Workers
 
 TRUST = 'trust.json'
 _NAN = float('nan')
@@ -98,7 +100,7 @@ class Trust(References):
 
 
 def evaluate_attacks(
-    plan: Plan, conditions: Mapping[int, Sequence[Condition]], console: Console, workers: int = 1
+    plan: Plan, conditions: Mapping[int, Sequence[Condition]], console: Console, workers: Workers = HERE
 ) -> Trust:
     """Measure attacks, write `trust.json` and return its contents.
 
@@ -106,7 +108,7 @@ def evaluate_attacks(
         plan: what is evaluated, on simulated frames; an earlier run in its folder is continued.
         conditions: from `make_attacks`.
         console: for progress and figures.
-        workers: processes.
+        workers: which run the jobs.
 
     Raises:
         EvaluationError: if the source is recorded, the model takes too few agents, nothing that can lie is

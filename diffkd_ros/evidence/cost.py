@@ -22,15 +22,16 @@ _CORRUPTED_SECONDS, _OTHER_SECONDS = 0.26, 0.08
 
 
 def announcement(
-    jobs: Sequence[Job], measurements: Sequence[Measurement], cores: int, gpu: bool
+    jobs: Sequence[Job], measurements: Sequence[Measurement], cores: int, gpu: bool, measuring: int
 ) -> list[str]:
     """Lines that say what is to be done and about how long it takes; none if there is nothing to do.
 
     Args:
         jobs: trainings, each counted from its first step.
         measurements: that are not complete, each counted as a whole.
-        cores: that the work may use.
+        cores: that the trainings may use.
         gpu: whether networks are trained on a GPU.
+        measuring: cores that the measurements may use.
     """
     lines = []
     if jobs:
@@ -43,10 +44,10 @@ def announcement(
         ]
     if measurements:
         frames = sum(len(_levels(each)) * _frames(each) for each in measurements)
-        seconds = sum(_frames(each) * sum(map(_seconds, _levels(each))) for each in measurements) / cores
+        seconds = sum(_frames(each) * sum(map(_seconds, _levels(each))) for each in measurements) / measuring
         lines += [
             f'to measure: {len(measurements)} runs of diffkd evaluate, {frames:,} frames under their '
-            f'conditions; about {_hours(seconds)} on {cores} cores'
+            f'conditions; about {_hours(seconds)} on {measuring} cores'
         ]
     return lines and [*lines, 'times are calculated from those of other machines']
 

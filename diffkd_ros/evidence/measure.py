@@ -14,7 +14,8 @@ from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import Condition
 from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.evaluate import Outcome, evaluate
-from diffkd_ros.evaluation.run import Plan, make_jobs, settle
+from diffkd_ros.evaluation.plan import Plan
+from diffkd_ros.evaluation.run import make_jobs, settle
 from diffkd_ros.evaluation.summary import Summary
 from diffkd_ros.evidence.trainings import checkpoint_of
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
@@ -22,6 +23,7 @@ from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.card import sha256
 from diffkd_ros.sources.source import Source
 from diffkd_ros.training.checkpoint import load_student, with_model
+from diffkd_ros.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,12 @@ Measure = Callable[[Measurement], Outcome | None]
 """Runs a measurement; None for one that was not asked for and has no complete results."""
 
 
-def measuring(out: Path, workers: int, console: Console) -> Measure:
+def measuring(out: Path, workers: Workers, console: Console) -> Measure:
     """Run measurements; what is measured already is not measured again.
 
     Args:
         out: folder of the experiment.
-        workers: processes.
+        workers: which run the jobs.
         console: for progress messages.
 
     Returns:

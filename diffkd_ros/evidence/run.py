@@ -25,6 +25,7 @@ from diffkd_ros.evidence.table import markdown
 from diffkd_ros.evidence.train import train_all, unfinished
 from diffkd_ros.evidence.trainings import Experiment, PlanT
 from diffkd_ros.files import results_folder, write_text
+from diffkd_ros.workers import HERE, Workers
 
 Measured = TypeVar('Measured')
 
@@ -32,7 +33,14 @@ TABLES = 'evidence.md'
 LINK_TABLES = 'link.md'
 
 
-def run_experiment(path: Path, out: Path, workers: int, console: Console, rows: Sequence[str] = ()) -> None:
+def run_experiment(
+    path: Path,
+    out: Path,
+    cores: int,
+    console: Console,
+    rows: Sequence[str] = (),
+    workers: Workers = HERE,
+) -> None:
     """Run a plan and write `evidence.json` or, of a study of the link, `link.json`, tables, and pictures.
 
     All intermediate results are kept: a later run in the same folder continues.
@@ -40,9 +48,10 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console, rows: 
     Args:
         path: of the plan.
         out: folder for all results.
-        workers: processes.
+        cores: for the trainings.
         console: for progress messages.
         rows: run only what concerns these rows, or curves, arms and parts; all by default.
+        workers: which run the jobs of the measurements.
 
     Raises:
         DiffkdError: if the plan is not valid, a source cannot be opened, results cannot be written, or a
@@ -57,14 +66,14 @@ def run_experiment(path: Path, out: Path, workers: int, console: Console, rows: 
     out = out.resolve()
     if is_link_study(path):
         study = load_link_study(path, out, rows)
-        results = gather_link(study.plan, _carry_out(study, measure_link, out, workers, console))
+        results = gather_link(study.plan, _carry_out(study, measure_link, out, cores, console, workers))
         results.write(out)
         write_text(out / LINK_TABLES, link_tables(results))
         link_plots.draw(results, out)
         console.print(f'in {out}: {RESULTS}, {LINK_TABLES}', highlight=False)
         return
     experiment = load_experiment(path, out, rows)
-    evidence = gather(experiment.plan, _carry_out(experiment, measure_rows, out, workers, console))
+    evidence = gather(experiment.plan, _carry_out(experiment, measure_rows, out, cores, console, workers))
     evidence.write(out)
     write_text(out / TABLES, markdown(evidence))
     plots.draw(evidence, out)
@@ -75,8 +84,9 @@ def _carry_out(
     experiment: Experiment[PlanT],
     measure_all: Callable[[Experiment[PlanT], Path, Measure], Measured],
     out: Path,
-    workers: int,
+    cores: int,
     console: Console,
+    workers: Workers,
 ) -> Measured:
     """Say what is to be done, train, and measure."""
     results_folder(out)
@@ -84,7 +94,7 @@ def _carry_out(
     planned: list[Measurement] = []
     measure_all(experiment, out, planned.append)
     missing = [each for each in planned if each.asked and not each.measured()]
-    for line in announcement(jobs, missing, workers, torch.cuda.is_available()):
+    for line in announcement(jobs, missing, cores, torch.cuda.is_available(), workers.number):
         console.print(line, highlight=False, soft_wrap=True)
-    train_all(jobs, out, workers, console)
+    train_all(jobs, out, cores, console)
     return measure_all(experiment, out, measuring(out, workers, console))

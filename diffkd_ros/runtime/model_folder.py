@@ -11,6 +11,12 @@ from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.share import share_directory
 
 
+def portable_name(folder: Path) -> str:
+    """The name by which `model_folder` finds a folder in other processes, also of other installations."""
+    shipped = folder.parent == share_directory() / 'models'
+    return folder.name if shipped else str(folder.absolute())
+
+
 def model_folder(name: str) -> Path:
     """A model's folder: `name` itself if it is a folder, else the shipped model of that name.
 

@@ -240,6 +240,18 @@ class Source:
         )
         return {name: value for name in names if (value := getattr(self, name)) not in (None, ())}
 
+    def absolute(self) -> Source:
+        """The same source for processes with another working folder: all paths absolute."""
+        if self.kind == SIMULATOR:
+            return self
+        # Not all labels are a folder.
+        split_file, labels = (
+            path.absolute() if path is not None and path.exists() else path
+            for path in (self.split_file, self.labels)
+        )
+        spec = f'{self.kind}:{",".join(str(path.absolute()) for path in self.paths)}'
+        return replace(self, spec=spec, split_file=split_file, labels=labels)
+
     def open_dataset(self) -> FrameDataset:
         """Open a recorded source.
 
@@ -412,6 +424,12 @@ def recognise(place: str) -> str:
             return f'{kind}:{place}'
     titles = ', '.join(known.title for known in FORMATS.values())
     raise DatasetError(f'{folder}: none of the known formats ({titles})')
+
+
+def forget_scenarios() -> None:
+    """Open sources anew at the next use: their files may have changed."""
+    _opened.cache_clear()
+    _simulated.cache_clear()
 
 
 @cache

@@ -28,6 +28,7 @@ from diffkd_ros.metrics.frame_results import FrameResults
 from diffkd_ros.sources.dataset import DatasetError
 from diffkd_ros.sources.opv2v import write_opv2v
 from diffkd_ros.sources.source import Source
+from diffkd_ros.workers import HERE, LocalWorkers
 
 SOURCE = Source('sim', scenarios=2, frames_per_scenario=2)
 
@@ -132,7 +133,7 @@ def test_a_run_is_continued_in_several_processes(finished, model_folder):
     plan, conditions = options(finished, model_folder)
     jobs = run.make_jobs(plan, conditions, SOURCE.names())
     counts = []
-    run.run(plan, jobs, 2, counts.append)
+    run.run(plan, jobs, LocalWorkers(2), counts.append)
     assert sum(len(job.conditions) for job in jobs) == 2
     assert max(counts) == 4
     for name, path in files(finished).items():
@@ -258,7 +259,7 @@ def test_written_as_opv2v_a_frame_scores_the_same(finished, model_folder, summar
     assert source.names() == list(dict.fromkeys(frame.scenario for frame in frames))
     plan = run.Plan(tmp_path / 'out', source, model_folder, 'sim')
     clean = Condition(CLEAN)
-    run.run(plan, run.make_jobs(plan, [clean], source.names()), 1, lambda scored: None)
+    run.run(plan, run.make_jobs(plan, [clean], source.names()), HERE, lambda scored: None)
     results = run.load_results(plan, [clean], source.names())
     evaluation = Evaluation(results, plan.protocol, plan.open().model.card.min_score)
     assert len(evaluation.results(clean)) == 4

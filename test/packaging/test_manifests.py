@@ -33,6 +33,7 @@ PYTHON_MODULES = {
     'carla': ('carla', None),
     'constriction': ('constriction', None),
     'cryptography': ('cryptography', 'python3-cryptography'),
+    'distributed': ('distributed', None),
     'jinja2': ('jinja2', 'python3-jinja2'),
     'lightning': ('lightning', None),
     'lz4': ('lz4', None),

@@ -148,7 +148,7 @@ def test_over_the_packages_of_ubuntu_it_gives_versions_that_fit_together(environ
 
 
 def test_every_imported_package_is_listed_with_the_bound_of_pyproject():
-    chosen = requirement_names([*EXTRAS['train'], *EXTRAS['sparse'], 'carla'])
+    chosen = requirement_names([*EXTRAS['train'], *EXTRAS['sparse'], *EXTRAS['cluster'], 'carla'])
     imported = {PYTHON_MODULES[module][0] for module in foreign_imports() & PYTHON_MODULES.keys()}
     assert imported - chosen - {''} <= {requirement.name for requirement in NEEDED}
     everything = [PYPROJECT['project']['dependencies'], *EXTRAS.values()]

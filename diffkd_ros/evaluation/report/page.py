@@ -16,9 +16,9 @@ from diffkd_ros.evaluation.calibrators import Calibrator
 from diffkd_ros.evaluation.conditions import CLEAN, EGO_ALONE, Condition
 from diffkd_ros.evaluation.measures import IOU, Evaluation
 from diffkd_ros.evaluation.pipeline import MAX_AGE
+from diffkd_ros.evaluation.plan import Plan
 from diffkd_ros.evaluation.report import panels, plots
 from diffkd_ros.evaluation.report.tables import TABLE
-from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.evaluation.summary import SUMMARY, Ends, Summary
 from diffkd_ros.files import write_text
 from diffkd_ros.metrics.bootstrap import Interval

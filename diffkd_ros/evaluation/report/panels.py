@@ -12,10 +12,10 @@ from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.measures import IOU, Evaluation, confident
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.evaluation.pipeline import Perceiver, Perception
+from diffkd_ros.evaluation.plan import Plan
 from diffkd_ros.evaluation.report import scene
 from diffkd_ros.evaluation.report.plots import describe
 from diffkd_ros.evaluation.report.view import AgentView, FusionView
-from diffkd_ros.evaluation.run import Plan
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import inverse, transform_points

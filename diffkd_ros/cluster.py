@@ -27,7 +27,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from distributed import Client, Future, KilledWorker, Worker, get_worker
+from distributed import Client, Future, KilledWorker, Reschedule, Worker, get_worker
 
 from diffkd_ros import __version__
 from diffkd_ros.documents import read_json_object, user_path
@@ -121,6 +121,8 @@ class ClusterWorkers:
                 f'a job was run again until it had ended several workers, the last one '
                 f'{error.last_worker.address}, possibly for lack of memory'
             ) from error
+        except ModuleNotFoundError as error:
+            raise DiffkdError(f'a worker of {self._address}: {missing_extra(error) or error}') from error
         except CancelledError as error:
             raise DiffkdError(
                 f'the scheduler at {self._address} has ended or dropped the jobs; the same command continues'
@@ -170,7 +172,7 @@ class _Process:
 
 
 def _run(versions: Versions, run: str, name: str, content: bytes) -> tuple[Any, int]:
-    """Run a job in a worker. Returns its result and the units of work done."""
+    """Run the job of a name in a worker. Returns its result and the units of work done."""
     worker, done = get_worker(), 0
 
     def advance(units: int) -> None:
@@ -195,8 +197,9 @@ def _run(versions: Versions, run: str, name: str, content: bytes) -> tuple[Any, 
         raise DiffkdError(f'worker {worker.address}: {reason or error}') from error
     try:
         return task(job, advance), done
-    except Stopped:
-        return None, done
+    except Stopped as error:
+        # Ignored, unless the scheduler has asked for the job again in the meantime.
+        raise Reschedule from error
 
 
 def _refusal(versions: Versions, dask_worker: Worker) -> str | None:

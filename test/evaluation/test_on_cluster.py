@@ -182,8 +182,9 @@ def test_a_worker_with_other_scenarios_is_named(tmp_path, model_folder, conditio
     drive = SOURCE.scenario(0)
     write_opv2v([drive.frame(0)], tmp_path / 'set')
     plan = Plan(tmp_path / 'out', Source(f'opv2v:{tmp_path}/set'), model_folder, 'sim')
-    jobs = make_jobs(plan, conditions, plan.source.names())
-    (scenario,) = (path.parent.parent for path in (tmp_path / 'set').rglob('*.yaml') if path.stem.isdigit())
+    (name,) = plan.source.names()
+    jobs = make_jobs(plan, conditions, [name])
+    (scenario,) = (tmp_path / 'set').rglob(name)
     scenario.rename(scenario.with_name('renamed'))
     with pytest.raises(DiffkdError, match=r'^worker tcp://.*set has other scenarios'):
         run(plan, jobs, workers, lambda scored: None)
@@ -239,6 +240,12 @@ def test_a_wrong_address_is_one_sentence(place, message, tmp_path):
     (tmp_path / 'broken.json').write_text('{')
     (tmp_path / 'other.json').write_text('{"address": 7}')
     assert message in refused(place.format(tmp=tmp_path), tmp_path / 'out')
+
+
+def test_local_processes_and_a_cluster_exclude_each_other(tmp_path):
+    options = ['--cluster', 'tcp://127.0.0.1:1', '--workers', '2']
+    done = CliRunner().invoke(app, ['evaluate', '--out', str(tmp_path / 'out'), *options])
+    assert (done.exit_code, done.stderr) == (1, 'diffkd evaluate: give either --workers or --cluster\n')
 
 
 def test_an_interruption_cancels_the_jobs(tmp_path, cluster, model_folder):

@@ -227,6 +227,20 @@ def test_by_default_the_player_plays_the_same_scenarios():
     assert (player.vehicles, player.frames_per_scenario) == (simulator.agents, simulator.frames_per_scenario)
 
 
+def test_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('a', 'b', 'labels'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'split.json').touch()
+    assert Source('bag:a,b', 2).absolute() == Source(f'bag:{tmp_path}/a,{tmp_path}/b', 2)
+    own = {'split': 'val', 'split_file': Path('split.json'), 'labels': Path('labels')}
+    there = {**own, 'split_file': tmp_path / 'split.json', 'labels': tmp_path / 'labels'}
+    assert Source('dair:a', **own).absolute() == Source(f'dair:{tmp_path}/a', **there)
+    original = Source('dair:a', labels=Path('original'))
+    assert original.absolute().labels == Path('original')
+    assert Source('sim:4', 2).absolute() == Source('sim:4', 2)
+
+
 def test_shared_scenarios(tmp_path):
     frames = list(itertools.islice(Source('sim', simulator=SMALL).frames(), 2))
     write_opv2v(frames, tmp_path / 'test')

@@ -47,14 +47,14 @@ class DaskCluster:
         return process
 
     def start(self, name: str, *options: str, **environment: str) -> subprocess.Popen:
-        log = (self.folder / f'{len(self.processes)}.log').open('w')
-        process = subprocess.Popen(
-            [sys.executable, '-m', f'distributed.cli.{name}', *options],
-            cwd=self.folder,
-            env={**os.environ, 'PYTHONPATH': str(Path(__file__).parent), **environment},
-            stdout=log,
-            stderr=log,
-        )
+        with (self.folder / f'{len(self.processes)}.log').open('w') as log:
+            process = subprocess.Popen(
+                [sys.executable, '-m', f'distributed.cli.{name}', *options],
+                cwd=self.folder,
+                env={**os.environ, 'PYTHONPATH': str(Path(__file__).parent), **environment},
+                stdout=log,
+                stderr=log,
+            )
         self.processes.append(process)
         return process
 

@@ -56,8 +56,7 @@ class CheckpointOptimiser:
             CheckpointError: if the file is not a checkpoint.
             ModelError: if its maps have another shape or another range.
         """
-        identity = sha256(path)
-        config, grid = _student(path, identity).config, card.grid
+        config, grid = _student(path).config, card.grid
         found = config.channels, config.height, config.width, *config.grid_range
         expected = card.channels, grid.height, grid.width, *grid.range
         if not np.allclose(found, expected):
@@ -65,7 +64,14 @@ class CheckpointOptimiser:
                 f'{path} has maps of {found[:3]} channels, rows and columns in {found[3:]} m, those of '
                 f'{card.name} are {expected[:3]} in {expected[3:]}'
             )
-        return cls(path, identity)
+        return cls(path, sha256(path))
+
+    def prepare(self) -> None:
+        """See `Optimiser`."""
+        _student.cache_clear()
+        _student(self.path)
+        if sha256(self.path) != self.identity:
+            raise ModelError(f'{self.path} is another checkpoint than where the run was started')
 
     def __call__(
         self,
@@ -75,7 +81,7 @@ class CheckpointOptimiser:
         limits: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> BevFeature:
         """See `Optimiser`. Returns the map with the lowest loss of all steps, the start included."""
-        student = _student(self.path, self.identity)
+        student = _student(self.path)
         config = student.config
         grid = BevGrid(*config.grid_range, config.height, config.width)
         ego, start, *others = (torch.from_numpy(each.bev.feature) for each in statements)
@@ -116,8 +122,6 @@ def _overlaps(
 
 
 @cache
-def _student(path: Path, identity: str) -> Student:
-    if sha256(path) != identity:
-        raise ModelError(f'{path} has changed since the run was started')
+def _student(path: Path) -> Student:
     torch.set_num_threads(1)  # an evaluation runs one process per core
     return load_student(path)[1].requires_grad_(False)

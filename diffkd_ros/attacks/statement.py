@@ -48,6 +48,13 @@ class Optimiser(Protocol):
     def identity(self) -> str:
         """Names the model, such as the hash of its file."""
 
+    def prepare(self) -> None:
+        """Open the model anew, on another machine or after an earlier run.
+
+        Raises:
+            DiffkdError: if it is another one.
+        """
+
     def __call__(
         self,
         goal: Goal,

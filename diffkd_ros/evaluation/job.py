@@ -87,13 +87,15 @@ class Work:
         return Work(portable, plan.open().model.card.model_dump(), _digest(plan.source.names()))
 
     def prepare(self) -> None:
-        """Open source and model anew, and check that they are those of the process that started the run."""
+        """Open source and models anew, and check that they are those of the process that started the run."""
         forget_models()
         forget_scenarios()
         if self.plan.open().model.card.model_dump() != self.card:
             raise DiffkdError(f'{self.plan.model} holds another model than where the run was started')
         if _digest(self.plan.source.names()) != self.scenarios:
             raise DiffkdError(f'{self.plan.source.spec} has other scenarios than where the run was started')
+        if self.plan.optimiser is not None:
+            self.plan.optimiser.prepare()
 
 
 def _digest(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps that are optimised through a student keep to the honest range and reach their goal."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from diffkd_ros.attacks.statement import Statement
 from diffkd_ros.geometry.grid import grid_warps
 from diffkd_ros.geometry.overlap import bev_iou
 from diffkd_ros.geometry.poses import pose_from_euler
-from diffkd_ros.runtime.card import ModelCard, ModelError
+from diffkd_ros.model.student import Student
+from diffkd_ros.runtime.card import ModelCard, ModelError, sha256
 from diffkd_ros.runtime.decoding import boxes_at
 from diffkd_ros.runtime.features import BevFeature
-from diffkd_ros.training.checkpoint import load_student
+from diffkd_ros.training.checkpoint import CheckpointError, Progress, load_student, save_checkpoint
 from diffkd_ros.training.validation import grid_of
 
 
@@ -84,3 +86,18 @@ def test_scores_at_the_targets_rise_or_fall(goal, rises, checkpoint, statements,
 def test_a_checkpoint_of_other_maps_is_refused(checkpoint, shipped_model):
     with pytest.raises(ModelError, match='maps of'):
         CheckpointOptimiser.open(checkpoint, ModelCard.load(shipped_model))
+
+
+def test_another_checkpoint_at_the_same_path_is_refused(checkpoint, tmp_path):
+    optimiser = CheckpointOptimiser(checkpoint, sha256(checkpoint))
+    optimiser.prepare()
+    path = tmp_path / checkpoint.name
+    optimiser = replace(optimiser, path=path)
+    recipe, _ = load_student(checkpoint)
+    history = [{'name': stage.name, 'steps': 1, 'samples': 1, 'minutes': 0.0} for stage in recipe.stages]
+    save_checkpoint(path, recipe, {'student': Student(recipe.model).state_dict()}, Progress(history))
+    with pytest.raises(ModelError, match='another checkpoint'):
+        optimiser.prepare()
+    path.unlink()
+    with pytest.raises(CheckpointError):
+        optimiser.prepare()

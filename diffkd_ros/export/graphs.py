@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxscript
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from diffkd_ros.runtime.link.sender import OUTPUTS as SENDER_OUTPUTS
 
 OPSET = 18
 MAX_POINTS = 1 << 20
+_OPERATORS: Any = onnxscript.opset18
 ENCODER_OUTPUTS = ['feature', 'density']
 RESTORE_INPUTS = ['ego_feature', 'ego_density', 'features', 'density', 'level', 'boxes', 'ego_to_agent']
 
@@ -118,7 +120,8 @@ class RestoreGraph(nn.Module):
             or did before, else 0.
         """
         restoration, vectors = self.student.restoration, self.student.config.vectors
-        normal = restoration.normalise(torch.cat((ego_feature, features), dim=0))
+        # Apart, as the restoration normalises the neighbours', too, and equal parts of a graph are merged.
+        normal = torch.cat((restoration.normalise(ego_feature), restoration.normalise(features)))
         # An agent's coverage is where something of its map is known.
         seen = torch.cat((covered_cells(ego_density), (level > 0).to(level.dtype)), dim=0)
         identity = torch.eye(2, 3, dtype=ego_to_agent.dtype)[None]
@@ -141,6 +144,13 @@ class RestoreGraph(nn.Module):
         )
         features = torch.cat((ego_feature, features))
         return restoration(features, torch.cat((ego_density, density)), context), density
+
+
+def _index_reduce(grid: Any, dim: int, index: Any, source: Any, reduce: str) -> Any:
+    """The rows' maximum of `model.exported.maximum_per_cell`, for which the exporter has no operator."""
+    assert (dim, reduce) == (0, 'amax')
+    rows = _OPERATORS.Unsqueeze(index, _OPERATORS.Constant(value_ints=[1]))
+    return _OPERATORS.ScatterND(grid, rows, source, reduction='max')
 
 
 def strip_origin(path: Path) -> None:
@@ -173,6 +183,7 @@ def _export(
         opset_version=OPSET,
         external_data=False,
         verbose=False,
+        custom_translation_table={torch.ops.aten.index_reduce.default: _index_reduce},
     )
     strip_origin(path)
 

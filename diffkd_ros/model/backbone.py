@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffkd_ros.model.exported import convolve_parts, convolve_transposed
+
 
 def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution, batch norm, ReLU."""
@@ -61,8 +63,13 @@ class Backbone(nn.Module):
         merged = []
         for stage, lateral in zip(self.stages, self.lateral, strict=True):
             pillars = stage(pillars)
-            merged.append(lateral(pillars))
-        features = self.merge(torch.cat(merged, dim=1))
+            assert isinstance(lateral, nn.Sequential)
+            upsample, *further = lateral
+            assert isinstance(upsample, nn.ConvTranspose2d)
+            merged.append(nn.Sequential(*further)(convolve_transposed(upsample, pillars)))
+        mixing, norm = self.merge
+        assert isinstance(mixing, nn.Conv2d)
+        features = norm(convolve_parts(mixing, merged))
         if not self.vectors:
             return torch.relu(features)
         first = 2 * self.vectors

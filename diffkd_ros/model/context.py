@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffkd_ros.model.exported import convolve_parts, sum_over_agents
 from diffkd_ros.model.fusion import by_frame, warp
 from diffkd_ros.model.head import REGRESSION
 
@@ -66,9 +67,8 @@ class ContextCondition(nn.Module):
         """Compute the condition."""
         known = {'mask': context.level, 'boxes': context.boxes, 'ego': context.ego, 'others': context.others}
         used = {name: part if name in self._parts else 0 * part for name, part in known.items()}
-        local = torch.cat((used['mask'], used['boxes']), dim=1)
-        views = torch.cat((used['ego'], used['others']), dim=1)
-        condition = self.local(local) + self.views(views)
+        local = self.local(torch.cat((used['mask'], used['boxes']), dim=1))
+        condition = local + convolve_parts(self.views, (used['ego'], used['others']))
         if self.last is None:
             return condition
         last = context.last
@@ -113,7 +113,8 @@ def views_of(
     by_frame(is_neighbour, frames)[:, :1] = 0
     ego = by_frame(maps, frames)[:, :1].expand(-1, count, -1, -1, -1).flatten(0, 1)
     theirs = warp(maps, ego_to_agent, vectors) * is_neighbour
-    others = (by_frame(theirs, frames).sum(dim=1, keepdim=True) - by_frame(theirs, frames)).flatten(0, 1)
+    theirs = by_frame(theirs, frames)
+    others = (sum_over_agents(theirs)[:, None] - theirs).flatten(0, 1)
     together = torch.cat((ego, others), dim=0)
     back = inverse_warps(ego_to_agent).repeat(2, 1, 1)
     seen = warp(together, back, vectors) * is_neighbour.repeat(2, 1, 1, 1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffkd_ros.model.exported import convolve_parts, sum_over_agents
 from diffkd_ros.model.modulation import LightweightGatedModulation, Unmodulated
 
 MASKED = -1e4  # score of a masked agent; finite in half precision
@@ -138,12 +139,15 @@ class AdaptiveGatedFusion(nn.Module):
         weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
         covered = mask.max(dim=1).values
 
-        others = (weight * agents).sum(dim=1)
+        others = sum_over_agents(weight * agents)
         difference = covered * (ego - others)
-        evidence = torch.cat((ego, confidence[:, 0], density, change, covered, difference), dim=1)
-        reliability = torch.sigmoid(self.reliability(evidence))
+        first, *further = self.reliability
+        assert isinstance(first, nn.Conv2d)
+        single = torch.cat((confidence[:, 0], density, change, covered), dim=1)
+        evidence = convolve_parts(first, (ego, single, difference))
+        reliability = torch.sigmoid(nn.Sequential(*further)(evidence))
 
-        normed = (weight * by_frame(self.neighbour.norm(features), frames)).sum(dim=1)
+        normed = sum_over_agents(weight * by_frame(self.neighbour.norm(features), frames))
         given = (1 - reliability) * covered
         mixed = ego + given * (self.neighbour.modulate(others, normed, ego) - ego)
         share = given[:, None] * weight + (1 - is_neighbour) * (1 - given[:, None])

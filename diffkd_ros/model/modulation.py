@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffkd_ros.model.exported import convolve_to_parts
+
 
 class LightweightGatedModulation(nn.Module):
     """LGM(x; c) = x + s * sigmoid(g) * ((1 + gamma) * Norm(x) + beta), with gamma, beta, g computed from c.
@@ -47,7 +49,12 @@ class LightweightGatedModulation(nn.Module):
         if self.time is not None:
             assert time is not None, 'the block has a time embedding and was called without a time'
             pooled = pooled + self.time(functional.silu(time))
-        gamma, beta, gate = (self.local(condition) + pooled[:, :, None, None]).chunk(3, dim=1)
+        around, mixing = self.local
+        assert isinstance(mixing, nn.Conv2d)
+        local = convolve_to_parts(mixing, around(condition), 3)
+        gamma, beta, gate = (
+            each + shift for each, shift in zip(local, pooled[:, :, None, None].chunk(3, dim=1), strict=True)
+        )
         return x + self.scale * torch.sigmoid(gate) * ((1 + gamma) * normed + beta)
 
 

@@ -8,17 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffkd_ros.model.exported import maximum_per_cell
+
 POINT_FEATURES = 6
 
 
-def _maximum_per_cell(encoded: Tensor, index: Tensor, cells: int) -> Tensor:
-    """Maximum over the points (p, c) >= 0 of each cell, given cells (p,), as (cells, c); 0 without points."""
-    grid = encoded.new_zeros((cells, encoded.shape[1]))
-    return grid.scatter_reduce(0, index[:, None].expand_as(encoded), encoded, 'amax', include_self=True)
-
-
 class _MaximumPerCell(torch.autograd.Function):
-    """`_maximum_per_cell`, with a gradient for every point that has the maximum.
+    """`maximum_per_cell`, with a gradient for every point that has the maximum.
 
     Torch's own gradient divides it between equal points in several passes over the whole grid. Equal points
     above 0 are copies of each other, and at 0 the ReLU before stops the gradient.
@@ -26,7 +22,7 @@ class _MaximumPerCell(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, encoded: Tensor, index: Tensor, cells: int) -> Tensor:
-        grid = _maximum_per_cell(encoded, index, cells)
+        grid = maximum_per_cell(encoded, index, cells)
         ctx.save_for_backward(encoded, index, grid)
         return grid
 
@@ -96,7 +92,7 @@ class PillarEncoder(nn.Module):
         # In the points' precision: bfloat16 would round heights to 1 cm and make different points equal.
         with torch.autocast(points.device.type, enabled=False):
             encoded = torch.relu(self.norm(self.linear(described)))
-        maximum = _MaximumPerCell.apply if self.training else _maximum_per_cell
+        maximum = _MaximumPerCell.apply if self.training else maximum_per_cell
         grid = maximum(encoded, index, clouds * cells + 1)
         # In the points' precision: bfloat16 under autocast cannot count above 256.
         count = points.new_zeros(clouds * cells + 1).scatter_add(0, index, torch.ones_like(points[:, 0]))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.context import Context, ContextCondition
 from diffkd_ros.model.denoiser import EdgeDenoiser, FaithfulDenoiser
+from diffkd_ros.model.exported import convolve_parts
 from diffkd_ros.model.schedule import TRAINING_STEPS, cosine_alpha_bar, ddim_times
 
 INTERMEDIATE = 900  # time of the second of two supervised steps, t* = 0.9 (Pan et al., arXiv 2512.01809)
@@ -88,7 +89,7 @@ class Restoration(TeacherScale):
 
     def conditions(self, feature: Tensor, density: Tensor, context: Context | None = None) -> Tensor:
         """The condition (n, latent, h', w') from features (n, c, h, w) and densities (n, 1, h, w)."""
-        condition = self.condition(torch.cat((self.normalise(feature), density), dim=1))
+        condition = convolve_parts(self.condition, (self.normalise(feature), density))
         if self.context is None:
             return condition
         assert context is not None, 'a restoration with a context needs one'
@@ -113,7 +114,7 @@ class Restoration(TeacherScale):
         normal = self.normalise(feature)
         conditions = self.conditions(feature, density, context)
         decoded = self.from_latent(self.estimate(self.project(normal), conditions))
-        gate = torch.sigmoid(self.gate(torch.cat((decoded, normal), dim=1)))
+        gate = torch.sigmoid(convolve_parts(self.gate, (decoded, normal)))
         restored = decoded * self.deviation + self.mean
         covered = covered_cells(density)
         if context is not None:

@@ -168,6 +168,12 @@ class Fusion(NamedTuple):
     restored: Tensor
 
 
+def _ego_and_others(maps: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """Divide (frames * n, ...) into (frames, 1, ...) of the egos and (frames, n - 1, ...) of the others."""
+    each = by_frame(maps, frames)
+    return each[:, :1], each[:, 1:]
+
+
 class Student(nn.Module):
     """Encoder, restoration (PKD a), Adaptive Gated Fusion and head."""
 
@@ -194,17 +200,19 @@ class Student(nn.Module):
             ego_to_agent: (frames * n, 2, 3), see `fusion.warp`.
             frames: number of frames.
         """
-        maps = torch.cat((restored, covered_cells(density)), dim=1)
-        maps, covered = warp(maps, ego_to_agent, self.config.vectors).split((restored.shape[1], 1), dim=1)
+        own, others = _ego_and_others(torch.cat((restored, covered_cells(density)), dim=1), frames)
+        warps = _ego_and_others(ego_to_agent, frames)[1]
+        seen = warp(others.flatten(0, 1), warps.flatten(0, 1), self.config.vectors).view_as(others)
         # The ego's own map needs no resampling and is valid everywhere.
-        is_ego = torch.zeros_like(covered[:, :, :1, :1])
-        by_frame(is_ego, frames)[:, :1] = 1
-        maps = torch.where(is_ego > 0, restored, maps)
-        coverage = torch.where(covered > 0.5, 1.0, is_ego)
-        ego = by_frame(restored, frames)[:, 0]
-        # The exported fusion gets restored maps only, if they come in a layered message.
-        before = ego if self.config.link else by_frame(features, frames)[:, 0]
-        change = (ego - before).abs().mean(dim=1, keepdim=True)
+        maps = torch.cat((own[:, :, :-1], seen[:, :, :-1]), dim=1).flatten(0, 1)
+        covered = (seen[:, :, -1:] > 0.5).to(seen.dtype)
+        coverage = torch.cat((torch.ones_like(own[:, :, -1:]), covered), dim=1).flatten(0, 1)
+        ego = own[:, 0, :-1]
+        if self.config.link:
+            # The exported fusion gets restored maps only.
+            change = torch.zeros_like(own[:, 0, -1:])
+        else:
+            change = (ego - by_frame(features, frames)[:, 0]).abs().mean(dim=1, keepdim=True)
         fused, share, reliability = self.fusion(maps, coverage, by_frame(density, frames)[:, 0], change)
         return Fusion(fused, share, coverage, reliability, maps)
 

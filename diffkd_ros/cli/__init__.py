@@ -39,6 +39,7 @@ def _diffkd(
 app.command()(running.demo)
 app.command('demo-carla')(running.demo_carla)
 app.command()(measuring.train)
+app.command()(measuring.quantise)
 app.command()(running.bench)
 app.command('bench-opencda')(running.bench_opencda)
 app.command('compile')(running.compile_kernels)

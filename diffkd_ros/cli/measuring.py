@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs that train and measure models: train, evaluate, evidence."""
+"""Verbs that make and measure models: train, quantise, evaluate, evidence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,6 +82,28 @@ def train(
         trained.student, folder, loaded.description, loaded.decoding, trained.training, trained.results
     )
     typer.echo(f'model folder: {folder}')
+
+
+def quantise(
+    out: Annotated[Path, typer.Option(help='Model folder to write; the files in it are replaced.')],
+    model: Annotated[str, typer.Option(help='Model folder, or the name of a shipped model.')] = 'sim_edge',
+) -> None:
+    """Write a copy of a model whose encoder has 8-bit convolutions, for CPUs that compute these faster.
+
+    Ranges of values follow from training samples of its recipe. Measure it with `diffkd evaluate --model`.
+    """
+    require('torch', 'onnx')
+    share_cores()
+    from diffkd_ros.export.quantise import quantise_model
+    from diffkd_ros.runtime.card import ModelCard
+    from diffkd_ros.runtime.model_folder import model_folder
+    from diffkd_ros.training.calibration import calibration_clouds, recipe_of
+
+    card = ModelCard.load(model_folder(model))
+    recipe = recipe_of(card)
+    origin = f'the training samples of {recipe.name}'
+    written = quantise_model(card, out, partial(calibration_clouds, recipe), origin)
+    typer.echo(f'{out}: {written.model_id}')
 
 
 def evaluate(

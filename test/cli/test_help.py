@@ -19,6 +19,7 @@ VERBS = [
     'demo',
     'demo-carla',
     'train',
+    'quantise',
     'bench',
     'bench-opencda',
     'compile',

@@ -128,6 +128,7 @@ OPTIONS = {
         *('--corruptions', 'snow,message_loss', '--severity', '3'),
     ),
     'evidence': ('plan.yaml', '--out', 'evidence', '--workers', '1'),
+    'quantise': ('--out', '{out}'),
     # What evidence would train otherwise.
     'train': ('recipe.yaml', '--out', 'evidence/trainings/teacher', '--accelerator', 'cpu'),
 }
@@ -141,6 +142,7 @@ EXTRAS = {
     'demo-carla': 'ros',
     'evaluate': 'report',
     'evidence': 'train',
+    'quantise': 'train',
     'train': 'train',
 }
 
@@ -227,6 +229,7 @@ def test_without_extras_it_runs_or_names_the_one_it_needs(verb, place, tmp_path)
         ('demo', '--out', 'file'),
         ('demo-carla', '--out', 'file'),
         ('evidence', '--out', 'file/below'),
+        ('quantise', '--out', 'file/below'),
         ('bench', '--out', 'file/below'),
         ('bag', 'page', '../bag', '--out', 'file/below'),
         ('bag', 'convert', 'sim', 'file/below'),

@@ -99,13 +99,15 @@ class ReceivedMap:
         arrived = fine[0] >= 0
         vectors = np.concatenate((tables.coarse_vectors, tables.fine_vectors[0]))
         rows = np.where(arrived, len(tables.coarse_vectors) + fine[0], np.maximum(coarse, 0))
-        feature = np.take(vectors.T, rows, axis=1, mode='clip')
+        # Cell by cell, whose vectors lie together, and at the end channel by channel.
+        cells = vectors.take(rows, axis=0, mode='clip')
         for codes, residuals in zip(fine[1:], tables.fine_vectors[1:], strict=True):
-            rows = np.where((fine[0] > 0) & (codes >= 0), codes + 1, 0)
-            feature += np.take(np.pad(residuals, ((1, 0), (0, 0))).T, rows, axis=1, mode='clip')
+            coded = np.flatnonzero((fine[0] > 0) & (codes >= 0))
+            cells[coded] += residuals.take(codes[coded], axis=0, mode='clip')
         known_empty = np.where(arrived, fine[0], coarse) == 0
         shape = self.fine.shape[1:]
-        return ReceivedFeature(feature.reshape(-1, *shape), self.level, known_empty.reshape(shape))
+        feature = np.ascontiguousarray(cells.T).reshape(-1, *shape)
+        return ReceivedFeature(feature, self.level, known_empty.reshape(shape))
 
     def occupied(self) -> NDArray[np.bool_]:
         """Mask of the cells (height, width) of which the sender's codes say that they are not empty."""

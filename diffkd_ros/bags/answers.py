@@ -79,11 +79,15 @@ class Status:
         neighbours: all from which messages were received.
         reliability: of the ego, mean over its observed cells.
         stages: milliseconds by stage; `total` starts with the cloud's publication.
+        degradation: its level, 0 for a full fusion; None if recorded before there were levels.
+        cause: of the degradation.
     """
 
     neighbours: tuple[Neighbour, ...]
     reliability: float
     stages: dict[str, float]
+    degradation: int | None = None
+    cause: str = ''
 
     @property
     def fused(self) -> list[str]:
@@ -181,6 +185,8 @@ def _status_of(message: Any) -> Status:
         ),
         finite(message.ego_reliability, 'ego_reliability'),
         latency_of(message),
+        getattr(message, 'degradation', None),
+        str(getattr(message, 'degradation_cause', '')),
     )
 
 

@@ -26,7 +26,7 @@ from diffkd_ros.files import write_text
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import inverse, transform_points
-from diffkd_ros.messages.names import agent_name
+from diffkd_ros.messages.names import DEGRADATIONS, agent_name
 from diffkd_ros.metrics.average_precision import match
 from diffkd_ros.runtime.link.maps import TileState
 from diffkd_ros.sources.dataset import DatasetError
@@ -175,7 +175,7 @@ def _flat(box: NDArray[np.float64]) -> list[float]:
 def _status(answer: Answer | None) -> dict[str, Any]:
     status = answer.status if answer else None
     if status is None or not _is_finite(status):
-        return {'neighbours': {}, 'reliability': None, 'stages': {}}
+        return {'neighbours': {}, 'reliability': None, 'stages': {}, 'degradation': None}
     neighbours = {
         neighbour.agent: {
             'weight': round(neighbour.gate_weight, 3),
@@ -187,8 +187,20 @@ def _status(answer: Answer | None) -> dict[str, Any]:
         }
         for neighbour in status.neighbours
     }
-    stages = {name: round(milliseconds, 1) for name, milliseconds in status.stages.items()}
-    return {'neighbours': neighbours, 'reliability': round(status.reliability, 3), 'stages': stages}
+    return {
+        'neighbours': neighbours,
+        'reliability': round(status.reliability, 3),
+        'stages': {name: round(milliseconds, 1) for name, milliseconds in status.stages.items()},
+        'degradation': _degradation(status),
+    }
+
+
+def _degradation(status: Status) -> str | None:
+    level = status.degradation
+    if level is None:
+        return None
+    name = DEGRADATIONS[level] if level < len(DEGRADATIONS) else f'level {level}'
+    return f'{name}: {status.cause}' if status.cause else name
 
 
 def _layers(layers: Layers | None) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def summarise(
         'frames_answered': run['answered'],
         'frames_fused': evaluation['frames_fused'],
         'frames_lost': run['sent'] - run['answered'],
+        'degradation': evaluation['degradation'],
         'features_missing': lockstep['features_missing'],
         'features': features,
         'latency_p50_ms': latency['total']['p50'] if latency else None,
@@ -197,7 +198,8 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
     )
     console.print(
         f'frames in lock-step: {summary["frames_sent"]} sent, {summary["frames_fused"]} fused, '
-        f'{summary["frames_lost"]} lost',
+        f'{summary["frames_lost"]} lost; '
+        + ', '.join(f'{count} {name}' for name, count in summary['degradation'].items()),
         highlight=False,
         soft_wrap=True,
     )

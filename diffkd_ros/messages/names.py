@@ -40,3 +40,7 @@ def agent_number(name: str) -> int:
 def lidar_frame(agent: str) -> str:
     """The frame of an agent's LiDAR."""
     return f'{agent}/lidar'
+
+
+DEGRADATIONS = ('full', 'fewer peers', 'boxes only', 'ego alone', 'stale')
+"""Names of the levels of degradation in FusionStatus.msg, by number."""

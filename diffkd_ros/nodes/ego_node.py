@@ -24,7 +24,7 @@ from diffkd_ros.messages.building import boxes_message, fill
 from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC
 from diffkd_ros.msg import BevChunk, BevFeature, Boxes3D, FusionStatus, NeighbourStatus
 from diffkd_ros.nodes.base import entry, qos
-from diffkd_ros.nodes.base.diagnostics import Item
+from diffkd_ros.nodes.base.diagnostics import ERROR, OK, WARN, Item
 from diffkd_ros.nodes.base.parameters import parameter
 from diffkd_ros.nodes.base.subscription import subscribe_to_all
 from diffkd_ros.nodes.input.stage_timer import StageTimer
@@ -34,6 +34,7 @@ from diffkd_ros.nodes.link.peer_record import PeerRecord
 from diffkd_ros.nodes.output import vision
 from diffkd_ros.nodes.output.markers import marker_array
 from diffkd_ros.nodes.output.vision import VisionOutput
+from diffkd_ros.nodes.perception.degradation import Degradation, Ladder
 from diffkd_ros.nodes.perception.node import PerceptionNode
 from diffkd_ros.nodes.perception.parameters import EncodingParameters
 from diffkd_ros.nodes.perception.pipeline import Pipeline
@@ -117,6 +118,9 @@ class FusionPipeline(Pipeline):
         self._receiver = MapReceiver(self.card, p.threads, p.device) if self.card.link else None
         tables = None if self._receiver is None else self._receiver.tables
         self._memory, self._map_frame = MapMemory(), ''
+        grid = self.card.grid
+        self._nothing = features.BevFeature.empty(self.card.channels, grid.height, grid.width)
+        self._ladder, self._degradation = Ladder(), Degradation(FusionStatus.EGO_ALONE, 'no sweep yet')
         self._warm_up()
         self._neighbours = NeighbourSelector(
             self.card,
@@ -142,13 +146,11 @@ class FusionPipeline(Pipeline):
 
     def _warm_up(self) -> None:
         """Run the networks once for each number of agents: the first run allocates memory and compiles."""
-        grid = self.card.grid
-        empty = features.BevFeature.empty(self.card.channels, grid.height, grid.width)
-        shared: features.BevFeature | ReceivedMap = empty
+        shared: features.BevFeature | ReceivedMap = self._nothing
         if self._receiver is not None:
             shared = Unpacker(self._receiver.tables).unpack([])
         for agents in range(1, self.card.max_agents + 1):
-            self._fuse(empty, [shared] * (agents - 1), [np.eye(4)] * agents)
+            self._fuse(self._nothing, [shared] * (agents - 1), [np.eye(4)] * agents)
 
     def _fuse(
         self,
@@ -198,11 +200,17 @@ class FusionPipeline(Pipeline):
         self._neighbours.forget_after(stamp)
 
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> str:
-        """Fuse a sweep with the features received by now, and publish the results."""
+        """Fuse a sweep with the features received by now, and publish the results.
+
+        A sweep that shows things where they are not is left out, if there are neighbours: the ego's map is
+        then that of a vehicle without returns.
+        """
         p = self._ego.p
         self._neighbours.limit(p.max_age, p.allowed_neighbours)
         verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
         accepted = [(v, v.feature, v.pose) for v in verdicts if v.feature is not None and v.pose is not None]
+        if left_out := self.monitor.misleading and bool(accepted):
+            feature = self._nothing
         shared = [neighbour for _, neighbour, _ in accepted]
         poses = [pose.pose, *(neighbour_pose for *_, neighbour_pose in accepted)]
         moment = None
@@ -216,6 +224,8 @@ class FusionPipeline(Pipeline):
             moment = Moment(self._memory, agents, stamps)
         timer.mark('neighbours')
         detection = _above(p.min_score, self._fuse(feature, shared, poses, moment))
+        if left_out:
+            detection = replace(detection, reliability=0.0)
         timer.add(detection.latency_ms)
         self._neighbours.weigh(verdicts, detection.gate_weights[1:])
         header = sweep.cloud.header
@@ -224,12 +234,23 @@ class FusionPipeline(Pipeline):
             self._vision.publish(header, detection.boxes)
         timer.mark('publish')
         stages = self.finish(sweep, timer)
+        self._degraded(self._ladder.decide(sweep.stamp, verdicts, self.monitor.faults, self.report.overdue))
         self._status.publish(self._status_message(header, verdicts, detection, stages))
         if self._markers.get_subscription_count():
             self._markers.publish(
                 marker_array(header, detection, verdicts, feature.density > 0, poses, self.card.grid)
             )
         return ''
+
+    def _degraded(self, now: Degradation) -> None:
+        """Note the degradation; log a change of its level."""
+        before, logger = self._degradation, self.node.get_logger()
+        change = f'{before.name} -> {now}'
+        if now.level > before.level:
+            logger.warning(change, throttle_duration_sec=1.0)
+        elif now.level < before.level:
+            logger.info(change, throttle_duration_sec=1.0)
+        self._degradation = now
 
     def _status_message(
         self, header: Header, verdicts: list[Verdict], detection: Detection, stages: dict[str, float]
@@ -247,6 +268,9 @@ class FusionPipeline(Pipeline):
             sweeps_refused=account.refused.total(),
             height=self.card.grid.height,
             width=self.card.grid.width,
+            sensor_faults=self.monitor.described(),
+            degradation=self._degradation.level,
+            degradation_cause=self._degradation.cause,
         )
         message.grid_range = np.array(self.card.grid.range, np.float32)
         fill(message.latency_ms, list(stages.values()))
@@ -259,12 +283,25 @@ class FusionPipeline(Pipeline):
         return message
 
     def items(self) -> list[Item]:
-        """The items of input, neighbours, clock, inference and model."""
+        """The items of input, degradation, neighbours, clock, inference and model."""
         return [
             self.input_item('sweeps fused'),
+            self._degradation_item(),
             *self._neighbours.items(),
             *self.report.items(),
         ]
+
+    def _degradation_item(self) -> Item:
+        if self.active and (reason := self.input.unused()):
+            # Without a sweep there is no fusion whose degradation could be decided.
+            self._degraded(Degradation(FusionStatus.STALE, reason))
+        now = self._degradation
+        if now.level == FusionStatus.STALE:
+            level = ERROR
+        else:
+            alone = now.level == FusionStatus.EGO_ALONE and not (now.missed or self.monitor.faults)
+            level = OK if alone or now.level == FusionStatus.FULL else WARN
+        return Item('degradation', level, str(now), {'level': now.level})
 
 
 def _signature_check(path: str) -> SignatureCheck | None:

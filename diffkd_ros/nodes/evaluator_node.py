@@ -19,7 +19,13 @@ from visualization_msgs.msg import MarkerArray
 
 from diffkd_ros import frame
 from diffkd_ros.geometry.boxes import within, without_own
-from diffkd_ros.messages.names import AGENT_PATTERN, CHUNKS_TOPIC, FEATURES_TOPIC, agent_number
+from diffkd_ros.messages.names import (
+    AGENT_PATTERN,
+    CHUNKS_TOPIC,
+    DEGRADATIONS,
+    FEATURES_TOPIC,
+    agent_number,
+)
 from diffkd_ros.messages.reading import NANOSECONDS, MessageError, boxes_of, latency_of, stamp_of
 from diffkd_ros.metrics.average_precision import AveragePrecision, EvaluationError, match
 from diffkd_ros.metrics.latency import LatencyTable
@@ -142,6 +148,7 @@ class EvaluatorNode(entry.RunnableNode):
         self._detected: dict[int, frame.Boxes3D] = {}
         self._newest: dict[str, int] = {}
         self._messages_refused: Counter[str] = Counter()
+        self._degradations: Counter[str] = Counter()
         self._truths = 0
         self._answered = 0
         self._cooperative = 0
@@ -226,6 +233,7 @@ class EvaluatorNode(entry.RunnableNode):
             self._refuse('fusion_status', error)
             return
         self._answered += 1
+        self._degradations[DEGRADATIONS[min(message.degradation, len(DEGRADATIONS) - 1)]] += 1
         for neighbour in message.neighbours:
             self._received.setdefault(neighbour.agent_id, _Received()).add(neighbour)
         self._cooperative += any(neighbour.accepted for neighbour in message.neighbours)
@@ -272,6 +280,7 @@ class EvaluatorNode(entry.RunnableNode):
             'frames_with_truth': self._truths,
             'frames_answered': self._answered,
             'frames_fused': self._cooperative,
+            'degradation': dict(self._degradations),
             'truths_counted': self._precision.truths,
             'average_precision': {str(k): v for k, v in self._precision.compute().items()},
             'latency_ms': self._latency.summary(),

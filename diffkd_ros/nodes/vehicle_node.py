@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from rclpy.qos import ReliabilityPolicy
 
+from diffkd_ros.errors import DiffkdError
 from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.nodes.base import entry, qos
 from diffkd_ros.nodes.base.diagnostics import OK, WARN, Item
@@ -81,7 +82,13 @@ class SharingPipeline(Pipeline):
         self._too_narrow = ''
 
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> str:
-        """Publish the feature of a sweep; it is refused if the bandwidth is too low for any of it."""
+        """Publish the feature of a sweep.
+
+        It is refused if the bandwidth is too low for any of it, or if it shows things where they are not.
+        """
+        if self.monitor.misleading:
+            error = DiffkdError(f'own LiDAR {"; ".join(self.monitor.described())}')
+            return self.input.refuse('sensor', error).reason
         vehicle = self._vehicle
         if self._layered is not None:
             self._layered.budget = round(1e3 * vehicle.p.bandwidth)

@@ -40,7 +40,7 @@ class RefusedSweepError(DiffkdError):
     """A sweep cannot be used; it is already logged.
 
     Attributes:
-        reason: 'cloud' or 'pose', under which it is counted.
+        reason: 'cloud', 'pose' or 'sensor', under which it is counted.
     """
 
     def __init__(self, reason: str, text: str) -> None:
@@ -160,7 +160,7 @@ class SweepInput:
         """Log a refused sweep, and show it in diagnostics.
 
         Args:
-            reason: 'cloud' or 'pose'.
+            reason: 'cloud', 'pose' or 'sensor'.
             error: the cause.
 
         Returns:
@@ -173,6 +173,13 @@ class SweepInput:
     def accept(self) -> None:
         """Clear the last refusal, after a sweep was used."""
         self._last_refusal = ''
+
+    def unused(self) -> str:
+        """Why no sweep is used at present; empty if one was, or none was received yet."""
+        if self._subscription is None or self._last_arrival is None:
+            return ''
+        level, message = self._state(self._subscription)
+        return message if level in (diagnostics.ERROR, diagnostics.STALE) else ''
 
     def _suspicion(self) -> str:
         """What may be wrong with sweeps that are used; empty if nothing."""

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
 
 from diffkd_ros.geometry.lidar_pose import LidarPose
-from diffkd_ros.nodes.base.diagnostics import Item
+from diffkd_ros.nodes.base.diagnostics import ERROR, OK, WARN, Item
 from diffkd_ros.nodes.input.pose_parameters import pose_source_of
 from diffkd_ros.nodes.input.stage_timer import StageTimer
 from diffkd_ros.nodes.input.sweeps import RefusedSweepError, Sweep, SweepInput
@@ -20,6 +22,7 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.model_folder import model_folder
+from diffkd_ros.runtime.sensor.monitor import SensorMonitor, described
 
 
 class Pipeline(ABC):
@@ -35,6 +38,7 @@ class Pipeline(ABC):
     Attributes:
         summary: what the node does and publishes, for the log; set by the subclass.
         active: whether it is subscribed to its input.
+        monitor: of the vehicle's own LiDAR; has examined the sweep that is processed.
 
     Raises:
         ModelError: if the model does not load or the device is not available.
@@ -55,6 +59,7 @@ class Pipeline(ABC):
         self.report = InferenceReport(self.card, p.device, p.threads, p.max_latency, p.max_overrun)
         self.worker = InferenceThread[Sweep](self._encode, self._on_error)
         self.active = False
+        self.monitor = SensorMonitor()
 
     @abstractmethod
     def process(self, sweep: Sweep, feature: BevFeature, pose: LidarPose, timer: StageTimer) -> str:
@@ -103,7 +108,7 @@ class Pipeline(ABC):
     def input_item(self, used: str) -> Item:
         """The item `input`; `used` is the name for the count of used sweeps."""
         account = self.worker.account()
-        return self.input.diagnostics(
+        item = self.input.diagnostics(
             {
                 'sweeps received': account.received,
                 used: account.used,
@@ -113,6 +118,11 @@ class Pipeline(ABC):
                 'sweeps pending': account.pending,
             }
         )
+        faults = self.monitor.described()
+        if faults and item.level in (OK, WARN):
+            level = ERROR if self.monitor.misleading else WARN
+            item = replace(item, level=level, message='; '.join(faults))
+        return item
 
     def _encode(self, sweep: Sweep) -> str:
         timer = sweep.timer()
@@ -125,11 +135,23 @@ class Pipeline(ABC):
             # After encoding, because a pose may arrive slightly later than its cloud.
             pose = self.input.pose(sweep)
             timer.mark('pose')
+            self._examine(points, pose, sweep.stamp)
+            timer.mark('check')
         except CloudError as error:
             return self.input.refuse('cloud', error).reason
         except RefusedSweepError as error:
             return error.reason
         return self.process(sweep, feature, pose, timer)
+
+    def _examine(self, points: NDArray[np.float32], pose: LidarPose, stamp: int) -> None:
+        """Check the sweep for faults of the LiDAR; log those that begin or end."""
+        before = self.monitor.faults
+        self.monitor.examine(points, pose.pose, pose.map_frame, stamp)
+        now, logger = self.monitor.faults, self.node.get_logger()
+        for fault in now.keys() - before.keys():
+            logger.warning(f'own LiDAR: {described(fault, now[fault])}')
+        for fault in before.keys() - now.keys():
+            logger.info(f'own LiDAR: no longer {fault.value}')
 
     def _on_error(self, error: Exception) -> None:
         if not self.node.context.ok():

@@ -59,6 +59,15 @@ class InferenceReport:
                 self._over_since = stamp
             self._over_for = stamp - self._over_since
 
+    @property
+    def overdue(self) -> str:
+        """Why results come too late to be of use; empty if they are in time, or not for long."""
+        with self._lock:
+            over_for = self._over_for
+        if over_for <= self._max_overrun:
+            return ''
+        return f'over the budget of {self._max_latency:g} ms for {over_for / NANOSECONDS:.1f} s'
+
     def fail(self, error: Exception) -> None:
         """Record an exception."""
         with self._lock:
@@ -70,7 +79,8 @@ class InferenceReport:
             stages, overruns = list(self._stages), self._overruns
             fresh = overruns - self._reported
             self._reported = overruns
-            last, over_for = self._last_failure, self._over_for
+            last = self._last_failure
+        overdue = self.overdue
         values: dict[str, object] = {
             'over budget': overruns,
             'budget': f'{self._max_latency:g} ms',
@@ -85,8 +95,8 @@ class InferenceReport:
             level, message = diagnostics.ERROR, last
         elif not stages:
             level, message = diagnostics.OK, 'no sweep yet'
-        elif over_for > self._max_overrun:
-            level, message = diagnostics.ERROR, f'over {budget} for {over_for / NANOSECONDS:.1f} s'
+        elif overdue:
+            level, message = diagnostics.ERROR, overdue
         elif fresh:
             level, message = diagnostics.WARN, f'{fresh} sweeps over {budget} since the last report'
         else:

@@ -13,7 +13,7 @@ from diffkd_ros.runtime.detector import Detection
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.memory import Moment
-from diffkd_ros.runtime.link.merging import merge_received
+from diffkd_ros.runtime.link.merging import merge_boxes, merge_received
 from diffkd_ros.runtime.link.restorer import MapReceiver
 
 
@@ -27,6 +27,8 @@ def detect_layered(
     moment: Moment | None = None,
 ) -> Detection:
     """Detect in the ego's map and in what arrived of its neighbours' maps.
+
+    If the ego's map is empty, all boxes that were sent are merged: the fusion alone is then less accurate.
 
     Args:
         card: of the model.
@@ -50,7 +52,11 @@ def detect_layered(
     boxes = detection.boxes
     if layered:
         maps, theirs = zip(*layered, strict=True)
-        boxes = merge_received(boxes, maps, [poses[0], *theirs], card.grid, card.decoding)
+        places = [poses[0], *theirs]
+        if ego.density.any():
+            boxes = merge_received(boxes, maps, places, card.grid, card.decoding)
+        else:
+            boxes = merge_boxes(boxes, [each.boxes for each in maps], places, card.decoding)
     latency = {
         'restore': (restored - started) * 1e3,
         **detection.latency_ms,

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a LiDAR is turned on its vehicle: what stands does not stay where it was in the map."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.geometry.poses import Matrix, inverse, yaw_of
+
+# Angles compared, degrees, which of them are a turn, and which are errors of the heading.
+_ANGLES = np.array([-12.0, -10.0, -8.0, *range(-6, 7), 8.0, 10.0, 12.0])
+_LEAST = 3.0
+_TURNED = np.abs(_ANGLES) >= _LEAST
+_STRAIGHT = np.abs(_ANGLES) <= 1.0
+# Share of the occupied cells that must agree better at an angle than at all others.
+_MARGIN = 0.06
+_AGREED = 0.2
+# Occupied cells are 0.4 m wide, within 40 m, 0.7 to 4 m above the ground.
+_CELL = 0.4
+_REACH = 40.0
+_NEAREST = 6.0
+_ABOVE = 0.7, 4.0
+_GROUND = 15.0
+_FEWEST, _MOST = 60, 300
+_SIDE = 2 * round(_REACH * 1.1 / _CELL)
+# Metres between the sweeps kept for comparison, and their number.
+_STEP, _KEPT = 1.5, 12
+# Metres from which a sweep is compared for a turn of it alone, and for a turn of both sweeps: their
+# displacement is then turned against the vehicle's. The longer it is, the less do errors of the poses matter.
+_NEAR, _FAR = 4.0, 8.0
+# Comparisons of the second kind over which errors of the poses are averaged, and metres between two of them.
+_AVERAGED, _MOVED = 10, 0.3
+
+
+@dataclass
+class _Reference:
+    """A sweep that later ones are compared with.
+
+    Attributes:
+        pose: (4, 4) map <- LiDAR.
+        occupied: (_SIDE, _SIDE) cells around the LiDAR.
+        widened: the same with the cells next to them.
+        turn: of the LiDAR, degrees, as known then.
+    """
+
+    pose: Matrix
+    occupied: NDArray[np.bool_]
+    widened: NDArray[np.bool_]
+    turn: float
+
+
+class MountingCheck:
+    """Compares what stands around the vehicle in two sweeps, by their poses.
+
+    A turn of this sweep alone shows at once, even at standstill. One of both, so of a LiDAR that was turned
+    from the beginning, shows when the vehicle moves.
+    """
+
+    def __init__(self) -> None:
+        self._references: deque[_Reference] = deque(maxlen=_KEPT)
+        self._turn = 0.0
+        self._forget_average()
+
+    def _forget_average(self) -> None:
+        self._always = np.zeros(len(_ANGLES))
+        self._averaged = 0
+        self._compared: Matrix | None = None
+
+    def check(self, points: NDArray[np.float32], pose: Matrix) -> str | None:
+        """Check a sweep.
+
+        Args:
+            points: (n, 3 or more) a sample of its returns.
+            pose: (4, 4) map <- LiDAR.
+
+        Returns:
+            What is wrong; empty if nothing is, None if that is not known.
+        """
+        cells = _standing(points)
+        if len(cells) < _FEWEST:
+            return None
+        references = self._references
+        turn = self._compare(cells, pose) if references else None
+        if turn is not None:
+            self._turn = turn
+        if not references or _distance(references[-1].pose, pose) >= _STEP:
+            occupied = _image(cells)
+            references.append(_Reference(pose, occupied, _widened(occupied), self._turn))
+        if turn is None:
+            return None
+        return f'by about {turn:.0f} degrees' if abs(turn) >= _LEAST else ''
+
+    def _compare(self, cells: NDArray[np.float64], pose: Matrix) -> float | None:
+        """The turn of the LiDAR that agrees best, degrees; None if none agrees clearly better."""
+        references = self._references
+        near = [each for each in references if _distance(each.pose, pose) >= _NEAR]
+        reference = near[-1] if near else references[0]
+        # Widened, so that an error of the position is no turn.
+        since = _agreement(reference.widened, cells, inverse(reference.pose) @ pose, both=False)
+        straight, turned = since[_STRAIGHT].max(), since[_TURNED].max()
+        always = self._average(cells, pose)
+        if always is not None and abs(lead := always[_TURNED].max() - always[_STRAIGHT].max()) > _MARGIN:
+            known: float | None = _best(always) if lead > 0 else 0.0
+        else:
+            known = None
+        if not known and turned > straight + _MARGIN:
+            self._forget_average()
+            return reference.turn + _best(since)
+        if known is not None:
+            for each in references:
+                each.turn = known
+            return known
+        return reference.turn if straight >= max(_AGREED, turned + _MARGIN) else None
+
+    def _average(self, cells: NDArray[np.float64], pose: Matrix) -> NDArray[np.float64] | None:
+        """Agreement for each turn of both sweeps, averaged over sweeps and references; None: too few."""
+        if self._compared is None or _distance(self._compared, pose) >= _MOVED:
+            far = [each for each in self._references if _distance(each.pose, pose) >= _FAR]
+            # Not those before a turn, with which this kind of comparison does not agree.
+            if far := [each for each in far if abs(each.turn - self._turn) < _LEAST]:
+                reference = far[self._averaged % len(far)]
+                always = _agreement(reference.occupied, cells, inverse(reference.pose) @ pose, both=True)
+                self._averaged += 1
+                self._always += (always - self._always) / min(self._averaged, _AVERAGED)
+                self._compared = pose
+        return self._always if self._averaged >= _AVERAGED else None
+
+
+def _best(agreement: NDArray[np.float64]) -> float:
+    """The turn that agrees best, degrees."""
+    return float(_ANGLES[_TURNED][agreement[_TURNED].argmax()])
+
+
+def _standing(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Occupied cells (n, 2) above the ground, by a return in each, metres in the LiDAR frame."""
+    distance = np.hypot(points[:, 0], points[:, 1])
+    below = points[distance < _GROUND, 2]
+    if not len(below):
+        return np.zeros((0, 2))
+    ground = np.partition(below, len(below) // 5)[len(below) // 5]
+    height = points[:, 2] - ground
+    used = (distance > _NEAREST) & (distance < _REACH) & (height > _ABOVE[0]) & (height < _ABOVE[1])
+    places = points[used, :2].astype(np.float64)
+    column, row = _cells(places).T
+    in_cell = np.full(_SIDE * _SIDE, -1)
+    in_cell[column * _SIDE + row] = np.arange(len(places))
+    chosen = in_cell[in_cell >= 0]
+    if len(chosen) > _MOST:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, _MOST).astype(np.int64)]
+    return places[chosen]
+
+
+def _cells(places: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.floor(places / _CELL).astype(np.int64) + _SIDE // 2
+
+
+def _image(places: NDArray[np.float64]) -> NDArray[np.bool_]:
+    image = np.zeros((_SIDE, _SIDE), np.bool_)
+    image[tuple(_cells(places).T)] = True
+    return image
+
+
+def _widened(image: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    along = image.copy()
+    along[1:] |= image[:-1]
+    along[:-1] |= image[1:]
+    widened = along.copy()
+    widened[:, 1:] |= along[:, :-1]
+    widened[:, :-1] |= along[:, 1:]
+    return widened
+
+
+def _agreement(
+    occupied: NDArray[np.bool_], places: NDArray[np.float64], relative: Matrix, both: bool
+) -> NDArray[np.float64]:
+    """Share of the occupied cells of a sweep that are occupied in a reference, for each of `_ANGLES`.
+
+    Args:
+        occupied: cells of the reference.
+        places: (n, 2) in the sweep.
+        relative: (4, 4) reference <- sweep, by their poses.
+        both: whether the LiDAR was turned in both, not in the sweep only.
+    """
+    angle = np.radians(_ANGLES)
+    x, y = relative[0, 3], relative[1, 3]
+    yaw = yaw_of(relative) + (0.0 if both else angle)
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    if both:
+        x, y = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    x, y, cos, sin = (np.broadcast_to(each, _ANGLES.shape) for each in (x, y, cos, sin))
+    ahead, left = places.T
+    columns, rows = (
+        np.floor((to_x * ahead[:, None] + to_y * left[:, None] + offset) / _CELL).astype(np.int64)
+        + _SIDE // 2
+        for to_x, to_y, offset in ((cos, -sin, x), (sin, cos, y))
+    )
+    inside = (columns >= 0) & (columns < _SIDE) & (rows >= 0) & (rows < _SIDE)
+    hits = occupied[columns.clip(0, _SIDE - 1), rows.clip(0, _SIDE - 1)] & inside
+    return hits.sum(axis=0) / np.maximum(inside.sum(axis=0), 1)
+
+
+def _distance(one: Matrix, other: Matrix) -> float:
+    return float(np.hypot(*(other[:2, 3] - one[:2, 3])))

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ego and a vehicle in their own processes whose LiDAR fails, and the degradation that the ego reports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from diffkd_ros.msg import FusionStatus
+from patience import PATIENCE
+from ros_partner import start_ego
+
+from diffkd_ros.geometry.lidar_pose import LidarPose
+from diffkd_ros.geometry.poses import pose_from_euler, transform_points
+from diffkd_ros.launching import graph
+from diffkd_ros.messages.building import header_message
+from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
+from diffkd_ros.nodes.link.feature_message import feature_message
+from diffkd_ros.runtime import codec
+from diffkd_ros.runtime.sensor.monitor import Fault
+from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
+
+SECOND = 1_000_000_000
+PERIOD = SECOND // 10
+LEARNT = 12
+BROKEN = 8
+
+
+@pytest.fixture(scope='module')
+def frames():
+    """A drive at about 9 m/s, with two neighbours."""
+    scenario = Simulator(SimulatorConfig(agents=3, frames_per_scenario=60), seed=77).scenario(3)
+    frames = [scenario.frame(k) for k in range(45)]
+    way = frames[-1].agents[1].pose[:2, 3] - frames[0].agents[1].pose[:2, 3]
+    assert np.linalg.norm(way) > 10
+    return frames
+
+
+@pytest.fixture(scope='module')
+def shared(card, encoder, frames):
+    """Makes the message of a neighbour, which sees the same in every frame."""
+    encoded = {}
+
+    def make(vehicle, index, stamp):
+        if vehicle not in encoded:
+            encoded[vehicle] = codec.encode(encoder.encode(frames[0].agents[vehicle].points))
+        name, lidar = f'cav_{vehicle}', LidarPose(frames[index].agents[vehicle].pose, MAP_FRAME)
+        header = header_message(stamp, lidar_frame(name))
+        return feature_message(header, name, index, card, encoded[vehicle], lidar)
+
+    return make
+
+
+@pytest.fixture(scope='module')
+def ego(group, partner, frames, model, shared):
+    def share(stamp):
+        partner.publish('/v2x/features', shared(2, 0, stamp))
+
+    return start_ego(group, partner, frames[0].agents[1], model, share)
+
+
+def turned(sweep):
+    return transform_points(pose_from_euler([0, 0, 0], yaw=np.radians(5)), sweep.points)
+
+
+def scattered(sweep):
+    noise = np.random.default_rng(len(sweep.points)).normal(0, 0.15, sweep.points.shape)
+    return (sweep.points + noise * [1, 1, 1, 0]).astype(np.float32)
+
+
+FAULTS = {
+    Fault.TURNED: turned,
+    Fault.MISSING: lambda sweep: sweep.points[sweep.points[:, 1] > 0],
+    Fault.SPARSE: lambda sweep: sweep.points[::12],
+    Fault.SCATTERED: scattered,
+}
+
+
+def broken_by(fault, frames):
+    """Replaces the points of a sweep."""
+    if fault is Fault.FROZEN:
+        return lambda sweep: frames[LEARNT].agents[1].points
+    return FAULTS[fault]
+
+
+def answered(partner, shared, neighbours, index, stamp, sweep):
+    """Exchange a sweep with the ego; returns its status."""
+    for vehicle in neighbours:
+        partner.publish('/v2x/features', shared(vehicle, index, stamp))
+    partner.sweep('cav_1', stamp, sweep)
+    return partner.message_at('/cav_1/fusion_status', stamp)
+
+
+@pytest.mark.parametrize('fault', Fault)
+def test_a_fault_is_reported_and_used_and_ends_by_itself(ego, partner, frames, shared, stamp, fault):
+    change, misleading = broken_by(fault, frames), fault in (Fault.FROZEN, Fault.TURNED)
+    statuses = []
+    for index, frame in enumerate(frames):
+        sweep = frame.agents[1]
+        if LEARNT <= index < LEARNT + BROKEN:
+            sweep = replace(sweep, points=change(sweep), ring=None, time=None)
+        status = answered(partner, shared, [2], index, stamp + index * PERIOD, sweep)
+        statuses.append(status)
+        if index == LEARNT + BROKEN - 1:
+            item = partner.diagnosis('input', fault.value)
+            assert item.level == (b'\x02' if misleading else b'\x01')
+            assert partner.diagnosis('degradation', f'own LiDAR {fault.value}').level == b'\x01'
+    assert not any(status.sensor_faults for status in statuses[:LEARNT])
+    status = statuses[LEARNT + BROKEN - 1]
+    (text,) = status.sensor_faults
+    assert text.startswith(f'{fault.value}: ')
+    assert status.degradation == FusionStatus.FEWER_PEERS
+    assert status.degradation_cause == f'own LiDAR {text}'
+    assert [n.accepted for n in status.neighbours] == [True]
+    # Of a sweep that is left out the ego has no share.
+    assert (status.ego_reliability == 0.0) == misleading
+    assert statuses[LEARNT - 1].ego_reliability > 0.0
+    last = statuses[-1]
+    assert (list(last.sensor_faults), last.degradation) == ([], FusionStatus.FULL)
+    assert last.ego_reliability > 0.0
+    partner.diagnosis('input', 'points in the last sweep')
+
+
+def test_a_frozen_cloud_alone_is_stale(ego, partner, frames, shared, stamp):
+    frozen = frames[LEARNT].agents[1]
+    for index, frame in enumerate(frames[: LEARNT + BROKEN]):
+        sweep = frame.agents[1]
+        if index >= LEARNT:
+            sweep = replace(sweep, points=frozen.points, ring=None, time=None)
+        status = answered(partner, shared, [], index, stamp + index * PERIOD, sweep)
+    assert status.degradation == FusionStatus.STALE
+    assert status.degradation_cause == 'own LiDAR frozen: the same returns again; no neighbour is fused'
+    # The own map is used all the same: there is no other.
+    assert status.ego_reliability > 0.0
+    assert partner.diagnosis('degradation', 'stale: own LiDAR frozen').level == b'\x02'
+
+
+def test_the_steps_from_full_to_alone_and_back(ego, partner, frames, shared, stamp):
+    ends = {10: [2, 3], 20: [2], 30: [], 40: [2, 3]}
+    found = {}
+    for index, frame in enumerate(frames[:40]):
+        neighbours = next(who for end, who in ends.items() if index < end)
+        status = answered(partner, shared, neighbours, index, stamp + index * PERIOD, frame.agents[1])
+        found[index + 1] = status.degradation, status.degradation_cause
+    assert found[10] == (FusionStatus.FULL, '')
+    assert found[20][0] == FusionStatus.FEWER_PEERS
+    assert found[20][1].startswith('cav_3 nothing new arrived')
+    assert found[30][0] == FusionStatus.EGO_ALONE
+    assert 'cav_2 nothing new arrived' in found[30][1]
+    assert found[40] == (FusionStatus.FULL, '')
+
+
+def test_without_sweeps_the_diagnostics_are_stale_until_one_comes(ego, partner, frames, shared, stamp):
+    answered(partner, shared, [], 0, stamp, frames[0].agents[1])
+    assert partner.diagnosis('degradation', 'stale: no cloud on').level == b'\x02'
+    status = answered(partner, shared, [2], 1, stamp + PERIOD, frames[1].agents[1])
+    assert status.degradation == FusionStatus.FULL
+    assert partner.diagnosis('degradation', 'full').level == b'\x00'
+
+
+def test_a_vehicle_does_not_share_what_is_not_where_it_seems(group, partner, frames, model, stamp):
+    _, spec = graph.vehicle_specs([1, 4], 1, {'model': str(model), 'threads': 1})
+    group.start(spec)
+    group.wait_ready(PATIENCE)
+    sweep = frames[0].agents[1]
+    start = partner.until_answered(
+        '/v2x/features', lambda at: partner.sweep('cav_4', at, sweep), lambda m: m.agent_id == 'cav_4', stamp
+    )
+    begins = start + 100 * SECOND
+    for index, frame in enumerate(frames[: LEARNT + BROKEN]):
+        own = frame.agents[1]
+        if index >= LEARNT:
+            own = replace(own, points=frames[LEARNT].agents[1].points, ring=None, time=None)
+        partner.sweep('cav_4', begins + index * PERIOD, own)
+        # The first frozen sweep is a new one, and the next four may be chance.
+        if index < LEARNT + 5:
+            partner.message_at('/v2x/features', begins + index * PERIOD)
+    item = partner.diagnosis('cav_4/vehicle_node: input', 'sweep refused: own LiDAR frozen')
+    assert item.level == b'\x02'
+    assert int({v.key: v.value for v in item.values}['sweeps refused (sensor)']) >= 1

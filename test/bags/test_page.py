@@ -157,6 +157,8 @@ def test_status_and_places_are_those_recorded(content):
     assert last['neighbours']['cav_2']['reason'] == 'from the <!--<script></script> future'
     assert first['stages'] == {'encode': 30.0, 'fuse': 80.0, 'total': 115.0}
     assert first['reliability'] == 0.5
+    # Recorded before there were levels.
+    assert first['degradation'] is None
     assert first['places'] == {'cav_1': [0, 0], 'cav_2': [15, 0]}
     assert [frame['stamp'] for frame in content['frames']] == [0.1, 0.2, 0.3, 0.4]
 

@@ -43,6 +43,7 @@ def status(stamp, **changes):
         'ego_reliability': 0.5, 'stages': ['fuse', 'total'], 'latency_ms': np.array([5, 9], np.float32),
         'sweeps_received': 1, 'sweeps_fused': 1, 'sweeps_overwritten': 0, 'sweeps_refused': 0,
         'grid_range': GRID, 'height': 16, 'width': 32,
+        'sensor_faults': [], 'degradation': 1, 'degradation_cause': 'cav_3 <silent>',
     }  # fmt: skip
     return small_bags.made('/cav_5/fusion_status', 'diffkd_ros/msg/FusionStatus', **fields | changes)
 
@@ -70,6 +71,7 @@ def test_the_page_has_what_arrived_of_each_neighbour(tmp_path):
     )
     assert content['area'] == pytest.approx([GRID[0], GRID[1], GRID[3], GRID[4]])
     first = content['frames'][0]
+    assert first['degradation'] == 'fewer peers: cav_3 <silent>'
     layers = first['neighbours']['cav_2']['layers']
     assert layers['kilobytes'] == {'boxes': 0.24, 'coarse': 0.36, 'fine': 3.1}
     assert (layers['chunks'], layers['restored'], layers['columns']) == ([3, 4], 0.25, 8)

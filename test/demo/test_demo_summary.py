@@ -25,6 +25,7 @@ def evaluation(layers):
         'features_fused': dict.fromkeys(agents, 9),
         'features_refused': {},
         'frames_fused': 10,
+        'degradation': {'full': 9, 'fewer peers': 1},
         'truths_counted': 40,
         'kilobytes_fused': {'cav_2': 3.9, 'cav_3': 3.1},
         'layers': layers,
@@ -47,6 +48,7 @@ def test_kilobytes_a_frame_are_a_mean_over_vehicles():
     assert summary['kilobytes_per_frame'] == pytest.approx(3.5)
     assert 'the ego received 3.50 kB a frame from each vehicle (mean)' in text
     assert 'Layered messages' not in text
+    assert '0 lost; 9 full, 1 fewer peers' in text
 
 
 def test_layers_are_printed_by_vehicle():

@@ -4,7 +4,7 @@
     python test/faults/own_sensor.py find      # detected, delays and false alarms of each fault
     python test/faults/own_sensor.py cost      # average precision with and without the ego's map
 
-Of each drive 40 sweeps are in order, then the fault begins and stays.
+Of each drive 40 sweeps are in order, then the fault begins and stays; poses are wrong from the first sweep on.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def find() -> None:
         for name, change in (FAULTS | OTHERS).items():
             # In some drives of the world `varied` there are no intensities, which wet ground needs.
             if name != 'wet_ground' or frames[0].agents[1].points[:, 3].any():
-                reports[name].append(watched(frames, change))
+                begins = 0 if name.startswith('poses') else BEGINS
+                reports[name].append(watched(frames, change, begins))
         found = watched(frames, turned(yaw=5), 0)
         first = next((k for k, faults in enumerate(found) if 'turned' in faults), None)
         way = np.array(

@@ -123,7 +123,7 @@ def test_invalid_messages_are_counted_and_the_others_evaluated(evaluator, group,
     for chunk in CHUNKS:
         partner.publish('/cav_1/v2x/chunks', chunk)
     for stages, times in ((['encode', 'total'], [9.0]), (['total'], [-9.0]), (['total'], [77.0])):
-        message = FusionStatus(stages=stages, latency_ms=times, neighbours=[LAYERED])
+        message = FusionStatus(stages=stages, latency_ms=times, neighbours=[LAYERED], degradation=2)
         partner.publish('/cav_1/fusion_status', message)
     score(partner, stamp + SECOND)
     partner.until(lambda: 'latency p50 77' in evaluator.latest, 'the latency in the log')
@@ -131,6 +131,7 @@ def test_invalid_messages_are_counted_and_the_others_evaluated(evaluator, group,
     result = json.loads(out.read_text())
     assert result['messages_refused'] == {'detections': 1, 'fusion_status': 2}
     assert result['frames_answered'] == 1
+    assert result['degradation'] == {'boxes only': 1}
     assert result['node_latency_ms'] == {'arm': {'total p95 [ms]': 12.5}}
     assert result['average_precision']['0.5'] == 1.0
     # Two sweeps of two chunks, in all their bytes; one sweep between them was lost.

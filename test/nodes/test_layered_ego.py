@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from diffkd_ros.msg import FusionStatus
 from patience import scaled
 from rclpy.serialization import serialize_message
 from ros_partner import start_ego
@@ -19,6 +20,7 @@ from diffkd_ros.runtime.encoder import FeatureEncoder
 from diffkd_ros.runtime.link.detector import detect_layered
 from diffkd_ros.runtime.link.packing import MOST_CHUNKS
 from diffkd_ros.runtime.link.restorer import MapReceiver
+from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
 SECOND = 1_000_000_000
@@ -210,3 +212,22 @@ def test_a_flood_of_contradictions_changes_nothing(ego, partner, scene, chunks_o
     assert neighbour.chunks_refused > 100
     values = {v.key: v.value for v in partner.diagnosis('neighbour/cav_9', 'fused').values}
     assert values['last chunk refused'].startswith('contradicts other chunks of its sweep: position, ')
+
+
+def test_where_nothing_but_boxes_arrives_the_status_says_so(ego, partner, scene, chunks_of, linked, stamp):
+    unpacker = Unpacker(LinkTables.load(linked))
+
+    def layers(chunks):
+        return unpacker.unpack([chunk.data.tobytes() for chunk in chunks]).bytes_of
+
+    sizes = np.arange(0.25, 2.0, 0.01)
+    sent = (chunks_of(2, 'cav_2', stamp, kilobytes=size) for size in sizes)
+    few = next(chunks for chunks in sent if chunks and layers(chunks)['boxes'])
+    assert (layers(few)['coarse'], layers(few)['fine']) == (0, 0)
+    send(partner, few)
+    _, status = answer(partner, scene, stamp)
+    assert status.degradation == FusionStatus.BOXES_ONLY
+    assert status.degradation_cause == 'only boxes of cav_2 arrived'
+    send(partner, chunks_of(2, 'cav_2', stamp + SECOND, 1))
+    _, status = answer(partner, scene, stamp + SECOND)
+    assert (status.degradation, status.degradation_cause) == (FusionStatus.FULL, '')

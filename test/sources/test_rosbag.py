@@ -68,6 +68,7 @@ def test_answers_are_read_without_message_definitions(tmp_path):
         stages=['fuse'], latency_ms=np.array([7], np.float32),
         sweeps_received=1, sweeps_fused=1, sweeps_overwritten=0, sweeps_refused=0,
         grid_range=np.array([-8, -4, -1, 8, 4, 1], np.float32), height=8, width=16,
+        sensor_faults=[], degradation=3, degradation_cause='no neighbour in reach',
     )  # fmt: skip
     answers = {'detections': boxes_message(header, boxes, ['vehicle'], make), 'fusion_status': status}
     written = [
@@ -79,6 +80,7 @@ def test_answers_are_read_without_message_definitions(tmp_path):
         connection.execute('delete from message_definitions')
     (answer,) = read_answers([tmp_path / 'bag'], 5).values()
     assert answer.status.stages == {'fuse': 7.0}
+    assert (answer.status.degradation, answer.status.cause) == (3, 'no neighbour in reach')
 
 
 def test_one_bag_of_each_vehicle_is_read_as_one(tmp_path, everything):

@@ -45,6 +45,12 @@ def test_continuous_overruns_are_an_error_until_a_result_is_in_time(report):
     assert report.items()[0].values['over budget'] == 12
 
 
+def test_overruns_before_a_pause_or_a_step_back_do_not_count(report):
+    for k in (0, 5, 1000, 900):
+        report.add(k * S, {'total': 250.0})
+        assert (report.overdue != '') == (k == 5)
+
+
 def test_a_failure_is_an_error_until_the_next_success(report):
     report.fail(ValueError('broken'))
     assert state(report) == (diagnostics.ERROR, 'ValueError: broken')

@@ -32,7 +32,7 @@ def ego(group, partner, scene, chunks_of, linked):
     def share(stamp):
         send(partner, chunks_of(2, 'first', stamp))
 
-    return start_ego(group, partner, scene.agents[1], linked.link_path.parent, share)
+    return start_ego(group, partner, scene.agents[1], linked.link_path.parent, share, max_latency=10.0)
 
 
 def send(partner, messages):

@@ -14,6 +14,8 @@ from diffkd_ros.runtime.card import ModelCard
 
 # Sweeps that the percentiles are computed from.
 _WINDOW = 200
+# Nanoseconds between two results that are not continuous.
+_PAUSE = 5 * NANOSECONDS
 
 
 class InferenceReport:
@@ -54,8 +56,8 @@ class InferenceReport:
                 self._over_for = 0
                 return
             self._overruns += 1
-            # An earlier stamp starts a new period: time has jumped back.
-            if self._over_since is None or stamp < self._over_since:
+            # A step back in time, or a pause, starts a new period.
+            if self._over_since is None or not 0 <= stamp - self._over_since - self._over_for <= _PAUSE:
                 self._over_since = stamp
             self._over_for = stamp - self._over_since
 

@@ -4,7 +4,7 @@
     python test/faults/own_sensor.py find      # detected, delays and false alarms of each fault
     python test/faults/own_sensor.py cost      # average precision with and without the ego's map
 
-Of each drive 40 sweeps are in order, then the fault begins and stays; poses are wrong from the first sweep on.
+Of each drive 40 sweeps are in order, then the fault begins and stays. Poses are wrong from the first on.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ OTHERS: dict[str, Change] = {
     'in order': lambda frame, first: frame,
     'turned by 2 degrees': turned(yaw=2),
     'pitched by 5 degrees': turned(pitch=5),
+    'rolled by 5 degrees': turned(roll=5),
     'sweeps shifted by 0.3 m': corrupted('motion_blur'),
     'poses off by 0.1 m': jumping(0.1),
     'poses off by 0.3 m': jumping(0.3),
@@ -192,7 +193,8 @@ def cost() -> None:
     """Print AP@0.3, 0.5 and 0.7 on 20 frames with two neighbours."""
     model, simulator = Model(model_folder('sim_edge')), Simulator(SimulatorConfig(agents=3), 3)
     results: dict[tuple[str, str], list[FrameResults]] = {}
-    changes = {'in order': OTHERS['in order'], **FAULTS, 'pitched by 5 degrees': turned(pitch=5)}
+    others = 'in order', 'turned by 2 degrees', 'pitched by 5 degrees', 'rolled by 5 degrees'
+    changes = FAULTS | {name: OTHERS[name] for name in others}
     for scenario in map(simulator.scenario, range(4)):
         for frame in map(scenario.frame, np.linspace(20, len(scenario) - 1, 5).astype(int).tolist()):
             ego = Ego(model, frame)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -85,30 +86,52 @@ def broken_by(fault, frames):
     return FAULTS[fault]
 
 
-def answered(partner, shared, neighbours, index, stamp, sweep):
-    """Exchange a sweep with the ego; returns its status."""
-    for vehicle in neighbours:
-        partner.publish('/v2x/features', shared(vehicle, index, stamp))
-    partner.sweep('cav_1', stamp, sweep)
-    return partner.message_at('/cav_1/fusion_status', stamp)
+class Drive:
+    """Exchanges sweeps 0.1 s apart with the ego."""
+
+    def __init__(self, partner, shared, frames, stamp):
+        self._partner, self._shared, self._frames, self._stamp = partner, shared, frames, stamp
+
+    def __call__(self, index, neighbours=(), points=None):
+        """Send the sweep of a frame, with other points if given; returns the status."""
+        sweep = self._frames[index].agents[1]
+        self._sweep = sweep if points is None else replace(sweep, points=points, ring=None, time=None)
+        self._stamp += PERIOD
+        for vehicle in neighbours:
+            self._partner.publish('/v2x/features', self._shared(vehicle, index, self._stamp))
+        return self._answer()
+
+    def _answer(self):
+        self._partner.sweep('cav_1', self._stamp, self._sweep)
+        return self._partner.message_at('/cav_1/fusion_status', self._stamp)
+
+    def diagnosed(self, name, text):
+        """Repeat the last sweep until an item says this; returns it."""
+        seen = len(self._partner.received['/diagnostics'])
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            self._stamp += PERIOD // 100
+            self._answer()
+            for array in self._partner.received['/diagnostics'][seen:]:
+                for item in array.status:
+                    if item.name == f'cav_1/ego_node: {name}' and text in item.message:
+                        return item
+            assert time.monotonic() < give_up, f'waited for diagnostics {name} saying {text!r}'
+
+
+@pytest.fixture
+def drive(ego, partner, shared, frames, stamp):
+    return Drive(partner, shared, frames, stamp)
 
 
 @pytest.mark.parametrize('fault', Fault)
-def test_a_fault_is_reported_and_used_and_ends_by_itself(ego, partner, frames, shared, stamp, fault):
+def test_a_fault_is_reported_and_used_and_ends_by_itself(drive, frames, fault):
     change, misleading = broken_by(fault, frames), fault in (Fault.FROZEN, Fault.TURNED)
-    statuses = []
-    for index, frame in enumerate(frames):
-        sweep = frame.agents[1]
-        if LEARNT <= index < LEARNT + BROKEN:
-            sweep = replace(sweep, points=change(sweep), ring=None, time=None)
-        status = answered(partner, shared, [2], index, stamp + index * PERIOD, sweep)
-        statuses.append(status)
-        if index == LEARNT + BROKEN - 1:
-            item = partner.diagnosis('input', fault.value)
-            assert item.level == (b'\x02' if misleading else b'\x01')
-            assert partner.diagnosis('degradation', f'own LiDAR {fault.value}').level == b'\x01'
-    assert not any(status.sensor_faults for status in statuses[:LEARNT])
-    status = statuses[LEARNT + BROKEN - 1]
+    before = [drive(index, [2]) for index in range(LEARNT)]
+    assert not any(status.sensor_faults for status in before)
+    assert before[-1].ego_reliability > 0.0
+    for index in range(LEARNT, LEARNT + BROKEN):
+        status = drive(index, [2], change(frames[index].agents[1]))
     (text,) = status.sensor_faults
     assert text.startswith(f'{fault.value}: ')
     assert status.degradation == FusionStatus.FEWER_PEERS
@@ -116,34 +139,32 @@ def test_a_fault_is_reported_and_used_and_ends_by_itself(ego, partner, frames, s
     assert [n.accepted for n in status.neighbours] == [True]
     # Of a sweep that is left out the ego has no share.
     assert (status.ego_reliability == 0.0) == misleading
-    assert statuses[LEARNT - 1].ego_reliability > 0.0
-    last = statuses[-1]
+    assert drive.diagnosed('input', fault.value).level == (b'\x02' if misleading else b'\x01')
+    assert drive.diagnosed('degradation', f'own LiDAR {fault.value}').level == b'\x01'
+    last = [drive(index, [2]) for index in range(LEARNT + BROKEN, len(frames))][-1]
     assert (list(last.sensor_faults), last.degradation) == ([], FusionStatus.FULL)
     assert last.ego_reliability > 0.0
-    partner.diagnosis('input', 'points in the last sweep')
+    assert drive.diagnosed('input', 'points in the last sweep').level == b'\x00'
 
 
-def test_a_frozen_cloud_alone_is_stale(ego, partner, frames, shared, stamp):
-    frozen = frames[LEARNT].agents[1]
-    for index, frame in enumerate(frames[: LEARNT + BROKEN]):
-        sweep = frame.agents[1]
-        if index >= LEARNT:
-            sweep = replace(sweep, points=frozen.points, ring=None, time=None)
-        status = answered(partner, shared, [], index, stamp + index * PERIOD, sweep)
+def test_a_frozen_cloud_alone_is_stale(drive, frames):
+    for index in range(LEARNT):
+        drive(index)
+    for index in range(LEARNT, LEARNT + BROKEN):
+        status = drive(index, points=frames[LEARNT].agents[1].points)
     assert status.degradation == FusionStatus.STALE
     assert status.degradation_cause == 'own LiDAR frozen: the same returns again; no neighbour is fused'
     # The own map is used all the same: there is no other.
     assert status.ego_reliability > 0.0
-    assert partner.diagnosis('degradation', 'stale: own LiDAR frozen').level == b'\x02'
+    assert drive.diagnosed('degradation', 'stale: own LiDAR frozen').level == b'\x02'
 
 
-def test_the_steps_from_full_to_alone_and_back(ego, partner, frames, shared, stamp):
-    ends = {10: [2, 3], 20: [2], 30: [], 40: [2, 3]}
+def test_the_steps_from_full_to_alone_and_back(drive):
     found = {}
-    for index, frame in enumerate(frames[:40]):
-        neighbours = next(who for end, who in ends.items() if index < end)
-        status = answered(partner, shared, neighbours, index, stamp + index * PERIOD, frame.agents[1])
-        found[index + 1] = status.degradation, status.degradation_cause
+    for end, neighbours in ((10, [2, 3]), (20, [2]), (30, []), (40, [2, 3])):
+        for index in range(end - 10, end):
+            status = drive(index, neighbours)
+        found[end] = status.degradation, status.degradation_cause
     assert found[10] == (FusionStatus.FULL, '')
     assert found[20][0] == FusionStatus.FEWER_PEERS
     assert found[20][1].startswith('cav_3 nothing new arrived')
@@ -152,12 +173,11 @@ def test_the_steps_from_full_to_alone_and_back(ego, partner, frames, shared, sta
     assert found[40] == (FusionStatus.FULL, '')
 
 
-def test_without_sweeps_the_diagnostics_are_stale_until_one_comes(ego, partner, frames, shared, stamp):
-    answered(partner, shared, [], 0, stamp, frames[0].agents[1])
+def test_without_sweeps_the_diagnostics_are_stale_until_one_comes(drive, partner):
+    drive(0)
     assert partner.diagnosis('degradation', 'stale: no cloud on').level == b'\x02'
-    status = answered(partner, shared, [2], 1, stamp + PERIOD, frames[1].agents[1])
-    assert status.degradation == FusionStatus.FULL
-    assert partner.diagnosis('degradation', 'full').level == b'\x00'
+    assert drive(1, [2]).degradation == FusionStatus.FULL
+    assert drive.diagnosed('degradation', 'full').level == b'\x00'
 
 
 def test_a_vehicle_does_not_share_what_is_not_where_it_seems(group, partner, frames, model, stamp):
@@ -177,6 +197,5 @@ def test_a_vehicle_does_not_share_what_is_not_where_it_seems(group, partner, fra
         # The first frozen sweep is a new one, and the next four may be chance.
         if index < LEARNT + 5:
             partner.message_at('/v2x/features', begins + index * PERIOD)
-    item = partner.diagnosis('cav_4/vehicle_node: input', 'sweep refused: own LiDAR frozen')
-    assert item.level == b'\x02'
+    item = partner.diagnosis('cav_4/vehicle_node: input', 'refused: own LiDAR frozen')
     assert int({v.key: v.value for v in item.values}['sweeps refused (sensor)']) >= 1

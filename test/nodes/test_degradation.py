@@ -100,7 +100,7 @@ def test_nobody_there_and_everybody_missed_are_different_causes(drive):
     assert drive(fused('cav_2')) == (FusionStatus.FULL, '')
 
 
-def test_a_late_result_is_stale_whoever_is_fused(drive):
+def test_a_late_result_is_stale_even_with_neighbours(drive):
     late = 'over the budget of 200 ms for 1.1 s'
     assert drive(fused('cav_2'), overdue=late) == (FusionStatus.STALE, late)
     assert drive(fused('cav_2')) == (FusionStatus.FULL, '')

@@ -150,6 +150,23 @@ def test_what_stands_may_disappear(standing):
     )
 
 
+def test_a_roof_that_hides_the_ground_is_no_fault(moving):
+    """As in CARLA, with a LiDAR just above the roof: nothing below 7 degrees under the horizon."""
+    low = -np.tan(np.radians(7))
+    assert not any(watch([(p[p[:, 2] > low * np.hypot(p[:, 0], p[:, 1])], pose) for p, pose in moving]))
+
+
+def test_returns_from_the_own_vehicle_are_no_fault(moving):
+    """They replace half of the others, so that few are on the ground."""
+    rng = np.random.default_rng(0)
+
+    def with_body(points):
+        body = rng.uniform((-2.3, -0.9, -1.4, 0.0), (2.3, 0.9, -0.1, 1.0), (len(points) // 2, 4))
+        return np.concatenate((points[::2], body.astype(np.float32)))
+
+    assert not any(watch([(with_body(points), pose) for points, pose in moving]))
+
+
 @pytest.mark.parametrize('broken', [1, 4])
 def test_single_sweeps_are_no_fault(moving, broken):
     some = [(FAULTS[Fault.MISSING](points), pose) for points, pose in moving[BEGINS : BEGINS + broken]]

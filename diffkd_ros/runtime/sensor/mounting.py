@@ -25,6 +25,8 @@ _REACH = 40.0
 _NEAREST = 6.0
 _ABOVE = 0.7, 4.0
 _GROUND = 15.0
+# The vehicle itself may be nearer.
+_OWN = 3.0
 _FEWEST, _MOST = 60, 300
 _SIDE = 2 * round(_REACH * 1.1 / _CELL)
 # Metres between the sweeps kept for comparison, and their number.
@@ -138,7 +140,7 @@ def _best(agreement: NDArray[np.float64]) -> float:
 def _standing(points: NDArray[np.float32]) -> NDArray[np.float64]:
     """Occupied cells (n, 2) above the ground, by a return in each, metres in the LiDAR frame."""
     distance = np.hypot(points[:, 0], points[:, 1])
-    below = points[distance < _GROUND, 2]
+    below = points[(distance > _OWN) & (distance < _GROUND), 2]
     if not len(below):
         return np.zeros((0, 2))
     ground = np.partition(below, len(below) // 5)[len(below) // 5]

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 # Metres. Roads have about 0.01.
 _SCATTERED = 0.06
 _NEAR = 15
-# Returns in a square metre, and squares, from which the scatter is known.
-_RETURNS = 5
-_SQUARES = 20
+# The vehicle itself may be within these.
+_OWN = 3
+# Returns in a square metre, and such squares, from which the scatter is known: with fewer there is little but
+# objects, the sides of which are scattered in height.
+_RETURNS = 3
+_SQUARES = 120
 
 
 def scatter(points: NDArray[np.float32]) -> str | None:
@@ -27,7 +30,8 @@ def scatter(points: NDArray[np.float32]) -> str | None:
         What is wrong; empty if nothing is, None if that is not known.
     """
     x, y, z = points.T[:3]
-    near = (np.abs(x) < _NEAR) & (np.abs(y) < _NEAR) & (z < 0)
+    distance = np.maximum(np.abs(x), np.abs(y))
+    near = (distance > _OWN) & (distance < _NEAR) & (z < 0)
     column, row = (np.floor(axis[near]).astype(np.int64) + _NEAR for axis in (x, y))
     square, height = column * 2 * _NEAR + row, z[near].astype(np.float64)
     count = np.bincount(square)

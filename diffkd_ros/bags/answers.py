@@ -185,9 +185,19 @@ def _status_of(message: Any) -> Status:
         ),
         finite(message.ego_reliability, 'ego_reliability'),
         latency_of(message),
-        getattr(message, 'degradation', None),
+        _level_of(message),
         str(getattr(message, 'degradation_cause', '')),
     )
+
+
+def _level_of(message: Any) -> int | None:
+    """The level of degradation; None if recorded before there were levels."""
+    if not hasattr(message, 'degradation'):
+        return None
+    level = int(message.degradation)
+    if level < 0:
+        raise MessageError(f'degradation is {level}')
+    return level
 
 
 def _layers_of(neighbour: Any, status: Any) -> Layers | None:

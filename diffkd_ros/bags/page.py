@@ -26,7 +26,7 @@ from diffkd_ros.files import write_text
 from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in, within
 from diffkd_ros.geometry.poses import inverse, transform_points
-from diffkd_ros.messages.names import DEGRADATIONS, agent_name
+from diffkd_ros.messages.names import agent_name, degradation_name
 from diffkd_ros.metrics.average_precision import match
 from diffkd_ros.runtime.link.maps import TileState
 from diffkd_ros.sources.dataset import DatasetError
@@ -199,7 +199,7 @@ def _degradation(status: Status) -> str | None:
     level = status.degradation
     if level is None:
         return None
-    name = DEGRADATIONS[level] if level < len(DEGRADATIONS) else f'level {level}'
+    name = degradation_name(level)
     return f'{name}: {status.cause}' if status.cause else name
 
 

@@ -42,5 +42,10 @@ def lidar_frame(agent: str) -> str:
     return f'{agent}/lidar'
 
 
-DEGRADATIONS = ('full', 'fewer peers', 'boxes only', 'ego alone', 'stale')
+DEGRADATIONS = ('full', 'fewer peers', 'boxes only', 'ego alone', 'peers alone', 'stale')
 """Names of the levels of degradation in FusionStatus.msg, by number."""
+
+
+def degradation_name(level: int) -> str:
+    """Name of a level of degradation; of one that is not known, its number."""
+    return DEGRADATIONS[level] if 0 <= level < len(DEGRADATIONS) else f'level {level}'

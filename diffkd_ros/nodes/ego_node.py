@@ -24,17 +24,17 @@ from diffkd_ros.messages.building import boxes_message, fill
 from diffkd_ros.messages.names import CHUNKS_TOPIC, FEATURES_TOPIC
 from diffkd_ros.msg import BevChunk, BevFeature, Boxes3D, FusionStatus, NeighbourStatus
 from diffkd_ros.nodes.base import entry, qos
-from diffkd_ros.nodes.base.diagnostics import ERROR, OK, WARN, Item
+from diffkd_ros.nodes.base.diagnostics import OK, Item
 from diffkd_ros.nodes.base.parameters import parameter
 from diffkd_ros.nodes.base.subscription import subscribe_to_all
 from diffkd_ros.nodes.input.stage_timer import StageTimer
 from diffkd_ros.nodes.input.sweeps import Sweep
-from diffkd_ros.nodes.link.neighbours import NeighbourSelector, Verdict
+from diffkd_ros.nodes.link.neighbours import NeighbourSelector, Verdict, is_empty
 from diffkd_ros.nodes.link.peer_record import PeerRecord
 from diffkd_ros.nodes.output import vision
 from diffkd_ros.nodes.output.markers import marker_array
 from diffkd_ros.nodes.output.vision import VisionOutput
-from diffkd_ros.nodes.perception.degradation import Degradation, Ladder
+from diffkd_ros.nodes.perception.degradation import DegradationReport, Ladder
 from diffkd_ros.nodes.perception.node import PerceptionNode
 from diffkd_ros.nodes.perception.parameters import EncodingParameters
 from diffkd_ros.nodes.perception.pipeline import Pipeline
@@ -120,7 +120,6 @@ class FusionPipeline(Pipeline):
         self._memory, self._map_frame = MapMemory(), ''
         grid = self.card.grid
         self._nothing = features.BevFeature.empty(self.card.channels, grid.height, grid.width)
-        self._ladder, self._degradation = Ladder(), Degradation(FusionStatus.EGO_ALONE, 'no sweep yet')
         self._warm_up()
         self._neighbours = NeighbourSelector(
             self.card,
@@ -132,6 +131,7 @@ class FusionPipeline(Pipeline):
             tables,
             _signature_check(p.neighbour_keys),
         )
+        self._begin()
         self._subscriptions: list[Subscription] = []
         self._detections = node.create_lifecycle_publisher(Boxes3D, 'detections', qos.RESULTS)
         self._status = node.create_lifecycle_publisher(FusionStatus, 'fusion_status', qos.RESULTS)
@@ -143,6 +143,11 @@ class FusionPipeline(Pipeline):
         )
         outputs = f'{of_vision}, {own}' if vision.available else f'{own}; no {of_vision} without vision_msgs'
         self.summary = f'{node.agent} runs {self.card.model_id}; outputs: {outputs}'
+
+    def _begin(self) -> None:
+        """Start with no fusion known."""
+        self._ladder = Ladder()
+        self._degradation = DegradationReport(self._neighbours.seconds, self.node.get_logger())
 
     def _warm_up(self) -> None:
         """Run the networks once for each number of agents: the first run allocates memory and compiles."""
@@ -178,6 +183,7 @@ class FusionPipeline(Pipeline):
         ]
         if self._vision is not None:
             self._vision.publish_labels()
+        self._begin()
         super().activate()
 
     def deactivate(self) -> None:
@@ -192,6 +198,7 @@ class FusionPipeline(Pipeline):
     def receive(self, sweep: Sweep) -> None:
         """Store a sweep that arrived, and its stamp to compare neighbours' clocks with."""
         self._neighbours.own_sweep(sweep.stamp)
+        self._degradation.received()
         super().receive(sweep)
 
     def forget_after(self, stamp: int) -> None:
@@ -202,15 +209,18 @@ class FusionPipeline(Pipeline):
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> str:
         """Fuse a sweep with the features received by now, and publish the results.
 
-        A sweep that shows things where they are not is left out, if there are neighbours: the ego's map is
-        then that of a vehicle without returns.
+        A sweep that shows things where they are not is left out, if a neighbour's map or box is there: the
+        ego's map is then that of a vehicle without returns.
         """
         p = self._ego.p
         self._neighbours.limit(p.max_age, p.allowed_neighbours)
         verdicts = self._neighbours.select(sweep.stamp, pose.pose, pose.map_frame)
         accepted = [(v, v.feature, v.pose) for v in verdicts if v.feature is not None and v.pose is not None]
-        if left_out := self.monitor.misleading and bool(accepted):
+        monitor = self.monitor
+        left_out = monitor.misleading and not all(is_empty(shared) for _, shared, _ in accepted)
+        if left_out:
             feature = self._nothing
+            self._memory.forget(self._ego.agent)
         shared = [neighbour for _, neighbour, _ in accepted]
         poses = [pose.pose, *(neighbour_pose for *_, neighbour_pose in accepted)]
         moment = None
@@ -234,23 +244,19 @@ class FusionPipeline(Pipeline):
             self._vision.publish(header, detection.boxes)
         timer.mark('publish')
         stages = self.finish(sweep, timer)
-        self._degraded(self._ladder.decide(sweep.stamp, verdicts, self.monitor.faults, self.report.overdue))
-        self._status.publish(self._status_message(header, verdicts, detection, stages))
+        degradation = self._ladder.decide(
+            sweep.stamp, verdicts, monitor.faults, self.report.overdue, not left_out
+        )
+        self._degradation.fused(degradation)
+        status = self._status_message(header, verdicts, detection, stages)
+        status.sensor_faults, status.own_map_used = monitor.described(), not left_out
+        status.degradation, status.degradation_cause = degradation.level, degradation.cause
+        self._status.publish(status)
         if self._markers.get_subscription_count():
             self._markers.publish(
                 marker_array(header, detection, verdicts, feature.density > 0, poses, self.card.grid)
             )
         return ''
-
-    def _degraded(self, now: Degradation) -> None:
-        """Note the degradation; log a change of its level."""
-        before, logger = self._degradation, self.node.get_logger()
-        change = f'{before.name} -> {now}'
-        if now.level > before.level:
-            logger.warning(change, throttle_duration_sec=1.0)
-        elif now.level < before.level:
-            logger.info(change, throttle_duration_sec=1.0)
-        self._degradation = now
 
     def _status_message(
         self, header: Header, verdicts: list[Verdict], detection: Detection, stages: dict[str, float]
@@ -268,9 +274,6 @@ class FusionPipeline(Pipeline):
             sweeps_refused=account.refused.total(),
             height=self.card.grid.height,
             width=self.card.grid.width,
-            sensor_faults=self.monitor.described(),
-            degradation=self._degradation.level,
-            degradation_cause=self._degradation.cause,
         )
         message.grid_range = np.array(self.card.grid.range, np.float32)
         fill(message.latency_ms, list(stages.values()))
@@ -292,16 +295,9 @@ class FusionPipeline(Pipeline):
         ]
 
     def _degradation_item(self) -> Item:
-        if self.active and (reason := self.input.unused()):
-            # Without a sweep there is no fusion whose degradation could be decided.
-            self._degraded(Degradation(FusionStatus.STALE, reason))
-        now = self._degradation
-        if now.level == FusionStatus.STALE:
-            level = ERROR
-        else:
-            alone = now.level == FusionStatus.EGO_ALONE and not (now.missed or self.monitor.faults)
-            level = OK if alone or now.level == FusionStatus.FULL else WARN
-        return Item('degradation', level, str(now), {'level': now.level})
+        if not self.active:
+            return Item('degradation', OK, 'no fusion: the node is not active', {})
+        return self._degradation.current(self.input.unused() or self.report.failure).item()
 
 
 def _signature_check(path: str) -> SignatureCheck | None:

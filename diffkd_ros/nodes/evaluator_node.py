@@ -22,9 +22,9 @@ from diffkd_ros.geometry.boxes import within, without_own
 from diffkd_ros.messages.names import (
     AGENT_PATTERN,
     CHUNKS_TOPIC,
-    DEGRADATIONS,
     FEATURES_TOPIC,
     agent_number,
+    degradation_name,
 )
 from diffkd_ros.messages.reading import NANOSECONDS, MessageError, boxes_of, latency_of, stamp_of
 from diffkd_ros.metrics.average_precision import AveragePrecision, EvaluationError, match
@@ -233,7 +233,7 @@ class EvaluatorNode(entry.RunnableNode):
             self._refuse('fusion_status', error)
             return
         self._answered += 1
-        self._degradations[DEGRADATIONS[min(message.degradation, len(DEGRADATIONS) - 1)]] += 1
+        self._degradations[degradation_name(message.degradation)] += 1
         for neighbour in message.neighbours:
             self._received.setdefault(neighbour.agent_id, _Received()).add(neighbour)
         self._cooperative += any(neighbour.accepted for neighbour in message.neighbours)

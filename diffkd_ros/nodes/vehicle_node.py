@@ -87,7 +87,7 @@ class SharingPipeline(Pipeline):
         It is refused if the bandwidth is too low for any of it, or if it shows things where they are not.
         """
         if self.monitor.misleading:
-            error = DiffkdError(f'own LiDAR {"; ".join(self.monitor.described())}')
+            error = DiffkdError(f'own sensors: {"; ".join(self.monitor.described())}')
             return self.input.refuse('sensor', error).reason
         vehicle = self._vehicle
         if self._layered is not None:

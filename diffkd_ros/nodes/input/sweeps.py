@@ -175,11 +175,12 @@ class SweepInput:
         self._last_refusal = ''
 
     def unused(self) -> str:
-        """Why no sweep is used at present; empty if one was, or none was received yet."""
-        if self._subscription is None or self._last_arrival is None:
+        """Why no sweep is used at present; empty if one was, or if no reason is known."""
+        if self._subscription is None:
             return ''
         level, message = self._state(self._subscription)
-        return message if level in (diagnostics.ERROR, diagnostics.STALE) else ''
+        unused = self._last_arrival is None or level in (diagnostics.ERROR, diagnostics.STALE)
+        return message if unused else ''
 
     def _suspicion(self) -> str:
         """What may be wrong with sweeps that are used; empty if nothing."""

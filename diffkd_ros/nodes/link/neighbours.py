@@ -164,6 +164,10 @@ class NeighbourSelector:
         """Note the stamp of an own sweep that just arrived, to compare neighbours' clocks with."""
         self._sweeps.arrived(stamp)
 
+    def seconds(self) -> float:
+        """Time since an arbitrary instant, see `SweepClock.seconds`."""
+        return self._sweeps.seconds()
+
     def forget_after(self, stamp: int) -> None:
         """Forget messages with a later stamp (nanoseconds), after time has jumped back."""
         self.buffer.forget_after(stamp)
@@ -195,7 +199,7 @@ class NeighbourSelector:
             elif isinstance(result := self._decoded(picks[sender]), Objection):
                 failures += 1
                 self._places.damaged(sender, stamp)
-            elif len(poses) > self._card.max_agents - 1 and _is_empty(result[0]):
+            elif len(poses) > self._card.max_agents - 1 and is_empty(result[0]):
                 result = Objection(Refusal.EMPTY, 'neither a box nor a cell')
             if isinstance(result, Objection):
                 refused.append(self._refuse(picks[sender], result, poses[sender]))
@@ -303,7 +307,8 @@ def _pose_in(map_frame: str, sweep: Arrived) -> LidarPose | Objection:
         return Objection(Refusal.POSE, str(error))
 
 
-def _is_empty(feature: Decoded) -> bool:
+def is_empty(feature: Decoded) -> bool:
+    """Returns whether a neighbour's map has neither a cell nor a box."""
     if isinstance(feature, ReceivedMap):
         return not (feature.boxes or (feature.coarse > 0).any() or (feature.fine > 0).any())
     return not feature.density.any()

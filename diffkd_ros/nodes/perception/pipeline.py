@@ -22,7 +22,8 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.encoder import CloudError, FeatureEncoder
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.model_folder import model_folder
-from diffkd_ros.runtime.sensor.monitor import SensorMonitor, described
+from diffkd_ros.runtime.sensor.faults import described
+from diffkd_ros.runtime.sensor.monitor import SensorMonitor
 
 
 class Pipeline(ABC):
@@ -38,7 +39,7 @@ class Pipeline(ABC):
     Attributes:
         summary: what the node does and publishes, for the log; set by the subclass.
         active: whether it is subscribed to its input.
-        monitor: of the vehicle's own LiDAR; has examined the sweep that is processed.
+        monitor: of the vehicle's own sensors, since the activation; has examined the sweep that is processed.
 
     Raises:
         ModelError: if the model does not load or the device is not available.
@@ -80,7 +81,8 @@ class Pipeline(ABC):
         """Diagnostics items; called in the executor's thread."""
 
     def activate(self) -> None:
-        """Subscribe to clouds and poses."""
+        """Subscribe to clouds and poses, with nothing known of the sensors."""
+        self.monitor = SensorMonitor()
         self.input.subscribe(self.receive)
         self.active = True
 
@@ -118,9 +120,9 @@ class Pipeline(ABC):
                 'sweeps pending': account.pending,
             }
         )
-        faults = self.monitor.described()
+        faults = self.monitor.described() if self.active else []
         if faults and item.level in (OK, WARN):
-            level = ERROR if self.monitor.misleading else WARN
+            level = ERROR if self.monitor.misleading or self.monitor.misplaced else WARN
             item = replace(item, level=level, message='; '.join(faults))
         return item
 
@@ -144,14 +146,21 @@ class Pipeline(ABC):
         return self.process(sweep, feature, pose, timer)
 
     def _examine(self, points: NDArray[np.float32], pose: LidarPose, stamp: int) -> None:
-        """Check the sweep for faults of the LiDAR; log those that begin or end."""
-        before = self.monitor.faults
-        self.monitor.examine(points, pose.pose, pose.map_frame, stamp)
-        now, logger = self.monitor.faults, self.node.get_logger()
+        """Check the sweep for faults of the sensors; log those that begin or end."""
+        before, logger = self.monitor.faults, self.node.get_logger()
+        try:
+            self.monitor.examine(points, pose.pose, pose.map_frame, stamp)
+        except Exception as error:
+            # The sweep can be used without the checks.
+            self.monitor = SensorMonitor()
+            logger.error(
+                f'check of the own sensors failed: {type(error).__name__}: {error}', throttle_duration_sec=5.0
+            )
+        now = self.monitor.faults
         for fault in now.keys() - before.keys():
-            logger.warning(f'own LiDAR: {described(fault, now[fault])}')
+            logger.warning(f'own sensors: {described(fault, now[fault])}')
         for fault in before.keys() - now.keys():
-            logger.info(f'own LiDAR: no longer {fault.value}')
+            logger.info(f'own sensors: no longer {fault.value}')
 
     def _on_error(self, error: Exception) -> None:
         if not self.node.context.ok():

@@ -70,6 +70,12 @@ class InferenceReport:
             return ''
         return f'over the budget of {self._max_latency:g} ms for {over_for / NANOSECONDS:.1f} s'
 
+    @property
+    def failure(self) -> str:
+        """Why the latest sweep has no result; empty if it has one."""
+        with self._lock:
+            return self._last_failure and f'inference failed: {self._last_failure}'
+
     def fail(self, error: Exception) -> None:
         """Record an exception."""
         with self._lock:

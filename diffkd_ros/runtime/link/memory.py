@@ -74,6 +74,10 @@ class MapMemory:
         """Forget everything."""
         self._agents = {}
 
+    def forget(self, agent: Hashable) -> None:
+        """Forget the maps of an agent."""
+        self._agents.pop(agent, None)
+
     def advance(self, stamp: int) -> None:
         """Forget what is too old for a sweep of the ego with this stamp, nanoseconds."""
         if self._now is not None and stamp < self._now:

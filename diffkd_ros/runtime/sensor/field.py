@@ -19,9 +19,10 @@ _USED = 10.0
 # Share of the usual returns, both of all and of those on the ground nearby, which stay when walls end.
 _SPARSE = 0.35
 _NEAR = 15.0  # metres
-# Sweeps after which it is known what is usual, and over which it is averaged from then on.
+# Sweeps after which it is known what is usual, and over which it is averaged from then on: slowly while a
+# fault is found, so that a change of the surroundings becomes usual.
 _LEARNING = 10
-_MEMORY = 50
+_MEMORY, _LONG_MEMORY = 50, 500
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ class FieldFinding:
 
 
 class FieldCheck:
-    """Compares the returns of each sweep, by direction, with what is usual for this vehicle."""
+    """Compares the returns of each sweep, by direction, with what is usual for this vehicle.
+
+    What was found for a few minutes counts as usual, as it may be open ground after a street.
+    """
 
     def __init__(self) -> None:
         # Returns by sector, then those nearby.
@@ -62,16 +66,16 @@ class FieldCheck:
         empty = used & (counts[:-1] < _EMPTY * ratio * usual[:-1])
         missing = empty.sum() >= _MISSING
         sparse = ratio < _SPARSE and counts[-1] < _SPARSE * usual[-1]
-        if not (missing or sparse):
-            self._learn(counts)
+        self._learn(counts, _LONG_MEMORY if missing or sparse else 0)
         return FieldFinding(
             f'no returns over {empty.sum() * 360 // SECTORS} degrees' if missing else '',
             f'{total} points, {ratio:.0%} of the usual number' if sparse else '',
         )
 
-    def _learn(self, counts: NDArray[np.float64]) -> None:
+    def _learn(self, counts: NDArray[np.float64], least: int = 0) -> None:
+        """Average over the sweeps until now, `_MEMORY` at most and `least` at least."""
         self._learnt = min(self._learnt + 1, _MEMORY)
-        self._usual += (counts - self._usual) / self._learnt
+        self._usual += (counts - self._usual) / max(self._learnt, least)
 
 
 def _counts(points: NDArray[np.float32]) -> NDArray[np.float64]:

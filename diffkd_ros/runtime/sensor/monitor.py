@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches a vehicle's own LiDAR and names its faults."""
+"""Watches a vehicle's own LiDAR and pose, and names their faults."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.geometry.poses import Matrix
+from diffkd_ros.runtime.sensor.alignment import AlignmentCheck
+from diffkd_ros.runtime.sensor.faults import MISLEADING, MISPLACED, Fault, described
 from diffkd_ros.runtime.sensor.field import FieldCheck
-from diffkd_ros.runtime.sensor.mounting import MountingCheck
 from diffkd_ros.runtime.sensor.repetition import RepetitionCheck
 from diffkd_ros.runtime.sensor.sampling import sample
 from diffkd_ros.runtime.sensor.scatter import scatter
@@ -21,31 +21,21 @@ _BEGINS, _ENDS = 5, 10
 # Nanoseconds, and metres per second: after a longer pause or a jump nothing before is comparable.
 _PAUSE = 5_000_000_000
 _FASTEST = 70.0
-
-
-class Fault(str, Enum):
-    """A fault of a LiDAR; the value is the text in FusionStatus and diagnostics."""
-
-    FROZEN = 'frozen'
-    TURNED = 'turned'
-    MISSING = 'part of the field missing'
-    SPARSE = 'far fewer points'
-    SCATTERED = 'scattered returns'
-
-
-MISLEADING = frozenset({Fault.FROZEN, Fault.TURNED})
-"""Faults with which a sweep shows things where they are not."""
-
-
-def described(fault: Fault, details: str) -> str:
-    """A fault with its details."""
-    return f'{fault.value}: {details}'
+# Of these at most one is reported at a time.
+_KINDS = (
+    (Fault.FROZEN,),
+    (Fault.TURNED, Fault.HEADING, Fault.UNCLEAR),
+    (Fault.MISSING,),
+    (Fault.SPARSE,),
+    (Fault.SCATTERED,),
+)
 
 
 class SensorMonitor:
-    """Checks each sweep of one LiDAR; a fault is reported after 5 sweeps, and is over after 10 without it.
+    """Checks each sweep of one LiDAR and its pose.
 
-    Sweeps of which a check knows nothing do not count for it.
+    A fault is reported after 5 sweeps, and is over after 10 without it. Sweeps of which a check knows nothing
+    do not count for it.
 
     Attributes:
         faults: at present, with details; replaced, not changed, by `examine`.
@@ -56,9 +46,9 @@ class SensorMonitor:
         self._forget()
 
     def _forget(self) -> None:
-        self._repetition, self._mounting, self._field = RepetitionCheck(), MountingCheck(), FieldCheck()
-        # Of each fault, consecutive sweeps that contradict the report.
-        self._against = dict.fromkeys(Fault, 0)
+        self._repetition, self._alignment, self._field = RepetitionCheck(), AlignmentCheck(), FieldCheck()
+        # Of each kind, consecutive sweeps that contradict the report.
+        self._against = dict.fromkeys(_KINDS, 0)
         self._stamp: int | None = None
         self._pose = np.eye(4)
         self._map_frame = ''
@@ -69,6 +59,11 @@ class SensorMonitor:
         """Whether sweeps show things where they are not."""
         return not MISLEADING.isdisjoint(self.faults)
 
+    @property
+    def misplaced(self) -> bool:
+        """Whether the maps of neighbours may be fused in the wrong place."""
+        return not MISPLACED.isdisjoint(self.faults)
+
     def described(self) -> list[str]:
         """The faults at present, each with its details."""
         return [described(fault, text) for fault, text in self.faults.items()]
@@ -77,7 +72,8 @@ class SensorMonitor:
         """Check a sweep.
 
         Args:
-            points: (n, 3 or more) finite, x, y, z first, in the LiDAR frame.
+            points: (n, 3 or more) returns, finite, x, y, z first, in the LiDAR frame. Not the zeros of an
+                organised cloud for beams without a return, which `IntensityScale.read` drops.
             pose: (4, 4) map <- LiDAR.
             map_frame: frame of the pose.
             stamp: nanoseconds. After a step back, a pause or a jump of the pose everything is forgotten.
@@ -88,16 +84,19 @@ class SensorMonitor:
         sampled = sample(points)
         field = self._field.check(sampled, len(points))
         frozen = self._repetition.check(points, pose)
-        findings = {
-            Fault.FROZEN: frozen,
+        findings = (
+            _of(Fault.FROZEN, frozen),
             # A repeated sweep does not show how the LiDAR is mounted.
-            Fault.TURNED: self._mounting.check(sampled, pose) if frozen == '' else None,
-            Fault.MISSING: field.missing,
-            Fault.SPARSE: field.sparse,
+            self._alignment.check(sampled, pose, stamp) if frozen == '' else None,
+            _of(Fault.MISSING, field.missing),
+            _of(Fault.SPARSE, field.sparse),
             # With few returns most squares have those of objects only.
-            Fault.SCATTERED: scatter(sampled) if field.sparse == '' else None,
-        }
-        self.faults = {fault: text for fault in Fault if (text := self._state(fault, findings[fault]))}
+            _of(Fault.SCATTERED, scatter(sampled)) if field.sparse == '' else None,
+        )
+        faults: dict[Fault, str] = {}
+        for kind, finding in zip(_KINDS, findings, strict=True):
+            faults |= self._state(kind, finding)
+        self.faults = faults
 
     def _broken(self, pose: Matrix, map_frame: str, stamp: int) -> bool:
         if self._stamp is None:
@@ -107,16 +106,21 @@ class SensorMonitor:
             return True
         return float(np.linalg.norm(pose[:3, 3] - self._pose[:3, 3])) > 3.0 + _FASTEST * elapsed / 1e9
 
-    def _state(self, fault: Fault, finding: str | None) -> str:
-        """Details of the fault if it is reported, else empty."""
-        reported = self.faults.get(fault, '')
+    def _state(self, kind: tuple[Fault, ...], finding: tuple[Fault, str] | None) -> Mapping[Fault, str]:
+        """The fault of a kind that is reported, with details, if any."""
+        reported = {fault: self.faults[fault] for fault in kind if fault in self.faults}
         if finding is None:
             return reported
-        if bool(finding) == bool(reported):
-            self._against[fault] = 0
-            return finding
-        self._against[fault] += 1
-        if self._against[fault] < (_ENDS if reported else _BEGINS):
+        found = dict([finding]) if finding[1] else {}
+        if bool(found) == bool(reported):
+            self._against[kind] = 0
+            return found
+        self._against[kind] += 1
+        if self._against[kind] < (_ENDS if reported else _BEGINS):
             return reported
-        self._against[fault] = 0
-        return finding
+        self._against[kind] = 0
+        return found
+
+
+def _of(fault: Fault, finding: str | None) -> tuple[Fault, str] | None:
+    return None if finding is None else (fault, finding)

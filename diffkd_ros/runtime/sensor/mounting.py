@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a LiDAR is turned on its vehicle: what stands does not stay where it was in the map."""
+"""Whether clouds and poses of a vehicle agree: what stands stays where it was in the map."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ _ANGLES = np.array([-12.0, -10.0, -8.0, *range(-6, 7), 8.0, 10.0, 12.0])
 _LEAST = 3.0
 _TURNED = np.abs(_ANGLES) >= _LEAST
 _STRAIGHT = np.abs(_ANGLES) <= 1.0
-# Share of the occupied cells that must agree better at an angle than at all others.
+# Share of the occupied cells that must agree better with a turn than without, or without than with.
 _MARGIN = 0.06
-_AGREED = 0.2
+# Share that must agree at all: without a turn; with one, and of what usually agrees.
+_AGREED, _AGREED_TURNED, _USUAL = 0.2, 0.4, 0.8
+# Sweeps over which the usual agreement is averaged.
+_MEMORY = 50
 # Occupied cells are 0.4 m wide, within 40 m, 0.7 to 4 m above the ground.
 _CELL = 0.4
 _REACH = 40.0
@@ -29,8 +32,9 @@ _GROUND = 15.0
 _OWN = 3.0
 _FEWEST, _MOST = 60, 300
 _SIDE = 2 * round(_REACH * 1.1 / _CELL)
-# Metres between the sweeps kept for comparison, and their number.
+# Metres between the sweeps kept for comparison, and their number. At standstill fewer, seconds apart.
 _STEP, _KEPT = 1.5, 12
+_STANDING, _SECONDS = 3, 1.0
 # Metres from which a sweep is compared for a turn of it alone, and for a turn of both sweeps: their
 # displacement is then turned against the vehicle's. The longer it is, the less do errors of the poses matter.
 _NEAR, _FAR = 4.0, 8.0
@@ -43,12 +47,14 @@ class _Reference:
     """A sweep that later ones are compared with.
 
     Attributes:
+        seconds: of its stamp.
         pose: (4, 4) map <- LiDAR.
         occupied: (_SIDE, _SIDE) cells around the LiDAR.
         widened: the same with the cells next to them.
-        turn: of the LiDAR, degrees, as known then.
+        turn: of its cloud against its pose, degrees, as known then.
     """
 
+    seconds: float
     pose: Matrix
     occupied: NDArray[np.bool_]
     widened: NDArray[np.bool_]
@@ -59,12 +65,17 @@ class MountingCheck:
     """Compares what stands around the vehicle in two sweeps, by their poses.
 
     A turn of this sweep alone shows at once, even at standstill. One of both, so of a LiDAR that was turned
-    from the beginning, shows when the vehicle moves.
+    from the beginning, shows when the vehicle moves. Whether cloud or pose is turned is not known here.
     """
 
     def __init__(self) -> None:
+        self._usual = 0.0
+        self.forget(0.0)
+
+    def forget(self, turn: float) -> None:
+        """Forget the sweeps before; the next ones are taken to be turned like this, degrees."""
         self._references: deque[_Reference] = deque(maxlen=_KEPT)
-        self._turn = 0.0
+        self._turn = turn
         self._forget_average()
 
     def _forget_average(self) -> None:
@@ -72,15 +83,17 @@ class MountingCheck:
         self._averaged = 0
         self._compared: Matrix | None = None
 
-    def check(self, points: NDArray[np.float32], pose: Matrix) -> str | None:
+    def check(self, points: NDArray[np.float32], pose: Matrix, stamp: int) -> float | None:
         """Check a sweep.
 
         Args:
             points: (n, 3 or more) a sample of its returns.
             pose: (4, 4) map <- LiDAR.
+            stamp: nanoseconds.
 
         Returns:
-            What is wrong; empty if nothing is, None if that is not known.
+            Degrees by which the cloud must be turned to agree with the poses, 0 for less than 3; None if that
+            is not known.
         """
         cells = _standing(points)
         if len(cells) < _FEWEST:
@@ -89,34 +102,56 @@ class MountingCheck:
         turn = self._compare(cells, pose) if references else None
         if turn is not None:
             self._turn = turn
-        if not references or _distance(references[-1].pose, pose) >= _STEP:
+        here = sum(_distance(each.pose, pose) < _STEP for each in references)
+        seconds = stamp * 1e-9
+        if not here or (here < _STANDING and seconds - references[-1].seconds >= _SECONDS):
             occupied = _image(cells)
-            references.append(_Reference(pose, occupied, _widened(occupied), self._turn))
-        if turn is None:
-            return None
-        return f'by about {turn:.0f} degrees' if abs(turn) >= _LEAST else ''
+            references.append(_Reference(seconds, pose, occupied, _widened(occupied), self._turn))
+        return turn
 
     def _compare(self, cells: NDArray[np.float64], pose: Matrix) -> float | None:
-        """The turn of the LiDAR that agrees best, degrees; None if none agrees clearly better."""
-        references = self._references
-        near = [each for each in references if _distance(each.pose, pose) >= _NEAR]
-        reference = near[-1] if near else references[0]
-        # Widened, so that an error of the position is no turn.
-        since = _agreement(reference.widened, cells, inverse(reference.pose) @ pose, both=False)
-        straight, turned = since[_STRAIGHT].max(), since[_TURNED].max()
+        """The turn that agrees best, degrees; None if none agrees clearly better."""
+        since = self._since(cells, pose)
         always = self._average(cells, pose)
-        if always is not None and abs(lead := always[_TURNED].max() - always[_STRAIGHT].max()) > _MARGIN:
-            known: float | None = _best(always) if lead > 0 else 0.0
-        else:
-            known = None
-        if not known and turned > straight + _MARGIN:
+        known: float | None = None
+        if always is not None:
+            straight, turned = always[_STRAIGHT].max(), always[_TURNED].max()
+            if turned > straight + _MARGIN:
+                known = _best(always)
+            elif straight > turned + _MARGIN:
+                known = 0.0
+        if not known and since:
             self._forget_average()
-            return reference.turn + _best(since)
+            return since
         if known is not None:
-            for each in references:
+            for each in self._references:
                 each.turn = known
             return known
-        return reference.turn if straight >= max(_AGREED, turned + _MARGIN) else None
+        return since
+
+    def _since(self, cells: NDArray[np.float64], pose: Matrix) -> float | None:
+        """The turn by comparison with sweeps whose turn is known; of those that agree best."""
+        references = self._references
+        near = [each for each in references if _distance(each.pose, pose) >= _NEAR]
+        compared = {id(each): each for each in (references[0], (near or references)[-1], references[-1])}
+        # Agreement of the best turn below 3 degrees and of 3 or more, and these.
+        best = {False: (0.0, 0.0), True: (0.0, 0.0)}
+        for reference in compared.values():
+            # Widened, so that an error of the position is no turn.
+            agreement = _agreement(reference.widened, cells, inverse(reference.pose) @ pose, both=False)
+            for share, turn in (
+                (float(agreement[_STRAIGHT].max()), reference.turn),
+                (float(agreement[_TURNED].max()), reference.turn + _best(agreement)),
+            ):
+                turned = abs(turn) >= _LEAST
+                best[turned] = max(best[turned], (share, turn))
+        (straight, _), (turned_share, turn) = best[False], best[True]
+        if straight >= max(_AGREED, turned_share + _MARGIN):
+            self._usual += (straight - self._usual) / (_MEMORY if self._usual else 1)
+            return 0.0
+        if turned_share >= max(straight + _MARGIN, _AGREED_TURNED, _USUAL * self._usual):
+            return turn
+        return None
 
     def _average(self, cells: NDArray[np.float64], pose: Matrix) -> NDArray[np.float64] | None:
         """Agreement for each turn of both sweeps, averaged over sweeps and references; None: too few."""
@@ -133,7 +168,7 @@ class MountingCheck:
 
 
 def _best(agreement: NDArray[np.float64]) -> float:
-    """The turn that agrees best, degrees."""
+    """The turn of 3 degrees or more that agrees best, degrees."""
     return float(_ANGLES[_TURNED][agreement[_TURNED].argmax()])
 
 

@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.geometry.poses import Matrix
 
-# Share of the returns that are bit-identical to those of the sweep before.
+# Share of the returns that are bit-identical to those of the sweep before, from which it is repeated, and
+# share of returns in the same square of some millimetres, below which they have noise: a vehicle that settles
+# or creeps moves them less.
 _REPEATED = 0.9
-_NOISY = 0.3
-# Sweeps at standstill that differ, after which the sensor is known to have noise.
+_NOISY, _SQUARE = 0.3, 0.004
+# Sweeps at standstill that have noise, after which the sensor is known to have it.
 _NOISY_SWEEPS = 10
-# Metres and radians.
-_STANDING = 0.01, 0.001
-_MOVED = 0.1, 0.01
+# Metres and radians: at standstill, also of the sensor alone.
+_STANDING = 0.001, 0.0001
+# Metres by which the vehicle has moved, more than the noise of odometry, and poses averaged for it.
+_MOVED, _AVERAGED = 1.0, 3
 # Returns that are compared, about.
 _COMPARED = 2000
 
@@ -25,12 +30,16 @@ class RepetitionCheck:
 
     The returns of a real LiDAR are never the same again, even at standstill, due to noise. Those of a
     simulated one without noise are, while it stands; so a repeated sweep counts only if the vehicle has
-    moved, or if the sensor has shown noise at standstill before.
+    moved by a metre, or if the sensor has shown noise at standstill before and never repeated itself there.
     """
 
     def __init__(self) -> None:
         self._last: NDArray[np.uint64] | None = None
-        self._last_pose = self._first_pose = np.eye(4)
+        self._last_squares = np.zeros(0, np.uint64)
+        self._last_pose = np.eye(4)
+        # Positions at the first repetitions, and at the latest.
+        self._first: deque[NDArray[np.float64]] = deque(maxlen=_AVERAGED)
+        self._latest: deque[NDArray[np.float64]] = deque(maxlen=_AVERAGED)
         self._noisy = 0
 
     def check(self, points: NDArray[np.float32], pose: Matrix) -> str | None:
@@ -43,25 +52,35 @@ class RepetitionCheck:
         Returns:
             What is wrong; empty if nothing is, None if that is not known.
         """
-        returns = _some(points)
-        share = 0.0 if self._last is None else _common(self._last, returns)
-        if share < _REPEATED:
-            standing = self._last is not None and _within(self._last_pose, pose, *_STANDING)
-            if self._noisy < _NOISY_SWEEPS and standing:
-                self._noisy = self._noisy + 1 if share < _NOISY else 0
-            self._first_pose = pose
+        x, y = (np.ascontiguousarray(points[:, axis], np.float32) for axis in (0, 1))
+        returns = _some(x.view(np.uint32), y.view(np.uint32))
+        repeated = self._last is not None and _common(self._last, returns) >= _REPEATED
+        if self._noisy < _NOISY_SWEEPS:
+            self._learn(x, y, pose, repeated)
         self._last, self._last_pose = returns, pose
-        if share < _REPEATED:
+        if not repeated:
+            self._first.clear()
+            self._latest.clear()
             return ''
-        if self._noisy >= _NOISY_SWEEPS or not _within(self._first_pose, pose, *_MOVED):
-            return 'the same returns again'
-        return None
+        self._latest.append(pose[:3, 3])
+        if len(self._first) < _AVERAGED:
+            self._first.append(pose[:3, 3])
+        moved = np.linalg.norm(np.mean(self._latest, axis=0) - np.mean(self._first, axis=0))
+        return 'the same returns again' if self._noisy >= _NOISY_SWEEPS or moved >= _MOVED else None
+
+    def _learn(self, x: NDArray[np.float32], y: NDArray[np.float32], pose: Matrix, repeated: bool) -> None:
+        """Learn whether the returns have noise: whether they move by more than the vehicle does."""
+        squares = _some(*(np.floor(axis / _SQUARE).astype(np.int32).view(np.uint32) for axis in (x, y)))
+        if repeated:
+            self._noisy = 0
+        elif _within(self._last_pose, pose, *_STANDING):
+            self._noisy = self._noisy + 1 if _common(self._last_squares, squares) < _NOISY else 0
+        self._last_squares = squares
 
 
-def _some(points: NDArray[np.float32]) -> NDArray[np.uint64]:
+def _some(x: NDArray[np.uint32], y: NDArray[np.uint32]) -> NDArray[np.uint64]:
     """The x and y of some returns, sorted: of the same returns in every sweep, whatever the others are."""
-    x, y = (np.ascontiguousarray(points[:, axis], np.float32).view(np.uint32) for axis in (0, 1))
-    one_in = max(0, (len(points) // _COMPARED).bit_length() - 1)
+    one_in = max(0, (len(x) // _COMPARED).bit_length() - 1)
     # Multiplicative hashing, of which the high bits are used.
     chosen = np.flatnonzero(x * np.uint32(0x9E3779B1) <= np.uint32(0xFFFFFFFF >> one_in))
     return np.sort(x[chosen].astype(np.uint64) << np.uint64(32) | y[chosen])

@@ -23,6 +23,7 @@ from diffkd_ros.bags.writer import BagWriter, serialised
 from diffkd_ros.cli import app
 from diffkd_ros.frame import AgentSweep, Boxes3D, CoopFrame
 from diffkd_ros.messages.building import boxes_message, header_message, make_from, odometry_message
+from diffkd_ros.messages.names import degradation_name
 from diffkd_ros.sources.dataset import DatasetError
 
 # A recording of an earlier version: its own definitions are in the bag.
@@ -304,3 +305,43 @@ console.log(JSON.stringify({{ time: parts.time.textContent, drawn, cells: count 
     assert result['cells'] == len(cells)
     # Shown once at the start, then each: at least the boxes' outlines and arrows.
     assert result['drawn']['closePath'] == 5 * 4 + 3 * 4
+
+
+@pytest.mark.parametrize(
+    ('kind', 'level', 'said'),
+    [('string', 'x', 'invalid literal'), ('int8', -1, 'degradation is -1'), ('uint8[3]', np.ones(3), '')],
+)
+def test_an_invalid_level_of_degradation_damages_its_status_only(tmp_path, caplog, kind, level, said):
+    """Of a recording with another definition of the message."""
+    with BagWriter(tmp_path / 'bag') as writer:
+        types, name = writer.types, 'diffkd_ros/msg/FusionStatus'
+        del types.fielddefs[name]
+        types.register(get_types_from_msg(f'{STATUS}{kind} degradation\n', name))
+        make = make_from(types.types)
+        header = header_message(100_000_000, 'cav_1/lidar', make)
+        boxes = Boxes3D(FOUND, scores=np.array([0.9, 0.8, 0.7, 0.2], np.float32))
+        status = types.types[name](
+            header=header,
+            model_id='m',
+            neighbours=[],
+            ego_reliability=0.5,
+            stages=['fuse'],
+            latency_ms=np.array([7], np.float32),
+            degradation=np.asarray(level, np.uint8) if np.ndim(level) else level,
+        )
+        for topic, message in (
+            ('detections', boxes_message(header, boxes, ['vehicle'], make)),
+            ('fusion_status', status),
+        ):
+            kind = message.__msgtype__
+            writer.write(f'/cav_1/{topic}', kind, 100_000_000, types.serialize_cdr(message, kind))
+    (answer,) = read_answers([tmp_path / 'bag'], 1).values()
+    assert len(answer.detections) == 4
+    assert answer.status is None
+    (record,) = caplog.records
+    assert '1 damaged answers are left out' in record.message
+    assert said in record.message
+
+
+def test_a_level_of_a_later_version_is_named_by_its_number():
+    assert [degradation_name(level) for level in (0, 7)] == ['full', 'level 7']

@@ -19,13 +19,13 @@ from diffkd_ros.messages.building import header_message
 from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
 from diffkd_ros.nodes.link.feature_message import feature_message
 from diffkd_ros.runtime import codec
-from diffkd_ros.runtime.sensor.monitor import Fault
+from diffkd_ros.runtime.sensor.faults import MISLEADING, Fault
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
 SECOND = 1_000_000_000
 PERIOD = SECOND // 10
 LEARNT = 12
-BROKEN = 8
+BROKEN = 12
 
 
 @pytest.fixture(scope='module')
@@ -124,9 +124,9 @@ def drive(ego, partner, shared, frames, stamp):
     return Drive(partner, shared, frames, stamp)
 
 
-@pytest.mark.parametrize('fault', Fault)
+@pytest.mark.parametrize('fault', [Fault.FROZEN, *FAULTS])
 def test_a_fault_is_reported_and_used_and_ends_by_itself(drive, frames, fault):
-    change, misleading = broken_by(fault, frames), fault in (Fault.FROZEN, Fault.TURNED)
+    change, misleading = broken_by(fault, frames), fault in MISLEADING
     before = [drive(index, [2]) for index in range(LEARNT)]
     assert not any(status.sensor_faults for status in before)
     assert before[-1].ego_reliability > 0.0
@@ -134,13 +134,15 @@ def test_a_fault_is_reported_and_used_and_ends_by_itself(drive, frames, fault):
         status = drive(index, [2], change(frames[index].agents[1]))
     (text,) = status.sensor_faults
     assert text.startswith(f'{fault.value}: ')
-    assert status.degradation == FusionStatus.FEWER_PEERS
-    assert status.degradation_cause == f'own LiDAR {text}'
+    assert status.degradation == (FusionStatus.PEERS_ALONE if misleading else FusionStatus.FEWER_PEERS)
+    left_out = '; the own map is left out' if misleading else ''
+    assert status.degradation_cause == f'own sensors: {text}{left_out}'
+    assert status.own_map_used != misleading
     assert [n.accepted for n in status.neighbours] == [True]
     # Of a sweep that is left out the ego has no share.
     assert (status.ego_reliability == 0.0) == misleading
     assert drive.diagnosed('input', fault.value).level == (b'\x02' if misleading else b'\x01')
-    assert drive.diagnosed('degradation', f'own LiDAR {fault.value}').level == b'\x01'
+    assert drive.diagnosed('degradation', f'own sensors: {fault.value}').level == b'\x01'
     last = [drive(index, [2]) for index in range(LEARNT + BROKEN, len(frames))][-1]
     assert (list(last.sensor_faults), last.degradation) == ([], FusionStatus.FULL)
     assert last.ego_reliability > 0.0
@@ -153,10 +155,11 @@ def test_a_frozen_cloud_alone_is_stale(drive, frames):
     for index in range(LEARNT, LEARNT + BROKEN):
         status = drive(index, points=frames[LEARNT].agents[1].points)
     assert status.degradation == FusionStatus.STALE
-    assert status.degradation_cause == 'own LiDAR frozen: the same returns again; no neighbour is fused'
+    assert status.degradation_cause == 'own sensors: frozen: the same returns again; nothing else is fused'
     # The own map is used all the same: there is no other.
+    assert status.own_map_used
     assert status.ego_reliability > 0.0
-    assert drive.diagnosed('degradation', 'stale: own LiDAR frozen').level == b'\x02'
+    assert drive.diagnosed('degradation', 'stale: own sensors: frozen').level == b'\x02'
 
 
 def test_the_steps_from_full_to_alone_and_back(drive):
@@ -197,5 +200,5 @@ def test_a_vehicle_does_not_share_what_is_not_where_it_seems(group, partner, fra
         # The first frozen sweep is a new one, and the next four may be chance.
         if index < LEARNT + 5:
             partner.message_at('/v2x/features', begins + index * PERIOD)
-    item = partner.diagnosis('cav_4/vehicle_node: input', 'refused: own LiDAR frozen')
+    item = partner.diagnosis('cav_4/vehicle_node: input', 'refused: own sensors: frozen')
     assert int({v.key: v.value for v in item.values}['sweeps refused (sensor)']) >= 1

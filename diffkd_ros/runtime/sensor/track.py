@@ -21,7 +21,7 @@ _FASTEST_TURN = np.radians(15.0)
 # may change.
 _KEPT = 100
 _SHORTEST, _LONGEST = 5.0, 15.0
-_STRAIGHT = np.radians(2.0)
+_STRAIGHT = np.radians(3.0)
 # Standard deviation of the course, radians, up to which it is known.
 _UNCERTAIN = np.radians(0.4)
 

@@ -55,6 +55,15 @@ def test_a_map_in_which_nothing_is_known_leaves_the_one_before_it_the_last() -> 
     assert len(memory) == 2
 
 
+def test_one_agent_can_be_forgotten() -> None:
+    """As the ego, whose last map is wrong if the present one is."""
+    memory = MapMemory()
+    fuse(memory, 10, other=10)
+    memory.forget(EGO)
+    memory.forget('unknown')
+    assert fuse(memory, 11, other=11) == [None, known(10, 0.1)]
+
+
 def test_a_sweep_that_is_used_again_is_not_what_is_remembered_of_it() -> None:
     memory = MapMemory()
     fuse(memory, 10, other=8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures how faults of a vehicle's own LiDAR are found in simulated drives, and what they cost.
+"""Measures how faults of a vehicle's own LiDAR and pose are found in simulated drives, and what they cost.
 
     python test/faults/own_sensor.py find      # detected, delays and false alarms of each fault
     python test/faults/own_sensor.py cost      # average precision with and without the ego's map
@@ -32,7 +32,7 @@ from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
 BEGINS = 40
 # Scenarios of each world, by seed.
-DRIVES = (('basic', 301, 6), ('varied', 302, 12))
+DRIVES = (('basic', 301, 8), ('varied', 302, 12))
 Change = Callable[[CoopFrame, CoopFrame], CoopFrame]
 """Of a frame, given the one in which the fault began."""
 
@@ -58,13 +58,55 @@ def corrupted(name: str, severity: int = 3, profile: str = 'graded') -> Change:
     return lambda frame, first: corrupt_frame(frame, name, severity, 0, 'ego', profile)  # type: ignore[arg-type]
 
 
-def jumping(deviation: float) -> Change:
-    """Add an error to x and y of the ego's pose, another one in each sweep."""
+def posed(change: Callable[[np.ndarray, int], np.ndarray]) -> Change:
+    """Change the pose of the ego, given the number of the frame."""
 
     def apply(frame: CoopFrame, first: CoopFrame) -> CoopFrame:
-        pose = frame.agents[1].pose.copy()
-        pose[:2, 3] += np.random.default_rng(frame.index).normal(0, deviation, 2)
-        return replace(frame, agents={**frame.agents, 1: replace(frame.agents[1], pose=pose)})
+        sweep = frame.agents[1]
+        return replace(
+            frame, agents={**frame.agents, 1: replace(sweep, pose=change(sweep.pose, frame.index))}
+        )
+
+    return apply
+
+
+def jumping(deviation: float) -> Change:
+    """Add an error to x and y of the ego's pose, another one in each sweep."""
+    return posed(lambda pose, k: shifted(pose, *np.random.default_rng(k).normal(0, deviation, 2)))
+
+
+def swinging(amplitude: float) -> Change:
+    """Turn the pose to both sides with a period of 4 s, degrees."""
+    return posed(lambda pose, k: headed(pose, amplitude * np.sin(np.pi * k / 20)))
+
+
+def noisy(deviation: float) -> Change:
+    """Turn the pose by another angle in each sweep, degrees."""
+    return posed(lambda pose, k: headed(pose, np.random.default_rng(k).normal(0, deviation)))
+
+
+def shifted(pose: np.ndarray, x: float, y: float) -> np.ndarray:
+    """The pose at another place."""
+    pose = pose.copy()
+    pose[:2, 3] += x, y
+    return pose
+
+
+def headed(pose: np.ndarray, degrees: float) -> np.ndarray:
+    """The pose with another heading."""
+    turn = pose_from_euler(pose[:3, 3], yaw=np.radians(degrees))
+    turn[:3, :3] = turn[:3, :3] @ pose[:3, :3]
+    return turn
+
+
+def ahead(change: Change) -> Change:
+    """The change, of a LiDAR that sees 120 degrees."""
+
+    def apply(frame: CoopFrame, first: CoopFrame) -> CoopFrame:
+        def seen(cloud: np.ndarray) -> np.ndarray:
+            return cloud[cloud[:, 0] > np.abs(cloud[:, 1]) / np.tan(np.pi / 3)]
+
+        return points(seen)(change(frame, first) if frame.index >= BEGINS else frame, first)
 
     return apply
 
@@ -91,6 +133,18 @@ FAULTS: dict[str, Change] = {
     'half of the field': points(lambda cloud: cloud[cloud[:, 1] > 0]),
     'a tenth of the points': points(thinned),
     'returns scattered by 0.2 m': corrupted('motion_blur', 1, 'lab'),
+    'turned by 5 degrees, always': turned(yaw=5),
+}
+POSES: dict[str, Change] = {
+    'position corrected by 1 m to the left': posed(lambda pose, k: pose @ pose_from_euler([0, 1, 0])),
+    'the same, 120 degrees': ahead(posed(lambda pose, k: pose @ pose_from_euler([0, 1, 0]))),
+    'heading wrong by 3 degrees': posed(lambda pose, k: headed(pose, 3)),
+    'heading wrong by 5 degrees': posed(lambda pose, k: headed(pose, 5)),
+    'heading wrong by 5 degrees, always': posed(lambda pose, k: headed(pose, 5)),
+    'poses late by 0.2 s, always': lambda frame, first: frame,  # see `find`
+    **{f'heading with noise of {angle} degrees, always': noisy(angle) for angle in (0.5, 1, 2)},
+    'heading swings by 2 degrees, always': swinging(2),
+    **{f'position with noise of {metres} m, always': jumping(metres) for metres in (0.1, 0.3)},
 }
 OTHERS: dict[str, Change] = {
     'in order': lambda frame, first: frame,
@@ -98,8 +152,6 @@ OTHERS: dict[str, Change] = {
     'pitched by 5 degrees': turned(pitch=5),
     'rolled by 5 degrees': turned(roll=5),
     'sweeps shifted by 0.3 m': corrupted('motion_blur'),
-    'poses off by 0.1 m': jumping(0.1),
-    'poses off by 0.3 m': jumping(0.3),
     'walls end': points(ground_only),
     **{name: corrupted(name) for name in ('fog', 'wet_ground', 'snow', 'crosstalk', 'beam_missing')},
 }
@@ -114,51 +166,55 @@ def drives() -> Iterator[list[CoopFrame]]:
             yield [scenario.frame(k) for k in range(len(scenario))]
 
 
+def watched(frames: list[CoopFrame], name: str, change: Change, took: list[float]) -> list[set[str]]:
+    """The faults reported after each sweep from the one on in which the fault begins."""
+    begins = 0 if name.endswith('always') else BEGINS
+    monitor, found = SensorMonitor(), []
+    for frame in frames:
+        broken = change(frame, frames[begins]) if frame.index >= begins or '120' in name else frame
+        if name.startswith('poses late'):
+            broken = posed(lambda _, k: frames[max(0, k - 2)].agents[1].pose)(frame, frame)
+        sweep = broken.agents[1]
+        started = time.thread_time()
+        monitor.examine(sweep.points, sweep.pose, 'map', frame.stamp)
+        if name == 'in order':
+            took.append((time.thread_time() - started) * 1e3)
+        found.append({fault.value for fault in monitor.faults})
+    return found[begins:]
+
+
 def find() -> None:
     """Print what is reported from the sweep on in which each fault begins."""
-    reports: dict[str, list[list[set[str]]]] = {name: [] for name in FAULTS | OTHERS}
-    always: list[int | None] = []
-    milliseconds: list[float] = []
-
-    def watched(frames: list[CoopFrame], change: Change, begins: int = BEGINS) -> list[set[str]]:
-        monitor, found = SensorMonitor(), []
-        for frame in frames:
-            broken = frame if frame.index < begins else change(frame, frames[begins])
-            sweep = broken.agents[1]
-            started = time.thread_time()
-            monitor.examine(sweep.points, sweep.pose, 'map', frame.stamp)
-            milliseconds.append((time.thread_time() - started) * 1e3)
-            found.append({fault.value for fault in monitor.faults})
-        return found[begins:]
-
+    reports: dict[str, list[list[set[str]]]] = {name: [] for name in FAULTS | POSES | OTHERS}
+    took: list[float] = []
+    returns: list[int] = []
+    ways: list[np.ndarray] = []
     for frames in drives():
-        for name, change in (FAULTS | OTHERS).items():
+        returns.append(len(frames[0].agents[1].points))
+        places = np.array([frame.agents[1].pose[:2, 3] for frame in frames])
+        ways.append(np.append(0.0, np.cumsum(np.hypot(*np.diff(places, axis=0).T))))
+        for name, change in (FAULTS | POSES | OTHERS).items():
             # In some drives of the world `varied` there are no intensities, which wet ground needs.
             if name != 'wet_ground' or frames[0].agents[1].points[:, 3].any():
-                begins = 0 if name.startswith('poses') else BEGINS
-                reports[name].append(watched(frames, change, begins))
-        found = watched(frames, turned(yaw=5), 0)
-        first = next((k for k, faults in enumerate(found) if 'turned' in faults), None)
-        way = np.array(
-            [frame.agents[1].pose[:2, 3] for frame in frames[: None if first is None else first + 1]]
-        )
-        driven = float(np.hypot(*np.diff(way, axis=0).T).sum())
-        always.append(None if first is None else round(driven))
-        print(
-            f'turned from the beginning: {"not found" if first is None else "found"} after {driven:.0f} m',
-            flush=True,
-        )
+                reports[name].append(watched(frames, name, change, took))
+    print('metres driven from the sweep 40 on:', [round(float(way[-1] - way[BEGINS])) for way in ways])
     for name, each in reports.items():
-        firsts = [next((k for k, faults in enumerate(found) if faults), None) for found in each]
-        kinds = sorted({fault for found in each for faults in found for fault in faults})
         sweeps = sum(map(len, each))
-        shares = {
-            kind: f'{sum(kind in faults for found in each for faults in found) / sweeps:.1%} of the sweeps, '
-            f'{sum(any(kind in faults for faults in found) for found in each)} of {len(each)} drives'
-            for kind in kinds
-        }
-        print(f'{name}: reported after {[None if k is None else k + 1 for k in firsts]} sweeps; {shares}')
-    print(f'{np.median(milliseconds):.2f} ms a sweep (median), {np.quantile(milliseconds, 0.95):.2f} (95 %)')
+        print(f'{name}:')
+        for kind in sorted({fault for found in each for faults in found for fault in faults}):
+            firsts = [next((k + 1 for k, faults in enumerate(f) if kind in faults), None) for f in each]
+            share = sum(kind in faults for found in each for faults in found) / sweeps
+            drives_ = sum(first is not None for first in firsts)
+            print(f'    {kind}: {drives_} of {len(each)} drives, {share:.1%} of the sweeps, after {firsts}')
+            if name.endswith('always') and 'noise' not in name:
+                driven = [
+                    None if k is None else round(float(w[k - 1])) for k, w in zip(firsts, ways, strict=True)
+                ]
+                print(f'        after metres: {driven}')
+    print(
+        f'{np.median(took):.2f} ms a sweep (median), {np.quantile(took, 0.95):.2f} (95 %), '
+        f'of {min(returns)} to {max(returns)} points'
+    )
 
 
 class Ego:
@@ -178,14 +234,17 @@ class Ego:
         self._received = [unpacker.unpack(message.chunks) for message in sent]
         self._poses = [frame.agents[1].pose, *(message.pose for message in sent)]
 
-    def detected(self, cloud: np.ndarray | None, alone: bool = False) -> FrameResults:
-        """Detect with these points, None for none, and score."""
-        model = self._model
+    def detected(
+        self, cloud: np.ndarray | None, pose: np.ndarray | None = None, alone: bool = False
+    ) -> FrameResults:
+        """Detect with these points, None for none, and with this pose if given, and score."""
+        model, poses = self._model, list(self._poses)
+        poses[0] = poses[0] if pose is None else pose
         own = model.nothing() if cloud is None else model.encode(cloud).feature or model.nothing()
         if alone:
-            found = model.detect([own], self._poses[:1])
+            found = model.detect([own], poses[:1])
         else:
-            found = detect_layered(model.card, model.receiver, model.detect, own, self._received, self._poses)
+            found = detect_layered(model.card, model.receiver, model.detect, own, self._received, poses)
         return score_frame(self._frame, found.boxes, protocol_named('sim'))
 
 
@@ -193,18 +252,28 @@ def cost() -> None:
     """Print AP@0.3, 0.5 and 0.7 on 20 frames with two neighbours."""
     model, simulator = Model(model_folder('sim_edge')), Simulator(SimulatorConfig(agents=3), 3)
     results: dict[tuple[str, str], list[FrameResults]] = {}
-    others = 'in order', 'turned by 2 degrees', 'pitched by 5 degrees', 'rolled by 5 degrees'
-    changes = FAULTS | {name: OTHERS[name] for name in others}
+    changes = {
+        'in order': OTHERS['in order'],
+        **{name: change for name, change in FAULTS.items() if not name.endswith('always')},
+        **{
+            f'heading wrong by {angle} degrees': POSES[f'heading wrong by {angle} degrees']
+            for angle in (3, 5)
+        },
+        'pitched by 5 degrees': turned(pitch=5),
+    }
     for scenario in map(simulator.scenario, range(4)):
         for frame in map(scenario.frame, np.linspace(20, len(scenario) - 1, 5).astype(int).tolist()):
             ego = Ego(model, frame)
-            results.setdefault(('any', 'left out'), []).append(ego.detected(None))
             # The cloud of a second before.
             before = scenario.frame(frame.index - 10)
             for name, change in changes.items():
-                cloud = change(frame, before).agents[1].points
-                results.setdefault((name, 'with two neighbours'), []).append(ego.detected(cloud))
-                results.setdefault((name, 'alone'), []).append(ego.detected(cloud, alone=True))
+                sweep = change(frame, before).agents[1]
+                for way, found in (
+                    ('with two neighbours', ego.detected(sweep.points, sweep.pose)),
+                    ('own map left out', ego.detected(None, sweep.pose)),
+                    ('alone', ego.detected(sweep.points, sweep.pose, alone=True)),
+                ):
+                    results.setdefault((name, way), []).append(found)
     for (name, way), frames in results.items():
         joined = join(frames)
         print(name, way, *(f'{100 * joined.average_precision(iou):.1f}' for iou in (0.3, 0.5, 0.7)), sep=', ')

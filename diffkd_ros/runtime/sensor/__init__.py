@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a vehicle's own LiDAR: whether its sweeps describe the present, and all of the surroundings."""
+"""Checks of a vehicle's own sensors: whether sweeps show the present, in the right place and all around."""

@@ -18,7 +18,7 @@ _TURNED = np.abs(_ANGLES) >= _LEAST
 _STRAIGHT = np.abs(_ANGLES) <= 1.0
 # Share of the occupied cells that must agree better with a turn than without, or without than with.
 _MARGIN = 0.06
-# Share that must agree at all: without a turn; with one, and of what usually agrees.
+# Share that must agree at all; for a turn of a sweep alone this one, and this part of what usually agrees.
 _AGREED, _AGREED_TURNED, _USUAL = 0.2, 0.4, 0.8
 # Sweeps over which the usual agreement is averaged.
 _MEMORY = 50
@@ -116,9 +116,9 @@ class MountingCheck:
         known: float | None = None
         if always is not None:
             straight, turned = always[_STRAIGHT].max(), always[_TURNED].max()
-            if turned > straight + _MARGIN:
+            if turned >= max(_AGREED, straight + _MARGIN):
                 known = _best(always)
-            elif straight > turned + _MARGIN:
+            elif straight >= max(_AGREED, turned + _MARGIN):
                 known = 0.0
         if not known and since:
             self._forget_average()

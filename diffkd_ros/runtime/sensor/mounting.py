@@ -149,7 +149,10 @@ class MountingCheck:
         if straight >= max(_AGREED, turned_share + _MARGIN):
             self._usual += (straight - self._usual) / (_MEMORY if self._usual else 1)
             return 0.0
-        if turned_share >= max(straight + _MARGIN, _AGREED_TURNED, _USUAL * self._usual):
+        # The pose of a single sweep may be wrong.
+        if len(compared) > 1 and turned_share >= max(
+            straight + _MARGIN, _AGREED_TURNED, _USUAL * self._usual
+        ):
             return turn
         return None
 

@@ -22,8 +22,9 @@ _FASTEST_TURN = np.radians(15.0)
 _KEPT = 100
 _SHORTEST, _LONGEST = 5.0, 15.0
 _STRAIGHT = np.radians(3.0)
-# Standard deviation of the course, radians, up to which it is known.
+# Standard deviations, radians: of the course up to which it is known, and of the heading from a steady turn.
 _UNCERTAIN = np.radians(0.4)
+_UNSTEADY = np.radians(0.7)
 
 
 class PoseTrack:
@@ -77,7 +78,7 @@ class PoseTrack:
     def course_error(self) -> float | None:
         """Degrees from the heading to the course of the positions, -90 to 90; None if it is not known.
 
-        It is known after 5 m of driving nearly straight on, forwards or backwards.
+        It is known after 5 m of driving nearly straight on with a steady heading, forwards or backwards.
         """
         poses = np.array(self._poses)
         if len(poses) < _FITTED:
@@ -92,6 +93,9 @@ class PoseTrack:
         _, spread, axes = np.linalg.svd(places, full_matrices=False)
         if spread[1] > _UNCERTAIN * spread[0] * np.sqrt(len(section)):
             return None
-        course = np.arctan2(axes[0, 1], axes[0, 0])
-        error = course - section[:, 3].mean()
+        heading = section[:, 3] - section[:, 3].mean()
+        seconds = section[:, 0] - section[:, 0].mean()
+        if np.std(heading - seconds * (seconds @ heading) / (seconds @ seconds)) > _UNSTEADY:
+            return None
+        error = np.arctan2(axes[0, 1], axes[0, 0]) - section[:, 3].mean()
         return float(np.degrees((error + np.pi / 2) % np.pi - np.pi / 2))

@@ -133,7 +133,7 @@ class MountingCheck:
         """The turn by comparison with sweeps whose turn is known; of those that agree best."""
         references = self._references
         near = [each for each in references if _distance(each.pose, pose) >= _NEAR]
-        compared = {id(each): each for each in (references[0], (near or references)[-1], references[-1])}
+        compared = {id(each): each for each in ((near or references)[-1], references[-1], references[0])}
         # Agreement of the best turn below 3 degrees and of 3 or more, and these.
         best = {False: (0.0, 0.0), True: (0.0, 0.0)}
         for reference in compared.values():
@@ -145,6 +145,8 @@ class MountingCheck:
             ):
                 turned = abs(turn) >= _LEAST
                 best[turned] = max(best[turned], (share, turn))
+            if best[False][0] >= max(_AGREED, best[True][0] + _MARGIN, _USUAL * self._usual):
+                break  # the usual case
         (straight, _), (turned_share, turn) = best[False], best[True]
         if straight >= max(_AGREED, turned_share + _MARGIN):
             self._usual += (straight - self._usual) / (_MEMORY if self._usual else 1)

@@ -35,7 +35,7 @@ class RepetitionCheck:
 
     def __init__(self) -> None:
         self._last: NDArray[np.uint64] | None = None
-        self._last_squares = np.zeros(0, np.uint64)
+        self._last_places = np.zeros((2, 0), np.float32)
         self._last_pose = np.eye(4)
         # Positions at the first repetitions, and at the latest.
         self._first: deque[NDArray[np.float64]] = deque(maxlen=_AVERAGED)
@@ -52,12 +52,12 @@ class RepetitionCheck:
         Returns:
             What is wrong; empty if nothing is, None if that is not known.
         """
-        x, y = (np.ascontiguousarray(points[:, axis], np.float32) for axis in (0, 1))
-        returns = _some(x.view(np.uint32), y.view(np.uint32))
+        places = np.array(points[:, :2].T, np.float32, order='C')
+        returns = _some(places.view(np.uint32))
         repeated = self._last is not None and _common(self._last, returns) >= _REPEATED
         if self._noisy < _NOISY_SWEEPS:
-            self._learn(x, y, pose, repeated)
-        self._last, self._last_pose = returns, pose
+            self._learn(places, pose, repeated)
+        self._last, self._last_places, self._last_pose = returns, places, pose
         if not repeated:
             self._first.clear()
             self._latest.clear()
@@ -68,18 +68,21 @@ class RepetitionCheck:
         moved = np.linalg.norm(np.mean(self._latest, axis=0) - np.mean(self._first, axis=0))
         return 'the same returns again' if self._noisy >= _NOISY_SWEEPS or moved >= _MOVED else None
 
-    def _learn(self, x: NDArray[np.float32], y: NDArray[np.float32], pose: Matrix, repeated: bool) -> None:
+    def _learn(self, places: NDArray[np.float32], pose: Matrix, repeated: bool) -> None:
         """Learn whether the returns have noise: whether they move by more than the vehicle does."""
-        squares = _some(*(np.floor(axis / _SQUARE).astype(np.int32).view(np.uint32) for axis in (x, y)))
         if repeated:
             self._noisy = 0
-        elif _within(self._last_pose, pose, *_STANDING):
-            self._noisy = self._noisy + 1 if _common(self._last_squares, squares) < _NOISY else 0
-        self._last_squares = squares
+        elif self._last is not None and _within(self._last_pose, pose, *_STANDING):
+            before, now = (
+                _some(np.floor(each / _SQUARE).astype(np.int32).view(np.uint32))
+                for each in (self._last_places, places)
+            )
+            self._noisy = self._noisy + 1 if _common(before, now) < _NOISY else 0
 
 
-def _some(x: NDArray[np.uint32], y: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """The x and y of some returns, sorted: of the same returns in every sweep, whatever the others are."""
+def _some(places: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """The x and y (2, n) of some returns, sorted: of the same ones in every sweep, whatever the others are."""
+    x, y = places
     one_in = max(0, (len(x) // _COMPARED).bit_length() - 1)
     # Multiplicative hashing, of which the high bits are used.
     chosen = np.flatnonzero(x * np.uint32(0x9E3779B1) <= np.uint32(0xFFFFFFFF >> one_in))

@@ -41,5 +41,7 @@ def scatter(points: NDArray[np.float32]) -> str | None:
     count = count[enough]
     mean = np.bincount(square, height)[enough] / count
     variance = np.bincount(square, height**2)[enough] / count - mean**2
-    deviation = float(np.sqrt(max(0.0, np.quantile(variance * count / (count - 1), 0.2))))
+    variance *= count / (count - 1)
+    fifth = len(variance) // 5
+    deviation = float(np.sqrt(max(0.0, np.partition(variance, fifth)[fifth])))
     return f'by {deviation:.2f} m in height' if deviation > _SCATTERED else ''

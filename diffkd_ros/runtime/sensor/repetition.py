@@ -81,7 +81,7 @@ class RepetitionCheck:
 
 
 def _some(places: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """The x and y (2, n) of some returns, sorted: of the same ones in every sweep, whatever the others are."""
+    """The x and y (2, n) of some returns, sorted: of the same in every sweep, whatever the others are."""
     x, y = places
     one_in = max(0, (len(x) // _COMPARED).bit_length() - 1)
     # Multiplicative hashing, of which the high bits are used.

@@ -33,6 +33,8 @@ from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET, Packed, Packer
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.link.unpacking import Unpacker
+from diffkd_ros.runtime.plausibility.examination import Examination
+from diffkd_ros.runtime.plausibility.judge import VIEWS, Judge
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 from diffkd_ros.sources.simulator.ground import HeightField
 from diffkd_ros.sources.simulator.raycast import Solids, cast, face_planes
@@ -45,6 +47,7 @@ TRAINED_AGENTS = SimulatorConfig().agents
 POINTS = 10_000, 30_000, 100_000, 300_000
 STAGES = {
     'restore': 'decode and restore',
+    'examine': 'examine neighbours',
     'fuse': 'warp, fuse, head',
     'decode': 'boxes and suppression',
     'merge': 'merge with sent boxes',
@@ -166,6 +169,7 @@ class _Vehicles:
             )
             tables = self._receiver.tables
             self._packer, self._unpacker = Packer(tables), Unpacker(tables)
+            self._judge, self._stamp = Judge(VIEWS), 0
             self._outgoing = [self._sender.prepare(each) for each in self._maps]
             self._chunks = [self._packer.pack(each, DEFAULT_BUDGET) for each in self._outgoing]
 
@@ -195,13 +199,25 @@ class _Vehicles:
             jobs[f'restore, fuse, detect: {agents}'] = partial(self._detect, count, agents)
         return jobs
 
+    def _examination(self, count: int) -> Examination:
+        """Of the next sweep, a tenth of a second after the one before."""
+        self._stamp += 100_000_000
+        names = [f'cav_{number}' for number in range(2, count + 1)]
+        return Examination(self._sender, self._judge, names, [self._stamp] * count, self._card.grid)
+
     def _detect(self, count: int, agents: str) -> None:
         """As the ego node does; maps arrive in layers if the model has them."""
         maps, poses = self._maps[:count], self._poses[:count]
         if self._chunks:
             received = [self._unpacker.unpack(chunks) for chunks in self._chunks[1:count]]
             found = detect_layered(
-                self._card, self._receiver, self._detector.detect, maps[0], received, poses
+                self._card,
+                self._receiver,
+                self._detector.detect,
+                maps[0],
+                received,
+                poses,
+                examination=self._examination(count),
             )
         else:
             found = self._detector.detect(maps, poses)

@@ -17,5 +17,7 @@ def sent_by(participant: int) -> dict[str, Any]:
 
 
 def verdicts(selector: NeighbourSelector, stamp: int, ego_pose: Matrix) -> dict[str, Verdict]:
-    """The verdict on each neighbour for a sweep of the ego."""
-    return {verdict.agent: verdict for verdict in selector.select(stamp, ego_pose, MAP_FRAME)}
+    """The verdict on each neighbour for a sweep of the ego, in which all that are accepted are fused."""
+    found = selector.select(stamp, ego_pose, MAP_FRAME)
+    concluded = selector.conclude(stamp, found, [0.5] * len(found))
+    return {verdict.agent: verdict for verdict in concluded}

@@ -141,8 +141,9 @@ def evaluate(
     cooperation: Annotated[
         str | None,
         typer.Option(
-            help='Sent content: intermediate (whole maps), late (boxes), early (points), layered (boxes and '
-            'codes), none. By default what the nodes send with this model: layers if it can, else whole maps.'
+            help='Sent content: intermediate (maps), late (boxes), voted (boxes on which two agree), early '
+            '(points), layered (boxes and codes), none. By default what the nodes send with this model: '
+            'layers if it can, else whole maps.'
         ),
     ] = None,
     budget: Annotated[

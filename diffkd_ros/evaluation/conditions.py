@@ -20,6 +20,8 @@ from diffkd_ros.metrics.average_precision import EvaluationError
 CLEAN = 'clean'
 EGO_ALONE = 'ego_alone'
 ALL, NONE, DEFAULT = 'all', 'none', 'default'
+CORRUPTED = 'corrupted'
+"""In place of an attack: neighbours that do not lie, with corrupted sensors."""
 PROFILES: tuple[Profile, ...] = ('graded', 'lab')
 
 Name = TypeVar('Name', bound=str)
@@ -162,21 +164,24 @@ def make_attacks(attacks: str, liars: str, seeds: str, optimised: bool) -> dict[
     """The attacks requested, after the references: clean frames, ego alone, and absent liars.
 
     Args:
-        attacks: names, or `all`.
+        attacks: names, `corrupted`, or `all`.
         liars: how many of how many neighbours attack, as in `1of2,2of4`.
         seeds: numbers from 0; they choose the liars and draw their lies.
         optimised: whether attacks by gradients are possible; without, `all` leaves them out.
 
     Returns:
-        Conditions by the number of the ego's neighbours.
+        Conditions by the number of the ego's neighbours; those of `corrupted` for the fewest.
 
     Raises:
         EvaluationError: if a value is unknown (names the nearest known one), repeated or not possible.
     """
     if attacks == ALL:
         chosen = [name for name, attack in ATTACKS.items() if optimised or not attack.optimised]
+        corrupted = True
     else:
-        chosen = [check_known('attack', part, ATTACKS) for part in _parts(attacks, 'attack')]
+        parts = _parts(attacks, 'attack')
+        corrupted = CORRUPTED in parts
+        chosen = [check_known('attack', part, ATTACKS) for part in parts if part != CORRUPTED]
     if needing := [name for name in chosen if ATTACKS[name].optimised and not optimised]:
         raise EvaluationError(f'{needing[0]} needs a checkpoint to compute gradients of: --attack-checkpoint')
     conditions: dict[int, list[Condition]] = {}
@@ -188,7 +193,14 @@ def make_attacks(attacks: str, liars: str, seeds: str, optimised: bool) -> dict[
             for name in (ABSENT.name, *chosen)
             for seed in realisations
         ]
+    if corrupted:
+        conditions[min(conditions)] += corrupted_honest()
     return conditions
+
+
+def corrupted_honest() -> list[Condition]:
+    """The seven corruptions of the paper at all severities, of the neighbours' sensors, drawn once."""
+    return make_conditions('paper', ALL, 'neighbours')[len(REFERENCES) :]
 
 
 def attack_of(name: str) -> Condition | None:

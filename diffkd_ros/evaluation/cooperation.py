@@ -28,6 +28,7 @@ from diffkd_ros.runtime.detector import Detection
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.boxes import BOX_BYTES, boxes_from_bytes, boxes_to_bytes
 from diffkd_ros.runtime.link.merging import merge_boxes
+from diffkd_ros.runtime.plausibility.judge import Doubt
 
 POINT_BYTES = 8
 """Four 16-bit integers: x, y, z in centimetres, intensity in steps of 1/65535."""
@@ -77,14 +78,14 @@ class Outcome:
         fused: number of neighbours whose features were fused; 0 where no features are sent.
         encode_ms: milliseconds from points to the ego's feature map.
         fuse_ms: milliseconds from feature maps to boxes.
-        judgement: whether the sender of each message is taken for a liar; empty where nothing judges.
+        doubts: why each message was not used, None if it was; empty where nothing judges.
     """
 
     detection: Detection
     fused: int
     encode_ms: float
     fuse_ms: float
-    judgement: tuple[bool, ...] = ()
+    doubts: tuple[Doubt | None, ...] = ()
 
     def inference(self, sizes: Sequence[int]) -> Inference:
         """Figures of the inference, given the sizes of the messages sent."""
@@ -170,8 +171,13 @@ class Cooperation(ABC):
         """Returns whether the base layer of a message arrived, see `choose_sweep`."""
         return True
 
-    def begin(self) -> Cooperation:
-        """The same way to cooperate for the frames of a scenario, in order, of which none is known yet."""
+    def begin(self, *, suspicious: bool = False) -> Cooperation:
+        """The same way to cooperate for the frames of a scenario, in order, of which none is known yet.
+
+        Args:
+            suspicious: whether neighbours are judged by their earlier sweeps, too, as by the nodes; else each
+                sweep by itself, so that results do not depend on which frames are run.
+        """
         return self
 
     def remember(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> None:

@@ -12,6 +12,7 @@ from diffkd_ros.evaluation.cooperation import (
     NoCooperation,
 )
 from diffkd_ros.evaluation.layered import LayeredCooperation
+from diffkd_ros.evaluation.voted import VotedCooperation
 from diffkd_ros.runtime.card import ModelCard
 
 _KINDS: tuple[type[Cooperation], ...] = (
@@ -20,6 +21,7 @@ _KINDS: tuple[type[Cooperation], ...] = (
     EarlyCooperation,
     NoCooperation,
     LayeredCooperation,
+    VotedCooperation,
 )
 COOPERATIONS = {kind.name: kind for kind in _KINDS}
 INTERMEDIATE = IntermediateCooperation.name

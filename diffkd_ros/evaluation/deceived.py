@@ -20,7 +20,8 @@ from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.metrics.deception import Judgement
 from diffkd_ros.metrics.inference import MESSAGES_PER_SECOND
-from diffkd_ros.nodes.link.places import Places
+from diffkd_ros.nodes.link.places import FEW_CELLS, Places
+from diffkd_ros.nodes.link.plausibility import in_place_of
 from diffkd_ros.runtime.codec import PayloadError
 from diffkd_ros.sources.source import Scenario
 
@@ -57,7 +58,7 @@ class DeceivedPerceiver(Perceiver):
         budget: int | None = None,
         optimiser: Optimiser | None = None,
     ) -> None:
-        super().__init__(cooperation, condition, budget)
+        super().__init__(cooperation, condition, budget, suspicious=True)
         self._liars, self._drive, self._elsewhere = liars, drive, elsewhere
         self._optimiser, self._attack = optimiser, condition.lie
         self._owners: dict[int, int] = {}
@@ -80,6 +81,8 @@ class DeceivedPerceiver(Perceiver):
         perception = super().perceive(clean, sensed)
         judged: dict[int, bool] = dict.fromkeys(self._refused, True)
         for name, liar in perception.judgement.judged.items():
+            if liar:
+                self._places.damaged(str(name), sensed.stamp)
             agent = self._owners.get(name, name)
             judged[agent] = judged.get(agent, False) or liar
         return replace(perception, judgement=Judgement(self._among(sensed), judged))
@@ -97,14 +100,21 @@ class DeceivedPerceiver(Perceiver):
         said: dict[int, Statement] = {}
         for agent in liars:
             lie = self._lie(clean, agent)
-            if lie is not None:
+            if lie is not None and in_place_of(sensed.agents[sensed.ego].pose, lie.pose):
+                self._refused.add(agent)
+            elif lie is not None:
                 for number in range(self._attack.names):
                     name = agent + number * _NEXT_NAME
                     self._owners[name], said[name] = agent, lie
                     poses[str(name)] = lie.pose
 
+        crowded = len(poses) > self._cooperation.model.card.max_agents - 1
+
         def shared_by(name: str) -> Any:
             agent = int(name)
+            if crowded and agent in said and _says_little(said[agent]):
+                self._refused.add(self._owners[agent])
+                return None
             if agent not in said:
                 return self._message(clean, agent, sensed.agents[agent])
             return self._lying_message(clean, agent, said)
@@ -158,3 +168,7 @@ class DeceivedPerceiver(Perceiver):
         other = self._elsewhere().frame(frame.index)
         there = other.neighbours[frame.neighbours.index(agent)]
         return self._statement(CleanFrame(other), there)
+
+
+def _says_little(said: Statement) -> bool:
+    return not said.boxes and int((said.bev.density > 0).sum()) < FEW_CELLS

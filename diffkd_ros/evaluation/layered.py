@@ -22,6 +22,8 @@ from diffkd_ros.runtime.link.maps import OutgoingMap, ReceivedMap
 from diffkd_ros.runtime.link.memory import MapMemory, Moment
 from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET, Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
+from diffkd_ros.runtime.plausibility.examination import Examination
+from diffkd_ros.runtime.plausibility.judge import VIEWS, Judge
 
 ENVELOPE = 200
 """Most bytes of the other fields of a `BevChunk`, which is sent for every chunk."""
@@ -64,13 +66,15 @@ class LayeredCooperation(Cooperation):
         self._packer, self._unpacker = Packer(tables), Unpacker(tables)
         self.remembers = model.card.memory
         self._memory = MapMemory()
+        self._judge: Judge | None = None
 
-    def begin(self) -> LayeredCooperation:
-        """With a memory of its own, if the model has one."""
-        if not self.remembers:
+    def begin(self, *, suspicious: bool = False) -> LayeredCooperation:
+        """With a memory of its own, if the model has one, and a judge of its own if suspicious."""
+        if not (self.remembers or suspicious):
             return self
         begun = copy(self)
         begun._memory = MapMemory()
+        begun._judge = Judge(VIEWS, seed=0) if suspicious else None
         return begun
 
     def message(
@@ -124,9 +128,16 @@ class LayeredCooperation(Cooperation):
         started = time.perf_counter()
         ego = own.feature or model.nothing()
         received, poses, moment = self._received(clean, sweep, messages)
-        detection = detect_layered(model.card, model.receiver, model.detect, ego, received, poses, moment)
+        names = [str(message.agent) for message in messages]
+        stamps = [clean.frame.stamp, *(message.stamp for message in messages)]
+        judge = self._judge or Judge()
+        examination = Examination(model.sender, judge, names, stamps, model.card.grid)
+        detection = detect_layered(
+            model.card, model.receiver, model.detect, ego, received, poses, moment, examination
+        )
         milliseconds = (time.perf_counter() - started) * 1e3
-        return Outcome(detection, len(messages), own.milliseconds, milliseconds)
+        fused = len(detection.gate_weights) - 1
+        return Outcome(detection, fused, own.milliseconds, milliseconds, detection.doubts)
 
     def remember(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]) -> None:
         """Decode what arrived, for the memory."""

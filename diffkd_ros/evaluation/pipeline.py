@@ -57,10 +57,20 @@ class Perceiver:
         cooperation: the way to cooperate.
         condition: the corruption.
         budget: most bytes of a message, in addition to the condition's limits; None for the cooperation's.
+        suspicious: see `Cooperation.begin`.
     """
 
-    def __init__(self, cooperation: Cooperation, condition: Condition, budget: int | None = None) -> None:
-        self._cooperation = cooperation.begin()
+    def __init__(
+        self,
+        cooperation: Cooperation,
+        condition: Condition,
+        budget: int | None = None,
+        *,
+        suspicious: bool = False,
+    ) -> None:
+        self._cooperation = cooperation.begin(suspicious=suspicious)
+        # Whether the result depends on this frame only.
+        self._single = not (suspicious or cooperation.remembers)
         self._condition = condition
         most = cooperation.budget if budget is None else budget
         self._limits = replace(condition.link, message_bytes=most)
@@ -113,15 +123,20 @@ class Perceiver:
         sent = self._sent if self._condition.over_links else [m.size for m in messages.values()]
         ego = sensed.agents[sensed.ego]
         outcome = self._outcome(clean, ego, messages)
-        used = (sensed.ego, *messages)
+        doubts = dict(zip(messages, outcome.doubts or [None] * len(messages), strict=True))
+        used = (sensed.ego, *(agent for agent, doubt in doubts.items() if doubt is None))
+        # Those that wait for their examination are not judged yet.
+        judged = {
+            agent: doubt is not None
+            for agent, doubt in doubts.items()
+            if outcome.doubts and not (doubt is not None and doubt.waiting)
+        }
         return Perception(
             outcome.detection,
             used[: 1 + outcome.fused],
             replace(sensed, agents={agent: sensed.agents[agent] for agent in used if agent in sensed.agents}),
             outcome.inference(sent),
-            Judgement(
-                judged=dict(zip(messages, outcome.judgement, strict=True)) if outcome.judgement else {}
-            ),
+            Judgement(judged=judged),
         )
 
     def _received(self, clean: CleanFrame, sensed: CoopFrame) -> dict[int, Any]:
@@ -173,7 +188,7 @@ class Perceiver:
 
         # Nothing was corrupted on which the result depends, so it equals that of other conditions.
         untouched = (
-            not self._cooperation.remembers
+            self._single
             and ego is clean.frame.agents[clean.frame.ego]
             and all(message is clean.known(self._key(agent)) for agent, message in messages.items())
         )

@@ -36,6 +36,7 @@ class Plan:
         budget: most bytes of a message, None for no limit but that of the way to cooperate.
         history: frames kept before the first scored one of a scenario, if it is long enough.
         optimiser: computes the maps of attacks by gradients.
+        suspicious: see `Cooperation.begin`; as always under attack.
     """
 
     out: Path
@@ -48,6 +49,7 @@ class Plan:
     budget: int | None = None
     history: int = HISTORY
     optimiser: Optimiser | None = None
+    suspicious: bool = False
 
     @property
     def protocol(self) -> Protocol:

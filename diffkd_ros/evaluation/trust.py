@@ -15,7 +15,7 @@ from rich.table import Table
 
 from diffkd_ros.attacks.catalogue import ABSENT, ATTACKS
 from diffkd_ros.attacks.liars import Liars
-from diffkd_ros.evaluation.conditions import REFERENCES, Condition, attack_of
+from diffkd_ros.evaluation.conditions import EGO_ALONE, REFERENCES, Condition, attack_of, corrupted_honest
 from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.deceived import ATTACK_HISTORY
 from diffkd_ros.evaluation.evaluate import run_with_progress
@@ -87,6 +87,7 @@ class Trust(References):
 
     attacks: dict[str, dict[str, AttackFigures]]
     false_quarantine: Number
+    left_out_honest: dict[str, Number]
     references: dict[str, References]
     model: str
     cooperation: str
@@ -128,7 +129,8 @@ def evaluate_attacks(
             console.print(f'{neighbours} neighbours: {len(asked)} conditions on {len(drives)} scenarios')
             run_with_progress(part, asked, drives, workers, console)
         names = sorted(path.name for path in (part.out / 'frames').glob('*'))
-        complete = [*REFERENCES, *filter(None, map(attack_of, names))]
+        honest = [each for each in corrupted_honest() if each.name in names]
+        complete = [*REFERENCES, *filter(None, map(attack_of, names)), *honest]
         loaded = load_results(part, complete, usable(part, drives))
         if missing := [condition.name for condition in asked if condition not in loaded]:
             raise EvaluationError(f'no results of {", ".join(missing)}: see the reasons in {part.out}')
@@ -152,6 +154,7 @@ def _parts(plan: Plan, conditions: Iterable[int]) -> dict[int, Plan]:
             out=plan.out / f'{neighbours}{_FOLDER}',
             source=replace(plan.source, simulator={**plan.source.simulator, 'agents': neighbours + 1}),
             history=ATTACK_HISTORY,
+            suspicious=True,
         )
         for neighbours in sorted(numbers)
     }
@@ -224,11 +227,12 @@ def _trust(plan: Plan, measured: Sequence[_Measured]) -> Trust:
         }
         for name in ATTACKS
     }
-    clean = REFERENCES[0]
+    honest = _honest(measured)
     return Trust(
         **next(iter(references.values())).model_dump(),
         attacks={name: figures for name, figures in attacks.items() if figures},
-        false_quarantine=false_share([drive for part in measured for drive in part.judged(clean)]),
+        false_quarantine=false_share([drive for drives in honest.values() for drive in drives]),
+        left_out_honest={name: false_share(drives) for name, drives in honest.items()},
         references=references,
         model=plan.open().model.card.model_id,
         cooperation=plan.cooperation,
@@ -236,6 +240,17 @@ def _trust(plan: Plan, measured: Sequence[_Measured]) -> Trust:
         frames={str(liars): len(part.clean) for liars, part in by_liars.items()},
         seeds=sorted({each.seed for part in measured for each in part.results}),
     )
+
+
+def _honest(measured: Sequence[_Measured]) -> dict[str, list[Judgements]]:
+    """The judgements in the conditions in which nobody lies, by their names."""
+    honest: dict[str, list[Judgements]] = defaultdict(list)
+    for part in measured:
+        for each in part.results:
+            if not each.attack and each != Condition(EGO_ALONE):
+                name = each.corruption if each.reference else f'{each.corruption} {each.severity}'
+                honest[name] += part.judged(each)
+    return dict(honest)
 
 
 def _figures(plan: Plan, results: Sequence[FrameResults]) -> Figures:

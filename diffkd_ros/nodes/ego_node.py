@@ -44,7 +44,10 @@ from diffkd_ros.runtime.link.detector import detect_layered
 from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.memory import MapMemory, Moment
 from diffkd_ros.runtime.link.restorer import MapReceiver
+from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.link.unpacking import Unpacker
+from diffkd_ros.runtime.plausibility.examination import Examination
+from diffkd_ros.runtime.plausibility.judge import VIEWS, Judge
 
 if TYPE_CHECKING:
     from diffkd_ros.nodes.link.signing import SignatureCheck
@@ -81,6 +84,12 @@ class EgoParameters(EncodingParameters):
         'sweep has about one per kilobyte.',
         minimum=10.0,
         maximum=1e5,
+    )
+    plausibility: bool = parameter(
+        True,
+        'Neighbours whose sweeps contradict what the ego sees are left out, and in quarantine if they do so '
+        'repeatedly; with models with a layered message.',
+        live=True,
     )
     neighbour_keys: str = parameter(
         '',
@@ -120,6 +129,8 @@ class FusionPipeline(Pipeline):
         self._memory, self._map_frame = MapMemory(), ''
         grid = self.card.grid
         self._nothing = features.BevFeature.empty(self.card.channels, grid.height, grid.width)
+        self._sender = MapSender(self.card, p.threads, p.device) if self.card.link else None
+        self._judge = Judge(VIEWS)
         self._warm_up()
         self._neighbours = NeighbourSelector(
             self.card,
@@ -156,6 +167,8 @@ class FusionPipeline(Pipeline):
             shared = Unpacker(self._receiver.tables).unpack([])
         for agents in range(1, self.card.max_agents + 1):
             self._fuse(self._nothing, [shared] * (agents - 1), [np.eye(4)] * agents)
+        if self._sender is not None:
+            self._sender.view(self._nothing, self._nothing.density > 0)
 
     def _fuse(
         self,
@@ -163,11 +176,14 @@ class FusionPipeline(Pipeline):
         shared: Sequence[features.BevFeature | ReceivedMap],
         poses: Sequence[Matrix],
         moment: Moment | None = None,
+        examination: Examination | None = None,
     ) -> Detection:
         if self._receiver is None:
             # Without tables no layered message is accepted.
             return self._detector.detect([own, *cast(Sequence[features.BevFeature], shared)], poses)
-        return detect_layered(self.card, self._receiver, self._detector.detect, own, shared, poses, moment)
+        return detect_layered(
+            self.card, self._receiver, self._detector.detect, own, shared, poses, moment, examination
+        )
 
     def activate(self) -> None:
         """Subscribe to clouds, poses and neighbours' features; publish the class names."""
@@ -194,6 +210,7 @@ class FusionPipeline(Pipeline):
         self._subscriptions = []
         self._neighbours.buffer.pause()
         self._memory.clear()
+        self._judge.clear()
 
     def receive(self, sweep: Sweep) -> None:
         """Store a sweep that arrived, and its stamp to compare neighbours' clocks with."""
@@ -205,6 +222,7 @@ class FusionPipeline(Pipeline):
         """Drop stored input with a later stamp (nanoseconds), after time has jumped back."""
         super().forget_after(stamp)
         self._neighbours.forget_after(stamp)
+        self._judge.clear()
 
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> str:
         """Fuse a sweep with the features received by now, and publish the results.
@@ -232,12 +250,21 @@ class FusionPipeline(Pipeline):
             agents = [self._ego.agent, *(verdict.agent for verdict, *_ in accepted)]
             stamps = [sweep.stamp, *(verdict.stamp for verdict, *_ in accepted)]
             moment = Moment(self._memory, agents, stamps)
+        examination = None
+        if self._sender is not None and p.plausibility:
+            names = [verdict.agent for verdict, *_ in accepted]
+            times = [sweep.stamp, *(verdict.stamp for verdict, *_ in accepted)]
+            examination = Examination(self._sender, self._judge, names, times, self.card.grid)
         timer.mark('neighbours')
-        detection = _above(p.min_score, self._fuse(feature, shared, poses, moment))
+        detection = _above(p.min_score, self._fuse(feature, shared, poses, moment, examination))
         if left_out:
             detection = replace(detection, reliability=0.0)
         timer.add(detection.latency_ms)
-        self._neighbours.weigh(verdicts, detection.gate_weights[1:])
+        weights, doubts = detection.gate_weights[1:], detection.doubts
+        verdicts = self._neighbours.conclude(sweep.stamp, verdicts, weights, doubts)
+        if doubts:
+            kept = [number for number, doubt in enumerate(doubts) if doubt is None]
+            poses = [poses[0], *(poses[1 + number] for number in kept)]
         header = sweep.cloud.header
         self._detections.publish(boxes_message(header, detection.boxes, self.card.class_names))
         if self._vision is not None:
@@ -277,6 +304,7 @@ class FusionPipeline(Pipeline):
         )
         message.grid_range = np.array(self.card.grid.range, np.float32)
         fill(message.latency_ms, list(stages.values()))
+        fill(message.seen_by, detection.seen_by)
         # Accepted neighbours come first, in the order that the detector got them.
         weights = [float(weight) for weight in detection.gate_weights[1:]]
         records = self._neighbours.buffer.snapshot()
@@ -314,7 +342,9 @@ def _above(min_score: float, detection: Detection) -> Detection:
     boxes = detection.boxes
     if boxes.scores is None or not min_score:
         return detection
-    return replace(detection, boxes=boxes[boxes.scores >= min_score])
+    high = boxes.scores >= min_score
+    seen_by = detection.seen_by[high] if len(detection.seen_by) else detection.seen_by
+    return replace(detection, boxes=boxes[high], seen_by=seen_by)
 
 
 def neighbour_status(verdict: Verdict, weight: float, record: PeerRecord) -> NeighbourStatus:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.card import EGO, ModelCard
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.plausibility.judge import Doubt
 from diffkd_ros.runtime.session import ModelPart, Shape
 
 OUTPUTS = ['heatmap', 'regression', 'share', 'coverage', 'reliability', 'energy']
@@ -23,7 +24,7 @@ OUTPUTS = ['heatmap', 'regression', 'share', 'coverage', 'reliability', 'energy'
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """Result of one fusion. Maps are in the ego's grid; agent 0 is the ego.
+    """Result of one fusion. Maps are in the ego's grid and of the agents fused; agent 0 is the ego.
 
     Attributes:
         boxes: in the ego's LiDAR frame, by descending score.
@@ -33,6 +34,8 @@ class Detection:
         reliability_map: (height, width) in (0, 1).
         energy_map: (n, height, width) mean absolute value of each agent's restored feature.
         latency_ms: milliseconds of `fuse` (restore, warp, fuse, head) and `decode` (peaks, NMS).
+        doubts: why each neighbour's sweep was left out, None if it was fused; empty if nothing examined them.
+        seen_by: number of agents that see each box by themselves; empty likewise.
     """
 
     boxes: Boxes3D
@@ -42,6 +45,8 @@ class Detection:
     reliability_map: NDArray[np.float32]
     energy_map: NDArray[np.float32]
     latency_ms: dict[str, float]
+    doubts: tuple[Doubt | None, ...] = ()
+    seen_by: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
 
 
 class CooperativeDetector(ModelPart):

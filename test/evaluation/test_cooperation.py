@@ -18,6 +18,7 @@ from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.runtime.link.boxes import boxes_from_bytes, boxes_to_bytes
+from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
 
 def perceive(cooperation, condition, *frames):
@@ -78,6 +79,23 @@ def test_late_drops_boxes_around_the_ego(model, late, drive):
     assert points_in_boxes(seen_from_there, theirs.boxes[theirs.scores > 0.3])[0] >= 0
     merged = perceive(late, Condition(CLEAN), frame).detection.boxes
     assert points_in_boxes(body, merged.boxes[merged.scores > 0.3])[0] == -1
+
+
+def test_a_vote_keeps_what_the_ego_finds_and_what_two_others_sent(model, late):
+    drive = Simulator(SimulatorConfig(agents=4), 3).scenario(0)
+    frame, sure = drive.frame(20), 0.3
+    own, *theirs = (found_alone(model, frame.agents[agent].points) for agent in (1, 2, 3, 4))
+    back = inverse(frame.agents[1].pose)
+    sent = [
+        transform_boxes(back @ frame.agents[agent].pose, each.boxes)
+        for agent, each in zip((2, 3, 4), theirs, strict=True)
+    ]
+    everything = perceive(late, Condition(CLEAN), frame).detection.boxes
+    kept = rows(perceive(cooperation_named('voted')(model), Condition(CLEAN), frame).detection.boxes)
+    votes = sum((bev_iou(everything.boxes, each) >= sure).any(axis=1).astype(int) for each in sent)
+    found = (bev_iou(everything.boxes, own.boxes) >= sure).any(axis=1)
+    assert kept == rows(everything[found | (votes >= 2)])
+    assert 0 < int((~found & (votes == 1)).sum()) < len(everything)
 
 
 def test_early_detects_in_all_points_together(model, early, drive):
@@ -185,6 +203,7 @@ def test_conditions_of_a_kind_of_message_do_not_apply_to_others():
         'intermediate': of_chunks,
         'layered': of_maps,
         'late': of_maps | of_chunks,
+        'voted': of_maps | of_chunks,
         'early': of_maps | of_chunks,
         'none': set(),
     }

@@ -18,7 +18,9 @@ from diffkd_ros.evaluation.pipeline import Perceiver
 from diffkd_ros.geometry.boxes import ground_truth_in, transform_boxes
 from diffkd_ros.geometry.poses import inverse
 from diffkd_ros.metrics.average_precision import EvaluationError
+from diffkd_ros.runtime.link import detector
 from diffkd_ros.runtime.link.unpacking import Unpacker
+from diffkd_ros.runtime.plausibility.judge import Judge, Record
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
 PLAIN = [name for name, attack in ATTACKS.items() if not attack.optimised]
@@ -42,12 +44,15 @@ def layered_model(shipped_model):
 
 
 def listening(kind, model, judgement=()):
-    """A way to cooperate that keeps the messages that the ego gets."""
+    """A way to cooperate that keeps the messages that the ego gets, and replaces its judgement if given."""
 
     class Listening(kind):
+        heard = ()
+
         def outcome(self, clean, sweep, messages):
-            self.heard = list(messages)
-            return replace(super().outcome(clean, sweep, messages), judgement=judgement[: len(messages)])
+            type(self).heard = tuple(messages)
+            outcome = super().outcome(clean, sweep, messages)
+            return replace(outcome, judgement=judgement) if judgement else outcome
 
     return Listening(model)
 
@@ -71,7 +76,8 @@ def honest(cooperation, frame):
 def test_layers_of_lies_decode_and_the_honest_sender_is_untouched(name, three, elsewhere, layered_model):
     cooperation = listening(LayeredCooperation, layered_model)
     clean = honest(cooperation, three.frame(20))
-    truthful = dict(zip(clean.fused[1:], cooperation.heard, strict=True))
+    assert clean.fused == (1, 2, 3)
+    truthful = {message.agent: message for message in cooperation.heard}
     lied = perceive(cooperation, name, three, elsewhere)
     (liar,) = lied.judgement.liars
     unpacker = Unpacker(layered_model.receiver.tables)
@@ -111,8 +117,10 @@ def test_maps_of_lies_are_valid_and_the_honest_sender_is_untouched(name, three, 
         assert len(cooperation.heard) == 2
 
 
-def test_all_spoofed_boxes_are_merged(three, layered_model):
-    """None is dropped because the features at its place arrived, too."""
+def test_all_spoofed_boxes_are_merged(three, layered_model, monkeypatch):
+    """None is dropped because the features at its place arrived, too, if the ego believes the liar."""
+    monkeypatch.setattr(detector, 'reconciled', lambda boxes, *_: (boxes, np.zeros(len(boxes), np.uint8)))
+    monkeypatch.setattr(Judge, 'judge', lambda _, ego, said, stamp: [''] * len(said))
 
     def invented(perception):
         return int((np.abs(perception.detection.boxes.scores - SCORE) < 0.01).sum())
@@ -147,21 +155,40 @@ def test_a_replayed_sweep_is_1_6_seconds_old(three, model):
     np.testing.assert_array_equal(replayed.pose, old.agents[liar].pose)
 
 
-def test_names_of_one_liar_take_all_places(layered_model):
+def test_names_in_the_place_of_the_ego_are_refused_and_take_no_places(layered_model):
     drive = Simulator(SimulatorConfig(agents=5), 3).scenario(0)
     cooperation = listening(LayeredCooperation, layered_model)
     lied = perceive(cooperation, 'sybils', drive, liars=Liars(4, 1))
-    assert len(cooperation.heard) == 4
-    unpacker = Unpacker(layered_model.receiver.tables)
-    assert {unpacker.unpack(message.chunks).refused for message in cooperation.heard} == {()}
-    assert {message.agent % 1_000_000 for message in cooperation.heard} == set(lied.judgement.liars)
-    assert set(lied.observed.agents) <= {1, *lied.judgement.liars}
+    (liar,) = lied.judgement.liars
+    assert {message.agent for message in cooperation.heard} == {2, 3, 4, 5} - {liar}
+    assert lied.judgement.judged[liar]
+
+
+@pytest.mark.parametrize('name', ['spoof', 'noise', 'saturation', 'paste'])
+def test_a_liar_is_left_out_and_an_honest_sender_is_not(name, three, layered_model):
+    lied = perceive(LayeredCooperation(layered_model), name, three)
+    (liar,) = lied.judgement.liars
+    assert lied.judgement.judged == {liar: True, 5 - liar: False}
+    assert lied.fused == (1, 5 - liar)
+    without = perceive(LayeredCooperation(layered_model), ABSENT.name, three)
+    np.testing.assert_array_equal(lied.detection.boxes.boxes, without.detection.boxes.boxes)
+
+
+@pytest.mark.parametrize('successive', [True, False])
+def test_suspicion_is_kept_from_frame_to_frame_only_for_attacks(successive, three, layered_model):
+    cooperation, frame = LayeredCooperation(layered_model), CleanFrame(three.frame(20))
+    perceiver = Perceiver(cooperation, Condition(CLEAN), suspicious=successive)
+    for name in ('2', '3'):
+        record = Record(suspicion=5.0, stamp=frame.frame.stamp)
+        if successive:
+            perceiver._cooperation._judge._records[name] = record
+    assert perceiver.perceive(frame, frame.frame).fused == ((1,) if successive else (1, 2, 3))
 
 
 def test_a_message_that_does_not_fit_is_not_refused(three, layered_model):
     cooperation = listening(LayeredCooperation, layered_model)
     lied = perceive(cooperation, 'noise', three, budget=10)
-    assert cooperation.heard == []
+    assert cooperation.heard == ()
     assert lied.judgement.judged == {}
 
 
@@ -245,7 +272,11 @@ def test_conditions_of_attacks():
     assert 'spoof-2of4-seed1' in names
     assert 'absent-1of4-seed0' in names
     everything = make_attacks('all', '1of2', '0', optimised=False)[2]
-    assert [condition.attack for condition in everything][3:] == PLAIN
+    attacks = [condition for condition in everything if condition.attack]
+    assert [condition.attack for condition in attacks][1:] == PLAIN
+    honest = [each for each in everything if each.severity]
+    assert len(honest) == 7 * 3
+    assert {each.who for each in honest} == {'neighbours'}
 
 
 @pytest.mark.parametrize(

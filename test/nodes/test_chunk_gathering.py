@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from diffkd_ros.msg import BevChunk
 from layered_map import link_tables, random_codes
+from link_selection import verdicts
 from rclpy.serialization import serialize_message
 
 from diffkd_ros.geometry.lidar_pose import LidarPose
@@ -23,6 +24,9 @@ from diffkd_ros.runtime.link.packing import Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
 S = 1_000_000_000
+# Five metres behind the neighbours.
+EGO = np.eye(4)
+EGO[0, 3] = -5.0
 TABLES = link_tables()
 
 
@@ -61,7 +65,7 @@ def arrive(selector, *messages):
 
 
 def verdict_at(selector, stamp):
-    (verdict,) = selector.select(stamp, np.eye(4), 'map')
+    (verdict,) = verdicts(selector, stamp, EGO).values()
     return verdict
 
 
@@ -181,9 +185,9 @@ def test_a_chunk_that_arrives_after_its_sweep_was_decoded_is_not_in_the_verdict(
     )
     selector._unpacker = Slow(TABLES)
     arrive(selector, *near[:3], *far)
-    verdicts = selector.select(0, np.eye(4), 'map')
-    assert [(v.agent, v.extent.chunks) for v in verdicts] == [('cav_2', 3), ('cav_3', 4)]
-    assert verdicts[0].extent.size == sum(len(serialize_message(chunk)) for chunk in near[:3])
+    found = list(verdicts(selector, 0, EGO).values())
+    assert [(v.agent, v.extent.chunks) for v in found] == [('cav_2', 3), ('cav_3', 4)]
+    assert found[0].extent.size == sum(len(serialize_message(chunk)) for chunk in near[:3])
     assert selector.buffer.snapshot()['cav_2'].chunks_received == 4
 
 
@@ -221,7 +225,7 @@ def test_a_chunk_larger_than_any_is_not_stored(selector, sweep_of):
     (large, *_) = sweep_of(0)
     large.data.frombytes(bytes(1000))
     arrive(selector, large)
-    assert selector.select(0, np.eye(4), 'map') == []
+    assert verdicts(selector, 0, EGO) == {}
     assert selector.buffer.totals().chunks_refused == {Refusal.CONTRADICTION: 1}
 
 
@@ -296,4 +300,4 @@ def test_every_chunk_of_too_many_sweeps_is_counted(selector, sweep_of):
 def test_an_own_chunk_that_the_link_returns_is_ignored(selector, sweep_of):
     arrive(selector, *sweep_of(0, agent='cav_1'))
     assert selector.buffer.own == 4
-    assert selector.select(0, np.eye(4), 'map') == []
+    assert verdicts(selector, 0, EGO) == {}

@@ -117,7 +117,7 @@ def test_values_beyond_those_of_the_model_are_refused(selector, feature_of, card
 def drive(selector, feature_of, ego_pose, honest, liars, sweeps, start=0, participants=None):
     """Let neighbours send for some sweeps; returns the names fused in the last one.
 
-    Each of the liars claims to stand where the ego does. Participants are given by name.
+    Each of the liars claims to stand next to the ego. Participants are given by name.
     """
     participants = participants or {}
     for k in range(start, start + sweeps):
@@ -130,7 +130,7 @@ def drive(selector, feature_of, ego_pose, honest, liars, sweeps, start=0, partic
         for name in liars:
             message = feature_of(2, name, stamp, k)
             position = message.pose.pose.position
-            position.x, position.y, position.z = ego_pose[:3, 3]
+            position.x, position.y, position.z = ego_pose[:3, 3] + [2.0, 0.0, 0.0]
             if liars[name] == 'empty':
                 empty = Map.empty(message.channels, message.height, message.width)
                 del message.data[:]

@@ -13,7 +13,7 @@ they were at the feature's stamp. `max_age` limits that error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,9 @@ from diffkd_ros.nodes.base import diagnostics
 from diffkd_ros.nodes.link.admission import Admission, publisher_of
 from diffkd_ros.nodes.link.arrived import ArrivedChunks, ArrivedMap, Extent
 from diffkd_ros.nodes.link.peer_buffer import PeerBuffer
-from diffkd_ros.nodes.link.places import Places
+from diffkd_ros.nodes.link.places import FEW_CELLS, Places
 from diffkd_ros.nodes.link.plausibility import PoseCheck
-from diffkd_ros.nodes.link.received import Pick
+from diffkd_ros.nodes.link.received import Pick, Received
 from diffkd_ros.nodes.link.refusal import Objection, Refusal
 from diffkd_ros.nodes.link.report import LinkReport
 from diffkd_ros.nodes.link.sweep_clock import SweepClock
@@ -41,6 +41,7 @@ from diffkd_ros.runtime.link.maps import ReceivedMap, TileState
 from diffkd_ros.runtime.link.tables import LinkTables
 from diffkd_ros.runtime.link.unpacking import Unpacker
 from diffkd_ros.runtime.neighbours import Choice
+from diffkd_ros.runtime.plausibility.judge import Doubt
 
 if TYPE_CHECKING:  # of an extra
     from diffkd_ros.nodes.link.signing import SignatureCheck
@@ -123,6 +124,7 @@ class NeighbourSelector:
         self._poses = PoseCheck(card.grid)
         oldest, newest = round(max_age * NANOSECONDS), round(future_tolerance * NANOSECONDS)
         self.buffer = PeerBuffer[Arrived](own_id, oldest, newest, self._sweeps.seconds)
+        self._selected: dict[str, Received[Arrived]] = {}
         self._places = Places(card.max_agents - 1, self.buffer.publisher)
         self._report = LinkReport(self.buffer, self._sweeps, future_tolerance)
 
@@ -175,7 +177,7 @@ class NeighbourSelector:
             self._signatures.forget_after(stamp)
 
     def select(self, stamp: int, ego_pose: Matrix, map_frame: str) -> list[Verdict]:
-        """Decide for every known neighbour whether its feature is fused in a sweep.
+        """Decide for every known neighbour whether its feature can be fused in a sweep; `conclude` follows.
 
         Args:
             stamp: of the sweep, nanoseconds.
@@ -200,7 +202,7 @@ class NeighbourSelector:
                 failures += 1
                 self._places.damaged(sender, stamp)
             elif len(poses) > self._card.max_agents - 1 and is_empty(result[0]):
-                result = Objection(Refusal.EMPTY, 'neither a box nor a cell')
+                result = Objection(Refusal.EMPTY, f'no box and less than {FEW_CELLS} cells')
             if isinstance(result, Objection):
                 refused.append(self._refuse(picks[sender], result, poses[sender]))
                 return None
@@ -227,22 +229,45 @@ class NeighbourSelector:
             why = Objection(Refusal.BEYOND_LIMIT, detail)
             refused.append(self._refuse(picks[sender], why, poses[sender]))
         accepted = []
+        self._selected = {sender: picks[sender].entry for sender in choice.chosen}
         for sender, feature in choice.chosen.items():
-            self.buffer.count_fused(picks[sender].entry)
             accepted.append(self._verdict(picks[sender], '', poses[sender], extents[sender], feature))
         return accepted + refused
 
-    def weigh(self, verdicts: list[Verdict], weights: NDArray[np.float32]) -> None:
-        """Note the gate weights of the features fused in a sweep.
+    def conclude(
+        self,
+        stamp: int,
+        verdicts: Sequence[Verdict],
+        weights: Sequence[float] | NDArray[np.float32],
+        doubts: Sequence[Doubt | None] = (),
+    ) -> list[Verdict]:
+        """Count what was fused in a sweep, and refuse what was found implausible.
 
         Args:
+            stamp: of the sweep, nanoseconds.
             verdicts: from `select`.
-            weights: of the accepted neighbours, in the order of their verdicts.
+            weights: gate weights of the neighbours that were fused, in the order of their verdicts.
+            doubts: why each accepted neighbour was not fused, None if it was; nothing if all were.
+
+        Returns:
+            The verdicts, those on fused neighbours first.
         """
-        for verdict, weight in zip(verdicts, weights, strict=False):
-            received = verdict.feature
-            layers = received.bytes_of if isinstance(received, ReceivedMap) else None
-            self.buffer.count_weight(verdict.agent, float(weight), layers, verdict.restored)
+        accepted = [verdict for verdict in verdicts if verdict.accepted]
+        fused, refused, shares = [], [], iter(weights)
+        for verdict, doubt in zip(accepted, doubts or [None] * len(accepted), strict=True):
+            entry = self._selected[verdict.agent]
+            if doubt is not None:
+                why = Objection(Refusal.WAITING if doubt.waiting else Refusal.IMPLAUSIBLE, doubt.reason)
+                if not doubt.waiting:
+                    self._places.damaged(verdict.agent, stamp)
+                self.buffer.count_refused(entry, why.refusal, str(why))
+                refused.append(replace(verdict, reason=str(why), feature=None, tiles=None, restored=0.0))
+                continue
+            self.buffer.count_fused(entry)
+            layers = verdict.feature.bytes_of if isinstance(verdict.feature, ReceivedMap) else None
+            self.buffer.count_weight(verdict.agent, float(next(shares)), layers, verdict.restored)
+            fused.append(verdict)
+        return [*fused, *refused, *(verdict for verdict in verdicts if not verdict.accepted)]
 
     def items(self) -> list[diagnostics.Item]:
         """Diagnostics, see `LinkReport.items`."""
@@ -308,7 +333,7 @@ def _pose_in(map_frame: str, sweep: Arrived) -> LidarPose | Objection:
 
 
 def is_empty(feature: Decoded) -> bool:
-    """Returns whether a neighbour's map has neither a cell nor a box."""
+    """Returns whether a neighbour's map has no box and nearly no cell."""
     if isinstance(feature, ReceivedMap):
-        return not (feature.boxes or (feature.coarse > 0).any() or (feature.fine > 0).any())
-    return not feature.density.any()
+        return not feature.boxes and int(feature.occupied().sum()) < FEW_CELLS
+    return int((feature.density > 0).sum()) < FEW_CELLS

@@ -15,6 +15,9 @@ from diffkd_ros.runtime.neighbours import Choice, choose_neighbours
 
 Shared = TypeVar('Shared')
 
+FEW_CELLS = 20
+"""Cells with returns below which a map without boxes takes no place from others."""
+
 # How long a neighbour must have been fused for one of the places of those fused for longest.
 _TENURE = 2 * NANOSECONDS
 # A neighbour that was not fused for longer begins again, and a damaged payload is forgotten.
@@ -26,7 +29,7 @@ class Places:
 
     A position is only claimed: any number of names can claim to be nearest. So half of the places, rounded
     up, are kept for the neighbours fused for longest; a participant gets more than half of them only if the
-    others leave some; and participants that sent a damaged payload lately come last.
+    others leave some; and participants that sent something damaged or implausible lately come last.
 
     Args:
         count: most neighbours that are fused.
@@ -37,7 +40,8 @@ class Places:
         self._count, self._publisher = count, publisher
         # Stamps of the first and of the latest sweep in which a neighbour was fused.
         self._fused: dict[str, tuple[int, int]] = {}
-        # Stamps of the sweeps in which a payload was damaged, by participant, or by name if that is unknown.
+        # Stamps of the sweeps for which something damaged or implausible was sent, by participant, or by name
+        # if that is unknown.
         self._damaged: dict[bytes | str, int] = {}
 
     def knows(self, neighbour: str) -> bool:
@@ -45,7 +49,7 @@ class Places:
         return neighbour in self._fused
 
     def damaged(self, neighbour: str, stamp: int) -> None:
-        """Let a neighbour begin again, as the payload for a sweep with this stamp was damaged."""
+        """Let a neighbour begin again, as it sent something damaged or implausible for this sweep."""
         self._fused.pop(neighbour, None)
         self._damaged[self._participant(neighbour)] = stamp
 

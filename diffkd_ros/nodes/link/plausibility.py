@@ -15,6 +15,8 @@ from diffkd_ros.nodes.link.refusal import Objection, Refusal
 
 # Metres between the heights of two LiDARs that see the same road, with slopes of 10 % and more.
 _HEIGHT = 30.0
+# Metres in the plane and in height within which two LiDARs cannot be on different vehicles.
+_APART, _ABOVE = 1.5, 2.0
 # Cosine of the largest angle between a LiDAR's z axis and the map's: the maps are warped in the plane only.
 _UPRIGHT = 0.7
 # Standard deviations, metres and radians, with which a box lies next to its object. RViz and AMCL state
@@ -26,6 +28,12 @@ _FASTEST = 70.0
 _CORRECTION = 3.0
 # Nanoseconds. Over a longer pause a sender may be anywhere, in another scenario for example.
 _PAUSE = 1 * NANOSECONDS
+
+
+def in_place_of(ego_pose: Matrix, pose: Matrix) -> bool:
+    """Whether a LiDAR is where the ego's vehicle is, by their poses (4, 4) in the map."""
+    away = pose[:3, 3] - ego_pose[:3, 3]
+    return bool(np.hypot(*away[:2]) < _APART and abs(away[2]) < _ABOVE)
 
 
 class PoseCheck:
@@ -61,6 +69,8 @@ class PoseCheck:
             return Objection(Refusal.FAR, f'{distance:.0f} m, the maps overlap up to {self._reach:.0f} m')
         if height > _HEIGHT:
             return Objection(Refusal.FAR, f'{height:.0f} m above or below, at most {_HEIGHT:g} m')
+        if in_place_of(ego_pose, lidar.pose):
+            return Objection(Refusal.PLACE, f'{distance:.1f} m away, at least {_APART:g} m')
         if lidar.pose[2, 2] < _UPRIGHT:
             angle = np.degrees(np.arccos(max(-1.0, lidar.pose[2, 2])))
             return Objection(Refusal.POSE, f'tilted by {angle:.0f} degrees')

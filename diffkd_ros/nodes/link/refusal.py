@@ -23,11 +23,12 @@ class Refusal(Enum):
     POSE = 'pose is no finite rigid transform'
     PAYLOAD = 'payload cannot be decoded'
     CONTRADICTION = 'contradicts other chunks of its sweep'
+    PLACE = 'stands in the place of the ego'
     FAR = 'too far away for the maps to overlap'
     UNCERTAIN = 'pose too uncertain'
     MOTION = 'moves faster than a vehicle'
     FAILURES = 'not decoded, as too many others could not be'
-    EMPTY = 'empty, while there are more neighbours than the model fuses'
+    EMPTY = 'nearly empty, while there are more neighbours than the model fuses'
     SIZE = 'larger than any message'
     NAME = 'invalid name'
     PUBLISHER = 'name in use by another participant'
@@ -37,6 +38,8 @@ class Refusal(Enum):
     UNSIGNED = 'not signed by a known agent'
     SIGNATURE = 'wrongly signed'
     REPLAYED = 'signed, but received before or too late'
+    IMPLAUSIBLE = 'implausible'
+    WAITING = 'not used yet'
     BEYOND_LIMIT = 'beyond the number of agents the model fuses'
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detection with layered messages: restore, fuse, and merge with the boxes that were sent."""
+"""Detection with layered messages: restore, examine, fuse, and merge with the boxes that were sent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import Detection
@@ -15,6 +16,8 @@ from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.memory import Moment
 from diffkd_ros.runtime.link.merging import merge_boxes, merge_received
 from diffkd_ros.runtime.link.restorer import MapReceiver
+from diffkd_ros.runtime.plausibility.examination import Examination
+from diffkd_ros.runtime.plausibility.output import reconciled
 
 
 def detect_layered(
@@ -25,6 +28,7 @@ def detect_layered(
     received: Sequence[ReceivedMap | BevFeature],
     poses: Sequence[Matrix],
     moment: Moment | None = None,
+    examination: Examination | None = None,
 ) -> Detection:
     """Detect in the ego's map and in what arrived of its neighbours' maps.
 
@@ -38,32 +42,58 @@ def detect_layered(
         received: of each neighbour; a `BevFeature` arrived whole.
         poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
         moment: see `MapReceiver.features`.
+        examination: leaves implausible sweeps out; None: all are fused.
 
     Returns:
-        The detection. Its latency also has the stages `restore` and `merge`, about 0 without neighbours; with
-        a memory, however, the ego's map is restored in every sweep.
+        The detection. Its latency also has the stages `restore`, `examine` and `merge`, about 0 without
+        neighbours; with a memory, however, the ego's map is restored in every sweep.
     """
+
+    def restore(numbers: Sequence[int]) -> list[BevFeature]:
+        return receiver.features(
+            ego,
+            [received[number] for number in numbers],
+            [poses[0], *(poses[1 + number] for number in numbers)],
+            None if moment is None else moment.of(numbers),
+        )
+
     started = time.perf_counter()
-    features = receiver.features(ego, received, poses, moment)
+    # What senders in quarantine sent reaches nothing, not even others' maps by their restoration.
+    heard = list(range(len(received))) if examination is None else examination.heard()
+    features = restore(heard)
     restored = time.perf_counter()
+    examined = None
+    if examination is not None and received:
+        maps = dict(zip(heard, features[1:], strict=True))
+        examined = examination.examine(features[0], maps, received, poses)
+        if (believed := examined.believed) != heard:
+            features = restore(believed)
+        received, poses = [received[k] for k in believed], [poses[0], *(poses[1 + k] for k in believed)]
+    plausible = time.perf_counter()
     detection = detect(features, poses)
     detected = time.perf_counter()
-    layered = [(each, pose) for each, pose in zip(received, poses[1:], strict=True) if _has_layers(each)]
-    boxes = detection.boxes
-    if layered:
-        maps, theirs = zip(*layered, strict=True)
-        places = [poses[0], *theirs]
-        if ego.density.any():
-            boxes = merge_received(boxes, maps, places, card.grid, card.decoding)
-        else:
-            boxes = merge_boxes(boxes, [each.boxes for each in maps], places, card.decoding)
+    boxes, seen_by = _merged(card, detection.boxes, received, poses), detection.seen_by
+    if examined is not None:
+        said = [examined.said[number] for number in examined.believed]
+        boxes, seen_by = reconciled(boxes, examined.ego, said, card.decoding)
     latency = {
         'restore': (restored - started) * 1e3,
+        'examine': (plausible - restored) * 1e3,
         **detection.latency_ms,
         'merge': (time.perf_counter() - detected) * 1e3,
     }
-    return replace(detection, boxes=boxes, latency_ms=latency)
+    doubts = () if examined is None else tuple(examined.doubts)
+    return replace(detection, boxes=boxes, latency_ms=latency, doubts=doubts, seen_by=seen_by)
 
 
-def _has_layers(received: ReceivedMap | BevFeature) -> bool:
-    return isinstance(received, ReceivedMap)
+def _merged(
+    card: ModelCard, boxes: Boxes3D, received: Sequence[ReceivedMap | BevFeature], poses: Sequence[Matrix]
+) -> Boxes3D:
+    """The fused boxes, and those sent in layers."""
+    layered = [
+        (each, pose) for each, pose in zip(received, poses[1:], strict=True) if isinstance(each, ReceivedMap)
+    ]
+    if not layered:
+        return boxes
+    maps, theirs = zip(*layered, strict=True)
+    return merge_received(boxes, maps, [poses[0], *theirs], card.grid, card.decoding)

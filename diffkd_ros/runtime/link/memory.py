@@ -134,6 +134,12 @@ class Moment:
     agents: Sequence[Hashable]
     stamps: Sequence[int]
 
+    def of(self, neighbours: Sequence[int]) -> Moment:
+        """The same moment with some of the neighbours only, by their indices."""
+        chosen = [0, *(1 + number for number in neighbours)]
+        agents, stamps = [self.agents[k] for k in chosen], [self.stamps[k] for k in chosen]
+        return Moment(self.memory, agents, stamps)
+
     def before(self) -> list[Recalled | None]:
         """What is remembered of each agent, None for nothing; forgets what is too old for this fusion."""
         self.memory.advance(self.stamps[0])

@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
+from diffkd_ros.frame import Boxes3D
 from diffkd_ros.runtime.card import SENDER, ModelCard
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.maps import OutgoingMap
 from diffkd_ros.runtime.link.tables import TILE
+from diffkd_ros.runtime.plausibility.view import View
 from diffkd_ros.runtime.session import ModelPart, Shape
 
 OUTPUTS = ['heatmap', 'regression', 'coarse', 'normal', 'occupied', 'benefit']
@@ -41,10 +44,28 @@ class MapSender(ModelPart):
 
     def prepare(self, bev: BevFeature) -> OutgoingMap:
         """Detect in the vehicle's own map, code its tiles and rank them."""
-        grid = self._card.grid
-        inputs = {'feature': bev.feature[None], 'density': bev.density[None, None]}
-        heatmap, regression, coarse, normal, occupied, benefit = self._session.run(OUTPUTS, inputs)
-        observed = observed_cells(bev.density[None], _ALONE, grid)
-        boxes = decode_boxes(heatmap[0, 0], regression[0], observed, grid, self._card.decoding)
+        heatmap, regression, coarse, normal, occupied, benefit = self._run(bev, OUTPUTS)
+        boxes = self._boxes(bev, heatmap, regression)
         codes = coarse[0, 0].astype(np.uint8)
         return OutgoingMap(boxes, codes, normal[0], occupied[0, 0] > 0, benefit[0, 0])
+
+    def view(self, bev: BevFeature, occupied: NDArray[np.bool_]) -> View:
+        """What the network finds in the map of any one vehicle.
+
+        Args:
+            bev: its map, which may be restored.
+            occupied: (height, width) cells with a return.
+        """
+        heatmap, regression = self._run(bev, OUTPUTS[:2])
+        boxes = self._boxes(bev, heatmap, regression)
+        return View.of_map(boxes, occupied, heatmap[0, 0], self._card.grid)
+
+    def _run(self, bev: BevFeature, outputs: list[str]) -> list[NDArray[np.float32]]:
+        inputs = {'feature': bev.feature[None], 'density': bev.density[None, None]}
+        return list(self._session.run(outputs, inputs))
+
+    def _boxes(
+        self, bev: BevFeature, heatmap: NDArray[np.float32], regression: NDArray[np.float32]
+    ) -> Boxes3D:
+        observed = observed_cells(bev.density[None], _ALONE, self._card.grid)
+        return decode_boxes(heatmap[0, 0], regression[0], observed, self._card.grid, self._card.decoding)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evidence for and against what a neighbour says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkd_ros.frame import Boxes3D
+from diffkd_ros.geometry.boxes import transform_boxes
+from diffkd_ros.geometry.poses import Matrix, inverse
+from diffkd_ros.runtime.plausibility.view import OWN, SAME, View, cells_on, overlapping
+
+SAID = 0.3
+"""Score from which on a box counts as said."""
+SENT = 0.2
+"""Score from which on a box answers the ego's."""
+SURE = 0.5
+"""Score from which on a missing box is evidence."""
+
+_WELL_SEEN = 8  # cells with returns on a vehicle that a neighbour with returns there must find, too
+_THEIRS = 6  # cells with returns of the neighbour there
+_BOTH = 12  # cells with returns of the neighbour on a vehicle that it must have sent, or none of several:
+_SEVERAL, _NONE_WEIGHT = 2, 2
+_UNLIKE = 0.2  # IoU below which boxes of the same sweep are different vehicles
+_PLACE = np.array([[0.0, 0.0, 0.0, 4.5, 1.9, 1.5, 0.0]])  # metres: of a car around its LiDAR
+_HIGH = 1.5  # metres above the ego's from which on a LiDAR is not on a car: road-side units
+_PLACE_WEIGHT = 2
+_FASTEST = 20.0  # metres per second that vehicles move between two agents' sweeps
+_OTHERS = 2  # neighbours that must see nothing: one could accuse an honest one
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a neighbour says of one sweep.
+
+    Attributes:
+        name: of the neighbour.
+        pose: (4, 4) LiDAR of the ego <- LiDAR of the neighbour, as it states.
+        boxes: that it sent, in its LiDAR frame; None if there are none in the message.
+        returns: (n, 3) centres of the cells in which it says to have a return, z = 0.
+        age: seconds by which its sweep precedes the ego's.
+        view: what the network finds in its map; None if that was not computed for this sweep.
+    """
+
+    name: str
+    pose: Matrix
+    boxes: Boxes3D | None
+    returns: NDArray[np.float64]
+    age: float = 0.0
+    view: View | None = None
+
+    def claims(self) -> NDArray[np.float64]:
+        """(n, 7) boxes that it sent, and others that its map has, in its LiDAR frame."""
+        sent = _from(SAID, self.boxes)
+        if self.view is None:
+            return sent
+        found = _from(SAID, self.view.boxes)
+        return np.concatenate((sent, found[~overlapping(found, sent, _UNLIKE)]))
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Number of statements of a neighbour that others confirm or contradict.
+
+    Attributes:
+        agreed: vehicles that the ego finds, too.
+        against: by kind.
+    """
+
+    agreed: int = 0
+    against: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def points(self) -> int:
+        """Sum of what is against it."""
+        return self.against.total()
+
+    def __str__(self) -> str:
+        found = ', '.join(f'{count} {kind}' for kind, count in self.against.most_common() if count)
+        return f'{found}; {self.agreed} confirmed'
+
+
+def by_ego(ego: View, said: Said) -> Evidence:
+    """What the ego's own view and the neighbour's map say of the neighbour's boxes.
+
+    Args:
+        ego: what the ego sees by itself.
+        said: by the neighbour.
+    """
+    claims = transform_boxes(said.pose, said.claims())
+    # Counted by the ego's boxes: repeating one confirms nothing more.
+    found = Evidence(int(overlapping(ego.boxes.boxes, claims, SAME).sum()))
+    moved = _FASTEST * abs(said.age)
+    found.against['boxes where the ego sees none'] = int(ego.contradicts(claims, moved=moved).sum())
+    place = transform_boxes(said.pose, _PLACE)
+    if abs(said.pose[2, 3]) < _HIGH and ego.contradicts(place, moved=moved).any():
+        found.against['points as it is not seen in its place'] = _PLACE_WEIGHT
+    well_seen = _from(SURE, ego.boxes)
+    well_seen = well_seen[cells_on(well_seen, ego.returns) >= _WELL_SEEN]
+    theirs = transform_boxes(inverse(said.pose), well_seen)
+    view, sent = said.view, said.boxes
+    if sent is None and view is not None:
+        sent = view.boxes
+    if sent is not None:
+        shared = theirs[(cells_on(theirs, said.returns) >= _BOTH) & (np.hypot(*theirs[:, :2].T) >= OWN)]
+        if len(shared) >= _SEVERAL and not overlapping(shared, _from(SENT, sent), SAME).any():
+            found.against['points as it sent none of the vehicles that both see well'] = _NONE_WEIGHT
+    if view is None:
+        return found
+    found.against['vehicles missing that the ego sees'] = int(view.contradicts(theirs, _THEIRS, moved).sum())
+    if said.boxes is not None:
+        unlike = ~overlapping(_from(SURE, view.boxes), said.boxes.boxes, _UNLIKE)
+        without = ~overlapping(_from(SURE, said.boxes), view.boxes.boxes, _UNLIKE)
+        found.against['differences between its boxes and its map'] = int(unlike.sum() + without.sum())
+    return found
+
+
+def by_others(others: Sequence[Said], said: Said) -> int:
+    """Number of boxes of a neighbour where the maps of at least two others show no vehicle.
+
+    Args:
+        others: neighbours; those without a view say nothing.
+        said: by the neighbour.
+    """
+    claims = said.claims()
+    count = np.zeros(len(claims), np.int64)
+    for other in others:
+        if other.view is not None:
+            there = transform_boxes(inverse(other.pose) @ said.pose, claims)
+            count += other.view.contradicts(there, moved=_FASTEST * abs(other.age - said.age))
+    return int((count >= _OTHERS).sum())
+
+
+def _from(score: float, boxes: Boxes3D | None) -> NDArray[np.float64]:
+    if boxes is None or boxes.scores is None:
+        return np.zeros((0, 7))
+    return boxes.boxes[boxes.scores >= score]

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examination of neighbours' maps for one sweep of the ego."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from diffkd_ros.geometry.grid import BevGrid
+from diffkd_ros.geometry.poses import Matrix, inverse
+from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.link.maps import ReceivedMap
+from diffkd_ros.runtime.link.sender import MapSender
+from diffkd_ros.runtime.plausibility.evidence import Said
+from diffkd_ros.runtime.plausibility.judge import Doubt, Judge
+from diffkd_ros.runtime.plausibility.view import View, cells_of
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found.
+
+    Attributes:
+        ego: what the ego sees by itself.
+        said: by the neighbours.
+        doubts: why each one's sweep is left out; None if it is to be fused.
+    """
+
+    ego: View
+    said: list[Said]
+    doubts: list[Doubt | None]
+
+    @property
+    def believed(self) -> list[int]:
+        """Indices of the neighbours that are to be fused."""
+        return [number for number, doubt in enumerate(self.doubts) if doubt is None]
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Of the neighbours' sweeps, before they are fused in one sweep of the ego.
+
+    Attributes:
+        sender: detects in the map of a single agent.
+        judge: remembers the neighbours.
+        names: of the neighbours.
+        stamps: of the ego's sweep and of each neighbour's, nanoseconds.
+        grid: of all maps.
+    """
+
+    sender: MapSender
+    judge: Judge
+    names: Sequence[str]
+    stamps: Sequence[int]
+    grid: BevGrid
+
+    def heard(self) -> list[int]:
+        """Indices of the neighbours that are not in quarantine, whose maps are restored and examined."""
+        return [
+            number
+            for number, name in enumerate(self.names)
+            if not self.judge.quarantines(name, self.stamps[0])
+        ]
+
+    def examine(
+        self,
+        ego: BevFeature,
+        features: Mapping[int, BevFeature],
+        received: Sequence[ReceivedMap | BevFeature],
+        poses: Sequence[Matrix],
+    ) -> Examined:
+        """Find what each agent sees by itself, and compare.
+
+        Args:
+            ego: its map.
+            features: maps of the neighbours that were `heard`, as they would be fused, by their indices.
+            received: of each neighbour.
+            poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
+        """
+        back = inverse(poses[0])
+        viewed = self.judge.to_view([self.names[number] for number in features], self.stamps[0])
+        said = []
+        for number, (name, each) in enumerate(zip(self.names, received, strict=True)):
+            if isinstance(each, ReceivedMap):
+                boxes, occupied = each.boxes, each.occupied()
+            else:
+                boxes, occupied = None, each.density > 0
+            view = self.sender.view(features[number], occupied) if name in viewed else None
+            age = (self.stamps[0] - self.stamps[1 + number]) * 1e-9
+            pose, returns = back @ poses[1 + number], cells_of(occupied, self.grid)
+            said.append(Said(name, pose, boxes, returns, age, view))
+        seen = self.sender.view(ego, ego.density > 0)
+        return Examined(seen, said, self.judge.judge(seen, said, self.stamps[0]))

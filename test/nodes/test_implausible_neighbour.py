@@ -61,14 +61,14 @@ def ego(group, partner, scene, shipped, chunks_by):
 
 
 def answer(partner, scene, stamp, sequence, senders):
-    """Send the ego what neighbours send, until it has used it, and a sweep; returns boxes and neighbours."""
+    """Send the ego what neighbours send, until it has used it, and a sweep; returns boxes, neighbours and status."""
     for chunks in senders:
         for chunk in chunks:
             partner.publish('/v2x/chunks', chunk)
     partner.sweep('cav_1', stamp, scene.agents[1])
     status = partner.message_at('/cav_1/fusion_status', stamp)
     found = {neighbour.agent_id: neighbour for neighbour in status.neighbours}
-    return np.reshape(partner.message_at('/cav_1/detections', stamp).boxes, (-1, 7)), found
+    return np.reshape(partner.message_at('/cav_1/detections', stamp).boxes, (-1, 7)), found, status
 
 
 def test_it_is_left_out_named_and_counted(ego, partner, scene, shipped, chunks_by, lies_of, stamp):
@@ -77,7 +77,7 @@ def test_it_is_left_out_named_and_counted(ego, partner, scene, shipped, chunks_b
 
     for k in range(8):
         now = stamp + k * TENTH
-        boxes, found = answer(partner, scene, now, k, [honest(k), lies_of(now, k)])
+        boxes, found, status = answer(partner, scene, now, k, [honest(k), lies_of(now, k)])
         assert found['cav_2'].accepted
         assert not found['liar'].accepted
         assert found['liar'].reason.startswith('implausible: ')
@@ -85,6 +85,10 @@ def test_it_is_left_out_named_and_counted(ego, partner, scene, shipped, chunks_b
     assert 'in quarantine' in found['liar'].reason
     assert found['liar'].messages_refused == found['liar'].messages_received == 8
     assert (found['cav_2'].messages_refused, found['cav_2'].messages_fused) == (0, 8)
-    alone, _ = answer(partner, scene, now + TENTH, 8, [honest(8)])
+    alone, *_ = answer(partner, scene, now + TENTH, 8, [honest(8)])
     np.testing.assert_allclose(boxes, alone, atol=1e-4)
+    # Of each box, how many see it by themselves: nobody but the ego and the honest neighbour counts.
+    assert len(status.seen_by) == len(boxes)
+    assert set(status.seen_by) <= {0, 1, 2}
+    assert {1, 2} <= set(status.seen_by)
     assert 'boxes' in partner.diagnosis('neighbour/liar', 'refused: implausible: ').message

@@ -14,7 +14,7 @@ from diffkd_ros.runtime.detector import Detection
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.memory import Moment
-from diffkd_ros.runtime.link.merging import merge_boxes, merge_received
+from diffkd_ros.runtime.link.merging import merge_received
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.plausibility.examination import Examination
 from diffkd_ros.runtime.plausibility.output import reconciled

@@ -102,8 +102,8 @@ class Judge:
     def to_view(self, names: Sequence[str], stamp: int) -> set[str]:
         """The neighbours whose maps are to be examined for a sweep.
 
-        With a limit: first those that were examined before, but not lately, then one that never was; if there
-        are none, one that is to be examined again.
+        With a limit: first those that were examined before, but not lately, then those that never were; if
+        there are none, one that is to be examined again.
 
         Args:
             names: of the neighbours.
@@ -117,7 +117,7 @@ class Judge:
         new = [name for name in unknown if records[name].examined is None]
         before = sorted((name for name in unknown if name not in new), key=lambda name: records[name].due)
         if unknown:
-            return set([*before, *new[:1]][: self._most_views])
+            return set([*before, *new][: self._most_views])
         due = [name for name, record in records.items() if record.due <= self._sweep]
         return set(sorted(due, key=lambda name: records[name].due)[:1])
 

@@ -60,8 +60,8 @@ def ego(group, partner, scene, shipped, chunks_by):
     return start_ego(group, partner, scene.agents[1], shipped.link_path.parent, share)
 
 
-def answer(partner, scene, stamp, sequence, senders):
-    """Send the ego what neighbours send, until it has used it, and a sweep; returns boxes, neighbours and status."""
+def answer(partner, scene, stamp, senders):
+    """Send the ego what neighbours send, and a sweep; returns boxes, neighbours and status."""
     for chunks in senders:
         for chunk in chunks:
             partner.publish('/v2x/chunks', chunk)
@@ -77,7 +77,7 @@ def test_it_is_left_out_named_and_counted(ego, partner, scene, shipped, chunks_b
 
     for k in range(8):
         now = stamp + k * TENTH
-        boxes, found, status = answer(partner, scene, now, k, [honest(k), lies_of(now, k)])
+        boxes, found, status = answer(partner, scene, now, [honest(k), lies_of(now, k)])
         assert found['cav_2'].accepted
         assert not found['liar'].accepted
         assert found['liar'].reason.startswith('implausible: ')
@@ -85,7 +85,7 @@ def test_it_is_left_out_named_and_counted(ego, partner, scene, shipped, chunks_b
     assert 'in quarantine' in found['liar'].reason
     assert found['liar'].messages_refused == found['liar'].messages_received == 8
     assert (found['cav_2'].messages_refused, found['cav_2'].messages_fused) == (0, 8)
-    alone, *_ = answer(partner, scene, now + TENTH, 8, [honest(8)])
+    alone, *_ = answer(partner, scene, now + TENTH, [honest(8)])
     np.testing.assert_allclose(boxes, alone, atol=1e-4)
     # Of each box, how many see it by themselves: nobody but the ego and the honest neighbour counts.
     assert len(status.seen_by) == len(boxes)

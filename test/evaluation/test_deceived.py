@@ -20,7 +20,7 @@ from diffkd_ros.geometry.poses import inverse
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.runtime.link import detector
 from diffkd_ros.runtime.link.unpacking import Unpacker
-from diffkd_ros.runtime.plausibility.judge import Judge, Record
+from diffkd_ros.runtime.plausibility.judge import Doubt, Judge, Record
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 
 PLAIN = [name for name, attack in ATTACKS.items() if not attack.optimised]
@@ -43,8 +43,8 @@ def layered_model(shipped_model):
     return Model(shipped_model)
 
 
-def listening(kind, model, judgement=()):
-    """A way to cooperate that keeps the messages that the ego gets, and replaces its judgement if given."""
+def listening(kind, model, doubts=()):
+    """A way to cooperate that keeps the messages that the ego gets, and replaces its doubts if given."""
 
     class Listening(kind):
         heard = ()
@@ -52,7 +52,7 @@ def listening(kind, model, judgement=()):
         def outcome(self, clean, sweep, messages):
             type(self).heard = tuple(messages)
             outcome = super().outcome(clean, sweep, messages)
-            return replace(outcome, judgement=judgement) if judgement else outcome
+            return replace(outcome, doubts=doubts) if doubts else outcome
 
     return Listening(model)
 
@@ -120,7 +120,7 @@ def test_maps_of_lies_are_valid_and_the_honest_sender_is_untouched(name, three, 
 def test_all_spoofed_boxes_are_merged(three, layered_model, monkeypatch):
     """None is dropped because the features at its place arrived, too, if the ego believes the liar."""
     monkeypatch.setattr(detector, 'reconciled', lambda boxes, *_: (boxes, np.zeros(len(boxes), np.uint8)))
-    monkeypatch.setattr(Judge, 'judge', lambda _, ego, said, stamp: [''] * len(said))
+    monkeypatch.setattr(Judge, 'judge', lambda _, ego, said, stamp: [None] * len(said))
 
     def invented(perception):
         return int((np.abs(perception.detection.boxes.scores - SCORE) < 0.01).sum())
@@ -251,7 +251,7 @@ def test_late_cooperation_lies_by_boxes(three, layered_model):
 
 
 def test_a_verdict_on_senders_is_kept(three, model):
-    cooperation = listening(IntermediateCooperation, model, judgement=(True, False))
+    cooperation = listening(IntermediateCooperation, model, doubts=(Doubt('lies'), None))
     judged = perceive(cooperation, 'noise', three).judgement
     assert judged.judged == {2: True, 3: False}
     assert judged.liars in ((2,), (3,))

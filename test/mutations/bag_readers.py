@@ -110,8 +110,8 @@ class BagMessage(Bags):
                 neighbours=[neighbour], stages=['fuse'], latency_ms=np.array([7], np.float32),
                 sweeps_received=1, sweeps_fused=1, sweeps_overwritten=0, sweeps_refused=0,
                 grid_range=np.array([-8, -4, -1, 8, 4, 1], np.float32), height=8, width=16,
-                sensor_faults=['frozen: x'], own_map_used=False, degradation=4,
-                degradation_cause='own sensors: frozen: x',
+                seen_by=np.array([1], np.uint8), sensor_faults=['frozen: x'], own_map_used=False,
+                degradation=4, degradation_cause='own sensors: frozen: x',
             )  # fmt: skip
             self.rows.append(('/cav_1/detections', 'diffkd_ros/msg/Boxes3D', stamp, boxes))
             self.rows.append(('/cav_1/fusion_status', 'diffkd_ros/msg/FusionStatus', stamp, status))

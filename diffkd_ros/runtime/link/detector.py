@@ -14,7 +14,7 @@ from diffkd_ros.runtime.detector import Detection
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.memory import Moment
-from diffkd_ros.runtime.link.merging import merge_received
+from diffkd_ros.runtime.link.merging import merge_boxes, merge_received
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.plausibility.examination import Examination
 from diffkd_ros.runtime.plausibility.output import reconciled
@@ -72,7 +72,7 @@ def detect_layered(
     plausible = time.perf_counter()
     detection = detect(features, poses)
     detected = time.perf_counter()
-    boxes, seen_by = _merged(card, detection.boxes, received, poses), detection.seen_by
+    boxes, seen_by = _merged(card, detection.boxes, ego, received, poses), detection.seen_by
     if examined is not None:
         said = [examined.said[number] for number in examined.believed]
         boxes, seen_by = reconciled(boxes, examined.ego, said, card.decoding)
@@ -87,13 +87,20 @@ def detect_layered(
 
 
 def _merged(
-    card: ModelCard, boxes: Boxes3D, received: Sequence[ReceivedMap | BevFeature], poses: Sequence[Matrix]
+    card: ModelCard,
+    boxes: Boxes3D,
+    ego: BevFeature,
+    received: Sequence[ReceivedMap | BevFeature],
+    poses: Sequence[Matrix],
 ) -> Boxes3D:
-    """The fused boxes, and those sent in layers."""
+    """The fused boxes, and those sent in layers: all of them, if the ego has no return."""
     layered = [
         (each, pose) for each, pose in zip(received, poses[1:], strict=True) if isinstance(each, ReceivedMap)
     ]
     if not layered:
         return boxes
     maps, theirs = zip(*layered, strict=True)
-    return merge_received(boxes, maps, [poses[0], *theirs], card.grid, card.decoding)
+    places = [poses[0], *theirs]
+    if ego.density.any():
+        return merge_received(boxes, maps, places, card.grid, card.decoding)
+    return merge_boxes(boxes, [each.boxes for each in maps], places, card.decoding)

@@ -14,7 +14,7 @@ VIEWS = 2
 """Maps that a node examines for one sweep at most."""
 
 _POINTS = 2  # against a sweep from which on it is implausible,
-_SHARE = 0.5  # if they are more than this many for each confirmed vehicle
+_SHARE = 0.25  # if they are more than this many for each confirmed vehicle
 _QUARANTINE, _RELEASE = 3.0, 1.0  # suspicion at which a quarantine begins and below which it ends
 _HALF = 2.0  # seconds in which suspicion halves
 _AGAIN = 3, 7  # sweeps after which a map is examined again: drawn, so that nobody knows when

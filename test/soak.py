@@ -21,16 +21,15 @@ import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from diffkd_ros.msg import BevFeature, FusionStatus
-from rclpy.executors import SingleThreadedExecutor
+from diffkd_ros.msg import BevChunk, BevFeature
+from observer import Memory, Observer, memory_of, sweeps_of, unbalanced
+from rclpy.publisher import Publisher
 
 from diffkd_ros.launching import graph
 from diffkd_ros.launching.middleware import fast_dds_environment
@@ -41,97 +40,53 @@ from diffkd_ros.share import share_directory
 EGO, STEADY, LEAVING, DYING = 1, 2, 3, 4
 AHEAD = 3
 GROWTH_LIMIT = 0.05
-SECOND = 1_000_000_000
 
 
-class Observer:
-    """Receives the ego's messages, and plays the neighbour whose clock is ahead."""
+class Neighbours(Observer):
+    """Also counts what the neighbours send, and plays the one whose clock is ahead.
+
+    Attributes:
+        heard: sweeps sent by each agent.
+        shifted: sweeps sent by the played neighbour.
+    """
 
     def __init__(self, domain: int) -> None:
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=domain)
-        self.node = rclpy.create_node('observer', context=self._context)
-        self.status: FusionStatus | None = None
-        self.answers = 0
-        self.longest_pause = 0.0
-        self.diagnostics: dict[str, dict[str, str]] = {}
-        self.messages: dict[str, str] = {}
-        self.warned: Counter[str] = Counter()
+        super().__init__(domain)
         self.shifted = 0
         self.heard: Counter[str] = Counter()
         self._highest: dict[str, int] = {}
-        self._last_answer = 0.0
-        self._features = self.node.create_publisher(BevFeature, graph.V2X_TOPIC, qos.FEATURES)
-        self.node.create_subscription(BevFeature, graph.V2X_TOPIC, self._shift, qos.FEATURES)
-        self.node.create_subscription(FusionStatus, '/cav_1/fusion_status', self._answer, qos.RESULTS)
-        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._health, qos.RESULTS)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
+        for kind, topic, profile in (
+            (BevFeature, graph.V2X_TOPIC, qos.FEATURES),
+            (BevChunk, graph.V2X_CHUNKS_TOPIC, qos.CHUNKS),
+        ):
+            publisher = self.node.create_publisher(kind, topic, profile)
+            self.node.create_subscription(kind, topic, partial(self._shift, publisher), profile)
+        self.start()
 
-    def _shift(self, message: BevFeature) -> None:
-        # Messages sent by each agent, by its sequence numbers, which start again at 0 after a restart.
+    def _shift(self, publisher: Publisher, message: BevFeature | BevChunk) -> None:
+        # By sequence numbers, equal in the chunks of a sweep; they start again at 0 after a restart.
         agent, sequence = message.agent_id, int(message.sequence)
         before = self._highest.get(agent, -1)
-        self.heard[agent] += sequence - before if sequence > before else sequence + 1
+        fresh = sequence - before if sequence >= before else sequence + 1
+        self.heard[agent] += fresh
         self._highest[agent] = sequence
         if message.agent_id == 'cav_2':
-            message.agent_id, message.sequence = 'cav_9', self.shifted
+            self.shifted += bool(fresh)
+            message.agent_id, message.sequence = 'cav_9', self.shifted - 1
             message.header.stamp.sec += AHEAD
-            self._features.publish(message)
-            self.shifted += 1
+            publisher.publish(message)
 
-    def _answer(self, message: FusionStatus) -> None:
-        now = time.monotonic()
-        if self.status is not None:
-            self.longest_pause = max(self.longest_pause, now - self._last_answer)
-        self._last_answer = now
-        self.status, self.answers = message, self.answers + 1
-
-    def _health(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            if status.name.startswith('cav_1/'):
-                name = status.name.partition(': ')[2]
-                self.diagnostics[name] = {v.key: v.value for v in status.values}
-                self.messages[name] = status.message
-                if status.level != b'\x00':
-                    self.warned[name] += 1
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-        self.node.destroy_node()
-        self._context.try_shutdown()
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory of a process at one time.
-
-    Attributes:
-        seconds: since the start of the run.
-        own: anonymous memory, MB; a leak makes it grow.
-    """
-
-    seconds: float
-    own: float
-
-
-def memory_of(process: NodeProcess, seconds: float) -> Memory | None:
-    """The present memory of a process; None if it has ended."""
-    try:
-        status = Path(f'/proc/{process.pid}/status').read_text()
-    except OSError:
-        return None
-    found = re.search(r'RssAnon:\s+(\d+)', status)
-    return None if found is None else Memory(seconds, int(found[1]) / 1e3)
+    @property
+    def longest_pause(self) -> float:
+        """Seconds between two answers of the ego."""
+        times = [answer.at for answer in self.answers]
+        return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
 
 
 class Soak:
     """One run."""
 
-    def __init__(self, group: NodeGroup, observer: Observer, options: argparse.Namespace) -> None:
+    def __init__(self, group: NodeGroup, observer: Neighbours, options: argparse.Namespace) -> None:
         self.group, self.observer, self.options = group, observer, options
         self.memory: dict[str, list[Memory]] = {}
         self.sent: Counter[str] = Counter()
@@ -202,9 +157,8 @@ class Soak:
             elif step % 40 == 18:
                 self.start(DYING)
             if step % 30 == 0:
-                print(
-                    f'{passed:5.0f} s: {self.observer.answers} answers, {self.observer.messages}', flush=True
-                )
+                answers, messages = len(self.observer.answers), self.observer.messages
+                print(f'{passed:5.0f} s: {answers} answers, {messages}', flush=True)
             if passed > seconds + 120.0:
                 raise TimeoutError('the player does not end')
         # Wait until the last messages have arrived and the ego has reported once more.
@@ -222,14 +176,7 @@ class Soak:
             'rate': self.options.rate,
             'player': json.loads((self.options.out / 'player.json').read_text())['runs'],
             'ego_sweeps': {
-                'missing': int(inputs['sweeps missing by their stamps']),
-                'pauses': int(inputs['pauses of more than 1 s']),
-                'received': int(inputs['sweeps received']),
-                'fused': int(inputs['sweeps fused']),
-                'overwritten': int(inputs['sweeps overwritten']),
-                'refused': sum(int(v) for k, v in inputs.items() if k.startswith('sweeps refused')),
-                'failed': int(inputs['sweeps failed']),
-                'pending': int(inputs['sweeps pending']),
+                **sweeps_of(inputs),
                 'longest pause between answers [s]': round(self.observer.longest_pause, 2),
             },
             'joins': self.starts - len(self._specs),
@@ -263,12 +210,7 @@ def complaints(result: dict) -> list[str]:
         if memory.get('growth', 0.0) > GROWTH_LIMIT:
             found.append(f'{name} grew by {memory["growth"]:.1%}')
     link, sweeps = result['link'], result['ego_sweeps']
-    settled = link['fused'] + link['refused'] + link['overwritten'] + link['waiting']
-    if link['received'] != settled:
-        found.append(f'{link["received"]} features received, {settled} accounted for')
-    done = sum(sweeps[key] for key in ('fused', 'overwritten', 'refused', 'failed', 'pending'))
-    if sweeps['received'] != done:
-        found.append(f'{sweeps["received"]} sweeps received, {done} accounted for')
+    found += unbalanced(sweeps, link)
     published = sum(run['sent'] for run in result['player'])
     # A sweep lost before the first one, after the last one or between two scenarios is not known.
     if not 0 <= published - sweeps['received'] - sweeps['missing'] <= sweeps['pauses'] + 2:
@@ -310,7 +252,7 @@ def main() -> int:
     }
 
     os.environ.update(environment)
-    observer = Observer(options.domain)
+    observer = Neighbours(options.domain)
     try:
         with NodeGroup([share_directory() / 'config' / 'coop.yaml'], options.out, environment) as group:
             result = Soak(group, observer, options).run()

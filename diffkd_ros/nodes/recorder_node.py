@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import rclpy
 from rclpy.node import Node
 
 from diffkd_ros.bags.writer import BagError
@@ -116,13 +117,20 @@ class RecorderNode(entry.RunnableNode):
         return message
 
     def close(self) -> None:
-        """Record what was published before the end, and finish the bag."""
+        """Record what was published before the end, and finish the bag.
+
+        Raises:
+            BagError: if it is not complete, unless that has ended the node.
+        """
+        reported = self.done.done() and rclpy.ok()
         take_rest(each for node in self.nodes for each in node.subscriptions)
         try:
             self._bag.close()
-        except BagError as error:
-            self.log_last(str(error))
-        self.log_last(self._summary())
+        except BagError:
+            if not reported:
+                raise
+        finally:
+            self.log_last(self._summary())
 
 
 def _message_class(name: str) -> type:

@@ -146,7 +146,7 @@ class Recording:
     def _open(self, bag: Path) -> None:
         if not bag.exists():
             raise DatasetError(f'no bag at {bag}')
-        if bag.suffix == '.bag':
+        if bag.suffix == '.bag' and not bag.is_dir():
             raise DatasetError(
                 f'{bag} is a bag of ROS 1: `rosbags-convert --src {bag} --dst {bag.stem}` converts it'
             )

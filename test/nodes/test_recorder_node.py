@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 from contextlib import closing
 
+import pytest
 from diffkd_ros.msg import BevChunk
 from patience import PATIENCE
 from rclpy.serialization import serialize_message
@@ -23,6 +25,16 @@ OFFERED = {
     '/reliable': qos.FEATURES,
     '/latched': qos.LATCHED,
 }
+
+
+def recorded(file):
+    """The messages that can be read; none before the file has a beginning."""
+    try:
+        bag = open_bags([file])
+    except DatasetError:
+        return []
+    with closing(bag):
+        return [bag.deserialize(data, channel).frame_id for channel, _, data in bag.messages(bag.channels)]
 
 
 def test_every_quality_of_service_is_recorded_and_silent_topics_are_reported(group, partner, tmp_path):
@@ -94,23 +106,12 @@ def test_a_killed_recorder_has_written_everything_but_the_last_seconds(group, pa
     for number in range(10):
         publisher.publish(Header(frame_id=str(number)))
     file = tmp_path / 'bag' / 'bag.mcap'
-
-    def recorded():
-        try:
-            bag = open_bags([file])
-        except DatasetError:
-            return []
-        with closing(bag):
-            return [
-                bag.deserialize(data, channel).frame_id for channel, _, data in bag.messages(bag.channels)
-            ]
-
     wanted = [str(number) for number in range(10)]
-    partner.until(lambda: recorded() == wanted, 'all messages in the file', timeout=PATIENCE)
+    partner.until(lambda: recorded(file) == wanted, 'all messages in the file', timeout=PATIENCE)
     recorder.signal(signal.SIGKILL)
     assert recorder.wait(PATIENCE)
     group.stop([recorder])
-    assert recorded() == wanted
+    assert recorded(file) == wanted
     assert not (tmp_path / 'bag' / 'metadata.yaml').exists()
 
 
@@ -121,3 +122,34 @@ def test_many_small_messages_fit_into_the_queue_of_a_bag(tmp_path):
         bag.write('/v2x/chunks', 'diffkd_ros/msg/BevChunk', stamp, serialize_message(BevChunk()))
     bag.close()
     assert (bag.dropped, bag.counts['/v2x/chunks']) == (0, 20_000)
+
+
+@pytest.mark.parametrize('interrupted', [False, True])
+def test_a_full_disk_ends_the_recorder_with_one_sentence(group, partner, tmp_path, interrupted):
+    """It fills up while messages arrive, or when the recorder is interrupted and writes the index."""
+    publisher = partner.node.create_publisher(Header, f'/full_{interrupted}', qos.FEATURES)
+    file = tmp_path / 'bag' / 'bag.mcap'
+    topics = [f'/full_{interrupted}:std_msgs/msg/Header']
+    spec = NodeSpec('recorder_node', '/', (), {'out': str(tmp_path / 'bag'), 'topics': topics})
+    recorder = group.start(spec, label=f'full_{interrupted}')
+    partner.until(publisher.get_subscription_count, 'a subscriber')
+    publisher.publish(Header(frame_id='before'))
+    partner.until(lambda: recorded(file) == ['before'], 'the message in the file', timeout=PATIENCE)
+    size = file.stat().st_size
+    resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (size, size))
+    if interrupted:
+        recorder.signal(signal.SIGINT)
+
+    def ended():
+        if not interrupted:
+            publisher.publish(Header(frame_id='after'))
+        return recorder.returncode is not None
+
+    partner.until(ended, 'the end of the recorder', timeout=PATIENCE)
+    group.stop([recorder])
+    said = [line for line in recorder.tail().splitlines() if 'File too large' in line]
+    assert recorder.returncode == 1, recorder.tail()
+    assert len(said) == 1
+    assert '[FATAL]' in said[0]
+    assert 'Traceback' not in recorder.tail()
+    assert recorded(file) == ['before']

@@ -308,3 +308,8 @@ def test_files_that_are_no_bag(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DatasetError, match=message):
         RosbagDataset(tmp_path / name)
+
+
+def test_a_folder_may_be_named_like_a_bag_of_ros_1(unfinished, tmp_path):
+    folder = unfinished[0].rename(tmp_path / 'drive.bag')
+    assert_frames(RosbagDataset(folder), range(COUNT))

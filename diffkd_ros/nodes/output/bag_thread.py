@@ -83,10 +83,15 @@ class BagThread:
                 due = time.monotonic() + FLUSH_PERIOD
 
     def _run(self) -> None:
+        # An error is raised by the next call of write or close.
         try:
             self._write_all()
-            self._writer.close()
-        except BagError as error:  # raised by the next call of write or close
+        except BagError as error:
             self._error = error
             while self._queue.get() is not None:
                 self.dropped += 1
+            return
+        try:
+            self._writer.close()
+        except BagError as error:
+            self._error = error

@@ -74,7 +74,7 @@ class LayeredCooperation(Cooperation):
             return self
         begun = copy(self)
         begun._memory = MapMemory()
-        begun._judge = Judge(VIEWS, seed=0) if suspicious else None
+        begun._judge = Judge(VIEWS) if suspicious else None
         return begun
 
     def message(

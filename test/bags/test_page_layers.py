@@ -43,7 +43,8 @@ def status(stamp, **changes):
         'ego_reliability': 0.5, 'stages': ['fuse', 'total'], 'latency_ms': np.array([5, 9], np.float32),
         'sweeps_received': 1, 'sweeps_fused': 1, 'sweeps_overwritten': 0, 'sweeps_refused': 0,
         'grid_range': GRID, 'height': 16, 'width': 32,
-        'sensor_faults': [], 'own_map_used': True, 'degradation': 1, 'degradation_cause': 'cav_3 <silent>',
+        'seen_by': np.zeros(0, np.uint8), 'sensor_faults': [], 'own_map_used': True,
+        'degradation': 1, 'degradation_cause': 'cav_3 <silent>',
     }  # fmt: skip
     return small_bags.made('/cav_5/fusion_status', 'diffkd_ros/msg/FusionStatus', **fields | changes)
 

@@ -117,7 +117,7 @@ def test_repeating_what_is_true_buys_nothing():
 
 @pytest.mark.parametrize('most', [1, 2])
 def test_new_maps_are_examined_first_and_known_ones_again(most):
-    judge, names = Judge(most, seed=1), ['a', 'b', 'c']
+    judge, names = Judge(most), ['a', 'b', 'c']
     looked: list[set[str]] = []
     for k in range(60):
         viewed = judge.to_view(names, k * S // 10)
@@ -180,3 +180,18 @@ def test_what_is_forgotten_is_no_quarantine():
     run(judge, [LYING], 10)
     judge.clear()
     assert not judge.quarantines('liar', S)
+
+
+def test_time_that_jumps_back_begins_again_and_repeats_itself():
+    judge, looked = Judge(2), []
+    for _ in range(2):
+        for k in range(20):
+            judge.advance(100 * S + k * S // 10)
+            viewed = judge.to_view(['a', 'b'], 100 * S + k * S // 10)
+            looked.append(viewed)
+            said = [said_by(n, LYING.pose, LYING.boxes, HONEST.view if n in viewed else None) for n in 'ab']
+            judge.judge(EGO, said, 100 * S + k * S // 10)
+        assert judge.quarantines('a', 100 * S + 2 * S)
+    assert looked[:20] == looked[20:]
+    judge.advance(90 * S)
+    assert not judge.quarantines('a', 90 * S)

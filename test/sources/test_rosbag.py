@@ -68,7 +68,8 @@ def test_answers_are_read_without_message_definitions(tmp_path):
         stages=['fuse'], latency_ms=np.array([7], np.float32),
         sweeps_received=1, sweeps_fused=1, sweeps_overwritten=0, sweeps_refused=0,
         grid_range=np.array([-8, -4, -1, 8, 4, 1], np.float32), height=8, width=16,
-        sensor_faults=[], own_map_used=True, degradation=3, degradation_cause='no neighbour in reach',
+        seen_by=np.zeros(0, np.uint8), sensor_faults=[], own_map_used=True, degradation=3,
+        degradation_cause='no neighbour in reach',
     )  # fmt: skip
     answers = {'detections': boxes_message(header, boxes, ['vehicle'], make), 'fusion_status': status}
     written = [

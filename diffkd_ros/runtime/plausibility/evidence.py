@@ -108,7 +108,8 @@ def by_ego(ego: View, said: Said) -> Evidence:
         sent = view.boxes
     if sent is not None:
         shared = theirs[(cells_on(theirs, said.returns) >= _BOTH) & (np.hypot(*theirs[:, :2].T) >= OWN)]
-        if len(shared) >= _SEVERAL and not overlapping(shared, _from(SENT, sent), SAME).any():
+        none = not (found.agreed or overlapping(shared, _from(SENT, sent), SAME).any())
+        if len(shared) >= _SEVERAL and none:
             found.against['points as it sent none of the vehicles that both see well'] = _NONE_WEIGHT
     if view is None:
         return found

@@ -56,6 +56,7 @@ class Examination:
 
     def heard(self) -> list[int]:
         """Indices of the neighbours that are not in quarantine, whose maps are restored and examined."""
+        self.judge.advance(self.stamps[0])
         return [
             number
             for number, name in enumerate(self.names)

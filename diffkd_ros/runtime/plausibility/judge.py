@@ -17,7 +17,7 @@ _POINTS = 2  # against a sweep from which on it is implausible,
 _SHARE = 0.25  # if they are more than this many for each confirmed vehicle
 _QUARANTINE, _RELEASE = 3.0, 1.0  # suspicion at which a quarantine begins and below which it ends
 _HALF = 2.0  # seconds in which suspicion halves
-_AGAIN = 3, 7  # sweeps after which a map is examined again: drawn, so that nobody knows when
+_AGAIN = 3, 7  # sweeps after which a map is examined again: drawn, so that liars have no easy pattern
 _HOLDS = 10  # sweeps for which an examination holds,
 _LONGEST = 5.0  # and seconds
 _MOST = 64  # neighbours that are remembered
@@ -86,18 +86,24 @@ class Judge:
     Args:
         most_views: maps of neighbours that are examined for one sweep of the ego; None for all. Boxes are
             compared in each sweep.
-        seed: of the draws; None for any.
     """
 
-    def __init__(self, most_views: int | None = None, seed: int | None = None) -> None:
+    def __init__(self, most_views: int | None = None) -> None:
         self._most_views = most_views
-        self._draws = random.Random(seed)
-        self._sweep = 0
         self._records: dict[str, Record] = {}  # in the order of their latest sweeps
+        self.clear()
 
     def clear(self) -> None:
-        """Forget all neighbours."""
+        """Begin again, with the same draws: a recording that is played again gives the same results."""
         self._records = {}
+        self._draws = random.Random(0)
+        self._sweep = self._stamp = 0
+
+    def advance(self, stamp: int) -> None:
+        """Let time pass up to a sweep of the ego, nanoseconds; begin again if it jumps back."""
+        if stamp < self._stamp:
+            self.clear()
+        self._stamp = stamp
 
     def to_view(self, names: Sequence[str], stamp: int) -> set[str]:
         """The neighbours whose maps are to be examined for a sweep.

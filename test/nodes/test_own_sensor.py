@@ -126,9 +126,9 @@ def drive(ego, partner, shared, frames, stamp):
     return Drive(partner, shared, frames, stamp)
 
 
-@pytest.mark.parametrize('fault', [Fault.FROZEN, *FAULTS])
-def test_a_fault_is_reported_and_used_and_ends_by_itself(drive, frames, fault):
-    change, misleading = broken_by(fault, frames), fault in MISLEADING
+def broken_drive(drive, frames, fault):
+    """Drive until a fault is reported; returns the status then."""
+    change = broken_by(fault, frames)
     before = [drive(index, [2]) for index in range(LEARNT)]
     assert not any(status.sensor_faults for status in before)
     assert before[-1].ego_reliability > 0.0
@@ -136,6 +136,13 @@ def test_a_fault_is_reported_and_used_and_ends_by_itself(drive, frames, fault):
         status = drive(index, [2], change(frames[index].agents[1]))
     (text,) = status.sensor_faults
     assert text.startswith(f'{fault.value}: ')
+    return status
+
+
+@pytest.mark.parametrize('fault', [Fault.FROZEN, *FAULTS])
+def test_a_fault_is_reported_and_used(drive, frames, fault):
+    status, misleading = broken_drive(drive, frames, fault), fault in MISLEADING
+    (text,) = status.sensor_faults
     assert status.degradation == (FusionStatus.PEERS_ALONE if misleading else FusionStatus.FEWER_PEERS)
     left_out = '; the own map is left out' if misleading else ''
     assert status.degradation_cause == f'own sensors: {text}{left_out}'
@@ -145,6 +152,12 @@ def test_a_fault_is_reported_and_used_and_ends_by_itself(drive, frames, fault):
     assert (status.ego_reliability == 0.0) == misleading
     assert drive.diagnosed('input', fault.value).level == (b'\x02' if misleading else b'\x01')
     assert drive.diagnosed('degradation', f'own sensors: {fault.value}').level == b'\x01'
+
+
+@pytest.mark.parametrize('fault', [Fault.FROZEN, *FAULTS])
+def test_a_fault_ends_by_itself(drive, frames, fault):
+    """Without a stop to wait for diagnostics: a start from a stop to 9 m/s is a step of the pose."""
+    broken_drive(drive, frames, fault)
     last = [drive(index, [2]) for index in range(LEARNT + BROKEN, len(frames))][-1]
     assert (list(last.sensor_faults), last.degradation) == ([], FusionStatus.FULL)
     assert last.ego_reliability > 0.0

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from diffkd_ros.frame import FrameError
 from diffkd_ros.sources.dataset import DatasetError, FrameDataset, account
-from diffkd_ros.sources.source import FORMATS, Source
+from diffkd_ros.sources.formats import FORMATS
+from diffkd_ros.sources.source import Source
 from diffkd_ros.workers import worker_pool
 
 

@@ -2,7 +2,7 @@
 """Names of sources of frames.
 
 ``sim[:SEED][,world=WORLD][,sensor=SENSOR][,intensity=LAW]``, ``opv2v:DIR``, ``dair:DIR``,
-``bag:FILE[,FILE...]``, ... `FORMATS` holds all of them but the simulator.
+``bag:FILE[,FILE...]``, ... `formats` has all of them but the simulator.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from diffkd_ros.documents import user_path
 from diffkd_ros.frame import CoopFrame
 from diffkd_ros.sources.dataset import DatasetError, FrameDataset, readable
+from diffkd_ros.sources.formats import FORMATS
 
 if TYPE_CHECKING:
     from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
@@ -34,68 +35,6 @@ SIMULATOR_OPTIONS = ('world', 'sensor', 'intensity')
 """What follows the seed of a simulated source: fields of `SimulatorConfig`."""
 # Of simulated ones, since they are listed by name.
 _MOST_SCENARIOS = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """A format of recorded data.
-
-    Attributes:
-        title: its usual name.
-        reader: its `FrameDataset` as ``module:class``, imported on use since it may need an extra.
-        protocol: evaluation protocol of published results on it.
-        options: keyword arguments of the reader that `Source` passes on.
-        marks: glob patterns, one of which matches inside a folder of this format.
-        several: whether several paths, separated by commas, are read as one.
-    """
-
-    title: str
-    reader: str
-    protocol: str
-    options: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
-    several: bool = False
-
-
-# A new format is one line here and one file with its reader. A folder is recognised in this order.
-FORMATS: dict[str, Format] = {
-    'v2v4real': Format(
-        'V2V4Real',
-        'diffkd_ros.sources.opv2v:V2v4RealDataset',
-        'v2v4real',
-        ('split', 'communication_range'),
-        ('testoutput_CAV_data_*', '*/testoutput_CAV_data_*'),
-    ),
-    'v2xreal': Format(
-        'V2X-Real',
-        'diffkd_ros.sources.opv2v:V2xRealDataset',
-        'v2v4real',
-        ('split', 'communication_range'),
-        ('*/*/[0-9]*.bin', '*/*/*/[0-9]*.bin'),
-    ),
-    'opv2v': Format(
-        'OPV2V',
-        'diffkd_ros.sources.opv2v:Opv2vDataset',
-        'opencood',
-        ('split', 'pose', 'communication_range'),
-        ('*/*/[0-9]*.yaml', '*/*/*/[0-9]*.yaml'),
-    ),
-    'dair': Format(
-        'DAIR-V2X-C',
-        'diffkd_ros.sources.dair_v2x:DairV2xDataset',
-        'heal_dair',
-        ('split', 'split_file', 'labels'),
-        ('cooperative', 'cooperative-vehicle-infrastructure'),
-    ),
-    'bag': Format(
-        'rosbag2',
-        'diffkd_ros.sources.rosbag:RosbagDataset',
-        'sim',
-        ('topics', 'base_to_lidar', 'intensity_scale'),
-        ('metadata.yaml', '*.mcap', '*.db3'),
-        several=True,
-    ),
-}
 
 
 class Scenario(Protocol):

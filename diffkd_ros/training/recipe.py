@@ -14,8 +14,9 @@ from diffkd_ros.documents import read_config
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.decoding import Decoding
+from diffkd_ros.sources.formats import FORMATS
 from diffkd_ros.sources.simulator import SimulatorConfig
-from diffkd_ros.sources.source import FORMATS, SIMULATOR
+from diffkd_ros.sources.source import SIMULATOR
 
 
 class RecipeError(DiffkdError):

@@ -18,10 +18,11 @@ from diffkd_ros.cli import app
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.run import Plan, settle
 from diffkd_ros.sources.dataset import DatasetError
+from diffkd_ros.sources.formats import FORMATS, Format
 from diffkd_ros.sources.opv2v import write_opv2v
 from diffkd_ros.sources.rosbag import RosbagDataset
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
-from diffkd_ros.sources.source import FORMATS, Format, Source
+from diffkd_ros.sources.source import Source
 
 SMALL = {'agents': 2, 'rate': 5.0, 'frames_per_scenario': 2}
 

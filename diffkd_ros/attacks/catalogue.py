@@ -14,7 +14,7 @@ from diffkd_ros.attacks.maps import Patch, cells_of, erased, honest_range, paste
 from diffkd_ros.attacks.statement import Goal, Knowledge, Statement
 from diffkd_ros.corruptions.pose import displaced
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.geometry.boxes import transform_boxes
+from diffkd_ros.geometry.boxes import transform_boxes, widened
 from diffkd_ros.geometry.overlap import bev_iou
 from diffkd_ros.geometry.poses import inverse, transform_points
 from diffkd_ros.runtime.features import BevFeature
@@ -74,15 +74,15 @@ def _ghosts(honest: Statement, known: Knowledge) -> tuple[list[tuple[Patch, int,
         patch = sources[number % len(sources)]
         right, down = np.rint((place[:2] - patch.box[:2]) / grid.cell).astype(int)
         box = patch.moved(down, right, grid)
-        wide = box + np.array([0, 0, 0, 2 * _APART, 2 * _APART, 0, 0])
-        reach = 0.5 * float(np.hypot(*wide[3:5]))
+        wide = widened(box[None], _APART)
+        reach = 0.5 * float(np.hypot(*wide[0, 3:5]))
         inside = (
             grid.x_min + reach <= box[0] < grid.x_max - reach
             and grid.y_min + reach <= box[1] < grid.y_max - reach
         )
         lidars = np.array([[0.0, 0.0], to_liar[:2, 3]])
         away = np.linalg.norm(lidars - box[:2], axis=1).min() > _OWN_SPACE
-        if inside and away and not bev_iou(wide[None], taken).any():
+        if inside and away and not bev_iou(wide, taken).any():
             moves.append((patch, int(down), int(right)))
             taken, boxes = np.vstack((taken, box)), np.vstack((boxes, box))
         if len(boxes) == GHOSTS:
@@ -221,8 +221,7 @@ def optimised(honest: Statement, known: Knowledge, goal: Goal) -> Statement:
     others = known.others()
     if not (len(targets) and others):
         return start
-    wide = targets + np.array([0, 0, 0, 2 * _REACH, 2 * _REACH, 0, 0])
-    cells = cells_of(wide, known.grid) & (start.bev.density > 0)
+    cells = cells_of(widened(targets, _REACH), known.grid) & (start.bev.density > 0)
     low, high = (np.where(cells, limit, start.bev.feature) for limit in honest_range(honest.bev))
     statements = [others[0], start, *others[1:]]
     in_ego = transform_boxes(inverse(known.ego_pose) @ honest.pose, targets)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.geometry.boxes import flattened, points_in_boxes
+from diffkd_ros.geometry.boxes import points_in_boxes, widened
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.runtime.features import BevFeature
 
@@ -38,9 +38,8 @@ class Patch:
 
 def cells_of(boxes: NDArray[np.float64], grid: BevGrid) -> NDArray[np.bool_]:
     """Mask (height, width) of the cells with a centre on a box (n, 7) or within 0.8 m of one."""
-    wide = flattened(boxes)
-    wide[:, 3:5] += 2 * _MARGIN
-    return (points_in_boxes(grid.centres(), wide) >= 0).reshape(grid.height, grid.width)
+    holder = points_in_boxes(grid.centres(), widened(boxes, _MARGIN))
+    return (holder >= 0).reshape(grid.height, grid.width)
 
 
 def honest_range(bev: BevFeature) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

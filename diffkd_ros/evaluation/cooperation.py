@@ -303,7 +303,9 @@ class LateCooperation(Cooperation):
 
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[Boxes3D]]) -> Outcome:
         """Merge the ego's detections with those received, except for boxes around the ego."""
-        alone = self._alone(clean, clean.frame.ego, sweep)
+        return self._merged(self._alone(clean, clean.frame.ego, sweep), sweep, messages)
+
+    def _merged(self, alone: Outcome, sweep: AgentSweep, messages: Sequence[Message[Boxes3D]]) -> Outcome:
         started = time.perf_counter()
         poses = [sweep.pose, *(message.pose for message in messages)]
         received = [message.content for message in messages]

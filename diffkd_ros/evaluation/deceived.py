@@ -20,7 +20,7 @@ from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.boxes import ground_truth_in
 from diffkd_ros.metrics.deception import Judgement
 from diffkd_ros.metrics.inference import MESSAGES_PER_SECOND
-from diffkd_ros.nodes.link.places import FEW_CELLS, Places
+from diffkd_ros.nodes.link.places import Places, is_empty
 from diffkd_ros.nodes.link.plausibility import in_place_of
 from diffkd_ros.runtime.codec import PayloadError
 from diffkd_ros.sources.source import Scenario
@@ -171,4 +171,4 @@ class DeceivedPerceiver(Perceiver):
 
 
 def _says_little(said: Statement) -> bool:
-    return not said.boxes and int((said.bev.density > 0).sum()) < FEW_CELLS
+    return not said.boxes and is_empty(said.bev)

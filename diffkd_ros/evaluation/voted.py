@@ -26,8 +26,9 @@ class VotedCooperation(LateCooperation):
 
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Message[Boxes3D]]) -> Outcome:
         """Merge the ego's detections with those on which two agents agree."""
-        merged = super().outcome(clean, sweep, messages)
-        boxes, own = merged.detection.boxes, self._alone(clean, clean.frame.ego, sweep).detection.boxes
+        alone = self._alone(clean, clean.frame.ego, sweep)
+        merged = self._merged(alone, sweep, messages)
+        boxes, own = merged.detection.boxes, alone.detection.boxes
         votes: NDArray[np.int64] = np.zeros(len(boxes), np.int64)
         for message in messages:
             sent = transform_boxes(inverse(sweep.pose) @ message.pose, message.content.boxes)

@@ -173,6 +173,13 @@ def flattened(boxes: ArrayLike) -> NDArray[np.float64]:
     return result
 
 
+def widened(boxes: ArrayLike, margin: float) -> NDArray[np.float64]:
+    """Boxes (n, 7) as from `flattened`, longer and wider by a margin in metres to each side."""
+    result = flattened(boxes)
+    result[:, 3:5] += 2 * margin
+    return result
+
+
 def within(boxes: Boxes3D, x_min: float, y_min: float, x_max: float, y_max: float) -> Boxes3D:
     """Keep the boxes whose centre lies in the rectangle: x_min <= x < x_max and y_min <= y < y_max."""
     x, y = boxes.boxes[:, 0], boxes.boxes[:, 1]

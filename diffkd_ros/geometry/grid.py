@@ -50,9 +50,13 @@ class BevGrid:
 
     def centres(self) -> NDArray[np.float64]:
         """Centres (height * width, 3) of the cells, row by row, at height 0."""
-        x = self.x_min + (np.arange(self.width) + 0.5) * self.cell
-        y = self.y_min + (np.arange(self.height) + 0.5) * self.cell
-        return np.stack((*np.meshgrid(x, y), np.zeros((self.height, self.width))), axis=-1).reshape(-1, 3)
+        return self.centres_of(np.ones((self.height, self.width), bool))
+
+    def centres_of(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Centres (n, 3) of the cells in a mask (height, width), row by row, at height 0."""
+        row, column = np.nonzero(mask)
+        x, y = self.x_min + (column + 0.5) * self.cell, self.y_min + (row + 0.5) * self.cell
+        return np.column_stack((x, y, np.zeros(len(x))))
 
     def contains(self, points: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether each point (n, 3 or more; x, y, z first) is in the range; False if it is not finite."""

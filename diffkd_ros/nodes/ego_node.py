@@ -29,8 +29,9 @@ from diffkd_ros.nodes.base.parameters import parameter
 from diffkd_ros.nodes.base.subscription import subscribe_to_all
 from diffkd_ros.nodes.input.stage_timer import StageTimer
 from diffkd_ros.nodes.input.sweeps import Sweep
-from diffkd_ros.nodes.link.neighbours import NeighbourSelector, Verdict, is_empty
+from diffkd_ros.nodes.link.neighbours import NeighbourSelector, Verdict
 from diffkd_ros.nodes.link.peer_record import PeerRecord
+from diffkd_ros.nodes.link.places import is_empty
 from diffkd_ros.nodes.output import vision
 from diffkd_ros.nodes.output.markers import marker_array
 from diffkd_ros.nodes.output.vision import VisionOutput
@@ -222,7 +223,6 @@ class FusionPipeline(Pipeline):
         """Drop stored input with a later stamp (nanoseconds), after time has jumped back."""
         super().forget_after(stamp)
         self._neighbours.forget_after(stamp)
-        self._judge.clear()
 
     def process(self, sweep: Sweep, feature: features.BevFeature, pose: LidarPose, timer: StageTimer) -> str:
         """Fuse a sweep with the features received by now, and publish the results.
@@ -241,20 +241,17 @@ class FusionPipeline(Pipeline):
             self._memory.forget(self._ego.agent)
         shared = [neighbour for _, neighbour, _ in accepted]
         poses = [pose.pose, *(neighbour_pose for *_, neighbour_pose in accepted)]
-        moment = None
+        agents = [self._ego.agent, *(verdict.agent for verdict, *_ in accepted)]
+        stamps = [sweep.stamp, *(verdict.stamp for verdict, *_ in accepted)]
+        moment = examination = None
         if self.card.memory:
             if pose.map_frame != self._map_frame:
                 # Where an agent was in another frame says nothing of where it is in this one.
                 self._memory.clear()
                 self._map_frame = pose.map_frame
-            agents = [self._ego.agent, *(verdict.agent for verdict, *_ in accepted)]
-            stamps = [sweep.stamp, *(verdict.stamp for verdict, *_ in accepted)]
             moment = Moment(self._memory, agents, stamps)
-        examination = None
         if self._sender is not None and p.plausibility:
-            names = [verdict.agent for verdict, *_ in accepted]
-            times = [sweep.stamp, *(verdict.stamp for verdict, *_ in accepted)]
-            examination = Examination(self._sender, self._judge, names, times, self.card.grid)
+            examination = Examination(self._sender, self._judge, agents[1:], stamps, self.card.grid)
         timer.mark('neighbours')
         detection = _above(p.min_score, self._fuse(feature, shared, poses, moment, examination))
         if left_out:
@@ -262,9 +259,6 @@ class FusionPipeline(Pipeline):
         timer.add(detection.latency_ms)
         weights, doubts = detection.gate_weights[1:], detection.doubts
         verdicts = self._neighbours.conclude(sweep.stamp, verdicts, weights, doubts)
-        if doubts:
-            kept = [number for number, doubt in enumerate(doubts) if doubt is None]
-            poses = [poses[0], *(poses[1 + number] for number in kept)]
         header = sweep.cloud.header
         self._detections.publish(boxes_message(header, detection.boxes, self.card.class_names))
         if self._vision is not None:
@@ -280,6 +274,8 @@ class FusionPipeline(Pipeline):
         status.degradation, status.degradation_cause = degradation.level, degradation.cause
         self._status.publish(status)
         if self._markers.get_subscription_count():
+            fused = [verdict.pose for verdict in verdicts if verdict.accepted and verdict.pose is not None]
+            poses = [pose.pose, *fused]
             self._markers.publish(
                 marker_array(header, detection, verdicts, feature.density > 0, poses, self.card.grid)
             )

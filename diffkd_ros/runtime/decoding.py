@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.geometry.boxes import count_points, flattened
+from diffkd_ros.geometry.boxes import count_points, widened
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.overlap import nms
 
@@ -111,6 +111,5 @@ def _on_observed_ground(
     boxes: NDArray[np.float64], observed: NDArray[np.float64], cell: float
 ) -> NDArray[np.bool_]:
     """Whether each box, widened by half a cell to each side, holds the centre of an observed cell."""
-    prisms = flattened(boxes)
-    prisms[:, 3:5] += cell
-    return count_points(np.column_stack((observed, np.zeros(len(observed)))), prisms) > 0
+    centres = np.column_stack((observed, np.zeros(len(observed))))
+    return count_points(centres, widened(boxes, 0.5 * cell)) > 0

@@ -16,7 +16,7 @@ pytest.importorskip('rclpy', reason='the nodes need ROS 2')
 from diffkd_ros.msg import BevChunk, BevFeature
 from ros_partner import SECOND, Partner, domain, group, partner
 
-from diffkd_ros.frame import CoopFrame
+from diffkd_ros.frame import Boxes3D, CoopFrame
 from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.messages.building import header_message, odometry_message
@@ -105,7 +105,10 @@ def feature_of(
 
 @pytest.fixture(scope='session')
 def chunks_by(scene: CoopFrame) -> Callable[..., list[BevChunk]]:
-    """Makes the messages that a vehicle of the scene would send with a model, of its boxes the first ones."""
+    """Makes the messages that a vehicle of the scene would send with a model.
+
+    Of its boxes the first ones, or invented ones.
+    """
 
     def make(
         card: ModelCard,
@@ -115,13 +118,14 @@ def chunks_by(scene: CoopFrame) -> Callable[..., list[BevChunk]]:
         sequence: int = 0,
         kilobytes: float = 100.0,
         boxes: int = 255,
+        invented: Boxes3D | None = None,
     ) -> list[BevChunk]:
         sweep = scene.agents[vehicle]
         header = header_message(stamp, lidar_frame(name))
         lidar = LidarPose(sweep.pose, MAP_FRAME)
         overhead = overhead_of(header, name, card, lidar)
         codes = MapSender(card).prepare(FeatureEncoder(card).encode(sweep.points))
-        codes = replace(codes, boxes=codes.boxes[:boxes])
+        codes = replace(codes, boxes=codes.boxes[:boxes] if invented is None else invented)
         chunks = Packer(LinkTables.load(card)).pack(codes, round(1e3 * kilobytes), overhead)
         return chunk_messages(header, name, sequence, card, chunks, lidar)
 

@@ -3,25 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from diffkd_ros.msg import BevChunk
 from ros_partner import start_ego
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import transform_boxes
-from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.geometry.poses import inverse
-from diffkd_ros.messages.building import header_message
-from diffkd_ros.messages.names import MAP_FRAME, lidar_frame
-from diffkd_ros.nodes.link.chunk_message import chunk_messages, overhead_of
 from diffkd_ros.runtime.card import ModelCard
-from diffkd_ros.runtime.encoder import FeatureEncoder
-from diffkd_ros.runtime.link.packing import Packer
-from diffkd_ros.runtime.link.sender import MapSender
-from diffkd_ros.runtime.link.tables import LinkTables
 
 TENTH = 100_000_000
 
@@ -32,23 +23,13 @@ def shipped(shipped_model):
 
 
 @pytest.fixture(scope='module')
-def lies_of(scene, shipped):
+def lies_of(scene, shipped, chunks_by):
     """Makes the messages of vehicle 3 with ghosts around the ego."""
-    sweep, ego = scene.agents[3], scene.agents[1]
-    codes = MapSender(shipped).prepare(FeatureEncoder(shipped).encode(sweep.points))
     places = [(x, y) for x in range(-32, 33, 8) for y in (-9, -3, 3, 9) if abs(x) > 4]
     in_ego = np.array([[x, y, -1.0, 4.5, 1.9, 1.5, 0.0] for x, y in places])
-    ghosts = transform_boxes(inverse(sweep.pose) @ ego.pose, in_ego)
+    ghosts = transform_boxes(inverse(scene.agents[3].pose) @ scene.agents[1].pose, in_ego)
     boxes = Boxes3D(ghosts, scores=np.full(len(ghosts), 0.95, np.float32))
-    packer, lidar = Packer(LinkTables.load(shipped)), LidarPose(sweep.pose, MAP_FRAME)
-
-    def make(stamp: int, sequence: int) -> list[BevChunk]:
-        header = header_message(stamp, lidar_frame('liar'))
-        overhead = overhead_of(header, 'liar', shipped, lidar)
-        packed = packer.pack(replace(codes, boxes=boxes), 4000, overhead)
-        return chunk_messages(header, 'liar', sequence, shipped, packed, lidar)
-
-    return make
+    return partial(chunks_by, shipped, 3, 'liar', kilobytes=4.0, invented=boxes)
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from diffkd_ros.geometry.boxes import flattened, points_in_boxes
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.plausibility.evidence import Said
-from diffkd_ros.runtime.plausibility.view import View, cells_of
+from diffkd_ros.runtime.plausibility.view import View
 
 GRID = BevGrid(-40.0, -20.0, -3.0, 40.0, 20.0, 1.0, height=50, width=100)
 
@@ -25,7 +25,7 @@ def cars(*places: Sequence[float], score: float = 0.9) -> Boxes3D:
 
 def view_of(*places: Sequence[float], hidden: Sequence[Sequence[float]] = ()) -> View:
     """What an agent sees that finds these cars; around the hidden places, 6 x 6 m, it has no return."""
-    found, centres = cars(*places), cells_of(np.ones((GRID.height, GRID.width), bool), GRID)
+    found, centres = cars(*places), GRID.centres()
     warm = points_in_boxes(centres, flattened(found.boxes)) >= 0
     holes = np.array([[x, y, 0.0, 6.0, 6.0, 1.0, 0.0] for x, y in hidden]).reshape(-1, 7)
     seen = points_in_boxes(centres, holes) < 0

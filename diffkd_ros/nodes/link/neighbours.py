@@ -29,7 +29,7 @@ from diffkd_ros.nodes.base import diagnostics
 from diffkd_ros.nodes.link.admission import Admission, publisher_of
 from diffkd_ros.nodes.link.arrived import ArrivedChunks, ArrivedMap, Extent
 from diffkd_ros.nodes.link.peer_buffer import PeerBuffer
-from diffkd_ros.nodes.link.places import FEW_CELLS, Places
+from diffkd_ros.nodes.link.places import FEW_CELLS, Places, is_empty
 from diffkd_ros.nodes.link.plausibility import PoseCheck
 from diffkd_ros.nodes.link.received import Pick, Received
 from diffkd_ros.nodes.link.refusal import Objection, Refusal
@@ -330,10 +330,3 @@ def _pose_in(map_frame: str, sweep: Arrived) -> LidarPose | Objection:
         return sweep.lidar()
     except PoseError as error:
         return Objection(Refusal.POSE, str(error))
-
-
-def is_empty(feature: Decoded) -> bool:
-    """Returns whether a neighbour's map has no box and nearly no cell."""
-    if isinstance(feature, ReceivedMap):
-        return not feature.boxes and int(feature.occupied().sum()) < FEW_CELLS
-    return int((feature.density > 0).sum()) < FEW_CELLS

@@ -11,6 +11,8 @@ import numpy as np
 
 from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.messages.reading import NANOSECONDS
+from diffkd_ros.runtime.features import BevFeature
+from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.neighbours import Choice, choose_neighbours
 
 Shared = TypeVar('Shared')
@@ -111,3 +113,10 @@ class Places:
     def _of_long_standing(self, stamp: int, poses: Mapping[str, Matrix]) -> list[str]:
         known = [n for n in poses if n in self._fused and stamp - self._fused[n][0] >= _TENURE]
         return sorted(known, key=lambda name: self._fused[name][0])[: (self._count + 1) // 2]
+
+
+def is_empty(feature: BevFeature | ReceivedMap) -> bool:
+    """Returns whether a neighbour's map has no box and nearly no cell."""
+    if isinstance(feature, ReceivedMap):
+        return not feature.boxes and int(feature.occupied().sum()) < FEW_CELLS
+    return int((feature.density > 0).sum()) < FEW_CELLS

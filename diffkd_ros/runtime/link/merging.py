@@ -83,7 +83,8 @@ def merge_boxes(
 def _replaced(received: ReceivedMap, grid: BevGrid) -> NDArray[np.bool_]:
     """Mask of the boxes for which enough of the sender's map arrived, empty cells included."""
     assert received.boxes is not None
-    cells = grid.centres()
     prisms = flattened(received.boxes.boxes)
-    arrived = received.level.ravel() == 1
-    return count_points(cells[arrived], prisms) >= ENOUGH * np.maximum(count_points(cells, prisms), 1)
+    arrived, every = (
+        count_points(cells, prisms) for cells in (grid.centres_of(received.level == 1), grid.centres())
+    )
+    return arrived >= ENOUGH * np.maximum(every, 1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +14,13 @@ from numpy.typing import NDArray
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.poses import Matrix, inverse
-from diffkd_ros.runtime.plausibility.view import OWN, SAME, View, cells_on, overlapping
+from diffkd_ros.runtime.plausibility.view import OWN, SAME, SURE, View, cells_on, from_score, overlapping
 
 SAID = 0.3
 """Score from which on a box counts as said."""
 SENT = 0.2
 """Score from which on a box answers the ego's."""
-SURE = 0.5
-"""Score from which on a missing box is evidence."""
 
-_WELL_SEEN = 8  # cells with returns on a vehicle that a neighbour with returns there must find, too
 _THEIRS = 6  # cells with returns of the neighbour there
 _BOTH = 12  # cells with returns of the neighbour on a vehicle that it must have sent, or none of several:
 _SEVERAL, _NONE_WEIGHT = 2, 2
@@ -34,7 +32,7 @@ _FASTEST = 20.0  # metres per second that vehicles move between two agents' swee
 _OTHERS = 2  # neighbours that must see nothing: one could accuse an honest one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Said:
     """What a neighbour says of one sweep.
 
@@ -54,6 +52,7 @@ class Said:
     age: float = 0.0
     view: View | None = None
 
+    @cached_property
     def claims(self) -> NDArray[np.float64]:
         """(n, 7) boxes that it sent, and others that its map has, in its LiDAR frame."""
         sent = _from(SAID, self.boxes)
@@ -61,6 +60,11 @@ class Said:
             return sent
         found = _from(SAID, self.view.boxes)
         return np.concatenate((sent, found[~overlapping(found, sent, _UNLIKE)]))
+
+    @cached_property
+    def claims_in_ego(self) -> NDArray[np.float64]:
+        """The same in the LiDAR frame of the ego."""
+        return transform_boxes(self.pose, self.claims)
 
 
 @dataclass(slots=True)
@@ -92,7 +96,7 @@ def by_ego(ego: View, said: Said) -> Evidence:
         ego: what the ego sees by itself.
         said: by the neighbour.
     """
-    claims = transform_boxes(said.pose, said.claims())
+    claims = said.claims_in_ego
     # Counted by the ego's boxes: repeating one confirms nothing more.
     found = Evidence(int(overlapping(ego.boxes.boxes, claims, SAME).sum()))
     moved = _FASTEST * abs(said.age)
@@ -100,9 +104,7 @@ def by_ego(ego: View, said: Said) -> Evidence:
     place = transform_boxes(said.pose, _PLACE)
     if abs(said.pose[2, 3]) < _HIGH and ego.contradicts(place, moved=moved).any():
         found.against['points as it is not seen in its place'] = _PLACE_WEIGHT
-    well_seen = _from(SURE, ego.boxes)
-    well_seen = well_seen[cells_on(well_seen, ego.returns) >= _WELL_SEEN]
-    theirs = transform_boxes(inverse(said.pose), well_seen)
+    theirs = transform_boxes(inverse(said.pose), ego.well_seen)
     view, sent = said.view, said.boxes
     if sent is None and view is not None:
         sent = view.boxes
@@ -115,7 +117,7 @@ def by_ego(ego: View, said: Said) -> Evidence:
         return found
     found.against['vehicles missing that the ego sees'] = int(view.contradicts(theirs, _THEIRS, moved).sum())
     if said.boxes is not None:
-        unlike = ~overlapping(_from(SURE, view.boxes), said.boxes.boxes, _UNLIKE)
+        unlike = ~overlapping(view.sure.boxes, said.boxes.boxes, _UNLIKE)
         without = ~overlapping(_from(SURE, said.boxes), view.boxes.boxes, _UNLIKE)
         found.against['differences between its boxes and its map'] = int(unlike.sum() + without.sum())
     return found
@@ -128,7 +130,7 @@ def by_others(others: Sequence[Said], said: Said) -> int:
         others: neighbours; those without a view say nothing.
         said: by the neighbour.
     """
-    claims = said.claims()
+    claims = said.claims
     count = np.zeros(len(claims), np.int64)
     for other in others:
         if other.view is not None:
@@ -138,6 +140,4 @@ def by_others(others: Sequence[Said], said: Said) -> int:
 
 
 def _from(score: float, boxes: Boxes3D | None) -> NDArray[np.float64]:
-    if boxes is None or boxes.scores is None:
-        return np.zeros((0, 7))
-    return boxes.boxes[boxes.scores >= score]
+    return np.zeros((0, 7)) if boxes is None else boxes.boxes[from_score(score, boxes)]

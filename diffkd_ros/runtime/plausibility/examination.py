@@ -13,7 +13,7 @@ from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.plausibility.evidence import Said
 from diffkd_ros.runtime.plausibility.judge import Doubt, Judge
-from diffkd_ros.runtime.plausibility.view import View, cells_of
+from diffkd_ros.runtime.plausibility.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Examination:
                 boxes, occupied = None, each.density > 0
             view = self.sender.view(features[number], occupied) if name in viewed else None
             age = (self.stamps[0] - self.stamps[1 + number]) * 1e-9
-            pose, returns = back @ poses[1 + number], cells_of(occupied, self.grid)
+            pose, returns = back @ poses[1 + number], self.grid.centres_of(occupied)
             said.append(Said(name, pose, boxes, returns, age, view))
         seen = self.sender.view(ego, ego.density > 0)
         return Examined(seen, said, self.judge.judge(seen, said, self.stamps[0]))

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.overlap import bev_iou
 from diffkd_ros.runtime.decoding import Decoding
-from diffkd_ros.runtime.plausibility.evidence import SURE, Said
+from diffkd_ros.runtime.plausibility.evidence import Said
 from diffkd_ros.runtime.plausibility.view import SAME, View, overlapping
 
 _PLACED = 0.5
@@ -35,8 +34,7 @@ def reconciled(
         included.
     """
     kept = boxes[~ego.contradicts(boxes.boxes)]
-    assert ego.boxes.scores is not None
-    sure = ego.boxes[ego.boxes.scores >= SURE]
+    sure = ego.sure
     iou = bev_iou(sure.boxes, kept.boxes)
     found = np.zeros(len(sure), bool)
     answering = np.zeros(len(kept), bool)
@@ -60,5 +58,5 @@ def _seen_by(boxes: NDArray[np.float64], said: Sequence[Said]) -> NDArray[np.int
     """Number of neighbours that say each of the boxes, in the ego's LiDAR frame."""
     count = np.zeros(len(boxes), np.int64)
     for each in said:
-        count += overlapping(boxes, transform_boxes(each.pose, each.claims()), SAME)
+        count += overlapping(boxes, each.claims_in_ego, SAME)
     return count

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffkd_ros.frame import Boxes3D
-from diffkd_ros.geometry.boxes import count_points, flattened
+from diffkd_ros.geometry.boxes import count_points, widened
 from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.overlap import bev_iou
 
@@ -19,13 +20,16 @@ SAME = 0.3
 """IoU in the bird's-eye view of two boxes of the same vehicle."""
 OWN = 2.5
 """Metres around a LiDAR in which its own vehicle is."""
+SURE = 0.5
+"""Score from which on a vehicle is surely seen."""
 
 _WARM = float(np.log(0.05 / 0.95))  # logit of the score from which on a cell may hold a vehicle
 _AROUND = 0.4  # metres to each side of a box in which returns are counted
 _NEAR = 1.2  # metres to each side of a box in which a vehicle may be seen instead
+_WELL_SEEN = 8  # cells with returns on a vehicle
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     """What the network finds in the map of one agent alone, in the frame of its LiDAR.
 
@@ -46,7 +50,18 @@ class View:
         cls, boxes: Boxes3D, occupied: NDArray[np.bool_], heatmap: NDArray[np.float32], grid: BevGrid
     ) -> View:
         """From detections, cells with a return (height, width), and heat map logits (height, width)."""
-        return cls(boxes, cells_of(occupied, grid), cells_of(heatmap >= _WARM, grid), grid)
+        return cls(boxes, grid.centres_of(occupied), grid.centres_of(heatmap >= _WARM), grid)
+
+    @cached_property
+    def sure(self) -> Boxes3D:
+        """The vehicles that are surely seen."""
+        return self.boxes[from_score(SURE, self.boxes)]
+
+    @cached_property
+    def well_seen(self) -> NDArray[np.float64]:
+        """(n, 7) those with so many returns that others with returns there must find them, too."""
+        boxes = self.sure.boxes
+        return boxes[cells_on(boxes, self.returns) >= _WELL_SEEN]
 
     def contradicts(
         self, boxes: NDArray[np.float64], least: int = RETURNS, moved: float = 0.0
@@ -66,19 +81,12 @@ class View:
         inside = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
         judged = inside & (np.hypot(x, y) >= OWN)
         seen = cells_on(boxes, self.returns) >= least
-        return judged & seen & (count_points(self.warm, _widened(boxes, _NEAR + moved)) == 0)
-
-
-def cells_of(mask: NDArray[np.bool_], grid: BevGrid) -> NDArray[np.float64]:
-    """Centres (n, 3), z = 0, of the cells in a mask (height, width)."""
-    row, column = np.nonzero(mask)
-    x, y = grid.x_min + (column + 0.5) * grid.cell, grid.y_min + (row + 0.5) * grid.cell
-    return np.column_stack((x, y, np.zeros(len(x))))
+        return judged & seen & (count_points(self.warm, widened(boxes, _NEAR + moved)) == 0)
 
 
 def cells_on(boxes: NDArray[np.float64], cells: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Number of cells, from `cells_of`, on or next to each of the boxes (n, 7)."""
-    return count_points(cells, _widened(boxes, _AROUND))
+    """Number of cells, of which centres (k, 3) are given, on or next to each of the boxes (n, 7)."""
+    return count_points(cells, widened(boxes, _AROUND))
 
 
 def overlapping(boxes: NDArray[np.float64], others: NDArray[np.float64], iou: float) -> NDArray[np.bool_]:
@@ -86,7 +94,7 @@ def overlapping(boxes: NDArray[np.float64], others: NDArray[np.float64], iou: fl
     return np.asarray((bev_iou(boxes, others) >= iou).any(axis=1))
 
 
-def _widened(boxes: NDArray[np.float64], metres: float) -> NDArray[np.float64]:
-    prisms = flattened(boxes)
-    prisms[:, 3:5] += 2 * metres
-    return prisms
+def from_score(score: float, boxes: Boxes3D) -> NDArray[np.bool_]:
+    """Mask of the boxes with at least this score."""
+    assert boxes.scores is not None, 'detections have scores'
+    return boxes.scores >= score

@@ -67,7 +67,7 @@ class ClassicEncoder(nn.Module):
         from_mean = places - (total / count.clamp(min=1)[:, None])[index]
         from_centre = self._cell * torch.stack((x, y), dim=1)
         described = torch.cat((points, from_mean, from_centre), dim=1)
-        encoded = torch.relu(self.norm(self.linear(described)))
+        encoded = torch.relu_(self.norm(self.linear(described)))
         return self._grid.maps(maximum_per_cell(encoded, index, len(count)), 1)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkd_ros.benchmark.clock import Clock
+from diffkd_ros.benchmark.clock import Clock, Job
 from diffkd_ros.benchmark.simulation import AGENTS
 from diffkd_ros.benchmark.vehicles import POINTS, Vehicles, agents_text, points_text, resampled
 from diffkd_ros.geometry.grid import BevGrid
@@ -75,13 +75,18 @@ def compare(classic: Design, vehicles: Vehicles, clock: Clock) -> dict[str, floa
         design's time for both over this.
     """
     maps = [classic.encode(points) for points in vehicles.clouds[:COMPARED_AGENTS]]
-    ours, encode_classic = vehicles.egos(COMPARED_AGENTS), partial(classic.encode, vehicles.clouds[0])
-    encodings = clock.medians_ms({'ours': vehicles.encode, CLASSIC: encode_classic})
-    egos = clock.medians_ms({**ours, CLASSIC: partial(classic.detect, maps)})
-    whole_classic = encodings[CLASSIC] + egos[CLASSIC]
+    egos: dict[str, Job] = {**vehicles.egos(COMPARED_AGENTS), CLASSIC: partial(classic.detect, maps)}
+    encodings: dict[str, Job] = {
+        'ours': vehicles.encode,
+        CLASSIC: partial(classic.encode, vehicles.clouds[0]),
+    }
+    # All in the same turns: a machine that becomes busy changes no ratio.
+    medians = clock.medians_ms(egos | {row(name, ENCODE): job for name, job in encodings.items()})
     results: dict[str, float] = {}
-    for name, ego in egos.items():
-        encoding = encodings[CLASSIC if name == CLASSIC else 'ours']
-        results |= {row(name, ENCODE): encoding, row(name, EGO): ego, row(name, WHOLE): encoding + ego}
-        results[row(name, RATIO)] = whole_classic / results[row(name, WHOLE)]
+    for name in egos:
+        encoding = medians[row(CLASSIC if name == CLASSIC else 'ours', ENCODE)]
+        results[row(name, ENCODE)], results[row(name, EGO)] = encoding, medians[name]
+        results[row(name, WHOLE)] = encoding + medians[name]
+    for name in egos:
+        results[row(name, RATIO)] = results[row(CLASSIC, WHOLE)] / results[row(name, WHOLE)]
     return results

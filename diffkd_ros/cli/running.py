@@ -6,13 +6,17 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from diffkd_ros.cli.verbs import interruptible, say
 from diffkd_ros.errors import require
+
+if TYPE_CHECKING:
+    from diffkd_ros.benchmark.comparison import Design
+    from diffkd_ros.geometry.grid import BevGrid
 
 Model = Annotated[str, typer.Option(help='Model folder, or the name of a shipped model.')]
 Vehicles = Annotated[int, typer.Option(min=2, max=5, help='Connected vehicles, including the ego.')]
@@ -64,13 +68,23 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help='CPU threads used by inference.')] = 1,
     device: Annotated[str, typer.Option(help='cpu, cuda or tensorrt.')] = 'cpu',
     repetitions: Annotated[int, typer.Option(min=1, help='Runs whose median is reported.')] = 30,
-    out: Annotated[Path | None, typer.Option(help='Also write the times to this JSON file.')] = None,
+    out: Annotated[
+        Path | None, typer.Option(help='Also write the times to this JSON file, and a plot beside it.')
+    ] = None,
 ) -> None:
-    """Time each stage of the model on this machine."""
-    from diffkd_ros.benchmark import run
+    """Time each stage of the model on this machine, beside PointPillars with attention fusion in torch."""
+    from diffkd_ros.benchmark.run import run
     from diffkd_ros.runtime.model_folder import model_folder
 
-    run(model_folder(model), threads, device, repetitions, out)
+    run(model_folder(model), threads, device, repetitions, out, _classic_design)
+
+
+def _classic_design(grid: BevGrid, threads: int) -> Design:
+    """What the model's times are compared with."""
+    require('torch')
+    from diffkd_ros.benchmark.classic import ClassicDesign
+
+    return ClassicDesign(grid, threads)
 
 
 def bench_opencda(

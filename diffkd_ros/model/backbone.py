@@ -21,6 +21,21 @@ def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+def stage_block(inputs: int, outputs: int, depth: int) -> nn.Sequential:
+    """A convolution of stride 2 and `depth` further ones, each as `conv_block`."""
+    further = (conv_block(outputs, outputs) for _ in range(depth))
+    return nn.Sequential(conv_block(inputs, outputs, stride=2), *further)
+
+
+def upsample_block(inputs: int, outputs: int, scale: int) -> nn.Sequential:
+    """Transposed convolution to a map `scale` times as high and wide, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(inputs, outputs, scale, stride=scale, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
 class Backbone(nn.Module):
     """Three stages at strides 2, 4 and 8, each upsampled to stride 2, then merged.
 
@@ -42,17 +57,8 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList()
         self.lateral = nn.ModuleList()
         for level, channels in enumerate(stages):
-            convolutions = [conv_block(inputs, channels, stride=2)]
-            convolutions += [conv_block(channels, channels) for _ in range(depth)]
-            self.stages.append(nn.Sequential(*convolutions))
-            scale = 2**level
-            self.lateral.append(
-                nn.Sequential(
-                    nn.ConvTranspose2d(channels, outputs, scale, stride=scale, bias=False),
-                    nn.BatchNorm2d(outputs),
-                    nn.ReLU(inplace=True),
-                )
-            )
+            self.stages.append(stage_block(inputs, channels, depth))
+            self.lateral.append(upsample_block(channels, outputs, 2**level))
             inputs = channels
         self.merge = nn.Sequential(
             nn.Conv2d(outputs * len(stages), outputs, 1, bias=False), nn.BatchNorm2d(outputs)

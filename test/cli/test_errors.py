@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from missing_package import without
 from typer.testing import CliRunner
 
 from diffkd_ros import errors
@@ -25,21 +26,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-# Runs `diffkd` as if a package were not installed.
-BLOCKED = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Blocker(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.partition('.')[0] == sys.argv[1]:
-            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
-
-sys.meta_path.insert(0, Blocker())
-from diffkd_ros.cli import app
-app(sys.argv[2:], prog_name='diffkd')
-"""
 
 
 @pytest.fixture(scope='module')
@@ -96,7 +82,7 @@ def test_a_missing_package_is_named_with_its_extra(module, extra, verb, options,
     require_installed(verb, but=module)
     words = [*verb.split(), *(option.format(bag=bag) for option in options)]
     done = subprocess.run(
-        [sys.executable, '-c', BLOCKED, module, *words], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, '-c', without(module), *words], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.stderr == f"diffkd {verb}: {module} is missing: pip install 'diffkd-ros[{extra}]'\n"
     assert done.returncode == 1
@@ -167,7 +153,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch):
     """A module that belongs to no extra is a fault of the installation, whose traceback helps."""
     done = CliRunner().invoke(app, ['bench', '--model', 'sim_edge', '--threads', 'many'])
     assert done.exit_code == 2
-    monkeypatch.setitem(sys.modules, 'diffkd_ros.benchmark', None)
+    monkeypatch.setitem(sys.modules, 'diffkd_ros.benchmark.run', None)
     done = CliRunner().invoke(app, ['bench'])
     assert isinstance(done.exception, ModuleNotFoundError)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from missing_package import without
 from patience import PATIENCE, until
 from recorded_sets import write_opv2v_frame
 from sandbox import sandboxed
@@ -184,27 +185,10 @@ def test_every_function_is_compiled_beforehand(compiling):
     assert re.fullmatch(r'ready after \d+ s\n', compiling.stdout)
 
 
-# Runs `diffkd` as if no extra were installed.
-WITHOUT_EXTRAS = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Blocker(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.partition('.')[0] in EXTRAS:
-            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
-
-sys.meta_path.insert(0, Blocker())
-from diffkd_ros.cli import main
-main()
-"""
-
-
 @pytest.mark.parametrize('verb', VERBS)
 def test_without_extras_it_runs_or_names_the_one_it_needs(verb, place, tmp_path):
-    code = f'EXTRAS = {set(EXTRA_OF)!r}\n{WITHOUT_EXTRAS}'
     done = subprocess.run(
-        [sys.executable, '-c', code, *words(verb, tmp_path / 'out')],
+        [sys.executable, '-c', without(*EXTRA_OF), *words(verb, tmp_path / 'out')],
         cwd=place,
         capture_output=True,
         text=True,

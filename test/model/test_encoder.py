@@ -189,7 +189,7 @@ def test_the_gradient_of_the_maximum_is_that_of_its_points() -> None:
     encoder = PillarEncoder(RANGE, 0.5, 4)
     points, index = cloud(500, 1), torch.arange(2).repeat_interleave(250)
     encoder.norm.eval()  # the same statistics in both modes
-    weight = torch.randn(2, 4, encoder.height, encoder.width)
+    weight = torch.randn(2, 4, encoder.grid.height, encoder.grid.width)
     gradients = []
     for training in (True, False):
         encoder.training = training

@@ -14,6 +14,11 @@ the layered message go to docs/link.md, between `<!-- link -->` and `<!-- end --
 
     diffkd evidence config/link.yaml --out runs/link
     python build_tools/document_evidence.py runs/link
+
+Those of attacks go to docs/attacks.md, between `<!-- trust -->` and `<!-- end -->`:
+
+    diffkd evaluate --attack all --out results/trust
+    python build_tools/document_evidence.py results/trust
 """
 
 import re
@@ -22,6 +27,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffkd_ros.evaluation.trust_results import TRUST, Trust
+from diffkd_ros.evaluation.trust_table import markdown as trust_tables
 from diffkd_ros.evidence import link_plots
 from diffkd_ros.evidence.link_results import RESULTS, LinkResults
 from diffkd_ros.evidence.link_table import link_tables
@@ -32,6 +39,7 @@ from diffkd_ros.evidence.table import markdown
 DOCS = Path(__file__).resolve().parent.parent / 'docs'
 PAGE = DOCS / 'results.md'
 LINK_PAGE = DOCS / 'link.md'
+TRUST_PAGE = DOCS / 'attacks.md'
 
 
 def documented(page: str, evidence: Evidence) -> str:
@@ -42,6 +50,11 @@ def documented(page: str, evidence: Evidence) -> str:
 def documented_link(page: str, results: LinkResults) -> str:
     """The page of the layered message with the tables of these figures."""
     return _filled(page, 'link', link_tables(results))
+
+
+def documented_trust(page: str, trust: Trust) -> str:
+    """The page of the attacks with the tables of these figures."""
+    return _filled(page, 'trust', trust_tables(trust))
 
 
 def _filled(page: str, name: str, tables: str) -> str:
@@ -73,6 +86,10 @@ if __name__ == '__main__':
         results.write(DOCS)
         _copy(folder, (link_plots.RATE, link_plots.LOSS))
         LINK_PAGE.write_text(documented_link(LINK_PAGE.read_text(), results))
+    elif (folder / TRUST).exists():
+        trust = Trust.read(folder)
+        trust.write(DOCS)
+        TRUST_PAGE.write_text(documented_trust(TRUST_PAGE.read_text(), trust))
     else:
         evidence = updated(Evidence.read(DOCS), Evidence.read(folder), fields)
         evidence.write(DOCS)

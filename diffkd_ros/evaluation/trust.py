@@ -6,12 +6,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.table import Table
 
 from diffkd_ros.attacks.catalogue import ABSENT, ATTACKS
 from diffkd_ros.attacks.liars import Liars
@@ -22,7 +19,8 @@ from diffkd_ros.evaluation.evaluate import run_with_progress
 from diffkd_ros.evaluation.measures import IOU, confident
 from diffkd_ros.evaluation.plan import Plan
 from diffkd_ros.evaluation.run import load_results, read_judged, settle, usable
-from diffkd_ros.evaluation.summary import Number
+from diffkd_ros.evaluation.trust_results import TRUST, AttackFigures, Figures, References, Trust
+from diffkd_ros.evaluation.trust_table import print_tables
 from diffkd_ros.metrics.average_precision import EvaluationError
 from diffkd_ros.metrics.deception import (
     Judgements,
@@ -33,71 +31,10 @@ from diffkd_ros.metrics.deception import (
     mean_delay,
 )
 from diffkd_ros.metrics.frame_results import FrameResults
-from diffkd_ros.metrics.result_file import write_json
 from diffkd_ros.sources.source import SIMULATOR
 from diffkd_ros.workers import HERE, Workers
 
-TRUST = 'trust.json'
-_NAN = float('nan')
 _FOLDER = '_neighbours'
-
-
-class Figures(BaseModel):
-    """AP at IoU 0.5 and 0.7, and false boxes a frame, see `false_boxes`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    ap50: Number
-    ap70: Number
-    false_boxes: Number
-
-
-class AttackFigures(Figures):
-    """Figures of an attack.
-
-    Attributes:
-        lost: share of the vehicles that the ego finds alone and no longer with its neighbours, at IoU 0.5.
-        detected: share of the lies whose sender was refused or taken for a liar; NaN if nothing judges.
-        delay: mean seconds of the drives until a liar was first refused or taken for one; NaN if none was, or
-            if the frames are not successive.
-    """
-
-    lost: Number
-    detected: Number = _NAN
-    delay: Number = _NAN
-
-
-class References(BaseModel):
-    """The frames with nobody lying, with the liars sending nothing, and without neighbours."""
-
-    model_config = ConfigDict(frozen=True)
-
-    honest: Figures
-    liar_absent: Figures
-    ego_alone: Figures
-
-
-class Trust(References):
-    """All figures of an evaluation of attacks, the contents of `trust.json`.
-
-    Earlier runs in the folder are included. The references are those of the fewest neighbours and liars, and
-    of each choice of liars in `references`. `attacks` has figures by name and by liars. `false_quarantine` is
-    the share of honest senders that are taken for liars, NaN if nothing judges.
-    """
-
-    attacks: dict[str, dict[str, AttackFigures]]
-    false_quarantine: Number
-    left_out_honest: dict[str, Number]
-    references: dict[str, References]
-    model: str
-    cooperation: str
-    source: str
-    frames: dict[str, int]
-    seeds: list[int]
-
-    def write(self, folder: Path) -> None:
-        """Write `trust.json`."""
-        write_json(folder / TRUST, self.model_dump())
 
 
 def evaluate_attacks(
@@ -138,8 +75,7 @@ def evaluate_attacks(
             measured.append(_Measured(part, loaded))
     trust = _trust(plan, measured)
     trust.write(plan.out)
-    for name, references in trust.references.items():
-        _print(trust, name, references, console)
+    print_tables(trust, console)
     console.print(f'in {plan.out}: {TRUST}', highlight=False, soft_wrap=True)
     return trust
 
@@ -260,28 +196,3 @@ def _figures(plan: Plan, results: Sequence[FrameResults]) -> Figures:
         float(np.mean([each.average_precision(iou, order) for each in results])) for iou in (0.5, 0.7)
     )
     return Figures(ap50=ap50, ap70=ap70, false_boxes=float(np.mean([false_boxes(each) for each in results])))
-
-
-def _print(trust: Trust, name: str, references: References, console: Console) -> None:
-    longest = max(map(len, trust.attacks))
-    table = Table(
-        title=f'{name} neighbours lie, {trust.frames[name]} frames: percent, false boxes a frame, seconds'
-    )
-    for column in ('', 'AP@0.5', 'AP@0.7', 'false', 'lost', 'detected', 'delay'):
-        table.add_column(column, justify='right' if column else 'left', min_width=0 if column else longest)
-
-    def line(label: str, figures: Figures) -> None:
-        row = [f'{100 * figures.ap50:.1f}', f'{100 * figures.ap70:.1f}', f'{figures.false_boxes:.2f}']
-        if isinstance(figures, AttackFigures):
-            row.append(f'{100 * figures.lost:.1f}')
-            row.append('' if np.isnan(figures.detected) else f'{100 * figures.detected:.0f}')
-            row.append('' if np.isnan(figures.delay) else f'{figures.delay:.1f}')
-        table.add_row(label, *row)
-
-    line('honest', references.honest)
-    line('liar absent', references.liar_absent)
-    line('ego alone', references.ego_alone)
-    for attack, by_liars in trust.attacks.items():
-        if name in by_liars:
-            line(attack, by_liars[name])
-    console.print(table)

@@ -6,12 +6,16 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from script import PROJECT, build_tool
 from small_checkpoint import untrained_checkpoint
 from typer.testing import CliRunner
 
 from diffkd_ros.cli import app
 from diffkd_ros.evaluation.run import Plan, settle
+from diffkd_ros.evaluation.trust_results import Trust
+from diffkd_ros.evaluation.trust_table import markdown
 from diffkd_ros.metrics.average_precision import EvaluationError
+from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.sources.opv2v import write_opv2v
 from diffkd_ros.sources.source import Source
 
@@ -131,3 +135,68 @@ def test_recorded_frames_are_refused(tmp_path, model_folder, drive):
     assert done.exit_code == 1
     assert 'simulated frames' in done.output
     assert not (tmp_path / 'out').exists()
+
+
+PAGE = """\
+1of2 neighbours lie, 84 frames: percent, false boxes a frame, seconds:
+
+|  | AP@0.5 | AP@0.7 | false | lost | detected | delay |
+|---|--:|--:|--:|--:|--:|--:|
+| honest | 90.0 | 80.0 | 0.50 |  |  |  |
+| liar absent | 80.0 | 70.0 | 0.25 |  |  |  |
+| ego alone | 70.0 | 60.0 | 0.10 |  |  |  |
+| spoof | 79.0 | 69.0 | 0.30 | 1.2 | 98 | 0.4 |
+| noise | 78.0 | 68.0 | 0.40 | 2.0 |  |  |
+
+Sweeps of honest neighbours that are left out, percent, by severity of the corruption:
+
+|  | severity 1 | severity 3 |
+|---|--:|--:|
+| clean | 0.3 | 0.3 |
+| motion blur | 1.0 | 4.0 |
+| fog |  | 2.0 |
+"""
+
+
+def test_the_tables_in_markdown(tmp_path):
+    names = ('ap50', 'ap70', 'false_boxes', 'lost', 'detected', 'delay')
+
+    def figures(*values):
+        return dict(zip(names, values, strict=False))
+
+    references = {
+        'honest': figures(0.9, 0.8, 0.5),
+        'liar_absent': figures(0.8, 0.7, 0.25),
+        'ego_alone': figures(0.7, 0.6, 0.1),
+    }
+    attacks = {
+        'spoof': {'1of2': figures(0.79, 0.69, 0.3, 0.012, 0.98, 0.4)},
+        'noise': {'1of2': figures(0.78, 0.68, 0.4, 0.02, None, None)},
+    }
+    left_out = {'clean': 0.003, 'motion_blur 1': 0.01, 'motion_blur 3': 0.04, 'fog 3': 0.02}
+    content = {
+        **references,
+        'attacks': attacks,
+        'false_quarantine': 0.01,
+        'left_out_honest': left_out,
+        'references': {'1of2': references},
+        'model': 'm',
+        'cooperation': 'layered',
+        'source': 'sim',
+        'frames': {'1of2': 84},
+        'seeds': [0],
+    }
+    (tmp_path / 'trust.json').write_text(json.dumps(content))
+    trust = Trust.read(tmp_path)
+    assert markdown(trust) == PAGE
+    trust.write(tmp_path)
+    assert json.loads((tmp_path / 'trust.json').read_text()) == content
+
+
+def test_the_documented_figures_are_those_of_the_shipped_model():
+    documentation = build_tool('document_evidence')
+    trust = Trust.read(documentation.DOCS)
+    page = documentation.TRUST_PAGE.read_text()
+    assert documentation.documented_trust(page, trust) == page, 'run: build_tools/document_evidence.py'
+    assert trust.model == ModelCard.load(PROJECT / 'models' / 'sim_edge').model_id
+    assert {'1of2', '1of4', '2of4'} == set(trust.references)

@@ -36,9 +36,15 @@ def test_invented_boxes_count_whether_they_are_sent_or_in_the_map():
     assert in_map.against['differences between its boxes and its map'] == 3
 
 
-def test_a_box_that_was_sent_and_is_not_in_the_map_differs():
-    found = by_ego(EGO, said_by('liar', POSE, cars(SHARED, (15.0, 8.0)), view_of(SHARED, (-32.0, -2.0))))
+def test_boxes_that_were_sent_and_are_not_in_the_map_differ():
+    sent = cars(SHARED, (15.0, 8.0), (-20.0, 5.0))
+    found = by_ego(EGO, said_by('liar', POSE, sent, view_of(SHARED)))
     assert found.against['differences between its boxes and its map'] == 2
+
+
+def test_a_vehicle_elsewhere_in_the_map_is_one_difference():
+    found = by_ego(EGO, said_by('cav_2', POSE, cars(SHARED, (-27.0, -2.0)), view_of(SHARED, (-32.0, -2.0))))
+    assert found.against['differences between its boxes and its map'] == 1
 
 
 def test_a_whole_map_has_no_boxes_to_differ_from():

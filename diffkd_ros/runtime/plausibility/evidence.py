@@ -119,7 +119,8 @@ def by_ego(ego: View, said: Said) -> Evidence:
     if said.boxes is not None:
         unlike = ~overlapping(view.sure.boxes, said.boxes.boxes, _UNLIKE)
         without = ~overlapping(_from(SURE, said.boxes), view.boxes.boxes, _UNLIKE)
-        found.against['differences between its boxes and its map'] = int(unlike.sum() + without.sum())
+        # A vehicle in one place as a box and in another one in the map is one difference.
+        found.against['differences between its boxes and its map'] = int(max(unlike.sum(), without.sum()))
     return found
 
 

@@ -60,3 +60,14 @@ def test_the_card_says_where_the_model_comes_from(card: ModelCard) -> None:
         (stage.name, stage.samples) for stage in after_teacher
     ]
     assert all(stage['minutes'] > 0 for stage in card.training['stages'])
+
+
+def test_features_are_the_same_with_more_threads(card: ModelCard) -> None:
+    """Bit for bit, or a replay would not give the recorded detections."""
+    frame = Simulator(SimulatorConfig(), HELD_OUT_SEED).scenario(0).frame(0)
+    points = frame.agents[frame.ego].points
+    expected, several = FeatureEncoder(card).encode(points), FeatureEncoder(card, threads=4)
+    for _ in range(40):
+        found = several.encode(points)
+        np.testing.assert_array_equal(found.feature, expected.feature)
+        np.testing.assert_array_equal(found.density, expected.density)

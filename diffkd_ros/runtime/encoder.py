@@ -22,6 +22,8 @@ class FeatureEncoder(ModelPart):
     """Runs `encoder.onnx` of a model folder."""
 
     graph = ENCODER
+    # ScatterND takes the maximum of a cell's points, which ONNX Runtime's threads lose to each other.
+    serial = True
 
     @staticmethod
     def shapes(card: ModelCard) -> Mapping[str, Shape]:

@@ -44,11 +44,16 @@ class ModelPart:
         device: `cpu`, `cuda` or `tensorrt`.
         session: replaces the session on the folder's graph.
 
+    Attributes:
+        graph: file of the graph.
+        serial: whether it is right on a single CPU thread only.
+
     Raises:
         ModelError: if the device is not available, or the graph does not load or does not fit the card.
     """
 
     graph: ClassVar[str]
+    serial: ClassVar[bool] = False
 
     def __init__(
         self, card: ModelCard, threads: int = 1, device: str = 'cpu', session: Session | None = None
@@ -56,7 +61,7 @@ class ModelPart:
         self._card = card
         if session is None:
             path = card.graph_path(self.graph)
-            opened = open_session(path, threads, device)
+            opened = open_session(path, 1 if self.serial else threads, device)
             _require_shapes(path, opened, self.shapes(card))
             session = opened
         self._session = session

@@ -18,7 +18,7 @@ class EncodingParameters(LinkParameters, PoseParameters):
 
     model: str = parameter('sim_edge', 'Model folder, or the name of a shipped model.')
     device: str = parameter('cpu', 'Device that runs the inference.', choices=('cpu', 'cuda', 'tensorrt'))
-    threads: int = parameter(1, 'CPU threads of the inference.', minimum=1, maximum=64)
+    threads: int = parameter(1, 'CPU threads of the inference; the encoder uses one.', minimum=1, maximum=64)
     agent_id: str = parameter('', 'Name of this agent on the V2X link; empty: the namespace.')
     autostart: bool = parameter(
         True, 'Configure and activate at start; false: wait for the lifecycle transitions.'

@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from script import PROJECT, build_tool
 from small_checkpoint import untrained_checkpoint
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from diffkd_ros.evaluation.run import Plan, settle
 from diffkd_ros.evaluation.trust_results import Trust
 from diffkd_ros.evaluation.trust_table import markdown
 from diffkd_ros.metrics.average_precision import EvaluationError
+from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.sources.opv2v import write_opv2v
 from diffkd_ros.sources.source import Source
 
@@ -189,3 +191,12 @@ def test_the_tables_in_markdown(tmp_path):
     assert markdown(trust) == PAGE
     trust.write(tmp_path)
     assert json.loads((tmp_path / 'trust.json').read_text()) == content
+
+
+def test_the_documented_figures_are_those_of_the_shipped_model():
+    documentation = build_tool('document_evidence')
+    trust = Trust.read(documentation.DOCS)
+    page = documentation.TRUST_PAGE.read_text()
+    assert documentation.documented_trust(page, trust) == page, 'run: build_tools/document_evidence.py'
+    assert trust.model == ModelCard.load(PROJECT / 'models' / 'sim_edge').model_id
+    assert {'1of2', '1of4', '2of4'} == set(trust.references)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from diffkd_ros.evidence.cells import difference, listed, number, percent, table, with_interval
+from diffkd_ros.evaluation.cells import difference, listed, number, percent, table, with_interval
 from diffkd_ros.evidence.link_results import KEYS, Difference, LinkResults, LossDifference, LossPoint
 
 _HEADINGS = ('AP@0.5', 'AP@0.7', 'corrupted AP@0.5', 'corrupted AP@0.7')

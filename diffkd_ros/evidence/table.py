@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from diffkd_ros.evaluation.cells import difference, listed, number, percent, table, with_interval
 from diffkd_ros.evaluation.summary import LevelMeans
-from diffkd_ros.evidence.cells import difference, listed, number, percent, table, with_interval
 from diffkd_ros.evidence.compare import FIGURES
 from diffkd_ros.evidence.results import Evidence, MeasuredRow, MeasuredSteps
 

@@ -141,7 +141,7 @@ PAGE = """\
 1of2 neighbours lie, 84 frames: percent, false boxes a frame, seconds:
 
 |  | AP@0.5 | AP@0.7 | false | lost | detected | delay |
-|---|--:|--:|--:|--:|--:|--:|
+| --- | --: | --: | --: | --: | --: | --: |
 | honest | 90.0 | 80.0 | 0.50 |  |  |  |
 | liar absent | 80.0 | 70.0 | 0.25 |  |  |  |
 | ego alone | 70.0 | 60.0 | 0.10 |  |  |  |
@@ -151,7 +151,7 @@ PAGE = """\
 Sweeps of honest neighbours that are left out, percent, by severity of the corruption:
 
 |  | severity 1 | severity 3 |
-|---|--:|--:|
+| --- | --: | --: |
 | clean | 0.3 | 0.3 |
 | motion blur | 1.0 | 4.0 |
 | fog |  | 2.0 |

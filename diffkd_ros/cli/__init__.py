@@ -11,12 +11,15 @@ from typing import Annotated
 import typer
 
 from diffkd_ros import __version__
+from diffkd_ros.blas import use_one_thread
 from diffkd_ros.cli import measuring, recordings, running
 from diffkd_ros.cli.verbs import group
 
 # Everything is drawn into files. In a notebook this names a backend that the environment of a command may
 # lack, and then Matplotlib cannot be imported.
 os.environ['MPLBACKEND'] = 'agg'
+# Also for the processes that a command starts.
+use_one_thread()
 
 app = group('Cooperative LiDAR perception over ROS 2.', name='diffkd')
 

@@ -170,6 +170,7 @@ def _recipe(run: str, number: int, training: Training, base: Recipe, initial: Pa
         'name': run,
         'stages': [stages[stage].model_dump() for stage in training.stages],
         'initial': base.initial if initial is None else str(initial),
+        'new_restoration': base.new_restoration and initial is None,
     }
     recipe = _changed(base, _merged(training.change, own), f'training {run}')
     data = recipe.data.model_copy(update={'train_seed': recipe.data.train_seed + _SEED_STEP * number})

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkd_ros.model.backbone import covered_cells
-from diffkd_ros.model.context import BOX_MAPS, Context, last_of, views_of
+from diffkd_ros.model.context import BOX_MAPS, Context, last_of, pooled, views_of, with_egos
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.detector import OUTPUTS as EGO_OUTPUTS
 from diffkd_ros.runtime.link.restorer import LAST_INPUTS
@@ -120,15 +120,13 @@ class RestoreGraph(nn.Module):
             or did before, else 0.
         """
         restoration, vectors = self.student.restoration, self.student.config.vectors
-        # Apart, as the restoration normalises the neighbours', too, and equal parts of a graph are merged.
-        normal = torch.cat((restoration.normalise(ego_feature), restoration.normalise(features)))
         # An agent's coverage is where something of its map is known.
-        seen = torch.cat((covered_cells(ego_density), (level > 0).to(level.dtype)), dim=0)
-        identity = torch.eye(2, 3, dtype=ego_to_agent.dtype)[None]
-        ego, others = views_of(normal, seen, torch.cat((identity, ego_to_agent), dim=0), vectors)
+        own = pooled(restoration.normalise(ego_feature), covered_cells(ego_density))
+        theirs = pooled(restoration.normalise(features), (level > 0).to(level.dtype))
+        ego, others = views_of(own, theirs[None], ego_to_agent, vectors)
         missing = (level < 1).to(level.dtype) * density
         if not last:
-            return restoration(features, density, Context(missing, level, boxes, ego[1:], others[1:]))
+            return restoration(features, density, Context(missing, level, boxes, ego, others))
         maps, occupied, age, now_to_then = last
         memory = last_of(restoration.normalise(maps), occupied, age, now_to_then, vectors)
         density = torch.maximum(density, memory[1][1:])
@@ -138,8 +136,8 @@ class RestoreGraph(nn.Module):
             torch.cat((nothing, missing)),
             torch.cat((every, level)),
             torch.cat((nothing.expand(-1, boxes.shape[1], -1, -1), boxes)),
-            ego,
-            others,
+            with_egos(ego, 1),
+            with_egos(others, 1),
             *memory,
         )
         features = torch.cat((ego_feature, features))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffkd_ros.model.exported import convolve_parts, sum_over_agents
-from diffkd_ros.model.fusion import by_frame, warp
+from diffkd_ros.model.fusion import warp
 from diffkd_ros.model.head import REGRESSION
 
 Part = Literal['mask', 'boxes', 'ego', 'others', 'last']
@@ -89,38 +89,45 @@ def inverse_warps(warps: Tensor) -> Tensor:
     return torch.stack(rows, dim=1) * scale[:, None, None]
 
 
-def views_of(
-    normal: Tensor, coverage: Tensor, ego_to_agent: Tensor, vectors: int, frames: int = 1
-) -> tuple[Tensor, Tensor]:
-    """The ego's map and the mean of the other neighbours', resampled to every agent's grid.
-
-    Arguments are as for `Student.fuse`: n agents of each frame, a frame's ego first, at half the resolution
-    of the feature map, as the latent has it.
+def pooled(normal: Tensor, coverage: Tensor) -> Tensor:
+    """What `views_of` resamples: maps and their coverage at the resolution of the restoration's latent.
 
     Args:
-        normal: (frames * n, c, h, w) normalised features.
-        coverage: (frames * n, 1, h, w) 1 where something is known.
-        ego_to_agent: (frames * n, 2, 3).
-        vectors: see `fusion.warp`.
-        frames: number of frames.
+        normal: (n, c, h, w) normalised features.
+        coverage: (n, 1, h, w) 1 where something is known.
 
     Returns:
-        `ego` and `others` of `Context`, as pooled; rows of egos are 0.
+        (n, c + 1, h / 2, w / 2).
     """
-    count = normal.shape[0] // frames  # not len, which an export would make a constant
-    maps = functional.avg_pool2d(torch.cat((normal * coverage, coverage), dim=1), PATCH)
-    is_neighbour = torch.ones_like(maps[:, :1, :1, :1])
-    by_frame(is_neighbour, frames)[:, :1] = 0
-    ego = by_frame(maps, frames)[:, :1].expand(-1, count, -1, -1, -1).flatten(0, 1)
-    theirs = warp(maps, ego_to_agent, vectors) * is_neighbour
-    theirs = by_frame(theirs, frames)
-    others = (sum_over_agents(theirs)[:, None] - theirs).flatten(0, 1)
-    together = torch.cat((ego, others), dim=0)
-    back = inverse_warps(ego_to_agent).repeat(2, 1, 1)
-    seen = warp(together, back, vectors) * is_neighbour.repeat(2, 1, 1, 1)
+    # Apart: a joined map of the full size takes as long to write as to pool.
+    return torch.cat([functional.avg_pool2d(maps, PATCH) for maps in (normal * coverage, coverage)], dim=1)
+
+
+def views_of(own: Tensor, others: Tensor, ego_to_agent: Tensor, vectors: int) -> tuple[Tensor, Tensor]:
+    """The ego's map and the mean of the other neighbours', resampled to every neighbour's grid.
+
+    Args:
+        own: (frames, c + 1, h, w) map and coverage of each frame's ego, from `pooled`.
+        others: (frames, m, c + 1, h, w) of its m neighbours.
+        ego_to_agent: (frames * m, 2, 3) of the neighbours, see `fusion.warp`.
+        vectors: see `fusion.warp`.
+
+    Returns:
+        `ego` and `others` of `Context` for the neighbours, (frames * m, c + 1, h, w) each.
+    """
+    seen = warp(others.flatten(0, 1), ego_to_agent, vectors).view_as(others)
+    rest = sum_over_agents(seen)[:, None] - seen
+    together = torch.cat((own[:, None].expand_as(others).flatten(0, 1), rest.flatten(0, 1)), dim=0)
+    views = warp(together, inverse_warps(ego_to_agent).repeat(2, 1, 1), vectors)
     # Not chunk, which an export would give the size of its example.
-    ego, others = seen[: normal.shape[0]], seen[normal.shape[0] :]
-    return ego, others / others[:, -1:].clamp(min=1)
+    ego, rest = views[: ego_to_agent.shape[0]], views[ego_to_agent.shape[0] :]
+    return ego, rest / rest[:, -1:].clamp(min=1)
+
+
+def with_egos(views: Tensor, frames: int) -> Tensor:
+    """Views of the neighbours (frames * m, ...) with rows of zeros for the egos, each before its frame's."""
+    each = views.view(frames, views.shape[0] // frames, *views.shape[1:])
+    return torch.cat((each.new_zeros((frames, 1, *views.shape[1:])), each), dim=1).flatten(0, 1)
 
 
 def last_of(

@@ -49,14 +49,13 @@ def convolve_parts(convolution: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def convolve_to_parts(convolution: nn.Conv2d, maps: Tensor, count: int) -> Sequence[Tensor]:
+def convolve_to_parts(weight: Tensor, bias: Tensor, maps: Tensor, count: int) -> Sequence[Tensor]:
     """A 1x1 convolution whose result is divided into equal parts along its channels."""
     if not torch.compiler.is_exporting():
-        return convolution(maps).chunk(count, dim=1)
-    assert convolution.bias is not None
-    size = convolution.out_channels // count
+        return functional.conv2d(maps, weight, bias).chunk(count, dim=1)
+    size = len(weight) // count
     rows = [slice(size * place, size * (place + 1)) for place in range(count)]
-    return [functional.conv2d(maps, convolution.weight[part], convolution.bias[part]) for part in rows]
+    return [functional.conv2d(maps, weight[part], bias[part]) for part in rows]
 
 
 def convolve_transposed(convolution: nn.ConvTranspose2d, maps: Tensor) -> Tensor:

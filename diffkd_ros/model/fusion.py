@@ -147,8 +147,9 @@ class AdaptiveGatedFusion(nn.Module):
         evidence = convolve_parts(first, (ego, single, difference))
         reliability = torch.sigmoid(nn.Sequential(*further)(evidence))
 
-        normed = sum_over_agents(weight * by_frame(self.neighbour.norm(features), frames))
+        # Without neighbours the weights sum to 0, not 1: what is modulated is multiplied by 0 below.
+        standardised = sum_over_agents(weight * by_frame(self.neighbour.standardise(features), frames))
         given = (1 - reliability) * covered
-        mixed = ego + given * (self.neighbour.modulate(others, normed, ego) - ego)
+        mixed = ego + given * (self.neighbour.modulate(others, standardised, ego) - ego)
         share = given[:, None] * weight + (1 - is_neighbour) * (1 - given[:, None])
         return self.fused(mixed, ego), share.flatten(0, 1), reliability

@@ -36,13 +36,22 @@ class LightweightGatedModulation(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, time: Tensor | None = None) -> Tensor:
         """Modulate x (n, c, h, w) by a condition (n or 1, c, h, w) and a time embedding (n or 1, t)."""
-        return self.modulate(x, self.norm(x), condition, time)
+        return self.modulate(x, self.standardise(x), condition, time)
 
-    def modulate(self, x: Tensor, normed: Tensor, condition: Tensor, time: Tensor | None = None) -> Tensor:
-        """As `forward`, with Norm(x) given.
+    def standardise(self, x: Tensor) -> Tensor:
+        """Norm(x) without the gains and offsets of its channels, which `modulate` applies."""
+        return functional.group_norm(x, self.norm.num_groups, eps=self.norm.eps)
 
-        The block is linear in x and Norm(x): of the weighted means of several x and of their norms, with
-        weights that sum to 1, it is the weighted mean of the modulated x.
+    def modulate(
+        self, x: Tensor, standardised: Tensor, condition: Tensor, time: Tensor | None = None
+    ) -> Tensor:
+        """As `forward`, with the result of `standardise` given.
+
+        The block is linear in x and in what is standardised: of the weighted means of several, with weights
+        that sum to 1, it is the weighted mean of the modulated x.
+
+        With a and b of the norm, s ((1 + gamma) (a z + b) + beta) is computed as (gain z + offset), whose
+        factors are those of gamma and beta in the 1x1 convolution: fewer operations on maps.
         """
         condition = functional.silu(condition)
         pooled = self.pooled(condition.mean(dim=(2, 3)))
@@ -51,11 +60,21 @@ class LightweightGatedModulation(nn.Module):
             pooled = pooled + self.time(functional.silu(time))
         around, mixing = self.local
         assert isinstance(mixing, nn.Conv2d)
-        local = convolve_to_parts(mixing, around(condition), 3)
-        gamma, beta, gate = (
-            each + shift for each, shift in zip(local, pooled[:, :, None, None].chunk(3, dim=1), strict=True)
-        )
-        return x + self.scale * torch.sigmoid(gate) * ((1 + gamma) * normed + beta)
+        assert mixing.bias is not None
+        shifts = self._folded(pooled.T).T[:, :, None, None].chunk(3, dim=1)
+        one = torch.zeros_like(mixing.bias)
+        one[: x.shape[1]] = 1
+        weight, bias = self._folded(mixing.weight.flatten(1)), self._folded((mixing.bias + one)[:, None])
+        local = convolve_to_parts(weight[:, :, None, None], bias[:, 0], around(condition), 3)
+        gain, offset, gate = (each + shift for each, shift in zip(local, shifts, strict=True))
+        return x + torch.sigmoid(gate) * (gain * standardised + offset)
+
+    def _folded(self, rows: Tensor) -> Tensor:
+        """Rows (3 c, k) of 1 + gamma, beta and gate to those of gain, offset and gate."""
+        scale = self.scale.flatten()[:, None]
+        gamma, beta, gate = rows.chunk(3)
+        gain = scale * self.norm.weight[:, None]
+        return torch.cat((gain * gamma, scale * (self.norm.bias[:, None] * gamma + beta), gate))
 
 
 class Unmodulated(nn.Module):
@@ -63,12 +82,15 @@ class Unmodulated(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Return x."""
         return x
 
-    def modulate(self, x: Tensor, normed: Tensor, condition: Tensor) -> Tensor:
+    def standardise(self, x: Tensor) -> Tensor:
+        """Return x."""
+        return x
+
+    def modulate(self, x: Tensor, standardised: Tensor, condition: Tensor) -> Tensor:
         """Return x."""
         return x

@@ -112,6 +112,15 @@ def load_matching(module: nn.Module, part: Tensors) -> None:
     module.load_state_dict(own | {k: t for k, t in part.items() if k in own and own[k].shape == t.shape})
 
 
+def without_restoration(student: Tensors) -> Tensors:
+    """A student's tensors without the networks of its restoration; the teacher's scale stays."""
+    return {
+        name: tensor
+        for name, tensor in student.items()
+        if not name.startswith('restoration.') or name.count('.') == 1
+    }
+
+
 def load_student(path: Path) -> tuple[Recipe, Student]:
     """Load a checkpoint's recipe and its student, in evaluation mode.
 

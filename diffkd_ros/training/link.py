@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from diffkd_ros.model.backbone import covered_cells
 from diffkd_ros.model.codebook import Coded, over_tiles
-from diffkd_ros.model.context import Context, last_of, views_of
-from diffkd_ros.model.fusion import ABSENT
+from diffkd_ros.model.context import Context, last_of, pooled, views_of, with_egos
+from diffkd_ros.model.fusion import ABSENT, by_frame
 from diffkd_ros.model.restoration import Restoration, TeacherScale
 from diffkd_ros.model.student import Student
 from diffkd_ros.runtime.link.tables import sending_order
@@ -331,7 +331,9 @@ def _views(
     received: Tensor, seen: Tensor, batch: Batch, scale: TeacherScale, vectors: int
 ) -> dict[str, Tensor]:
     (normal, seen), warps = in_slots((scale.normalise(received), seen), batch)
-    views = views_of(normal, seen, warps, vectors, len(batch.sizes))
+    frames = len(batch.sizes)
+    maps, warps = by_frame(pooled(normal, seen), frames), by_frame(warps, frames)[:, 1:].flatten(0, 1)
+    views = (with_egos(view, frames) for view in views_of(maps[:, 0], maps[:, 1:], warps, vectors))
     most = max(batch.sizes)
     slots = [frame * most + place for frame, size in enumerate(batch.sizes) for place in range(size)]
     present = torch.tensor(slots, device=received.device)

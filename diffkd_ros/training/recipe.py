@@ -180,6 +180,11 @@ class Recipe(_Section):
     initial: str | None = Field(
         None, description='Checkpoint to start from, in place of earlier stages; $NAME as in folders.'
     )
+    new_restoration: bool = Field(
+        False,
+        description="Start with a restoration of random weights instead of the initial checkpoint's, so that "
+        'different restorations can be compared.',
+    )
     stages: list[Stage] = Field(min_length=1)
     average: float = Field(
         0.99, ge=0, lt=1, description="Decay of the moving average of the weights, a stage's result."

@@ -105,7 +105,10 @@ class Run:
         self._before = len(progress.history)
         checkpoint.restore(self.teacher, parts['teacher'], path)
         if self.recipe.stages[0].name != 'teacher' and since_teacher(progress.history):
-            checkpoint.load_matching(self.student, parts['student'])
+            student = parts['student']
+            if self.recipe.new_restoration:
+                student = checkpoint.without_restoration(student)
+            checkpoint.load_matching(self.student, student)
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT

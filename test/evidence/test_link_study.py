@@ -279,8 +279,10 @@ def test_the_shipped_study_is_that_of_the_documentation(tmp_path: Path) -> None:
         assert recipe.model.link == (stage != 'joint')
         if stage == 'rank':
             assert study.after[name] == name.replace('ranked', 'diffusion')
+            assert not recipe.new_restoration
             continue
-        assert recipe.initial == '$LINK_CHECKPOINT'
+        assert (Path(__file__).parents[2] / str(recipe.initial)).exists()
+        assert recipe.new_restoration
         if name.startswith('without_'):
             assert set(study.recipes['diffusion'].model.context) - set(recipe.model.context) == {
                 name.removeprefix('without_')

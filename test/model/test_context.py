@@ -13,9 +13,11 @@ from diffkd_ros.model.context import (
     ContextCondition,
     inverse_warps,
     last_of,
+    pooled,
     views_of,
+    with_egos,
 )
-from diffkd_ros.model.fusion import ABSENT
+from diffkd_ros.model.fusion import ABSENT, by_frame
 from diffkd_ros.model.modulation import LightweightGatedModulation
 from diffkd_ros.model.restoration import PlainRestoration
 
@@ -34,17 +36,24 @@ def test_warps_are_inverted_as_matrices_are() -> None:
     assert not inverse_warps(torch.tensor([ABSENT])).any()
 
 
+def views(
+    normal: torch.Tensor, coverage: torch.Tensor, warps: torch.Tensor, vectors: int = 0, frames: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of agents frame by frame, a frame's ego first."""
+    maps, theirs = by_frame(pooled(normal, coverage), frames), by_frame(warps, frames)[:, 1:]
+    return views_of(maps[:, 0], maps[:, 1:], theirs.flatten(0, 1), vectors)
+
+
 def test_a_neighbour_sees_the_egos_map_where_it_lies() -> None:
     """The neighbour stands four cells ahead: the ego's map appears four cells further back."""
     torch.manual_seed(0)
     normal = torch.randn(2, 4, 16, 32)
     coverage = torch.ones(2, 1, 16, 32)
     warps = torch.from_numpy(grid_warps([pose(0), pose(3.2)], GRID))
-    ego, others = views_of(normal, coverage, warps, vectors=0)
-    pooled = torch.nn.functional.avg_pool2d(normal[:1], 2)
-    torch.testing.assert_close(ego[1, :4, :, :-2], pooled[0, :, :, 2:], atol=1e-4, rtol=0)
-    assert (ego[1, 4, :, -1] == 0).all()  # beyond the ego's grid
-    assert not ego[0].any()
+    ego, others = views(normal, coverage, warps)
+    whole = torch.nn.functional.avg_pool2d(normal[:1], 2)
+    torch.testing.assert_close(ego[0, :4, :, :-2], whole[0, :, :, 2:], atol=1e-4, rtol=0)
+    assert (ego[0, 4, :, -1] == 0).all()  # beyond the ego's grid
     assert not others.any()
 
 
@@ -53,21 +62,34 @@ def test_the_other_neighbours_are_averaged_where_they_cover() -> None:
     coverage = torch.ones(4, 1, 16, 32)
     coverage[3, :, :, 16:] = 0
     warps = torch.eye(2, 3).repeat(4, 1, 1)
-    _, others = views_of(normal, coverage, warps, vectors=0)
+    _, others = views(normal, coverage, warps)
     # The first neighbour sees the mean of 2 and 4, and 2 where the last does not cover.
-    torch.testing.assert_close(others[1, 0, 4, 2], torch.tensor(3.0))
-    torch.testing.assert_close(others[1, 0, 4, 12], torch.tensor(2.0))
-    torch.testing.assert_close(others[3, 0, 4, 2], torch.tensor(1.5))
+    torch.testing.assert_close(others[0, 0, 4, 2], torch.tensor(3.0))
+    torch.testing.assert_close(others[0, 0, 4, 12], torch.tensor(2.0))
+    torch.testing.assert_close(others[2, 0, 4, 2], torch.tensor(1.5))
 
 
 def test_frames_of_a_batch_do_not_see_each_other() -> None:
     torch.manual_seed(1)
     normal, coverage = torch.randn(4, 4, 16, 32), torch.ones(4, 1, 16, 32)
     warps = torch.from_numpy(grid_warps([pose(0), pose(3.2, 1.6, 0.3)], GRID)).repeat(2, 1, 1)
-    together = views_of(normal, coverage, warps, 1, frames=2)
-    alone = [views_of(normal[i : i + 2], coverage[:2], warps[:2], 1) for i in (0, 2)]
+    together = views(normal, coverage, warps, 1, frames=2)
+    alone = [views(normal[i : i + 2], coverage[:2], warps[:2], 1) for i in (0, 2)]
     for part, parts in zip(together, zip(*alone, strict=True), strict=True):
         torch.testing.assert_close(part, torch.cat(parts))
+
+
+def test_an_ego_without_neighbours_has_no_views() -> None:
+    ego, others = views(
+        torch.randn(2, 4, 16, 32), torch.ones(2, 1, 16, 32), torch.eye(2, 3).repeat(2, 1, 1), 1, 2
+    )
+    assert ego.shape == others.shape == (0, 5, 8, 16)
+    assert with_egos(ego, 2).shape == (2, 5, 8, 16)
+
+
+def test_egos_come_before_the_neighbours_of_their_frame() -> None:
+    found = with_egos(torch.arange(1.0, 5.0)[:, None], 2)
+    assert found.flatten().tolist() == [0, 1, 2, 0, 3, 4]
 
 
 def context(missing: torch.Tensor) -> Context:

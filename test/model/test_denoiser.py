@@ -2,6 +2,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from diffkd_ros.model.denoiser import EdgeDenoiser, FaithfulDenoiser, GatedBlock
 from diffkd_ros.model.modulation import LightweightGatedModulation
@@ -75,7 +76,20 @@ def test_modulations_of_a_new_network_are_identities() -> None:
 
 
 def test_a_modulation_computes_its_formula() -> None:
-    """By hand: one channel group, constant maps, so the norm gives zero and beta and gate remain."""
+    modulation = LightweightGatedModulation(16, 4)
+    for parameter in modulation.parameters():
+        nn.init.normal_(parameter)
+    x, condition, time = torch.randn(3, 16, 6, 5), torch.randn(3, 16, 6, 5), torch.randn(3, 4)
+    seen = functional.silu(condition)
+    assert modulation.time is not None
+    whole = modulation.pooled(seen.mean(dim=(2, 3))) + modulation.time(functional.silu(time))
+    gamma, beta, gate = (modulation.local(seen) + whole[:, :, None, None]).chunk(3, dim=1)
+    expected = x + modulation.scale * torch.sigmoid(gate) * ((1 + gamma) * modulation.norm(x) + beta)
+    torch.testing.assert_close(modulation(x, condition, time), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_modulation_of_constant_maps_by_hand() -> None:
+    """One channel a group, constant maps, so the norm gives zero and beta and gate remain."""
     modulation = LightweightGatedModulation(8)
     for layer in (modulation.local[1], modulation.pooled[2]):
         nn.init.zeros_(layer.weight)

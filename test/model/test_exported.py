@@ -46,7 +46,10 @@ CASES = {
         (MAPS,),
     ),
     'to parts': (
-        Operation(lambda layer, a: torch.stack(list(convolve_to_parts(layer, a, 3))), nn.Conv2d(7, 12, 1)),
+        Operation(
+            lambda layer, a: torch.stack(list(convolve_to_parts(layer.weight, layer.bias, a, 3))),
+            nn.Conv2d(7, 12, 1),
+        ),
         (MAPS,),
     ),
     'transposed 1x1': (

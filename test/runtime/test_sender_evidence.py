@@ -105,8 +105,8 @@ def test_a_pose_that_is_off_moves_all_boxes():
 def test_none_of_the_vehicles_that_both_see_well_is_against_it():
     ego = view_of((10.0, 0.0), (-12.0, 4.0))
     other = view_of((15.0, 12.0))
-    kind = 'points as it sent none of the vehicles that both see well'
-    assert by_ego(ego, said_by('liar', POSE, cars((15.0, 12.0)), other)).against[kind] == 2
+    kind = 'point as it sent none of the vehicles that both see well'
+    assert by_ego(ego, said_by('liar', POSE, cars((15.0, 12.0)), other)).against[kind] == 1
     # One of them is enough, and without returns there it need not know.
     assert by_ego(ego, said_by('cav_2', POSE, cars(SHARED), other)).against[kind] == 0
     assert by_ego(ego, said_by('cav_2', POSE, cars((15.0, 12.0)))).against[kind] == 0

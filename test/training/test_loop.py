@@ -167,6 +167,21 @@ def test_no_stage_reinitialises_the_student(stages: tuple[str, str], tmp_path: P
             torch.testing.assert_close(after[f'student.{key}'], first[f'student.{key}'], rtol=0, atol=1e-6)
 
 
+def test_a_new_restoration_begins_at_random_and_the_rest_goes_on(tmp_path: Path) -> None:
+    train(small_recipe('teacher', 'joint'), tmp_path / 'first')
+    initial = str(tmp_path / 'first' / CHECKPOINT)
+    # A step too small to see.
+    stages = [{'name': 'joint', 'steps': 1, 'learning_rate': 1e-12}]
+    train(small_recipe(initial=initial, new_restoration=True, stages=stages), tmp_path / 'second')
+    first, second = (load_file(tmp_path / name / CHECKPOINT) for name in ('first', 'second'))
+    names = [f'student.{name}' for name, _ in Student(small_recipe().model).named_parameters()]
+    changed = [name for name in names if not torch.allclose(second[name], first[name], atol=1e-4)]
+    assert any('denoiser' in name for name in changed)
+    assert all(name.startswith('student.restoration.') for name in changed)
+    for name in ('student.restoration.mean', 'student.restoration.deviation'):
+        torch.testing.assert_close(second[name], first[name], rtol=0, atol=0)
+
+
 def test_mixed_precision_trains_too(tmp_path: Path) -> None:
     trained = train(small_recipe('teacher', 'student', 'joint', steps=1, precision='bf16-mixed'), tmp_path)
     assert trained is not None

@@ -22,8 +22,8 @@ SENT = 0.2
 """Score from which on a box answers the ego's."""
 
 _THEIRS = 6  # cells with returns of the neighbour there
-_BOTH = 12  # cells with returns of the neighbour on a vehicle that it must have sent, or none of several:
-_SEVERAL, _NONE_WEIGHT = 2, 2
+_BOTH = 12  # cells with returns of the neighbour on a vehicle that it must have sent, or none of several
+_SEVERAL = 2
 _UNLIKE = 0.2  # IoU below which boxes of the same sweep are different vehicles
 _PLACE = np.array([[0.0, 0.0, 0.0, 4.5, 1.9, 1.5, 0.0]])  # metres: of a car around its LiDAR
 _HIGH = 1.5  # metres above the ego's from which on a LiDAR is not on a car: road-side units
@@ -112,7 +112,7 @@ def by_ego(ego: View, said: Said) -> Evidence:
         shared = theirs[(cells_on(theirs, said.returns) >= _BOTH) & (np.hypot(*theirs[:, :2].T) >= OWN)]
         none = not (found.agreed or overlapping(shared, _from(SENT, sent), SAME).any())
         if len(shared) >= _SEVERAL and none:
-            found.against['points as it sent none of the vehicles that both see well'] = _NONE_WEIGHT
+            found.against['point as it sent none of the vehicles that both see well'] = 1
     if view is None:
         return found
     found.against['vehicles missing that the ego sees'] = int(view.contradicts(theirs, _THEIRS, moved).sum())

@@ -15,8 +15,9 @@ VIEWS = 2
 
 _POINTS = 2  # against a sweep from which on it is implausible,
 _SHARE = 0.25  # if they are more than this many for each confirmed vehicle
-_QUARANTINE, _RELEASE = 3.0, 1.0  # suspicion at which a quarantine begins and below which it ends
-_HALF = 2.0  # seconds in which suspicion halves
+_QUARANTINE, _RELEASE = 4.0, 1.0  # suspicion at which a quarantine begins and below which it ends
+_HALF = 1.0  # seconds in which suspicion halves
+_CLEAR = 2  # plausible examinations in a row after which an implausible one is forgotten
 _AGAIN = 3, 7  # sweeps after which a map is examined again: drawn, so that liars have no easy pattern
 _HOLDS = 10  # sweeps for which an examination holds,
 _LONGEST = 5.0  # and seconds
@@ -47,7 +48,7 @@ class Record:
         stamp: of its latest sweep, nanoseconds.
         examined: number and stamp of the latest sweep of the ego for which its map was; None if it never was.
         due: number of the sweep for which it is to be examined again.
-        implausible: whether it was when examined.
+        outstanding: number of plausible examinations until it is believed again; 0 if it is.
     """
 
     suspicion: float = 0.0
@@ -55,7 +56,7 @@ class Record:
     stamp: int = 0
     examined: tuple[int, int] | None = None
     due: int = 0
-    implausible: bool = False
+    outstanding: int = 0
 
     def advance(self, stamp: int) -> None:
         """Let time pass up to a sweep."""
@@ -75,6 +76,11 @@ class Record:
         """Note the judgement of the sweep up to which time has passed."""
         self.suspicion += implausible
         self.quarantined |= self.suspicion >= _QUARANTINE
+
+    def note_examination(self, sweep: int, stamp: int, implausible: bool, due: int) -> None:
+        """Note an examination of its map, and the number of the sweep for which the next one is due."""
+        self.examined, self.due = (sweep, stamp), due
+        self.outstanding = _CLEAR if implausible else max(0, self.outstanding - 1)
 
 
 class Judge:
@@ -169,12 +175,12 @@ class Judge:
         implausible = evidence.points >= _POINTS and evidence.points > _SHARE * evidence.agreed
         record.add(implausible)
         if said.view is not None:
-            record.examined, record.implausible = (self._sweep, stamp), implausible
-            record.due = self._sweep + self._draws.randint(*_AGAIN)
+            due = self._sweep + self._draws.randint(*_AGAIN)
+            record.note_examination(self._sweep, stamp, implausible, due)
         if record.quarantined:
             return Doubt(f'in quarantine, suspicion {record.suspicion:.1f}; {evidence}')
         if implausible:
             return Doubt(str(evidence))
         if not record.known(self._sweep, stamp):
             return Doubt('its map has not been examined lately', waiting=True)
-        return Doubt('its map was implausible when last examined') if record.implausible else None
+        return Doubt('its map was implausible when examined lately') if record.outstanding else None

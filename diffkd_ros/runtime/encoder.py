@@ -24,6 +24,7 @@ class FeatureEncoder(ModelPart):
     graph = ENCODER
     # ScatterND takes the maximum of a cell's points, which ONNX Runtime's threads lose to each other.
     serial = True
+    steady = False  # the number of points
 
     @staticmethod
     def shapes(card: ModelCard) -> Mapping[str, Shape]:

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
+from diffkd_ros.runtime.captured import CapturedSession
 from diffkd_ros.runtime.card import ModelCard, ModelError
 
-# ONNX Runtime 1.29 and later write a device id to the user's cache folder and send usage data to their maker.
-os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
-
-import onnxruntime
+_LOG = logging.getLogger(__name__)
 
 PROVIDERS = {
     'cpu': ['CPUExecutionProvider'],
@@ -47,6 +47,7 @@ class ModelPart:
     Attributes:
         graph: file of the graph.
         serial: whether it is right on a single CPU thread only.
+        steady: whether its inputs have few shapes, so that CUDA can replay its runs.
 
     Raises:
         ModelError: if the device is not available, or the graph does not load or does not fit the card.
@@ -54,6 +55,7 @@ class ModelPart:
 
     graph: ClassVar[str]
     serial: ClassVar[bool] = False
+    steady: ClassVar[bool] = True
 
     def __init__(
         self, card: ModelCard, threads: int = 1, device: str = 'cpu', session: Session | None = None
@@ -64,6 +66,8 @@ class ModelPart:
             opened = open_session(path, 1 if self.serial else threads, device)
             _require_shapes(path, opened, self.shapes(card))
             session = opened
+            if device == 'cuda' and self.steady:
+                session = session_on_gpu(path, opened, self.shapes(card))
         self._session = session
 
     @staticmethod
@@ -97,13 +101,31 @@ def _require_shapes(path: Path, session: onnxruntime.InferenceSession, expected:
         raise ModelError(f'{path} has further inputs: {", ".join(missing)}')
 
 
-def open_session(path: Path, threads: int, device: str) -> onnxruntime.InferenceSession:
+def session_on_gpu(path: Path, plain: onnxruntime.InferenceSession, shapes: Mapping[str, Shape]) -> Session:
+    """A session that CUDA replays, after a trial with one agent; `plain` if it cannot."""
+    inputs = {
+        value.name: np.zeros([part or 1 for part in shapes[value.name]], np.float32)
+        for value in plain.get_inputs()
+    }
+    try:
+        session = CapturedSession(open_session(path, 1, 'cuda', {'enable_cuda_graph': '1'}))
+        session.run([value.name for value in plain.get_outputs()], inputs)
+    except Exception as error:  # onnxruntime raises a private class for each of its status codes
+        _LOG.warning('%s runs without CUDA graphs: %s', path.name, error)
+        return plain
+    return session
+
+
+def open_session(
+    path: Path, threads: int, device: str, settings: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
     """Open a graph.
 
     Args:
         path: an .onnx file.
         threads: CPU threads within an operator.
         device: `cpu`, `cuda` or `tensorrt`.
+        settings: options of the device's execution provider.
 
     Raises:
         ModelError: if the device is unknown, missing in this build of onnxruntime or does not start, or the
@@ -126,7 +148,12 @@ def open_session(path: Path, threads: int, device: str) -> onnxruntime.Inference
     options.log_severity_level = 3
     try:
         # With the fallback it would run on the CPU, tens of times slower.
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        session = onnxruntime.InferenceSession(
+            str(path),
+            options,
+            providers=[(providers[0], dict(settings or {})), *providers[1:]],
+            enable_fallback=0,
+        )
     except Exception as error:  # onnxruntime raises a private class for each of its status codes
         raise ModelError(f'{path} does not load: {error}') from error
     # onnxruntime only logs a warning if the libraries of a provider are missing.

@@ -31,7 +31,7 @@ demo-carla: $(VENV)/carla-ready
 
 # A process each for at most four cores: more of them compete with the nodes that the tests start.
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/test-ready
 	$(BIN)/ruff check

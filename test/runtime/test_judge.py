@@ -8,6 +8,7 @@ from itertools import pairwise, permutations
 import pytest
 from own_views import at, cars, said_by, view_of
 
+from diffkd_ros.runtime.plausibility.evidence import Said
 from diffkd_ros.runtime.plausibility.judge import Judge
 
 EGO = view_of((10.0, 0.0), (-12.0, 4.0), (20.0, 6.0), (-30.0, 6.0))
@@ -75,6 +76,19 @@ def test_a_map_that_was_implausible_stays_out_until_it_was_plausible_twice():
     sweeps = [map_only, unseen, honest, unseen, honest, unseen]
     found = [reasons(judge, [each], k * S // 10) for k, each in enumerate(sweeps)]
     assert [bool(doubt) for (doubt,) in found] == [True, True, True, True, False, False]
+
+
+def test_a_sensor_may_find_nothing_in_one_sweep_but_not_in_two():
+    """As with interference. Sweeps of which it cannot be said do not count."""
+    returns = HONEST.view.returns
+    blind = Said('cav_2', HONEST.pose, cars(), returns)
+    honest = Said('cav_2', HONEST.pose, HONEST.boxes, returns)
+    far = Said('cav_2', at(200.0, 6.0), cars(), returns)
+    judge = Judge()
+    sweeps = [HONEST, blind, honest, blind, far, blind, honest]
+    found = [reasons(judge, [each], k * S // 10) for k, each in enumerate(sweeps)]
+    assert [bool(doubt) for (doubt,) in found] == [False, False, False, False, False, True, False]
+    assert 'sent none of the vehicles that both see well' in found[5][0]
 
 
 def test_a_map_that_was_never_examined_waits_and_is_not_suspected():

@@ -102,13 +102,13 @@ def test_a_pose_that_is_off_moves_all_boxes():
     assert (found.agreed, found.against['boxes where the ego sees none']) == (0, 2)
 
 
-def test_none_of_the_vehicles_that_both_see_well_is_against_it():
+def test_a_neighbour_is_silent_that_sent_none_of_the_vehicles_that_both_see_well():
     ego = view_of((10.0, 0.0), (-12.0, 4.0))
     other = view_of((15.0, 12.0))
-    kind = 'point as it sent none of the vehicles that both see well'
-    assert by_ego(ego, said_by('liar', POSE, cars((15.0, 12.0)), other)).against[kind] == 1
-    # One of them is enough, and without returns there it need not know.
-    assert by_ego(ego, said_by('cav_2', POSE, cars(SHARED), other)).against[kind] == 0
-    assert by_ego(ego, said_by('cav_2', POSE, cars((15.0, 12.0)))).against[kind] == 0
+    assert by_ego(ego, said_by('liar', POSE, cars((15.0, 12.0)), other)).silent is True
+    # One of them is enough.
+    assert by_ego(ego, said_by('cav_2', POSE, cars(SHARED), other)).silent is False
+    # Without returns there it need not know.
+    assert by_ego(ego, said_by('cav_2', POSE, cars((15.0, 12.0)))).silent is None
     # Of a single one, it may be wrong.
-    assert by_ego(view_of((10.0, 0.0)), said_by('cav_2', POSE, cars(), other)).against[kind] == 0
+    assert by_ego(view_of((10.0, 0.0)), said_by('cav_2', POSE, cars(), other)).silent is None

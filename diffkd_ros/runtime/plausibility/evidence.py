@@ -20,6 +20,8 @@ SAID = 0.3
 """Score from which on a box counts as said."""
 SENT = 0.2
 """Score from which on a box answers the ego's."""
+SILENT = 'points as it sent none of the vehicles that both see well'
+"""Kind of evidence against a neighbour whose sensor may have failed, if only for one sweep."""
 
 _THEIRS = 6  # cells with returns of the neighbour there
 _BOTH = 12  # cells with returns of the neighbour on a vehicle that it must have sent, or none of several
@@ -74,10 +76,12 @@ class Evidence:
     Attributes:
         agreed: vehicles that the ego finds, too.
         against: by kind.
+        silent: whether the neighbour sent none of the vehicles that both see well; None if there are too few.
     """
 
     agreed: int = 0
     against: Counter[str] = field(default_factory=Counter)
+    silent: bool | None = None
 
     @property
     def points(self) -> int:
@@ -110,9 +114,8 @@ def by_ego(ego: View, said: Said) -> Evidence:
         sent = view.boxes
     if sent is not None:
         shared = theirs[(cells_on(theirs, said.returns) >= _BOTH) & (np.hypot(*theirs[:, :2].T) >= OWN)]
-        none = not (found.agreed or overlapping(shared, _from(SENT, sent), SAME).any())
-        if len(shared) >= _SEVERAL and none:
-            found.against['point as it sent none of the vehicles that both see well'] = 1
+        if len(shared) >= _SEVERAL:
+            found.silent = not (found.agreed or overlapping(shared, _from(SENT, sent), SAME).any())
     if view is None:
         return found
     found.against['vehicles missing that the ego sees'] = int(view.contradicts(theirs, _THEIRS, moved).sum())

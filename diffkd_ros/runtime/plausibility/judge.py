@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffkd_ros.runtime.plausibility.evidence import Evidence, Said, by_ego, by_others
+from diffkd_ros.runtime.plausibility.evidence import SILENT, Evidence, Said, by_ego, by_others
 from diffkd_ros.runtime.plausibility.view import View
 
 VIEWS = 2
@@ -17,6 +17,7 @@ _POINTS = 2  # against a sweep from which on it is implausible,
 _SHARE = 0.25  # if they are more than this many for each confirmed vehicle
 _QUARANTINE, _RELEASE = 4.0, 1.0  # suspicion at which a quarantine begins and below which it ends
 _HALF = 1.0  # seconds in which suspicion halves
+_SILENT_WEIGHT = 2  # from the second sweep in a row on
 _CLEAR = 2  # plausible examinations in a row after which an implausible one is forgotten
 _AGAIN = 3, 7  # sweeps after which a map is examined again: drawn, so that liars have no easy pattern
 _HOLDS = 10  # sweeps for which an examination holds,
@@ -48,6 +49,7 @@ class Record:
         stamp: of its latest sweep, nanoseconds.
         examined: number and stamp of the latest sweep of the ego for which its map was; None if it never was.
         due: number of the sweep for which it is to be examined again.
+        silent: whether it was `Evidence.silent` when that could last be said.
         outstanding: number of plausible examinations until it is believed again; 0 if it is.
     """
 
@@ -56,6 +58,7 @@ class Record:
     stamp: int = 0
     examined: tuple[int, int] | None = None
     due: int = 0
+    silent: bool = False
     outstanding: int = 0
 
     def advance(self, stamp: int) -> None:
@@ -76,6 +79,14 @@ class Record:
         """Note the judgement of the sweep up to which time has passed."""
         self.suspicion += implausible
         self.quarantined |= self.suspicion >= _QUARANTINE
+
+    def note_silence(self, evidence: Evidence) -> None:
+        """Count silence against it, if it goes on."""
+        if evidence.silent is None:
+            return
+        if self.silent and evidence.silent:
+            evidence.against[SILENT] = _SILENT_WEIGHT
+        self.silent = evidence.silent
 
     def note_examination(self, sweep: int, stamp: int, implausible: bool, due: int) -> None:
         """Note an examination of its map, and the number of the sweep for which the next one is due."""
@@ -172,6 +183,7 @@ class Judge:
         record = self._records.pop(said.name, None) or Record(stamp=stamp)
         self._records[said.name] = record
         record.advance(stamp)
+        record.note_silence(evidence)
         implausible = evidence.points >= _POINTS and evidence.points > _SHARE * evidence.agreed
         record.add(implausible)
         if said.view is not None:

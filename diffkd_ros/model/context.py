@@ -148,5 +148,5 @@ def last_of(
     """
     maps = warp(torch.cat((normal * occupied, occupied), dim=1), now_to_then, vectors)
     coverage = maps[:, -1:]
-    pooled = functional.avg_pool2d(torch.cat((maps, coverage * age[:, :, None, None]), dim=1), PATCH)
-    return pooled, (coverage > 0.5).to(maps.dtype)
+    known = torch.cat((maps, coverage * age[:, :, None, None]), dim=1)
+    return functional.avg_pool2d(known, PATCH), (coverage > 0.5).to(maps.dtype)

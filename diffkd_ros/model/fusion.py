@@ -128,8 +128,8 @@ class AdaptiveGatedFusion(nn.Module):
         confidence = by_frame(torch.sigmoid(self.confidence(features)), frames)
 
         # The ego is part of the softmax with weight zero, so that one graph serves 1 to n agents.
-        is_neighbour = torch.ones_like(confidence[:, :, :, :1, :1])
-        is_neighbour[:, :1] = 0
+        each = confidence[:, :, :, :1, :1]
+        is_neighbour = torch.cat((torch.zeros_like(each[:, :1]), torch.ones_like(each[:, 1:])), dim=1)
         mask = by_frame(coverage, frames) * is_neighbour
         query, key = self.query(ego)[:, None], by_frame(self.key(features), frames)
         score = (query * key).sum(dim=2, keepdim=True) / query.shape[2] ** 0.5

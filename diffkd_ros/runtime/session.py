@@ -67,7 +67,7 @@ class ModelPart:
             _require_shapes(path, opened, self.shapes(card))
             session = opened
             if device == 'cuda' and self.steady:
-                session = session_on_gpu(path, opened, self.shapes(card))
+                session = with_cuda_graphs(path, opened, self.shapes(card))
         self._session = session
 
     @staticmethod
@@ -101,19 +101,35 @@ def _require_shapes(path: Path, session: onnxruntime.InferenceSession, expected:
         raise ModelError(f'{path} has further inputs: {", ".join(missing)}')
 
 
-def session_on_gpu(path: Path, plain: onnxruntime.InferenceSession, shapes: Mapping[str, Shape]) -> Session:
-    """A session that CUDA replays, after a trial with one agent; `plain` if it cannot."""
-    inputs = {
-        value.name: np.zeros([part or 1 for part in shapes[value.name]], np.float32)
-        for value in plain.get_inputs()
-    }
+def with_cuda_graphs(
+    path: Path, plain: onnxruntime.InferenceSession, shapes: Mapping[str, Shape], device: str = 'cuda'
+) -> Session:
+    """A session that CUDA replays, after trials with 1, 2 and again 1 agent; `plain` if they fail.
+
+    Args:
+        path: of the graph.
+        plain: session on it, on the same device.
+        shapes: of inputs and outputs.
+        device: `cuda`; `cpu` uses fixed buffers without capture.
+    """
+    settings = {'enable_cuda_graph': '1'} if device == 'cuda' else {}
+    names = [value.name for value in plain.get_outputs()]
+    rng = np.random.default_rng(0)
     try:
-        session = CapturedSession(open_session(path, 1, 'cuda', {'enable_cuda_graph': '1'}))
-        session.run([value.name for value in plain.get_outputs()], inputs)
-    except Exception as error:  # onnxruntime raises a private class for each of its status codes
+        captured = CapturedSession(open_session(path, 1, device, settings), plain, device)
+    except ModelError as error:
         _LOG.warning('%s runs without CUDA graphs: %s', path.name, error)
         return plain
-    return session
+    # Results of other shapes, or of inputs that are not new, would show here.
+    for agents in (1, 2, 1):
+        captured.check(
+            names,
+            {
+                value.name: rng.random([part or agents for part in shapes[value.name]], np.float32)
+                for value in plain.get_inputs()
+            },
+        )
+    return captured if captured.captures else plain
 
 
 def open_session(

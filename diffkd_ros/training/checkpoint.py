@@ -113,12 +113,9 @@ def load_matching(module: nn.Module, part: Tensors) -> None:
 
 
 def without_restoration(student: Tensors) -> Tensors:
-    """A student's tensors without the networks of its restoration; the teacher's scale stays."""
-    return {
-        name: tensor
-        for name, tensor in student.items()
-        if not name.startswith('restoration.') or name.count('.') == 1
-    }
+    """A student's tensors without those of its restoration, but for the teacher's scale."""
+    scale = 'restoration.mean', 'restoration.deviation'
+    return {n: tensor for n, tensor in student.items() if n in scale or not n.startswith('restoration.')}
 
 
 def load_student(path: Path) -> tuple[Recipe, Student]:

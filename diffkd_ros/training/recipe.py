@@ -209,6 +209,9 @@ class Recipe(_Section):
     def _check_model(self) -> Recipe:
         if self.model.restoration == 'none' and any(stage.name == 'diffuser' for stage in self.stages):
             raise ValueError('stage diffuser: the model has no restoration to train')
+        names = [stage.name for stage in self.stages]
+        if self.new_restoration and not {'diffuser', 'joint', 'link'} & set(names):
+            raise ValueError(f'new_restoration: none of the stages {", ".join(names)} trains it')
         linked = [stage.name for stage in self.stages if stage.name in LINK_STAGES]
         if linked and not (self.model.link and self.model.fusion == 'adaptive'):
             raise ValueError(f'stage {linked[0]}: needs model.link and model.fusion adaptive')

@@ -80,6 +80,8 @@ class Run:
         self._before = 0  # stages of the initial checkpoint
         if recipe.initial is not None:
             self._load_initial(expand(recipe.initial))
+        elif recipe.new_restoration:
+            raise RecipeError('new_restoration: needs initial, whose restoration it replaces')
         if (out / CHECKPOINT).exists():
             self._resume()
         elif recipe.stages[0].name != 'teacher' and not self.progress.history:

@@ -91,6 +91,22 @@ def test_a_sensor_may_find_nothing_in_one_sweep_but_not_in_two():
     assert 'sent none of the vehicles that both see well' in found[5][0]
 
 
+@pytest.mark.parametrize(
+    ('after', 'age', 'left_out'),
+    [
+        (0.1, 0.0, True),
+        (0.1, 0.1, False),  # the same sweep again, as the next one was lost
+        (20.0, 0.0, False),  # no sweep in a row
+    ],
+)
+def test_the_second_sweep_without_a_vehicle_is_another_one_soon_after(after, age, left_out):
+    returns, judge = HONEST.view.returns, Judge()
+    start = round((20.0 - after) * S)
+    reasons(judge, [Said('cav_2', HONEST.pose, cars(), returns)], start)
+    (doubt,) = judge.judge(EGO, [Said('cav_2', HONEST.pose, cars(), returns, age)], start + round(after * S))
+    assert ('sent none' in doubt.reason) == left_out
+
+
 def test_a_map_that_was_never_examined_waits_and_is_not_suspected():
     judge = Judge(2)
     (doubt,) = judge.judge(EGO, [said_by('cav_2', HONEST.pose, HONEST.boxes)], 0)

@@ -182,6 +182,11 @@ def test_a_new_restoration_begins_at_random_and_the_rest_goes_on(tmp_path: Path)
         torch.testing.assert_close(second[name], first[name], rtol=0, atol=0)
 
 
+def test_a_new_restoration_needs_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match='new_restoration: needs initial'):
+        train(small_recipe('teacher', 'joint', new_restoration=True), tmp_path)
+
+
 def test_mixed_precision_trains_too(tmp_path: Path) -> None:
     trained = train(small_recipe('teacher', 'student', 'joint', steps=1, precision='bf16-mixed'), tmp_path)
     assert trained is not None

@@ -44,6 +44,10 @@ def test_every_shipped_recipe_loads() -> None:
             'stage diffuser: the model has no restoration',
         ),
         (
+            'name: a\ndescription: b\nnew_restoration: true\n' + STAGES,
+            'new_restoration: none of the stages teacher trains it',
+        ),
+        (
             'name: a\ndescription: b\nmodel: {grid_range: [-50, -25.6, -3, 50, 25.6, 1]}\n' + STAGES,
             r'model\.grid_range: 100 m along x are 250 pillars of 0\.4 m',
         ),

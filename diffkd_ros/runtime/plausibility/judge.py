@@ -49,7 +49,8 @@ class Record:
         stamp: of its latest sweep, nanoseconds.
         examined: number and stamp of the latest sweep of the ego for which its map was; None if it never was.
         due: number of the sweep for which it is to be examined again.
-        silent: whether it was `Evidence.silent` when that could last be said.
+        silence: stamps of the first and the last of its sweeps in a row that were `Evidence.silent`; None if
+            the last of which that can be said was not.
         outstanding: number of plausible examinations until it is believed again; 0 if it is.
     """
 
@@ -58,7 +59,7 @@ class Record:
     stamp: int = 0
     examined: tuple[int, int] | None = None
     due: int = 0
-    silent: bool = False
+    silence: tuple[int, int] | None = None
     outstanding: int = 0
 
     def advance(self, stamp: int) -> None:
@@ -80,13 +81,15 @@ class Record:
         self.suspicion += implausible
         self.quarantined |= self.suspicion >= _QUARANTINE
 
-    def note_silence(self, evidence: Evidence) -> None:
-        """Count silence against it, if it goes on."""
-        if evidence.silent is None:
-            return
-        if self.silent and evidence.silent:
-            evidence.against[SILENT] = _SILENT_WEIGHT
-        self.silent = evidence.silent
+    def note_silence(self, silent: bool | None, stamp: int) -> bool:
+        """Whether it is silent for longer than one sweep, of this stamp; `silent` is `Evidence.silent`."""
+        if silent is None:
+            return False
+        first, last = self.silence or (stamp, stamp)
+        # The ego may judge a sweep twice, if the next one is lost.
+        goes_on = 0 <= stamp - last <= _LONGEST * _NANOSECONDS
+        self.silence = (first if goes_on else stamp, stamp) if silent else None
+        return silent and goes_on and stamp > first
 
     def note_examination(self, sweep: int, stamp: int, implausible: bool, due: int) -> None:
         """Note an examination of its map, and the number of the sweep for which the next one is due."""
@@ -183,7 +186,8 @@ class Judge:
         record = self._records.pop(said.name, None) or Record(stamp=stamp)
         self._records[said.name] = record
         record.advance(stamp)
-        record.note_silence(evidence)
+        if record.note_silence(evidence.silent, stamp - round(said.age * _NANOSECONDS)):
+            evidence.against[SILENT] = _SILENT_WEIGHT
         implausible = evidence.points >= _POINTS and evidence.points > _SHARE * evidence.agreed
         record.add(implausible)
         if said.view is not None:

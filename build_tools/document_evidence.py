@@ -10,7 +10,7 @@ With names of fields of evidence.json, only these figures replace the earlier on
     python build_tools/document_evidence.py runs/shipped intensity sensors
 
 The tables of docs/results.md are written between `<!-- evidence -->` and `<!-- end -->`. Those of a study of
-the layered message go to docs/link.md, between `<!-- link -->` and `<!-- end -->`:
+the layered message go to docs/link_study.md, between `<!-- link -->` and `<!-- end -->`:
 
     diffkd evidence config/link.yaml --out runs/link
     python build_tools/document_evidence.py runs/link
@@ -38,7 +38,7 @@ from diffkd_ros.evidence.table import markdown
 
 DOCS = Path(__file__).resolve().parent.parent / 'docs'
 PAGE = DOCS / 'results.md'
-LINK_PAGE = DOCS / 'link.md'
+LINK_PAGE = DOCS / 'link_study.md'
 TRUST_PAGE = DOCS / 'attacks.md'
 
 

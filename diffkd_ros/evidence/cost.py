@@ -17,7 +17,7 @@ _CPU_SECONDS = {
 }  # fmt: skip
 # An H200 takes 35 ms for a step of 16 frames, and a core makes 19 samples per second: docs/evidence.md.
 _GPU_SECONDS, _SAMPLE_SECONDS = 0.035 / 16, 1 / 19
-# Core seconds of a frame under a corruption of its clouds, and of another one: docs/link.md.
+# Core seconds of a frame under a corruption of its clouds, and of another one: docs/link_study.md.
 _CORRUPTED_SECONDS, _OTHER_SECONDS = 0.26, 0.08
 
 

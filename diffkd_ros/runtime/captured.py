@@ -73,6 +73,7 @@ class CapturedSession:
         for name, one, other in zip(names, self.run(names, inputs), expected, strict=True):
             if not np.abs(one - other).max() <= _TOLERANCE * max(1.0, float(np.abs(other).max())):
                 self.stop(f'{name} differs from a run without')
+                return
 
     def _replay(
         self,

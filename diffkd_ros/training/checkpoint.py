@@ -17,7 +17,7 @@ from diffkd_ros.files import whole_file
 from diffkd_ros.model.student import Student, StudentConfig
 from diffkd_ros.model.teacher import Teacher
 from diffkd_ros.training.finite import check_tensors
-from diffkd_ros.training.recipe import Recipe
+from diffkd_ros.training.recipe import RESTORING_STAGES, Recipe
 from diffkd_ros.training.stages import teacher_as_student
 
 CHECKPOINT = 'checkpoint.safetensors'
@@ -147,7 +147,7 @@ def as_trained(student: Student, history: list[dict[str, Any]]) -> Student:
 
     `history` is that of the run, as in `Progress`.
     """
-    if any(stage['name'] in ('diffuser', 'joint', 'link') for stage in since_teacher(history)):
+    if any(stage['name'] in RESTORING_STAGES for stage in since_teacher(history)):
         return student
     return with_model(student, replace(student.config, restoration='none'))
 

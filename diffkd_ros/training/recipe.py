@@ -140,6 +140,8 @@ class Weights(_Section):
 
 LINK_STAGES = 'link', 'rank'
 """Stages that need a model with a layered message."""
+RESTORING_STAGES = 'diffuser', 'joint', 'link'
+"""Stages that train the restoration."""
 
 
 class Stage(_Section):
@@ -210,7 +212,7 @@ class Recipe(_Section):
         if self.model.restoration == 'none' and any(stage.name == 'diffuser' for stage in self.stages):
             raise ValueError('stage diffuser: the model has no restoration to train')
         names = [stage.name for stage in self.stages]
-        if self.new_restoration and not {'diffuser', 'joint', 'link'} & set(names):
+        if self.new_restoration and not set(RESTORING_STAGES) & set(names):
             raise ValueError(f'new_restoration: none of the stages {", ".join(names)} trains it')
         linked = [stage.name for stage in self.stages if stage.name in LINK_STAGES]
         if linked and not (self.model.link and self.model.fusion == 'adaptive'):

@@ -43,6 +43,13 @@ def test_what_the_ego_surely_sees_is_not_lost_or_moved():
     assert places(boxes) == [(10.0, 0.0), (30.0, 10.0)]
 
 
+def test_a_box_of_few_returns_moves_none():
+    few = view_of((10.0, 0.0), hidden=[(11.6, 0.0)])
+    moved = cars((13.0, 0.0))
+    assert places(reconciled(moved, few, [], LIMITS)[0]) == [(13.0, 0.0)]
+    assert places(reconciled(moved[:0], few, [], LIMITS)[0]) == [(10.0, 0.0)]
+
+
 def test_one_box_is_not_two_vehicles():
     """Over two parked cars side by side, with an IoU of 0.45 with each of them."""
     two = view_of((10.0, 0.0), (10.0, 2.3))

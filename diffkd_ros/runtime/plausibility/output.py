@@ -12,16 +12,23 @@ from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.overlap import bev_iou
 from diffkd_ros.runtime.decoding import Decoding
 from diffkd_ros.runtime.plausibility.evidence import Said
-from diffkd_ros.runtime.plausibility.view import SAME, View, overlapping
+from diffkd_ros.runtime.plausibility.view import SAME, View, cells_on, overlapping
 
 _PLACED = 0.5
 """IoU of a published box with one that the ego surely sees from which on it is that vehicle."""
+_PLACES = 12
+"""Cells with returns on a vehicle from which on the ego's box replaces another one that overlaps it.
+
+With fewer, the fused box is the better one: where it was replaced, AP@0.5 lost 0.8 points.
+"""
 
 
 def reconciled(
     boxes: Boxes3D, ego: View, said: Sequence[Said], decoding: Decoding
 ) -> tuple[Boxes3D, NDArray[np.uint8]]:
     """Leave out what the ego contradicts, and add what it surely sees.
+
+    What it surely sees with few returns is added only where no other box overlaps it.
 
     Args:
         boxes: detected with the neighbours' help, in the ego's LiDAR frame.
@@ -39,10 +46,13 @@ def reconciled(
     found = np.zeros(len(sure), bool)
     answering = np.zeros(len(kept), bool)
     for row in range(len(sure)):
-        free = np.where(answering, 0.0, iou[row])
-        if len(kept) and free.max() >= _PLACED:
-            answering[free.argmax()] = found[row] = True
+        rest = np.where(answering, 0.0, iou[row])
+        if len(kept) and rest.max() >= _PLACED:
+            answering[rest.argmax()] = found[row] = True
     missing = sure[~found]
+    replacing = cells_on(missing.boxes, ego.returns) >= _PLACES
+    free = ~overlapping(missing.boxes, kept.boxes[~answering], decoding.nms_iou)
+    missing = missing[replacing | free]
     kept = kept[answering | ~overlapping(kept.boxes, missing.boxes, decoding.nms_iou)]
     assert kept.scores is not None
     assert missing.scores is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffkd_ros.runtime.plausibility.evidence import SILENT, Evidence, Said, by_ego, by_others
 from diffkd_ros.runtime.plausibility.view import View
@@ -96,6 +96,10 @@ class Record:
         self.examined, self.due = (sweep, stamp), due
         self.outstanding = _CLEAR if implausible else max(0, self.outstanding - 1)
 
+    def note_vain_examination(self, sweep: int, stamp: int) -> None:
+        """Note one in which the boxes were implausible, whatever the map shows: the next one decides."""
+        self.examined, self.due = (sweep, stamp), sweep + 1
+
 
 class Judge:
     """Compares what neighbours say with what the ego and other neighbours see.
@@ -169,7 +173,7 @@ class Judge:
             agreed = evidence.agreed
             others = [other for other, most in believed if other is not each and most > agreed]
             evidence.against['boxes where two other neighbours see none'] = by_others(others, each)
-        doubts = [self._doubt(each, evidence, stamp) for each, evidence in zip(said, found, strict=True)]
+        doubts = [self._doubt(ego, each, evidence, stamp) for each, evidence in zip(said, found, strict=True)]
         while len(self._records) > _MOST:
             del self._records[next(iter(self._records))]
         self._sweep += 1
@@ -182,17 +186,22 @@ class Judge:
         self._records[name].advance(stamp)
         return self._records[name].quarantined
 
-    def _doubt(self, said: Said, evidence: Evidence, stamp: int) -> Doubt | None:
+    def _doubt(self, ego: View, said: Said, evidence: Evidence, stamp: int) -> Doubt | None:
         record = self._records.pop(said.name, None) or Record(stamp=stamp)
         self._records[said.name] = record
         record.advance(stamp)
         if record.note_silence(evidence.silent, stamp - round(said.age * _NANOSECONDS)):
             evidence.against[SILENT] = _SILENT_WEIGHT
-        implausible = evidence.points >= _POINTS and evidence.points > _SHARE * evidence.agreed
+        implausible = _implausible(evidence)
         record.add(implausible)
         if said.view is not None:
-            due = self._sweep + self._draws.randint(*_AGAIN)
-            record.note_examination(self._sweep, stamp, implausible, due)
+            by_boxes = by_ego(ego, replace(said, view=None))
+            by_boxes.against[SILENT] = evidence.against[SILENT]
+            if _implausible(by_boxes):
+                record.note_vain_examination(self._sweep, stamp)
+            else:
+                due = self._sweep + self._draws.randint(*_AGAIN)
+                record.note_examination(self._sweep, stamp, implausible, due)
         if record.quarantined:
             return Doubt(f'in quarantine, suspicion {record.suspicion:.1f}; {evidence}')
         if implausible:
@@ -200,3 +209,7 @@ class Judge:
         if not record.known(self._sweep, stamp):
             return Doubt('its map has not been examined lately', waiting=True)
         return Doubt('its map was implausible when examined lately') if record.outstanding else None
+
+
+def _implausible(evidence: Evidence) -> bool:
+    return evidence.points >= _POINTS and evidence.points > _SHARE * evidence.agreed

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, permutations
 
 import pytest
@@ -88,6 +89,50 @@ def test_implausible_boxes_hide_no_map():
     assert [bool(doubt) for (doubt,) in found] == [True] * 4
     reasons(judge, [both], S // 2)
     assert judge.to_view(['liar'], 6 * S // 10) == {'liar'}
+
+
+def test_implausible_boxes_are_no_examination_of_the_map():
+    """The map of the first sweep was not judged; strangers keep it from being examined again."""
+    judge = Judge(most_views=1)
+    map_lie = view_of((25.0, 3.0), (5.0, -10.0), (-28.0, 5.0))
+    for k in range(20):
+        stranger = said_by(f'stranger {k}', HONEST.pose, HONEST.boxes, HONEST.view)
+        viewed = judge.to_view(['liar', stranger.name], k * S // 10)
+        honest_boxes = said_by('liar', HONEST.pose, HONEST.boxes, map_lie if 'liar' in viewed else None)
+        liar = honest_boxes if k else LYING
+        if stranger.name not in viewed:
+            stranger = replace(stranger, view=None)
+        assert judge.judge(EGO, [liar, stranger], k * S // 10)[0] is not None
+
+
+def test_a_sensor_that_finds_vehicles_again_is_believed_at_once():
+    judge = Judge()
+    blind = said_by('cav_2', HONEST.pose, cars(), replace(HONEST.view, boxes=cars()))
+    again = Said('cav_2', HONEST.pose, HONEST.boxes, HONEST.view.returns)
+    found = [reasons(judge, [each], k * S // 10) for k, each in enumerate([HONEST, blind, blind, again])]
+    assert [bool(doubt) for (doubt,) in found] == [False, False, True, False]
+
+
+def test_silence_in_the_map_of_a_sender_without_boxes_lasts():
+    """No vehicle is found there, though its map does not say that the places are empty."""
+    judge = Judge()
+    mute = replace(HONEST.view, boxes=cars())
+    silent = said_by('liar', HONEST.pose, None, mute)
+    unseen = replace(silent, view=None)
+    found = [reasons(judge, [each], k * S // 10) for k, each in enumerate([silent, silent, unseen])]
+    assert [bool(doubt) for (doubt,) in found] == [False, True, True]
+
+
+def test_a_plausible_sweep_is_an_examination_whatever_its_boxes_say_alone():
+    """Of eight vehicles its map shows all and its boxes seven, beside two that the ego contradicts."""
+    places = [(x, y) for x in (-30.0, -15.0, 15.0, 30.0) for y in (-12.0, 12.0)]
+    ego, judge = view_of(*places), Judge()
+    map_only = said_by('cav_2', at(0.0, 0.0), cars(*places), view_of((25.0, 3.0), (5.0, -10.0), (-28.0, 5.0)))
+    ghosts = (-22.0, 0.0), (22.0, 0.0)
+    shown = replace(view_of(*places, *ghosts), boxes=cars(*places, *ghosts, score=0.4))
+    seven = said_by('cav_2', at(0.0, 0.0), cars(*places[:7], *ghosts, score=0.4), shown)
+    found = [reasons(judge, [each], k * S // 10, ego) for k, each in enumerate([map_only, seven, seven])]
+    assert [bool(doubt) for (doubt,) in found] == [True, True, False]
 
 
 def test_a_sensor_may_find_nothing_in_one_sweep_but_not_in_two():

@@ -97,8 +97,10 @@ class Record:
         self.outstanding = _CLEAR if implausible else max(0, self.outstanding - 1)
 
     def note_vain_examination(self, sweep: int, stamp: int) -> None:
-        """Note one in which the boxes were implausible, whatever the map shows: the next one decides."""
-        self.examined, self.due = (sweep, stamp), sweep + 1
+        """Note one of a sweep that is implausible whatever its map shows, which a later one must clear."""
+        if not self.known(sweep, stamp):
+            self.examined, self.outstanding = (sweep, stamp), max(1, self.outstanding)
+        self.due = sweep + 1
 
 
 class Judge:
@@ -195,9 +197,10 @@ class Judge:
         implausible = _implausible(evidence)
         record.add(implausible)
         if said.view is not None:
-            by_boxes = by_ego(ego, replace(said, view=None))
-            by_boxes.against[SILENT] = evidence.against[SILENT]
-            if _implausible(by_boxes):
+            without = by_ego(ego, replace(said, view=None))
+            if said.boxes is not None:  # else the map is what is silent
+                without.against[SILENT] = evidence.against[SILENT]
+            if implausible and _implausible(without):
                 record.note_vain_examination(self._sweep, stamp)
             else:
                 due = self._sweep + self._draws.randint(*_AGAIN)
@@ -208,7 +211,7 @@ class Judge:
             return Doubt(str(evidence))
         if not record.known(self._sweep, stamp):
             return Doubt('its map has not been examined lately', waiting=True)
-        return Doubt('its map was implausible when examined lately') if record.outstanding else None
+        return Doubt('its map was not found plausible when examined lately') if record.outstanding else None
 
 
 def _implausible(evidence: Evidence) -> bool:

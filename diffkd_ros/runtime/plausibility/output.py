@@ -12,7 +12,7 @@ from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.overlap import bev_iou
 from diffkd_ros.runtime.decoding import Decoding
 from diffkd_ros.runtime.plausibility.evidence import Said
-from diffkd_ros.runtime.plausibility.view import SAME, View, cells_on, overlapping
+from diffkd_ros.runtime.plausibility.view import SAME, SURE, View, cells_on, from_score, overlapping
 
 _PLACED = 0.5
 """IoU of a published box with one that the ego surely sees from which on it is that vehicle."""
@@ -28,7 +28,7 @@ def reconciled(
 ) -> tuple[Boxes3D, NDArray[np.uint8]]:
     """Leave out what the ego contradicts, and add what it surely sees.
 
-    What it surely sees with few returns is added only where no other box overlaps it.
+    What it surely sees with few returns is left out where a box with a high score overlaps it.
 
     Args:
         boxes: detected with the neighbours' help, in the ego's LiDAR frame.
@@ -50,10 +50,12 @@ def reconciled(
         if len(kept) and rest.max() >= _PLACED:
             answering[rest.argmax()] = found[row] = True
     missing = sure[~found]
-    replacing = cells_on(missing.boxes, ego.returns) >= _PLACES
-    free = ~overlapping(missing.boxes, kept.boxes[~answering], decoding.nms_iou)
-    missing = missing[replacing | free]
-    kept = kept[answering | ~overlapping(kept.boxes, missing.boxes, decoding.nms_iou)]
+    placed = cells_on(missing.boxes, ego.returns) >= _PLACES
+    stays = answering | ~overlapping(kept.boxes, missing.boxes[placed], decoding.nms_iou)
+    kept, answering = kept[stays], answering[stays]
+    rivals = kept[~answering & from_score(SURE, kept)]
+    missing = missing[placed | ~overlapping(missing.boxes, rivals.boxes, decoding.nms_iou)]
+    kept = kept[~overlapping(kept.boxes, missing.boxes, decoding.nms_iou) | answering]
     assert kept.scores is not None
     assert missing.scores is not None
     values = np.concatenate((kept.boxes, missing.boxes))

@@ -59,6 +59,20 @@ def test_a_quarantine_ends_by_itself():
     assert doubts[ends:] == [''] * (200 - ends)
 
 
+def test_after_a_quarantine_a_map_must_be_plausible_twice():
+    judge = Judge()
+    run(judge, [LYING], 10)
+    boxes_only = said_by('liar', HONEST.pose, HONEST.boxes)
+    honest = said_by('liar', HONEST.pose, HONEST.boxes, HONEST.view)
+    run(judge, [boxes_only], 60, S)
+    assert not judge.quarantines('liar', 7 * S)
+    assert judge.to_view(['liar'], 7 * S) == {'liar'}
+    found = [
+        reasons(judge, [each], 7 * S + k) for k, each in enumerate([boxes_only, honest, boxes_only, honest])
+    ]
+    assert [bool(doubt) for (doubt,) in found] == [True, True, True, False]
+
+
 def test_one_implausible_sweep_is_no_quarantine():
     judge = Judge()
     run(judge, [HONEST], 5)

@@ -67,7 +67,10 @@ class Record:
         elapsed = max(0, stamp - self.stamp) / _NANOSECONDS
         self.suspicion *= 0.5 ** (elapsed / _HALF)
         self.stamp = stamp
-        self.quarantined = self.suspicion >= (_RELEASE if self.quarantined else _QUARANTINE)
+        if self.quarantined and self.suspicion < _RELEASE:
+            # Its boxes are plausible again; of its map nothing is known.
+            self.quarantined, self.outstanding, self.due = False, _CLEAR, 0
+        self.quarantined |= self.suspicion >= _QUARANTINE
 
     def known(self, sweep: int, stamp: int) -> bool:
         """Whether its map has been examined lately, for the ego's sweep of a number and stamp."""

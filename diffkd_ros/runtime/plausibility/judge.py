@@ -200,10 +200,7 @@ class Judge:
         implausible = _implausible(evidence)
         record.add(implausible)
         if said.view is not None:
-            without = by_ego(ego, replace(said, view=None))
-            if said.boxes is not None:  # else the map is what is silent
-                without.against[SILENT] = evidence.against[SILENT]
-            if implausible and _implausible(without):
+            if implausible and _implausible(_without_map(ego, said, evidence)):
                 record.note_vain_examination(self._sweep, stamp)
             else:
                 due = self._sweep + self._draws.randint(*_AGAIN)
@@ -219,3 +216,10 @@ class Judge:
 
 def _implausible(evidence: Evidence) -> bool:
     return evidence.points >= _POINTS and evidence.points > _SHARE * evidence.agreed
+
+
+def _without_map(ego: View, said: Said, evidence: Evidence) -> Evidence:
+    found = by_ego(ego, replace(said, view=None))
+    if said.boxes is not None:  # else the map is what is silent
+        found.against[SILENT] = evidence.against[SILENT]
+    return found

@@ -51,11 +51,10 @@ def reconciled(
             answering[rest.argmax()] = found[row] = True
     missing = sure[~found]
     placed = cells_on(missing.boxes, ego.returns) >= _PLACES
-    stays = answering | ~overlapping(kept.boxes, missing.boxes[placed], decoding.nms_iou)
-    kept, answering = kept[stays], answering[stays]
-    rivals = kept[~answering & from_score(SURE, kept)]
+    replaced = overlapping(kept.boxes, missing.boxes[placed], decoding.nms_iou)
+    rivals = kept[~answering & ~replaced & from_score(SURE, kept)]
     missing = missing[placed | ~overlapping(missing.boxes, rivals.boxes, decoding.nms_iou)]
-    kept = kept[~overlapping(kept.boxes, missing.boxes, decoding.nms_iou) | answering]
+    kept = kept[answering | ~overlapping(kept.boxes, missing.boxes, decoding.nms_iou)]
     assert kept.scores is not None
     assert missing.scores is not None
     values = np.concatenate((kept.boxes, missing.boxes))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from patience import PATIENCE, attempts
+from patience import PATIENCE, attempts, scaled
 
 pytest.importorskip('rclpy', reason='the nodes need ROS 2')
 
@@ -23,7 +24,7 @@ from diffkd_ros.msg import BevChunk, BevFeature, Boxes3D, FusionStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 
-from diffkd_ros.frame import AgentSweep
+from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.launching import graph
 from diffkd_ros.launching.middleware import fast_dds_environment, free_domain
 from diffkd_ros.launching.processes import NodeGroup, NodeProcess
@@ -179,6 +180,32 @@ def start_ego(
 
     partner.until_answered('/cav_1/fusion_status', exchange, fused)  # type: ignore[arg-type]
     return process
+
+
+def until_fused(partner: Partner, scene: CoopFrame, start: int) -> int:
+    """Send sweeps of vehicles 1 and 2 until ego `cav_1` fuses what `cav_2` sent of the same stamp.
+
+    What this process has received of a vehicle may still be on its way to the ego.
+
+    Args:
+        partner: sends the sweeps.
+        scene: theirs.
+        start: the stamps follow it, nanoseconds.
+
+    Returns:
+        That stamp.
+    """
+
+    def exchange(stamp: int) -> None:
+        partner.sweep('cav_2', stamp, scene.agents[2])
+        with contextlib.suppress(AssertionError):
+            partner.message_at('/v2x/features', stamp, timeout=scaled(1.0))
+        partner.sweep('cav_1', stamp, scene.agents[1])
+
+    def fused(status: FusionStatus) -> bool:
+        return any(neighbour.accepted and neighbour.age == 0.0 for neighbour in status.neighbours)
+
+    return partner.until_answered('/cav_1/fusion_status', exchange, fused, start)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope='module')

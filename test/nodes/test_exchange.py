@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
-from patience import PATIENCE, scaled
+from patience import PATIENCE
+from ros_partner import until_fused
 
 from diffkd_ros.launching import graph
 from diffkd_ros.messages.building import pose_message
@@ -16,21 +15,6 @@ from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import CooperativeDetector
 
 SECOND = 1_000_000_000
-
-
-def until_fused(partner, scene, start):
-    """Send sweeps of both until the ego has fused the vehicle's feature; returns that sweep's stamp."""
-
-    def exchange(stamp):
-        partner.sweep('cav_2', stamp, scene.agents[2])
-        with contextlib.suppress(AssertionError):
-            partner.message_at('/v2x/features', stamp, timeout=scaled(1.0))
-        partner.sweep('cav_1', stamp, scene.agents[1])
-
-    def fused(status):
-        return bool(status.neighbours) and status.neighbours[0].accepted and status.neighbours[0].age == 0.0
-
-    return partner.until_answered('/cav_1/fusion_status', exchange, fused, start)
 
 
 @pytest.fixture(scope='module')
@@ -44,9 +28,7 @@ def both(group, partner, scene, model):
 
 def test_the_ego_fuses_what_the_vehicle_sent(both, partner, scene, encoder, card, stamp):
     ego, other = scene.agents[1], scene.agents[2]
-    partner.sweep('cav_2', stamp, other)
-    partner.message_at('/v2x/features', stamp)
-    partner.sweep('cav_1', stamp, ego)
+    stamp = until_fused(partner, scene, stamp)
     status = partner.message_at('/cav_1/fusion_status', stamp)
     detections = partner.message_at('/cav_1/detections', stamp)
 

@@ -10,6 +10,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from patience import PATIENCE, attempts
+from ros_partner import until_fused
 from rosgraph_msgs.msg import Clock
 
 from diffkd_ros.launching import graph
@@ -172,15 +173,7 @@ def test_stored_input_with_later_stamps_is_dropped_when_time_jumps_back(
 
     set_clock(stamp + 50 * SECOND, both_active)
 
-    def exchange(at):
-        for vehicle in (2, 1):
-            partner.sweep(f'cav_{vehicle}', at, scene.agents[vehicle])
-
-    def fused(status):
-        return any(neighbour.accepted for neighbour in status.neighbours)
-
-    late = partner.until_answered('/cav_1/fusion_status', exchange, fused, start=stamp + 50 * SECOND)
-    partner.message_at('/v2x/features', late)
+    late = until_fused(partner, scene, stamp + 50 * SECOND)
     set_clock(stamp, lambda: all('time jumped back' in node.tail() for node in (vehicle, ego)))
     # The pose at the stamp of that sweep was received before, and so was the neighbour's feature.
     publish_cloud(partner, 'cav_2', late, scene.agents[2])
@@ -188,7 +181,7 @@ def test_stored_input_with_later_stamps_is_dropped_when_time_jumps_back(
     again = late + SECOND // 20
     partner.sweep('cav_1', again, scene.agents[1])
     assert len(partner.message_at('/cav_1/fusion_status', again).neighbours) == 0
-    partner.until_answered('/cav_1/fusion_status', exchange, fused, start=stamp)
+    until_fused(partner, scene, stamp)
 
 
 def test_shutting_down_ends_the_process(change, vehicle):

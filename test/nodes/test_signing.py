@@ -14,6 +14,7 @@ pytest.importorskip('cryptography', reason='signatures are an extra')
 from diffkd_ros.msg import BevChunk, BevFeature
 from patience import PATIENCE
 from rclpy.serialization import deserialize_message, serialize_message
+from ros_partner import until_fused
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.launching import graph
@@ -217,12 +218,4 @@ def test_a_vehicle_that_signs_is_fused_by_an_ego_that_checks(group, partner, sce
     for spec, (name, path) in zip(specs, keys, strict=True):
         group.start(replace(spec, parameters={**spec.parameters, name: str(path)}))
     group.wait_ready(PATIENCE)
-
-    def exchange(stamp):
-        partner.sweep('cav_2', stamp, scene.agents[2])
-        partner.sweep('cav_1', stamp, scene.agents[1])
-
-    def fused(status):
-        return any(neighbour.accepted for neighbour in status.neighbours)
-
-    partner.until_answered('/cav_1/fusion_status', exchange, fused)
+    until_fused(partner, scene, 0)

@@ -52,16 +52,17 @@ def fast_dds_environment(
     )
     library = next(found, None)
     wanted = _PROFILES.values() if library is None else [_PROFILES[library]]
-    loopback = loopback or environment.get(_RANGE) == 'LOCALHOST'
+    set_before = {variable: environment.get(variable, '') for variable, _ in wanted}
+    # A process that was started with ours starts others: they get the same again.
+    limited = {variable: str(share / 'config' / f'{name}_loopback.xml') for variable, name in wanted}
+    loopback = loopback or environment.get(_RANGE) == 'LOCALHOST' or set_before == limited
     suffix = '_loopback' if loopback else ''
-    variables = {
-        variable: environment.get(variable) or str(share / 'config' / f'{name}{suffix}.xml')
-        for variable, name in wanted
-    }
+    ours = {variable: str(share / 'config' / f'{name}{suffix}.xml') for variable, name in wanted}
+    variables = {variable: set_before[variable] or profile for variable, profile in ours.items()}
     if loopback:
         loads_ours = (
             library is not None
-            and not any(environment.get(variable) for variable in variables)
+            and variables == ours
             and 'fastrtps' in environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
         )
         # rmw_fastrtps adds shared memory to any profile if the range is LOCALHOST; ours needs no such limit.

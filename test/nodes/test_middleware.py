@@ -74,6 +74,9 @@ def test_restricted_to_this_machine_it_still_uses_no_shared_memory(tmp_path):
     without = {**profile, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET'}
     assert fast_dds_environment(share, {}, tmp_path, loopback=True) == without
     assert fast_dds_environment(share, local, tmp_path) == without
+    # Nor do processes that its processes start, with its environment.
+    assert fast_dds_environment(share, without, tmp_path) == without
+    assert fast_dds_environment(share, without, tmp_path, loopback=True) == without
     # Others know no profile that would replace it.
     zenoh = {'RMW_IMPLEMENTATION': 'rmw_zenoh_cpp'}
     assert fast_dds_environment(share, zenoh, tmp_path, loopback=True) == {**profile, **local}

@@ -162,11 +162,15 @@ class FusionPipeline(Pipeline):
         self._degradation = DegradationReport(self._neighbours.seconds, self.node.get_logger())
 
     def _warm_up(self) -> None:
-        """Run the networks once for each number of agents: the first run allocates memory and compiles."""
+        """Run the networks once with the most agents, on a GPU once with each number of them.
+
+        The first run allocates memory and compiles. On a CPU that with other numbers takes no longer.
+        """
         shared: features.BevFeature | ReceivedMap = self._nothing
         if self._receiver is not None:
             shared = Unpacker(self._receiver.tables).unpack([])
-        for agents in range(1, self.card.max_agents + 1):
+        most = self.card.max_agents
+        for agents in range(most if self._ego.p.device == 'cpu' else 1, most + 1):
             self._fuse(self._nothing, [shared] * (agents - 1), [np.eye(4)] * agents)
         if self._sender is not None:
             self._sender.view(self._nothing, self._nothing.density > 0)

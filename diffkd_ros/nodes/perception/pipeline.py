@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from threading import Thread
 
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
 
+from diffkd_ros.geometry.boxes import count_points
 from diffkd_ros.geometry.lidar_pose import LidarPose
 from diffkd_ros.nodes.base.diagnostics import ERROR, OK, WARN, Item
 from diffkd_ros.nodes.input.pose_parameters import pose_source_of
@@ -50,6 +52,9 @@ class Pipeline(ABC):
 
     def __init__(self, node: LifecycleNode, p: EncodingParameters) -> None:
         self.node = node
+        # Numba prepares itself at the first call, which takes half a second: meanwhile the networks load.
+        nothing = np.empty((0, 3)), np.empty((0, 7))
+        Thread(target=count_points, args=nothing, daemon=True).start()
         self.card = ModelCard.load(model_folder(p.model))
         self._encoder = FeatureEncoder(self.card, threads=p.threads, device=p.device)
         # The first run allocates memory: run it now, with one point, to not delay the first sweep.

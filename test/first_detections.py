@@ -50,9 +50,8 @@ def seconds_to_first(partner: Partner, folder: Path) -> float:
 
 def send_sweeps(partner: Partner, ended: threading.Event) -> None:
     """Publish sweeps of the ego until the end."""
-    sweep = (
-        Simulator(SimulatorConfig(agents=2, frames_per_scenario=1), seed=77).scenario(0).frame(0).agents[1]
-    )
+    simulator = Simulator(SimulatorConfig(agents=2, frames_per_scenario=1), seed=77)
+    sweep = simulator.scenario(0).frame(0).agents[1]
     for k in itertools.count():
         partner.sweep('cav_1', round(k * PERIOD * SECOND), sweep)
         if ended.wait(PERIOD):
@@ -68,11 +67,13 @@ def main() -> None:
     partner.listen(Boxes3D, DETECTIONS)
     sender = threading.Thread(target=send_sweeps, args=(partner, ended))
     sender.start()
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = [seconds_to_first(partner, Path(folder)) for _ in range(starts)]
-    ended.set()
-    sender.join()
-    partner.close()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = [seconds_to_first(partner, Path(folder)) for _ in range(starts)]
+    finally:
+        ended.set()
+        sender.join()
+        partner.close()
     print(*(f'{each:.2f}' for each in seconds), f'median {median(seconds):.2f} s', sep='  ')
 
 

@@ -149,6 +149,13 @@ def evaluate(
     budget: Annotated[
         int | None, typer.Option(min=0, help='Most bytes of a message; layered: 4000 by default.')
     ] = None,
+    plausibility: Annotated[
+        str | None,
+        typer.Option(
+            help='Examination of layers: none, sweep (each by itself), or scenario (earlier ones count, too: '
+            'the default with --attack).'
+        ),
+    ] = None,
     calibration: Annotated[
         str,
         typer.Option(help='Scaling of the scores, reported alongside: none, temperature or isotonic.'),
@@ -187,7 +194,7 @@ def evaluate(
     if cluster is not None and workers:
         raise DiffkdError('give either --workers or --cluster')
     from diffkd_ros.evaluation.conditions import make_attacks, make_conditions
-    from diffkd_ros.evaluation.cooperations import live_cooperation
+    from diffkd_ros.evaluation.cooperations import live_cooperation, plausibility_named
     from diffkd_ros.evaluation.evaluate import evaluate as run_evaluation
     from diffkd_ros.evaluation.plan import Plan
     from diffkd_ros.metrics.average_precision import EvaluationError
@@ -227,7 +234,10 @@ def evaluate(
         protocol = protocol or chosen.protocol
         cooperation = cooperation or live_cooperation(ModelCard.load(folder)).name
         recorded, sessions = tuple(answers or ()), _sessions(folder)
-        plan = Plan(out, chosen, folder, protocol, cooperation, recorded, sessions, budget)
+        examined = plausibility_named(plausibility, cooperation, 'scenario' if attack else 'sweep')
+        plan = Plan(
+            *(out, chosen, folder, protocol, cooperation, recorded, sessions, budget), plausibility=examined
+        )
         if attack:
             from diffkd_ros.evaluation.trust import evaluate_attacks
 

@@ -36,6 +36,11 @@ _CENTIMETRES = 100.0
 _FARTHEST = 327.67  # metres: the largest that fits
 _INTENSITIES = 65535.0
 
+Plausibility = Literal['none', 'sweep', 'scenario']
+"""How it is examined whether what neighbours sent is plausible: not at all; each sweep by itself, so that a
+result does not depend on which frames are run; or by their earlier sweeps of the scenario, too, as by the
+nodes."""
+
 Content = TypeVar('Content')
 
 
@@ -120,12 +125,14 @@ class Cooperation(ABC):
         sends: content of the messages.
         budget: most bytes of a message where no limit is given; None for no limit.
         remembers: whether a result depends on the frames before.
+        examines: whether the ego examines what neighbours sent.
     """
 
     name: ClassVar[str]
     sends: ClassVar[Literal['map', 'boxes', 'points', 'chunks', 'nothing']]
     budget: ClassVar[int | None] = None
     remembers: bool = False
+    examines: ClassVar[bool] = False
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -171,12 +178,11 @@ class Cooperation(ABC):
         """Returns whether the base layer of a message arrived, see `choose_sweep`."""
         return True
 
-    def begin(self, *, suspicious: bool = False) -> Cooperation:
+    def begin(self, plausibility: Plausibility = 'sweep') -> Cooperation:
         """The same way to cooperate for the frames of a scenario, in order, of which none is known yet.
 
         Args:
-            suspicious: whether neighbours are judged by their earlier sweeps, too, as by the nodes; else each
-                sweep by itself, so that results do not depend on which frames are run.
+            plausibility: how it examines what neighbours sent, if it `examines`.
         """
         return self
 

@@ -13,7 +13,7 @@ from diffkd_ros.attacks.statement import REPLAYED, Knowledge, Optimiser, Stateme
 from diffkd_ros.corruptions import CorruptionError
 from diffkd_ros.corruptions.randomness import generator
 from diffkd_ros.evaluation.conditions import Condition
-from diffkd_ros.evaluation.cooperation import Cooperation, Origin
+from diffkd_ros.evaluation.cooperation import Cooperation, Origin, Plausibility
 from diffkd_ros.evaluation.model import CleanFrame
 from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver, Perception
 from diffkd_ros.frame import CoopFrame
@@ -46,6 +46,7 @@ class DeceivedPerceiver(Perceiver):
         elsewhere: opens another scenario, with as many agents.
         budget: as for `Perceiver`.
         optimiser: for attacks by gradients.
+        plausibility: as for `Perceiver`.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class DeceivedPerceiver(Perceiver):
         elsewhere: Callable[[], Scenario],
         budget: int | None = None,
         optimiser: Optimiser | None = None,
+        plausibility: Plausibility = 'scenario',
     ) -> None:
-        super().__init__(cooperation, condition, budget, suspicious=True)
+        super().__init__(cooperation, condition, budget, plausibility)
         self._liars, self._drive, self._elsewhere = liars, drive, elsewhere
         self._optimiser, self._attack = optimiser, condition.lie
         self._owners: dict[int, int] = {}

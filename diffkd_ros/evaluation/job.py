@@ -104,10 +104,17 @@ def _digest(names: list[str]) -> str:
 
 def _perceiver(plan: Plan, job: Job, cooperation: Cooperation, condition: Condition) -> Perceiver:
     if condition.liars is None:
-        return Perceiver(cooperation, condition, plan.budget, suspicious=plan.suspicious)
+        return Perceiver(cooperation, condition, plan.budget, plan.plausibility)
     drive, elsewhere = (partial(plan.source.scenario, job.number + other) for other in (0, 1))
     return DeceivedPerceiver(
-        cooperation, condition, condition.liars, drive, elsewhere, plan.budget, plan.optimiser
+        cooperation,
+        condition,
+        condition.liars,
+        drive,
+        elsewhere,
+        plan.budget,
+        plan.optimiser,
+        plan.plausibility,
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffkd_ros.attacks.statement import Statement
 from diffkd_ros.corruptions import LinkConditions
-from diffkd_ros.evaluation.cooperation import Cooperation, Origin, Outcome
+from diffkd_ros.evaluation.cooperation import Cooperation, Origin, Outcome, Plausibility
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.geometry.poses import Matrix
@@ -58,6 +58,7 @@ class LayeredCooperation(Cooperation):
 
     name = 'layered'
     sends = 'chunks'
+    examines = True
     budget = DEFAULT_BUDGET
 
     def __init__(self, model: Model) -> None:
@@ -66,15 +67,16 @@ class LayeredCooperation(Cooperation):
         self._packer, self._unpacker = Packer(tables), Unpacker(tables)
         self.remembers = model.card.memory
         self._memory = MapMemory()
+        self._plausibility: Plausibility = 'sweep'
         self._judge: Judge | None = None
 
-    def begin(self, *, suspicious: bool = False) -> LayeredCooperation:
-        """With a memory of its own, if the model has one, and a judge of its own if suspicious."""
-        if not (self.remembers or suspicious):
+    def begin(self, plausibility: Plausibility = 'sweep') -> LayeredCooperation:
+        """With a memory of its own, if the model has one, and a judge of its own, if one is to be kept."""
+        if plausibility == self._plausibility and not self.remembers:
             return self
         begun = copy(self)
-        begun._memory = MapMemory()
-        begun._judge = Judge(VIEWS) if suspicious else None
+        begun._memory, begun._plausibility = MapMemory(), plausibility
+        begun._judge = Judge(VIEWS) if plausibility == 'scenario' else None
         return begun
 
     def message(
@@ -128,16 +130,20 @@ class LayeredCooperation(Cooperation):
         started = time.perf_counter()
         ego = own.feature or model.nothing()
         received, poses, moment = self._received(clean, sweep, messages)
-        names = [str(message.agent) for message in messages]
-        stamps = [clean.frame.stamp, *(message.stamp for message in messages)]
-        judge = self._judge or Judge()
-        examination = Examination(model.sender, judge, names, stamps, model.card.grid)
+        examination = self._examination(clean, messages)
         detection = detect_layered(
             model.card, model.receiver, model.detect, ego, received, poses, moment, examination
         )
         milliseconds = (time.perf_counter() - started) * 1e3
         fused = len(detection.gate_weights) - 1
         return Outcome(detection, fused, own.milliseconds, milliseconds, detection.doubts)
+
+    def _examination(self, clean: CleanFrame, messages: Sequence[ChunkedMessage]) -> Examination | None:
+        if self._plausibility == 'none':
+            return None
+        names = [str(message.agent) for message in messages]
+        stamps = [clean.frame.stamp, *(message.stamp for message in messages)]
+        return Examination(self.model.sender, self._judge or Judge(), names, stamps, self.model.card.grid)
 
     def remember(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]) -> None:
         """Decode what arrived, for the memory."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from diffkd_ros.corruptions import Link, corrupt_frame
 from diffkd_ros.evaluation.conditions import EGO_ALONE, Condition
-from diffkd_ros.evaluation.cooperation import Cooperation, Outcome
+from diffkd_ros.evaluation.cooperation import Cooperation, Outcome, Plausibility
 from diffkd_ros.evaluation.model import CleanFrame
 from diffkd_ros.frame import AgentSweep, CoopFrame
 from diffkd_ros.metrics.deception import Judgement
@@ -57,7 +57,7 @@ class Perceiver:
         cooperation: the way to cooperate.
         condition: the corruption.
         budget: most bytes of a message, in addition to the condition's limits; None for the cooperation's.
-        suspicious: see `Cooperation.begin`.
+        plausibility: see `Cooperation.begin`.
     """
 
     def __init__(
@@ -65,12 +65,11 @@ class Perceiver:
         cooperation: Cooperation,
         condition: Condition,
         budget: int | None = None,
-        *,
-        suspicious: bool = False,
+        plausibility: Plausibility = 'sweep',
     ) -> None:
-        self._cooperation = cooperation.begin(suspicious=suspicious)
+        self._cooperation = cooperation.begin(plausibility)
         # Whether the result depends on this frame only.
-        self._single = not (suspicious or cooperation.remembers)
+        self._single = not (plausibility == 'scenario' or cooperation.remembers)
         self._condition = condition
         most = cooperation.budget if budget is None else budget
         self._limits = replace(condition.link, message_bytes=most)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffkd_ros.attacks.statement import Optimiser
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
-from diffkd_ros.evaluation.cooperation import Cooperation
+from diffkd_ros.evaluation.cooperation import Cooperation, Plausibility
 from diffkd_ros.evaluation.cooperations import INTERMEDIATE, cooperation_named
 from diffkd_ros.evaluation.model import Model, Sessions
 from diffkd_ros.evaluation.pipeline import HISTORY
@@ -36,7 +36,7 @@ class Plan:
         budget: most bytes of a message, None for no limit but that of the way to cooperate.
         history: frames kept before the first scored one of a scenario, if it is long enough.
         optimiser: computes the maps of attacks by gradients.
-        suspicious: see `Cooperation.begin`; as always under attack.
+        plausibility: see `Cooperation.begin`.
     """
 
     out: Path
@@ -49,7 +49,7 @@ class Plan:
     budget: int | None = None
     history: int = HISTORY
     optimiser: Optimiser | None = None
-    suspicious: bool = False
+    plausibility: Plausibility = 'sweep'
 
     @property
     def protocol(self) -> Protocol:

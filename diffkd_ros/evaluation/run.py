@@ -62,6 +62,7 @@ def settle(plan: Plan) -> None:
         'protocol': plan.protocol.name,
         'cooperation': plan.cooperation,
         'budget': plan.budget,
+        'plausibility': plan.plausibility,
         'answers': [str(path) for path in plan.answers],
     }
     path = plan.out / SETTINGS

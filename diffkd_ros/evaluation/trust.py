@@ -90,7 +90,6 @@ def _parts(plan: Plan, conditions: Iterable[int]) -> dict[int, Plan]:
             out=plan.out / f'{neighbours}{_FOLDER}',
             source=replace(plan.source, simulator={**plan.source.simulator, 'agents': neighbours + 1}),
             history=ATTACK_HISTORY,
-            suspicious=True,
         )
         for neighbours in sorted(numbers)
     }

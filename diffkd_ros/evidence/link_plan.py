@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 from diffkd_ros.documents import read_config, read_yaml
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import Condition
-from diffkd_ros.evidence.plan import Conditions, Levels
-from diffkd_ros.evidence.trainings import Experiment, Section, Trainings, make_experiment
+from diffkd_ros.evaluation.cooperation import Plausibility
+from diffkd_ros.evidence.plan import Conditions, Levels, Line
+from diffkd_ros.evidence.trainings import Experiment, Trainings, make_experiment
 from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET
 
 LINK = 'link'
@@ -22,12 +23,7 @@ LINK = 'link'
 Bytes = Annotated[int, Field(ge=0, le=10**9)]
 
 
-class _Line(Section):
-    training: str
-    label: str = Field(description='Name in plots and tables.')
-
-
-class Curve(_Line):
+class Curve(Line):
     """A way to cooperate, measured over bytes."""
 
     cooperation: Literal['layered', 'intermediate', 'late'] = 'intermediate'
@@ -39,13 +35,19 @@ class Curve(_Line):
     )
 
 
-class Arm(_Line):
+class Arm(Line):
     """A receiver of layered messages, measured over losses."""
 
     steps: int | None = Field(
         None, ge=1, description='Of the sampler, for a training that is measured with other than its own.'
     )
     against: list[str] = Field([], description='Arms that it is compared with.')
+
+    @model_validator(mode='after')
+    def _has_a_recipe_for_its_steps(self) -> Arm:
+        if self.steps is not None and self.training is None:
+            raise ValueError(f'{self.label}: steps need a training, of which another model is exported')
+        return self
 
 
 class LinkPlan(Trainings):
@@ -61,11 +63,12 @@ class LinkPlan(Trainings):
     losses: Levels = Field(description='Link corruptions that the arms are measured under.')
     budget: Bytes = Field(DEFAULT_BUDGET, description='Most bytes of a sweep, for arms and parts.')
     parts: dict[str, str] = Field({}, description='Training without a part, by the name of the part.')
+    plausibility: Plausibility = Field('sweep', description='Examination of layers.')
     complete: str = Field(description='The arm that has all parts.')
 
     @property
     def lines(self) -> Mapping[str, str | None]:
-        """The training of each curve, arm and part."""
+        """The training of each curve, arm and part; None for an existing model."""
         return {name: line.training for name, line in self._named.items()} | self.parts
 
     @property
@@ -74,7 +77,7 @@ class LinkPlan(Trainings):
         return {name: line.label for name, line in self._named.items()}
 
     @property
-    def _named(self) -> Mapping[str, _Line]:
+    def _named(self) -> Mapping[str, Line]:
         return {**self.rate, **self.arms}
 
     @model_validator(mode='after')
@@ -102,7 +105,7 @@ class LinkPlan(Trainings):
         return list(dict.fromkeys([*self.frames.levels(), *self.losses.levels()]))
 
 
-def _require(known: Mapping[str, _Line], names: Iterable[str]) -> None:
+def _require(known: Mapping[str, Line], names: Iterable[str]) -> None:
     if unknown := sorted(set(names) - set(known)):
         raise ValueError(f'no {", ".join(unknown)} among {", ".join(known)}')
 

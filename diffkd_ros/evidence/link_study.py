@@ -27,7 +27,7 @@ from diffkd_ros.evidence.link_results import (
     RateDifference,
     RatePoint,
 )
-from diffkd_ros.evidence.measure import Measure, Measurement, Network, complete, network_of
+from diffkd_ros.evidence.measure import Measure, Measurement, Network, complete, network_of, networks_of
 from diffkd_ros.evidence.trainings import Experiment
 from diffkd_ros.metrics.inference import MESSAGES_PER_SECOND
 
@@ -77,31 +77,42 @@ def measure_link(experiment: Experiment[LinkPlan], out: Path, measure: Measure) 
         limit = budget if cooperation == LAYERED else max(budget - ENVELOPE, 0)
         return complete(
             measure(
-                Measurement(out / folder / str(number), network, source, levels, cooperation, asked, limit)
+                Measurement(
+                    *(out / folder / str(number), network, source, levels, cooperation, asked, limit),
+                    plan.plausibility,
+                )
             )
             for number, network in enumerate(networks, 1)
         )
 
     def curve(name: str) -> dict[int, Runs]:
         one, asked, levels = plan.rate[name], name in experiment.asked, plan.frames.levels()
-        networks = [network_of(run, out) for run in plan.runs_of(one.training)]
+        networks = networks_of(one, plan, out)
         every = {
             budget: runs(f'rate/{name}/{budget}', networks, one.cooperation, budget, levels, asked)
             for budget in sorted(one.budgets)
         }
         return every if all(every.values()) else {}
 
-    def layered(section: str, name: str, training: str, steps: int | None = None) -> Runs:
-        networks = []
-        for run in plan.runs_of(training):
-            config = None if steps is None else replace(experiment.recipes[run].model, steps=steps)
-            networks.append(network_of(run, out, config))
+    def layered(section: str, name: str, networks: Sequence[Network]) -> Runs:
         asked = name in experiment.asked
         return runs(f'{section}/{name}', networks, LAYERED, plan.budget, plan.conditions(), asked)
 
+    def arm(name: str) -> Runs:
+        one = plan.arms[name]
+        if one.training is None or one.steps is None:
+            return layered('arms', name, networks_of(one, plan, out))
+        configs = {
+            run: replace(experiment.recipes[run].model, steps=one.steps) for run in plan.runs_of(one.training)
+        }
+        return layered('arms', name, [network_of(run, out, config) for run, config in configs.items()])
+
+    def part(name: str) -> Runs:
+        return layered('parts', name, [network_of(run, out) for run in plan.runs_of(plan.parts[name])])
+
     rate = {name: curve(name) for name in plan.rate}
-    arms = {name: layered('arms', name, arm.training, arm.steps) for name, arm in plan.arms.items()}
-    parts = {name: layered('parts', name, training) for name, training in plan.parts.items()}
+    arms = {name: arm(name) for name in plan.arms}
+    parts = {name: part(name) for name in plan.parts}
     return LinkMeasurements(
         {name: found for name, found in rate.items() if found},
         {name: found for name, found in arms.items() if found},

@@ -12,15 +12,18 @@ from rich.console import Console
 
 from diffkd_ros.errors import DiffkdError
 from diffkd_ros.evaluation.conditions import Condition
+from diffkd_ros.evaluation.cooperation import Plausibility
 from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.evaluate import Outcome, evaluate
 from diffkd_ros.evaluation.plan import Plan
 from diffkd_ros.evaluation.run import make_jobs, settle
 from diffkd_ros.evaluation.summary import Summary
-from diffkd_ros.evidence.trainings import checkpoint_of
+from diffkd_ros.evidence.plan import Line
+from diffkd_ros.evidence.trainings import Trainings, checkpoint_of
 from diffkd_ros.export.model_folder import holds_export, write_model_folder
 from diffkd_ros.model.student import StudentConfig
 from diffkd_ros.runtime.card import sha256
+from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.sources.source import Source
 from diffkd_ros.training.checkpoint import load_student, with_model
 from diffkd_ros.workers import Workers
@@ -50,7 +53,7 @@ class Measurement:
         levels: the conditions.
         cooperation: name of the way to cooperate.
         asked: whether to run it; if not, earlier results are used if they are complete.
-        budget: most bytes of a message, as of `evaluation.run.Plan`.
+        budget, plausibility: as of `evaluation.plan.Plan`.
     """
 
     out: Path
@@ -60,13 +63,18 @@ class Measurement:
     cooperation: str
     asked: bool
     budget: int | None = None
+    plausibility: Plausibility = 'sweep'
 
     @property
     def plan(self) -> Plan:
         """What is evaluated."""
         source = self.source
         model, protocol = self.network.folder, source.protocol
-        return Plan(self.out, source, model, protocol, self.cooperation, budget=self.budget)
+        return Plan(
+            *(self.out, source, model, protocol, self.cooperation),
+            budget=self.budget,
+            plausibility=self.plausibility,
+        )
 
     def measured(self) -> bool:
         """Returns whether an earlier run measured all of it, but what it had to leave out."""
@@ -113,6 +121,13 @@ def complete(outcomes: Iterable[Outcome | None]) -> list[Outcome]:
     every = list(outcomes)
     found = [outcome for outcome in every if outcome is not None]
     return found if len(found) == len(every) else []
+
+
+def networks_of(line: Line, trainings: Trainings, out: Path) -> list[Network]:
+    """The model of each run of a line's training, or its existing model."""
+    if line.training is None:
+        return [Network(model_folder(line.model or ''))]
+    return [network_of(run, out) for run in trainings.runs_of(line.training)]
 
 
 def network_of(run: str, out: Path, config: StudentConfig | None = None) -> Network:

@@ -17,24 +17,29 @@ from diffkd_ros.runtime.model_folder import model_folder
 from diffkd_ros.sources.source import Source
 
 
-class Row(Section):
-    """One line of the table: a training of the plan, or an existing model."""
+class Line(Section):
+    """A line of tables: a training of the plan, or an existing model."""
 
     training: str | None = None
     model: str | None = Field(None, description='Model folder, or name of a shipped model.')
-    label: str = Field(description='Name in the table.')
-    cooperation: Literal['intermediate', 'late', 'early', 'none', 'layered'] = 'intermediate'
+    label: str = Field(description='Name in tables and plots.')
 
     @model_validator(mode='after')
-    def _has_one_model(self) -> Row:
+    def _has_one_model(self) -> Line:
         if (self.training is None) == (self.model is None):
-            raise ValueError(f'row {self.label}: give either a training or a model')
+            raise ValueError(f'{self.label}: give either a training or a model')
         if self.model is not None:
             try:
                 model_folder(self.model)
             except DiffkdError as error:
                 raise ValueError(str(error)) from error
         return self
+
+
+class Row(Line):
+    """A line of the study, and its way to cooperate."""
+
+    cooperation: Literal['intermediate', 'late', 'early', 'none', 'layered'] = 'intermediate'
 
 
 class Levels(Section):

@@ -11,11 +11,10 @@ from typing import Literal, TypeVar
 from diffkd_ros.evaluation.cooperations import INTERMEDIATE
 from diffkd_ros.evaluation.evaluate import Outcome
 from diffkd_ros.evaluation.summary import Summary
-from diffkd_ros.evidence.measure import Measure, Measurement, Network, complete, network_of
+from diffkd_ros.evidence.measure import Measure, Measurement, Network, complete, network_of, networks_of
 from diffkd_ros.evidence.plan import Conditions, Plan, Row
 from diffkd_ros.evidence.trainings import Experiment
 from diffkd_ros.runtime.card import ModelCard
-from diffkd_ros.runtime.model_folder import model_folder
 
 _Key = TypeVar('_Key')
 
@@ -87,12 +86,13 @@ class _Measurer:
                 row.cooperation,
                 asked,
             )
-            for number, network in enumerate(self._networks(row), 1)
+            for number, network in enumerate(networks_of(row, self._plan, self._out), 1)
         )
 
     def _samples(self, row: Row) -> dict[str, int]:
         samples: Counter[str] = Counter()
-        for stage in ModelCard.load(self._networks(row)[0].folder).training.get('stages', []):
+        first = networks_of(row, self._plan, self._out)[0]
+        for stage in ModelCard.load(first.folder).training.get('stages', []):
             samples[stage['name']] += stage.get('samples', 0)
         return dict(samples)
 
@@ -124,7 +124,7 @@ class _Measurer:
 
     def _of_row(self, name: str, conditions: Conditions, folder: str) -> Summary | None:
         row, asked = self._plan.rows[name], name in self._experiment.asked
-        network = self._networks(row)[0]
+        network = networks_of(row, self._plan, self._out)[0]
         return _summary(self._run(folder, network, conditions, row.cooperation, asked))
 
     def _run(
@@ -132,12 +132,6 @@ class _Measurer:
     ) -> Outcome | None:
         source, levels = conditions.frames(), conditions.levels()
         return self._measure(Measurement(self._out / folder, network, source, levels, cooperation, asked))
-
-    def _networks(self, row: Row) -> list[Network]:
-        """The model of each run of a row."""
-        if row.training is None:
-            return [Network(model_folder(row.model or ''))]
-        return [network_of(run, self._out) for run in self._plan.runs_of(row.training)]
 
 
 def _summary(outcome: Outcome | None) -> Summary | None:

@@ -57,12 +57,10 @@ def listening(kind, model, doubts=()):
     return Listening(model)
 
 
-def perceive(cooperation, name, drive, elsewhere=None, liars=ONE_OF_TWO, budget=None, optimiser=None):
+def perceive(cooperation, name, drive, elsewhere=None, liars=ONE_OF_TWO, **options):
     """The 20th frame of a drive."""
     condition = Condition(CLEAN, attack=name, liars=liars)
-    perceiver = DeceivedPerceiver(
-        cooperation, condition, liars, lambda: drive, lambda: elsewhere, budget, optimiser
-    )
+    perceiver = DeceivedPerceiver(cooperation, condition, liars, lambda: drive, lambda: elsewhere, **options)
     clean = CleanFrame(drive.frame(20))
     return perceiver.perceive(clean, perceiver.take(clean))
 
@@ -174,10 +172,21 @@ def test_a_liar_is_left_out_and_an_honest_sender_is_not(name, three, layered_mod
     np.testing.assert_array_equal(lied.detection.boxes.boxes, without.detection.boxes.boxes)
 
 
+def test_without_examination_a_liar_is_fused(three, layered_model):
+    cooperation = LayeredCooperation(layered_model)
+    lied = perceive(cooperation, 'spoof', three, plausibility='none')
+    assert lied.judgement.judged == {}
+    assert lied.fused == (1, 2, 3)
+    found = len(honest(cooperation, three.frame(20)).detection.boxes)
+    assert len(lied.detection.boxes) >= found + 3
+    # Nor is the choice kept for others that use the same cooperation.
+    assert perceive(cooperation, 'spoof', three).judgement.judged[lied.judgement.liars[0]]
+
+
 @pytest.mark.parametrize('successive', [True, False])
 def test_suspicion_is_kept_from_frame_to_frame_only_for_attacks(successive, three, layered_model):
     cooperation, frame = LayeredCooperation(layered_model), CleanFrame(three.frame(20))
-    perceiver = Perceiver(cooperation, Condition(CLEAN), suspicious=successive)
+    perceiver = Perceiver(cooperation, Condition(CLEAN), plausibility='scenario' if successive else 'sweep')
     for name in ('2', '3'):
         record = Record(suspicion=5.0, stamp=frame.frame.stamp)
         if successive:

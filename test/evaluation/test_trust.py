@@ -81,6 +81,18 @@ def test_other_attacks_are_added_to_the_table(finished, tmp_path):
     assert after == before
 
 
+def test_without_examination_lies_are_fused_and_kept_apart(finished, tmp_path):
+    spoof = ('--attack', 'spoof', '--liars', '1of2', '--model', 'sim_edge')
+    done = run(tmp_path / 'out', *spoof, '--plausibility', 'none')
+    assert done.exit_code == 0, done.output
+    fused = json.loads((tmp_path / 'out' / 'trust.json').read_text())
+    assert fused['attacks']['spoof']['1of2']['detected'] is None
+    assert fused['attacks']['spoof']['1of2']['false_boxes'] > fused['honest']['false_boxes'] + 2
+    mixed = run(tmp_path / 'out', *spoof)
+    assert mixed.exit_code == 1
+    assert "plausibility 'none', now 'scenario'" in ' '.join(mixed.output.split())
+
+
 def test_gradients_in_several_processes(tmp_path):
     checkpoint = str(untrained_checkpoint(tmp_path))
     tables = []
@@ -110,6 +122,8 @@ def test_attacks_by_gradients_are_added_with_one_checkpoint(order, model_folder,
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
+        (('--plausibility', 'sweeps'), "the nearest is 'sweep'"),
+        (('--plausibility', 'none', '--cooperation', 'late'), 'late cooperation examines nothing'),
         (('--attack', 'spof'), 'the nearest is'),
         (('--attack', 'spoof', '--cooperation', 'early'), 'maps, layers or boxes'),
         (('--attack', 'spoof', '--liars', '1of6'), 'takes 4 neighbours'),

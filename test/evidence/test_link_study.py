@@ -50,6 +50,7 @@ PLAN = {
         },
         'late': {'training': 'none', 'cooperation': 'late', 'label': 'Late', 'budgets': [100_000]},
         'v1': {'training': 'whole', 'label': 'V1', 'budgets': [1000]},
+        'shipped': {'model': 'sim_edge', 'label': 'Shipped', 'budgets': [200_000]},
     },
     'arms': {
         'none': {'training': 'none', 'label': 'None'},
@@ -59,6 +60,7 @@ PLAN = {
     'complete': 'one',
     'parts': {'boxes': 'none'},
     'budget': 1500,
+    'plausibility': 'none',
     'frames': {'scenarios': 1, 'frames_per_scenario': 1, 'corruptions': 'fog', 'severity': '2'},
     'losses': {'corruptions': 'chunk_loss,chunk_burst,message_loss,delay', 'severity': '1,3'},
 }  # fmt: skip
@@ -114,7 +116,7 @@ def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> 
 
     written = json.loads((out / 'link.json').read_text())
     assert {name: len(points) for name, points in written['rate'].items()} == {
-        'layered': 2, 'late': 1, 'v1': 1
+        'layered': 2, 'late': 1, 'v1': 1, 'shipped': 1
     }  # fmt: skip
     assert all(set(point) == POINT for points in written['rate'].values() for point in points)
     for key, shares in (('loss', [0, 0.1, 0.5]), ('burst', [0, 0.1, 0.5]), ('messages', [0, 0.1, 0.5])):
@@ -130,13 +132,17 @@ def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> 
     assert 0 < small.kb <= 0.5 < large.kb <= 4
     assert 0.2 < results.rate['v1'][0].kb <= 1
     assert [point.kb for point in results.rate_less['layered']['late']] == [0.5, 4]
-    assert results.runs == {'layered': 2, 'late': 2, 'v1': 1, 'none': 2, 'one': 1, 'two': 1}
+    assert results.runs == {'layered': 2, 'late': 2, 'v1': 1, 'shipped': 1, 'none': 2, 'one': 1, 'two': 1}
     # Nothing lost is clean, for the mean over the training seeds.
     assert len(results.arms['none'].clean_ap70) == 2
     assert results.loss['none'][0].ap70 == pytest.approx(np.mean(results.arms['none'].clean_ap70))
     compared = {name: [*others] for name, others in results.loss_less.items()}
     assert compared == {'one': ['none'], 'two': ['none']}
     assert results.parts['boxes'].less_complete.keys() == POINT - {'kb'}
+    settings = [json.loads(path.read_text()) for path in out.rglob('evaluation.json')]
+    assert {each['plausibility'] for each in settings} == {'none'}
+    (shipped,) = (each for each in settings if each['model'].startswith('sim_edge'))
+    assert (shipped['cooperation'], shipped['budget']) == ('intermediate', 200_000 - 200)
 
     kilobytes = []
     for number, run in enumerate(('none', 'none_seed2'), 1):
@@ -188,6 +194,10 @@ def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> 
         ({'losses': {'corruptions': 'chunk_los'}}, "'chunk_loss'"),
         ({'frames': {'source': 'simm'}}, 'simm'),
         ({'arms': {'one': {'training': 'diffusion', 'label': 'x', 'step': 2}}}, 'did you mean steps'),
+        ({'arms': {'one': {'label': 'x'}}}, 'give either a training or a model'),
+        ({'arms': {'one': {'model': 'sim_edg', 'label': 'x'}}}, 'sim_edg'),
+        ({'arms': {'one': {'model': 'sim_edge', 'steps': 2, 'label': 'x'}}}, 'steps need a training'),
+        ({'plausibility': 'nowhere'}, 'plausibility'),
     ],
 )
 def test_a_study_that_cannot_be_run_is_refused_by_name(tmp_path: Path, change: dict, message: str) -> None:
@@ -268,11 +278,14 @@ def test_the_shipped_study_is_that_of_the_documentation(tmp_path: Path) -> None:
     plan = study.plan
     assert plan.frames.scenarios * plan.frames.frames_per_scenario >= 100
     assert plan.frames.scenarios >= 20  # of which intervals are made
-    assert {name: plan.trainings[arm.training].seeds for name, arm in plan.arms.items()} == dict.fromkeys(
-        ('none', 'plain', 'two_step', 'diffusion_1', 'diffusion_2', 'diffusion_4', 'ranked'), 2
-    )
+    assert {name: arm.training and plan.trainings[arm.training].seeds for name, arm in plan.arms.items()} == {
+        'shipped': None,
+        **dict.fromkeys(
+            ('none', 'plain', 'two_step', 'diffusion_1', 'diffusion_2', 'diffusion_4', 'ranked'), 2
+        ),
+    }
     # What late fusion sends is the base layer of the layered message, of the same network.
-    assert plan.rate['late'].training == plan.rate['layered'].training
+    assert plan.rate['late'].model == plan.rate['layered'].model == plan.arms['shipped'].model == 'sim_edge'
     for name, recipe in study.recipes.items():
         stage = 'rank' if name.startswith('ranked') else 'link' if recipe.model.link else 'joint'
         assert [each.name for each in recipe.stages] == [stage]

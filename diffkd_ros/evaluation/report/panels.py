@@ -51,8 +51,11 @@ def draw_panels(
     name, position = telling_frame(evaluation)
     drive = plan.source.scenario(plan.source.names().index(name))
     cooperation = cooperation_named(plan.cooperation)(Model(plan.model, sessions=plan.sessions))
-    ego_alone = Perceiver(cooperation, Condition(EGO_ALONE), plan.budget)
-    perceivers = [(condition, Perceiver(cooperation, condition, plan.budget)) for condition in conditions]
+    ego_alone = Perceiver(cooperation, Condition(EGO_ALONE), plan.budget, plan.plausibility)
+    perceivers = [
+        (condition, Perceiver(cooperation, condition, plan.budget, plan.plausibility))
+        for condition in conditions
+    ]
     history = max(perceiver.history for perceiver in (ego_alone, *(each for _, each in perceivers)))
     frames = [CleanFrame(drive.frame(p)) for p in range(max(0, position - history), position + 1)]
     alone = _perceive(ego_alone, frames).detection.boxes

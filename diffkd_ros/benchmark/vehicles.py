@@ -18,6 +18,7 @@ from diffkd_ros.runtime.card import ModelCard
 from diffkd_ros.runtime.detector import CooperativeDetector, Detection
 from diffkd_ros.runtime.encoder import FeatureEncoder
 from diffkd_ros.runtime.link.detector import detect_layered
+from diffkd_ros.runtime.link.motion import Motion, Tracks
 from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET, Packed, Packer
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.sender import MapSender
@@ -29,6 +30,7 @@ POINTS = 10_000, 30_000, 100_000, 300_000
 STAGES = {
     'restore': 'decode and restore',
     'examine': 'examine neighbours',
+    'move': 'move what is late',
     'fuse': 'warp, fuse, head',
     'decode': 'boxes and suppression',
     'merge': 'merge with sent boxes',
@@ -83,7 +85,7 @@ class Vehicles:
             )
             tables = self._receiver.tables
             self._packer, self._unpacker = Packer(tables), Unpacker(tables)
-            self._judge, self._stamp = Judge(VIEWS), 0
+            self._judge, self._tracks, self._stamp = Judge(VIEWS), Tracks(), 0
             self._outgoing = [self._sender.prepare(each) for each in self._maps]
             self._chunks = [self._packer.pack(each, DEFAULT_BUDGET) for each in self._outgoing]
 
@@ -128,14 +130,10 @@ class Vehicles:
         for stage, duration in detect().latency_ms.items():
             self.stages[stage_row(STAGES[stage], count)].append(duration)
 
-    def _examination(self, count: int) -> Examination:
-        """Of the next sweep, a tenth of a second after the one before."""
-        self._stamp += 100_000_000
-        names = [f'cav_{number}' for number in range(2, count + 1)]
-        return Examination(self._sender, self._judge, names, [self._stamp] * count, self._card.grid)
-
     def _detect_layered(self, count: int) -> Detection:
-        """As the ego node does."""
+        """As the ego node does, a tenth of a second after the sweep before."""
+        self._stamp += 100_000_000
+        names, stamps = [f'cav_{number}' for number in range(2, count + 1)], [self._stamp] * count
         return detect_layered(
             self._card,
             self._receiver,
@@ -143,7 +141,8 @@ class Vehicles:
             self._maps[0],
             [self._unpacker.unpack(chunks) for chunks in self._chunks[1:count]],
             self._poses[:count],
-            examination=self._examination(count),
+            examination=Examination(self._sender, self._judge, names, stamps, self._card.grid),
+            motion=Motion(self._tracks, names, stamps),
         )
 
 

@@ -126,6 +126,7 @@ class Cooperation(ABC):
         budget: most bytes of a message where no limit is given; None for no limit.
         remembers: whether a result depends on the frames before.
         examines: whether the ego examines what neighbours sent.
+        follows: whether it follows what moves, so that the result of a late message depends on those before.
     """
 
     name: ClassVar[str]
@@ -133,6 +134,7 @@ class Cooperation(ABC):
     budget: ClassVar[int | None] = None
     remembers: bool = False
     examines: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -187,7 +189,7 @@ class Cooperation(ABC):
         return self
 
     def remember(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[Any]) -> None:
-        """Note a frame without detecting, in a way that `remembers`; arguments as for `outcome`."""
+        """Note a frame without detecting, if this `remembers` or `follows`; arguments as for `outcome`."""
         raise NotImplementedError
 
     @abstractmethod

@@ -20,6 +20,7 @@ from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.link.detector import detect_layered
 from diffkd_ros.runtime.link.maps import OutgoingMap, ReceivedMap
 from diffkd_ros.runtime.link.memory import MapMemory, Moment
+from diffkd_ros.runtime.link.motion import Motion, Tracks
 from diffkd_ros.runtime.link.packing import DEFAULT_BUDGET, Packer
 from diffkd_ros.runtime.link.unpacking import Unpacker
 from diffkd_ros.runtime.plausibility.examination import Examination
@@ -59,6 +60,7 @@ class LayeredCooperation(Cooperation):
     name = 'layered'
     sends = 'chunks'
     examines = True
+    follows = True
     budget = DEFAULT_BUDGET
 
     def __init__(self, model: Model) -> None:
@@ -66,16 +68,14 @@ class LayeredCooperation(Cooperation):
         self._tables = tables = model.receiver.tables
         self._packer, self._unpacker = Packer(tables), Unpacker(tables)
         self.remembers = model.card.memory
-        self._memory = MapMemory()
+        self._memory, self._tracks = MapMemory(), Tracks()
         self._plausibility: Plausibility = 'sweep'
         self._judge: Judge | None = None
 
     def begin(self, plausibility: Plausibility = 'sweep') -> LayeredCooperation:
-        """With a memory of its own, if the model has one, and a judge of its own, if one is to be kept."""
-        if plausibility == self._plausibility and not self.remembers:
-            return self
+        """With memory, tracks and, if one is to be kept, a judge of its own."""
         begun = copy(self)
-        begun._memory, begun._plausibility = MapMemory(), plausibility
+        begun._memory, begun._tracks, begun._plausibility = MapMemory(), Tracks(), plausibility
         begun._judge = Judge(VIEWS) if plausibility == 'scenario' else None
         return begun
 
@@ -132,11 +132,23 @@ class LayeredCooperation(Cooperation):
         received, poses, moment = self._received(clean, sweep, messages)
         examination = self._examination(clean, messages)
         detection = detect_layered(
-            model.card, model.receiver, model.detect, ego, received, poses, moment, examination
+            model.card,
+            model.receiver,
+            model.detect,
+            ego,
+            received,
+            poses,
+            moment,
+            examination,
+            self._motion(clean, messages),
         )
         milliseconds = (time.perf_counter() - started) * 1e3
         fused = len(detection.gate_weights) - 1
         return Outcome(detection, fused, own.milliseconds, milliseconds, detection.doubts)
+
+    def _motion(self, clean: CleanFrame, messages: Sequence[ChunkedMessage]) -> Motion:
+        stamps = [clean.frame.stamp, *(message.stamp for message in messages)]
+        return Motion(self._tracks, [message.agent for message in messages], stamps)
 
     def _examination(self, clean: CleanFrame, messages: Sequence[ChunkedMessage]) -> Examination | None:
         if self._plausibility == 'none':
@@ -146,8 +158,9 @@ class LayeredCooperation(Cooperation):
         return Examination(self.model.sender, self._judge or Judge(), names, stamps, self.model.card.grid)
 
     def remember(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]) -> None:
-        """Decode what arrived, for the memory."""
+        """Decode what arrived, for the tracks and, if the model has one, the memory."""
         received, poses, moment = self._received(clean, sweep, messages)
+        self._motion(clean, messages).note(received, poses)
         if moment is not None:
             own = clean.of_points(clean.frame.ego, sweep, self.model.encode)
             self.model.receiver.remember(own.feature or self.model.nothing(), received, poses, moment)

@@ -80,11 +80,13 @@ class Perceiver:
     def history(self) -> int:
         """Number of frames before a scored one on which its result depends.
 
-        The message in use may be `HISTORY` frames old, and a map that is remembered of its sender precedes
-        it by up to `MOST_SWEEPS`.
+        The message in use may be `HISTORY` frames old, and what is remembered of its sender, a map or the
+        boxes of late sweeps, precedes it by up to `MOST_SWEEPS`.
         """
         late = HISTORY if self._condition.needs_history else 0
-        return late + (MOST_SWEEPS if self._cooperation.remembers else 0)
+        cooperation = self._cooperation
+        earlier = cooperation.remembers or (late and cooperation.follows)
+        return late + (MOST_SWEEPS if earlier else 0)
 
     def take(self, clean: CleanFrame) -> CoopFrame:
         """Sense a frame and, over links, send the neighbours' messages; frames must come in order.
@@ -111,8 +113,8 @@ class Perceiver:
         )
 
     def remember(self, clean: CleanFrame, sensed: CoopFrame) -> None:
-        """Note a frame that was taken and is not scored, for a model that remembers."""
-        if self._cooperation.remembers:
+        """Note a frame that was taken and is not scored, where later results depend on it."""
+        if self._cooperation.remembers or self._cooperation.follows:
             messages = list(self._received(clean, sensed).values())
             self._cooperation.remember(clean, sensed.agents[sensed.ego], messages)
 

@@ -22,7 +22,7 @@ from diffkd_ros.metrics.scoring import score_frame
 
 _CLEAN = Condition(CLEAN)
 _ENCODING = ('cloud', 'encode')
-_FUSING = ('neighbours', 'restore', 'examine', 'fuse', 'decode', 'merge')
+_FUSING = ('neighbours', 'restore', 'examine', 'move', 'fuse', 'decode', 'merge')
 
 
 def score_answers(plan: Plan, paths: Sequence[Path]) -> None:

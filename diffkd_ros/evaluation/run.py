@@ -28,7 +28,7 @@ from diffkd_ros.workers import Workers
 
 SETTINGS = 'evaluation.json'
 LEFT_OUT = 'left_out.json'
-_FORMAT = 5
+_FORMAT = 6
 """Version of the results; increased whenever detections or their scoring change."""
 _CONDITIONS_PER_JOB = 16
 _OPTIMISED_BY = 'attack_checkpoint'

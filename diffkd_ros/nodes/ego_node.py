@@ -44,6 +44,7 @@ from diffkd_ros.runtime.detector import CooperativeDetector, Detection
 from diffkd_ros.runtime.link.detector import detect_layered
 from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.memory import MapMemory, Moment
+from diffkd_ros.runtime.link.motion import Motion, Tracks
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.link.unpacking import Unpacker
@@ -127,7 +128,7 @@ class FusionPipeline(Pipeline):
         self._detector = CooperativeDetector(self.card, threads=p.threads, device=p.device)
         self._receiver = MapReceiver(self.card, p.threads, p.device) if self.card.link else None
         tables = None if self._receiver is None else self._receiver.tables
-        self._memory, self._map_frame = MapMemory(), ''
+        self._memory, self._tracks, self._map_frame = MapMemory(), Tracks(), ''
         grid = self.card.grid
         self._nothing = features.BevFeature.empty(self.card.channels, grid.height, grid.width)
         self._sender = MapSender(self.card, p.threads, p.device) if self.card.link else None
@@ -182,12 +183,13 @@ class FusionPipeline(Pipeline):
         poses: Sequence[Matrix],
         moment: Moment | None = None,
         examination: Examination | None = None,
+        motion: Motion | None = None,
     ) -> Detection:
         if self._receiver is None:
             # Without tables no layered message is accepted.
             return self._detector.detect([own, *cast(Sequence[features.BevFeature], shared)], poses)
         return detect_layered(
-            self.card, self._receiver, self._detector.detect, own, shared, poses, moment, examination
+            self.card, self._receiver, self._detector.detect, own, shared, poses, moment, examination, motion
         )
 
     def activate(self) -> None:
@@ -215,6 +217,7 @@ class FusionPipeline(Pipeline):
         self._subscriptions = []
         self._neighbours.buffer.pause()
         self._memory.clear()
+        self._tracks.clear()
         self._judge.clear()
 
     def receive(self, sweep: Sweep) -> None:
@@ -247,17 +250,19 @@ class FusionPipeline(Pipeline):
         poses = [pose.pose, *(neighbour_pose for *_, neighbour_pose in accepted)]
         agents = [self._ego.agent, *(verdict.agent for verdict, *_ in accepted)]
         stamps = [sweep.stamp, *(verdict.stamp for verdict, *_ in accepted)]
+        if pose.map_frame != self._map_frame:
+            # Where an agent was in another frame says nothing of where it is in this one.
+            self._memory.clear()
+            self._tracks.clear()
+            self._map_frame = pose.map_frame
         moment = examination = None
         if self.card.memory:
-            if pose.map_frame != self._map_frame:
-                # Where an agent was in another frame says nothing of where it is in this one.
-                self._memory.clear()
-                self._map_frame = pose.map_frame
             moment = Moment(self._memory, agents, stamps)
         if self._sender is not None and p.plausibility:
             examination = Examination(self._sender, self._judge, agents[1:], stamps, self.card.grid)
+        motion = Motion(self._tracks, agents[1:], stamps)
         timer.mark('neighbours')
-        detection = _above(p.min_score, self._fuse(feature, shared, poses, moment, examination))
+        detection = _above(p.min_score, self._fuse(feature, shared, poses, moment, examination, motion))
         if left_out:
             detection = replace(detection, reliability=0.0)
         timer.add(detection.latency_ms)

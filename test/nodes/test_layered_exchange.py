@@ -98,8 +98,8 @@ def test_the_ego_detects_what_the_evaluation_does(both, partner, scene, linked, 
     np.testing.assert_allclose(status.grid_range, linked.grid.range)
     tiles = np.reshape(neighbour.tiles, (rows, columns))
     assert set(np.unique(tiles)) == {neighbour.TILE_FINE, neighbour.TILE_EMPTY}
-    assert list(status.stages[-8:]) == [
-        *('neighbours', 'restore', 'examine', 'fuse', 'decode', 'merge', 'publish', 'total'),
+    assert list(status.stages[-9:]) == [
+        *('neighbours', 'restore', 'examine', 'move', 'fuse', 'decode', 'merge', 'publish', 'total'),
     ]
 
 

@@ -37,7 +37,7 @@ def merged(
 ) -> list[tuple[float, float]]:
     """Place along x and score of the merged boxes."""
     poses = [np.eye(4), np.eye(4) if pose is None else pose]
-    boxes = merge_received(fused, [received], poses, GRID, DECODING)
+    boxes = merge_received(fused, [received], [received.boxes], poses, GRID, DECODING)
     assert (np.diff(boxes.scores) <= 0).all()
     return [(round(x, 6), round(float(s), 6)) for x, s in zip(boxes.boxes[:, 0], boxes.scores, strict=True)]
 
@@ -92,16 +92,22 @@ def test_where_nothing_but_boxes_arrived_it_is_late_fusion() -> None:
     fused, theirs = found((5.0, 0.9), (10.5, 0.3)), found((10.0, 0.8), (40.0, 0.5), (5.2, 0.4))
     late = merge_boxes(fused, [theirs], [np.eye(4)] * 2, DECODING)
     np.testing.assert_array_equal(late.boxes, cars(5.0, 10.0, 40.0))
-    layered = merge_received(fused, [arrived(theirs)], [np.eye(4)] * 2, GRID, DECODING)
+    layered = merge_received(fused, [arrived(theirs)], [theirs], [np.eye(4)] * 2, GRID, DECODING)
     np.testing.assert_array_equal(layered.boxes, late.boxes)
     np.testing.assert_array_equal(layered.scores, late.scores)
 
 
+def test_a_box_that_has_moved_is_judged_by_the_cells_where_it_was() -> None:
+    theirs, now = found((10.0, 0.8)), found((14.0, 0.8))
+    for arrived_at, left in ((CAR_TILES, []), ([], [14.0])):
+        boxes = merge_received(found(), [arrived(theirs, arrived_at)], [now], [np.eye(4)] * 2, GRID, DECODING)
+        assert boxes.boxes[:, 0].tolist() == left
+
+
 def test_the_number_of_boxes_is_limited() -> None:
     few = Decoding(0.1, 0.15, 2)
-    boxes = merge_received(
-        found((5.0, 0.9), (-7.0, 0.3)), [arrived(found((10.0, 0.8)))], [np.eye(4)] * 2, GRID, few
-    )
+    fused, theirs = found((5.0, 0.9), (-7.0, 0.3)), found((10.0, 0.8))
+    boxes = merge_received(fused, [arrived(theirs)], [theirs], [np.eye(4)] * 2, GRID, few)
     np.testing.assert_array_equal(boxes.boxes[:, 0], [5.0, 10.0])
 
 

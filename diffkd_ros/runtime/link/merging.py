@@ -27,6 +27,7 @@ complete; with half of the cells, fused boxes with a missing end replace better 
 def merge_received(
     fused: Boxes3D,
     received: Sequence[ReceivedMap],
+    sent: Sequence[Boxes3D | None],
     poses: Sequence[Matrix],
     grid: BevGrid,
     decoding: Decoding,
@@ -39,6 +40,7 @@ def merge_received(
     Args:
         fused: detections in the fused map.
         received: of each neighbour.
+        sent: the boxes of each, where they are now.
         poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
         grid: of all maps.
         decoding: thresholds.
@@ -46,8 +48,11 @@ def merge_received(
     Returns:
         Boxes in the ego's LiDAR frame, by descending score.
     """
-    sent = [None if each.boxes is None else each.boxes[~_replaced(each, grid)] for each in received]
-    return merge_boxes(fused, sent, poses, decoding)
+    left = [
+        None if boxes is None else boxes[~_replaced(each, grid)]
+        for each, boxes in zip(received, sent, strict=True)
+    ]
+    return merge_boxes(fused, left, poses, decoding)
 
 
 def merge_boxes(

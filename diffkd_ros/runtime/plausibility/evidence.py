@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.geometry.boxes import transform_boxes
 from diffkd_ros.geometry.poses import Matrix, inverse
+from diffkd_ros.runtime.link.motion import Displacement, displaced
 from diffkd_ros.runtime.plausibility.view import OWN, SAME, SURE, View, cells_on, from_score, overlapping
 
 SAID = 0.3
@@ -45,6 +46,7 @@ class Said:
         returns: (n, 3) centres of the cells in which it says to have a return, z = 0.
         age: seconds by which its sweep precedes the ego's.
         view: what the network finds in its map; None if that was not computed for this sweep.
+        offset: how far its boxes have moved since its sweep; None if that is not known.
     """
 
     name: str
@@ -53,20 +55,29 @@ class Said:
     returns: NDArray[np.float64]
     age: float = 0.0
     view: View | None = None
+    offset: Displacement | None = None
 
     @cached_property
     def claims(self) -> NDArray[np.float64]:
         """(n, 7) boxes that it sent, and others that its map has, in its LiDAR frame."""
-        sent = _from(SAID, self.boxes)
-        if self.view is None:
-            return sent
-        found = _from(SAID, self.view.boxes)
-        return np.concatenate((sent, found[~overlapping(found, sent, _UNLIKE)]))
+        return self._with_view(self.boxes)
 
     @cached_property
     def claims_in_ego(self) -> NDArray[np.float64]:
         """The same in the LiDAR frame of the ego."""
         return transform_boxes(self.pose, self.claims)
+
+    @property
+    def claims_now(self) -> NDArray[np.float64]:
+        """The same where they are now, as far as that is known."""
+        return transform_boxes(self.pose, self._with_view(displaced(self.boxes, self.offset)))
+
+    def _with_view(self, boxes: Boxes3D | None) -> NDArray[np.float64]:
+        sent = _from(SAID, boxes)
+        if self.view is None:
+            return sent
+        found = _from(SAID, self.view.boxes)
+        return np.concatenate((sent, found[~overlapping(found, _from(SAID, self.boxes), _UNLIKE)]))
 
 
 @dataclass(slots=True)

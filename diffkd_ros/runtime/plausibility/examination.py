@@ -10,6 +10,7 @@ from diffkd_ros.geometry.grid import BevGrid
 from diffkd_ros.geometry.poses import Matrix, inverse
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.maps import ReceivedMap
+from diffkd_ros.runtime.link.motion import Displacement
 from diffkd_ros.runtime.link.sender import MapSender
 from diffkd_ros.runtime.plausibility.evidence import Said
 from diffkd_ros.runtime.plausibility.judge import Doubt, Judge
@@ -69,6 +70,7 @@ class Examination:
         features: Mapping[int, BevFeature],
         received: Sequence[ReceivedMap | BevFeature],
         poses: Sequence[Matrix],
+        offsets: Sequence[Displacement | None],
     ) -> Examined:
         """Find what each agent sees by itself, and compare.
 
@@ -77,6 +79,7 @@ class Examination:
             features: maps of the neighbours that were `heard`, as they would be fused, by their indices.
             received: of each neighbour.
             poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
+            offsets: how far the boxes of each have moved since its sweep.
         """
         back = inverse(poses[0])
         viewed = self.judge.to_view([self.names[number] for number in features], self.stamps[0])
@@ -89,6 +92,6 @@ class Examination:
             view = self.sender.view(features[number], occupied) if name in viewed else None
             age = (self.stamps[0] - self.stamps[1 + number]) * 1e-9
             pose, returns = back @ poses[1 + number], self.grid.centres_of(occupied)
-            said.append(Said(name, pose, boxes, returns, age, view))
+            said.append(Said(name, pose, boxes, returns, age, view, offsets[number]))
         seen = self.sender.view(ego, ego.density > 0)
         return Examined(seen, said, self.judge.judge(seen, said, self.stamps[0]))

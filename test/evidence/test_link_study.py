@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,13 +108,32 @@ def late_by_hand(model_folder: Path) -> tuple[float, list[float]]:
     return (np.mean(sizes) + 200) / 1e3, scores[kept].tolist()
 
 
-def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> None:
-    train(recipe('teacher', 'student'), tmp_path / 'student')
-    plan, out = write(tmp_path, PLAN), tmp_path / 'out'
-    command = ['evidence', str(plan), '--out', str(out), '--workers', '1']
-    outcome = CliRunner().invoke(app, command)
+@pytest.fixture(scope='module')
+def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder with the plan and, in `out`, its results, and what the command printed."""
+    folder = tmp_path_factory.mktemp('study')
+    train(recipe('teacher', 'student'), folder / 'student')
+    outcome = CliRunner().invoke(app, command(write(folder, PLAN), folder / 'out'))
     assert outcome.exit_code == 0, outcome.output
+    return folder, outcome.output
 
+
+def command(plan: Path, out: Path) -> list[str]:
+    return ['evidence', str(plan), '--out', str(out), '--workers', '1']
+
+
+def test_it_says_first_what_it_has_to_do(studied: tuple[Path, str]) -> None:
+    trained = 'to train: 4 networks, 16 samples (link 12, joint 4) in 3 passes over the data; about 1 min'
+    # 2 x 2 curves of the layered message, 2 of late fusion, two of whole maps; 4 arms; 2 without a part.
+    # Each frame without neighbours, clean and, of curves, in fog, of arms and parts also under 8 losses.
+    frames = (4 + 2 + 2) * 3 + (4 + 2) * 11
+    measured = f'to measure: 14 runs of diffkd evaluate, {frames} frames under their conditions'
+    for line in (trained, measured):
+        assert line in studied[1]
+
+
+def test_one_command_trains_the_arms_and_measures_the_curves(studied: tuple[Path, str]) -> None:
+    out = studied[0] / 'out'
     written = json.loads((out / 'link.json').read_text())
     assert {name: len(points) for name, points in written['rate'].items()} == {
         'layered': 2, 'late': 1, 'v1': 1, 'shipped': 1
@@ -160,8 +180,11 @@ def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> 
     page = build_tool('document_evidence').documented_link('a\n<!-- link -->\nold\n<!-- end -->\nb', results)
     assert page == f'a\n<!-- link -->\n{link_tables(results)}<!-- end -->\nb'
 
-    # Of what is not asked for, all earlier figures stay.
-    outcome = CliRunner().invoke(app, [*command, '--rows', 'v1'])
+
+def test_of_what_is_not_asked_for_all_earlier_figures_stay(studied: tuple[Path, str]) -> None:
+    folder, out = studied[0], studied[0] / 'out'
+    results = LinkResults.read(out)
+    outcome = CliRunner().invoke(app, [*command(folder / 'plan.yaml', out), '--rows', 'v1'])
     assert outcome.exit_code == 0, outcome.output
     assert 'to train' not in outcome.output
     assert 'to measure' not in outcome.output
@@ -170,10 +193,12 @@ def test_one_command_trains_the_arms_and_measures_the_curves(tmp_path: Path) -> 
     assert outcome.output.count('all conditions were run before') == outcome.output.count('measuring ') > 10
     assert LinkResults.read(out) == results
 
-    # Another checkpoint to start from.
-    train(recipe('teacher', 'student').model_copy(update={'seed': 1}), tmp_path / 'other')
-    (tmp_path / 'other' / CHECKPOINT).replace(tmp_path / 'student' / CHECKPOINT)
-    outcome = CliRunner().invoke(app, command)
+
+def test_another_checkpoint_to_start_from_is_refused(studied: tuple[Path, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(studied[0], tmp_path / 'study')
+    plan, other = write(folder, PLAN), folder / 'student' / CHECKPOINT
+    other.write_bytes(other.read_bytes() + b' ')
+    outcome = CliRunner().invoke(app, command(plan, folder / 'out'))
     assert outcome.exit_code != 0
     message = ' '.join(outcome.output.split())
     assert 'has started from another checkpoint than' in message
@@ -217,16 +242,19 @@ def test_only_some_curves_and_arms_need_only_their_trainings(tmp_path: Path) -> 
         load_link_study(path, tmp_path, ['six'])
 
 
-def test_some_lines_without_those_that_they_are_compared_with_and_without_corruptions(tmp_path: Path) -> None:
+def test_some_lines_without_those_that_they_are_compared_with_and_without_corruptions(
+    studied: tuple[Path, str], tmp_path: Path
+) -> None:
     """The comparisons are left out, and so are columns of what was not measured."""
-    train(recipe('teacher', 'student'), tmp_path / 'student')
     frames = {**PLAN['frames'], 'corruptions': 'chunk_loss', 'severity': '1'}
     changed = {'frames': frames, 'losses': {'corruptions': 'none'}}
-    plan, out = write(tmp_path, PLAN | changed), tmp_path / 'out'
-    command = ['evidence', str(plan), '--out', str(out), '--workers', '1', '--rows']
-    outcome = CliRunner().invoke(app, [*command, 'layered,boxes'])
+    out, plan = tmp_path / 'out', studied[0] / 'some.yaml'
+    plan.write_text(yaml.safe_dump(PLAN | changed))
+    shutil.copytree(studied[0] / 'out' / 'trainings', out / 'trainings')
+    rows = [*command(plan, out), '--rows']
+    outcome = CliRunner().invoke(app, [*rows, 'layered,boxes'])
     assert outcome.exit_code == 0, outcome.output
-    assert 'to train: 2 networks, 8 samples (link 8) in 2 passes over the data; about 1 min' in outcome.output
+    assert 'to train' not in outcome.output
     assert 'to measure: 6 runs of diffkd evaluate, 18 frames under their conditions' in outcome.output
     results = LinkResults.read(out)
     assert (list(results.rate), list(results.arms), list(results.parts)) == (['layered'], [], ['boxes'])
@@ -234,7 +262,7 @@ def test_some_lines_without_those_that_they_are_compared_with_and_without_corrup
     assert link_tables(results).splitlines()[0] == '| sent | seeds | kB of a sweep | AP@0.5 | AP@0.7 |'
     earlier = results.rate
 
-    outcome = CliRunner().invoke(app, [*command, 'one'])
+    outcome = CliRunner().invoke(app, [*rows, 'one'])
     assert outcome.exit_code == 0, outcome.output
     results = LinkResults.read(out)
     assert results.rate == earlier

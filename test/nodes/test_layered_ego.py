@@ -18,6 +18,7 @@ from diffkd_ros.runtime import codec
 from diffkd_ros.runtime.detector import CooperativeDetector
 from diffkd_ros.runtime.encoder import FeatureEncoder
 from diffkd_ros.runtime.link.detector import detect_layered
+from diffkd_ros.runtime.link.motion import Motion, Tracks
 from diffkd_ros.runtime.link.packing import MOST_CHUNKS
 from diffkd_ros.runtime.link.restorer import MapReceiver
 from diffkd_ros.runtime.link.tables import LinkTables
@@ -54,12 +55,12 @@ def neighbour_in(status, name):
     return found
 
 
-def expected(linked, scene, shared, poses):
+def expected(linked, scene, shared, poses, motion=None):
     """The detection with what these neighbours shared."""
     own = FeatureEncoder(linked).encode(scene.agents[1].points)
     detector, receiver = CooperativeDetector(linked), MapReceiver(linked)
     poses = [scene.agents[1].pose, *poses]
-    return detect_layered(linked, receiver, detector.detect, own, shared, poses)
+    return detect_layered(linked, receiver, detector.detect, own, shared, poses, motion=motion)
 
 
 def unpacked(linked, chunks):
@@ -110,6 +111,25 @@ def test_the_largest_sweep_is_complete_in_the_next_fusion(ego, partner, scene, c
     assert_same(
         detections, expected(linked, scene, [unpacked(linked, chunks)], [pose_of_chunk(chunks[0]).pose])
     )
+
+
+def test_vehicles_of_a_late_sweep_are_moved(ego, partner, scene, chunks_of, linked, stamp):
+    """Between the sweeps all that the neighbour sees moves by a metre to the east, the last is 0.2 s late."""
+    tracks = Tracks()
+    for number, late in enumerate((0, 0, 0, SECOND // 5)):
+        at = stamp + number * SECOND // 10
+        chunks = chunks_of(2, 'cav_12', at, number)
+        for chunk in chunks:
+            chunk.position[0] += number
+        send(partner, chunks)
+        detections, _ = answer(partner, scene, at + late)
+        shared, poses = [unpacked(linked, chunks)], [pose_of_chunk(chunks[0]).pose]
+        motion = Motion(tracks, ['cav_12'], [at + late, at])
+        detection = expected(linked, scene, shared, poses, motion)
+        assert_same(detections, detection)
+    (offsets,) = motion.note(shared, [scene.agents[1].pose, *poses])
+    assert (np.hypot(*offsets.T) > 1).sum() >= 3
+    assert not np.array_equal(detection.boxes.boxes, expected(linked, scene, shared, poses).boxes.boxes)
 
 
 def test_a_damaged_chunk_costs_itself(ego, partner, scene, chunks_of, linked, stamp):

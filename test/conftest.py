@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -52,13 +53,26 @@ def remembering_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _exported(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # Most tests need no torch, and the export takes long.
+    # Most tests need no torch, and the export takes long: once for all processes of pytest-xdist.
     pytest.importorskip('torch', reason='the model is exported by the test')
     import linked_student
+    from filelock import FileLock
 
     from diffkd_ros.export.model_folder import write_model_folder
     from diffkd_ros.runtime.decoding import Decoding
 
-    folder, student = tmp_path_factory.mktemp('models') / 'linked', getattr(linked_student, name)()
-    write_model_folder(student, folder, 'Untrained, for a test.', Decoding(0.1, 0.15, 100), {}, {})
+    shared = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        shared = shared.parent
+    folder = shared / name / 'linked'
+    with FileLock(shared / f'{name}.lock'):
+        if not folder.exists():
+            student, unfinished = (
+                getattr(linked_student, name)(),
+                folder.with_name('linked.unfinished') / 'linked',
+            )
+            write_model_folder(
+                student, unfinished, 'Untrained, for a test.', Decoding(0.1, 0.15, 100), {}, {}
+            )
+            unfinished.rename(folder)
     return folder

@@ -26,7 +26,7 @@ from diffkd_ros.evaluation import calibrators
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
 from diffkd_ros.evaluation.cooperations import cooperation_named
 from diffkd_ros.evaluation.measures import IOU, Evaluation
-from diffkd_ros.evaluation.pipeline import Perceiver
+from diffkd_ros.evaluation.pipeline import HISTORY, Perceiver
 from diffkd_ros.evaluation.plan import Plan
 from diffkd_ros.evaluation.report import page, tables
 from diffkd_ros.evaluation.run import (
@@ -120,12 +120,12 @@ def evaluate(
         highlight=False,
         soft_wrap=True,
     )
-    if plan.open().remembers:
-        history = max(Perceiver(plan.open(), condition).history for condition in possible)
+    history = max(Perceiver(plan.open(), condition).history for condition in possible)
+    if history > HISTORY:
         scored = [plan.positions(plan.source.scenario(number)) for number in range(len(drives))]
         early = sum(position < history for positions in scored for position in positions)
         console.print(
-            f'the model has a memory: up to {history} frames before each scored one are run, too; {early} of '
+            f'earlier sweeps count: up to {history} frames before each scored one are run, too; {early} of '
             f'{sum(map(len, scored))} have fewer before them in their scenario',
             highlight=False,
             soft_wrap=True,

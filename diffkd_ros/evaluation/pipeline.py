@@ -69,7 +69,8 @@ class Perceiver:
     ) -> None:
         self._cooperation = cooperation.begin(plausibility)
         # Whether the result depends on this frame only.
-        self._single = not (plausibility == 'scenario' or cooperation.remembers)
+        self._follows = cooperation.follows and condition.needs_history
+        self._single = not (plausibility == 'scenario' or cooperation.remembers or self._follows)
         self._condition = condition
         most = cooperation.budget if budget is None else budget
         self._limits = replace(condition.link, message_bytes=most)
@@ -84,9 +85,7 @@ class Perceiver:
         boxes of late sweeps, precedes it by up to `MOST_SWEEPS`.
         """
         late = HISTORY if self._condition.needs_history else 0
-        cooperation = self._cooperation
-        earlier = cooperation.remembers or (late and cooperation.follows)
-        return late + (MOST_SWEEPS if earlier else 0)
+        return late + (MOST_SWEEPS if self._cooperation.remembers or self._follows else 0)
 
     def take(self, clean: CleanFrame) -> CoopFrame:
         """Sense a frame and, over links, send the neighbours' messages; frames must come in order.
@@ -114,7 +113,7 @@ class Perceiver:
 
     def remember(self, clean: CleanFrame, sensed: CoopFrame) -> None:
         """Note a frame that was taken and is not scored, where later results depend on it."""
-        if self._cooperation.remembers or self._cooperation.follows:
+        if self._cooperation.remembers or self._follows:
             messages = list(self._received(clean, sensed).values())
             self._cooperation.remember(clean, sensed.agents[sensed.ego], messages)
 

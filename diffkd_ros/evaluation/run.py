@@ -45,7 +45,8 @@ def settle(plan: Plan) -> None:
             version of the package with different results.
         ModelError: if the model does not load.
     """
-    card = plan.open().model.card
+    cooperation = plan.open()
+    card = cooperation.model.card
     settings: dict[str, Any] = {
         'format': _FORMAT,
         'source': plan.source.spec,
@@ -62,7 +63,7 @@ def settle(plan: Plan) -> None:
         'protocol': plan.protocol.name,
         'cooperation': plan.cooperation,
         'budget': plan.budget,
-        'plausibility': plan.plausibility,
+        'plausibility': plan.plausibility if cooperation.examines else None,
         'answers': [str(path) for path in plan.answers],
     }
     path = plan.out / SETTINGS

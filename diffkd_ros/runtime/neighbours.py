@@ -63,8 +63,8 @@ def choose_sweep(
     """Choose the newest sweep of a neighbour that has its base layer; if there is none, the newest.
 
     The base layer, the first chunk of a layered message, has the boxes, which late fusion would use and the
-    restoration needs most; without it an older sweep is better. What else is missing is restored, whereas
-    nothing moves the objects of an older sweep to where they are now.
+    restoration needs most; by them, an older sweep is moved to where its vehicles are now. What else is
+    missing is restored.
 
     Args:
         sweeps: what arrived of them; the first of those with the same stamp is preferred.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +187,21 @@ def test_lost_chunks_were_sent_and_are_lost_alike_for_a_seed(layered, frames, na
         np.testing.assert_array_equal(perception.inference.sent_bytes, whole.inference.sent_bytes)
     most = run(Condition(name, 5, 0, 'neighbours'))
     assert sum(len(each.fused) for each in most) < sum(len(each.fused) for each in lossless)
+
+
+def test_what_is_followed_does_not_depend_on_other_conditions(shipped_model):
+    """A frame whose messages all arrived is detected in once for all conditions."""
+    drive = Simulator(SimulatorConfig(agents=3, frames_per_scenario=9), 3).scenario(0)
+    layered, lost = LayeredCooperation(Model(shipped_model)), Condition('message_loss', 2, who='neighbours')
+
+    def boxes(*others: Condition) -> Iterator[np.ndarray]:
+        perceivers = [Perceiver(layered, condition) for condition in (*others, lost)]
+        for frame in map(CleanFrame, map(drive.frame, range(9))):
+            found = [each.perceive(frame, each.take(frame)) for each in perceivers][-1]
+            yield found.detection.boxes.boxes
+
+    for alone, beside in zip(boxes(), boxes(Condition(CLEAN)), strict=True):
+        np.testing.assert_array_equal(alone, beside)
 
 
 def test_a_sweep_with_its_first_chunk_is_used_rather_than_a_newer_one_without(layered, frames):

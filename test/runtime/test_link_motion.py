@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from diffkd_ros.evaluation.conditions import CLEAN, Condition
@@ -29,14 +31,16 @@ def cars(*places: tuple[float, float, float]) -> np.ndarray:
     return np.array([[x, y, 0.0, 4.0, 2.0, 1.5, yaw] for x, y, yaw in places]).reshape(-1, 7)
 
 
+def eastward(boxes: np.ndarray, metres: float) -> np.ndarray:
+    return boxes + np.eye(7)[0] * metres
+
+
 def followed(*sweeps: np.ndarray) -> np.ndarray:
     """Velocities of the boxes of the last of these sweeps, a tenth of a second apart."""
     track = Track()
     for number, boxes in enumerate(sweeps):
         track.add(number * TENTH, boxes)
-    velocities = track.velocities((len(sweeps) - 1) * TENTH)
-    assert velocities is not None
-    return velocities
+    return track.velocities((len(sweeps) - 1) * TENTH, sweeps[-1])
 
 
 def test_velocities_of_noisy_boxes_and_none_of_those_that_stand() -> None:
@@ -69,8 +73,9 @@ def test_vehicles_of_a_queue_are_not_taken_for_each_other() -> None:
 
 
 def test_what_is_seen_for_the_first_time_or_crosses_the_path_of_another_stands() -> None:
-    first, second = cars((0.0, 0.0, 0.0)), cars((0.2, 2.0, 0.0), (6.0, 0.0, 0.0))
-    assert not followed(first, second).any()
+    first = cars((0.0, 0.0, 0.0))
+    for other in ((0.2, 2.0, 0.0), (6.0, 0.0, 0.0), (0.0, 4.0, np.pi / 2), (2.5, 2.5, np.pi / 4)):
+        assert not followed(first, cars(other)).any()
 
 
 def test_a_lost_sweep_is_bridged_and_a_long_gap_is_not() -> None:
@@ -78,7 +83,7 @@ def test_a_lost_sweep_is_bridged_and_a_long_gap_is_not() -> None:
         track = Track()
         for number in (0, 1, 2, 2 + gap):
             track.add(number * TENTH, cars((1.0 * number, 0.0, 0.0)))
-        found = track.velocities((2 + gap) * TENTH)
+        found = track.velocities((2 + gap) * TENTH, cars((2.0 + gap, 0.0, 0.0)))
         np.testing.assert_allclose(found, [[velocity, 0.0]], atol=1e-6)
 
 
@@ -86,8 +91,37 @@ def test_sweeps_out_of_order_change_nothing() -> None:
     track = Track()
     for number in (0, 2, 1, 3):
         track.add(number * TENTH, cars((1.0 * number, 0.0, 0.0)))
-    np.testing.assert_allclose(track.velocities(3 * TENTH), [[10.0, 0.0]], atol=1e-6)
-    assert track.velocities(TENTH) is None
+    np.testing.assert_allclose(track.velocities(3 * TENTH, cars((3.0, 0.0, 0.0))), [[10.0, 0.0]], atol=1e-6)
+    assert not track.velocities(TENTH, cars((1.0, 0.0, 0.0))).any()
+
+
+def test_more_boxes_of_a_sweep_that_arrive_later_are_followed_too() -> None:
+    track, second = Track(), cars((50.0, 0.0, 0.0))
+    for number in range(4):
+        first = cars((1.0 * number, 0.0, 0.0))
+        track.add(number * TENTH, first)
+        both = np.concatenate((eastward(second, 2.0 * number), first))
+        track.add(number * TENTH, both)
+    velocities = track.velocities(3 * TENTH, both)
+    np.testing.assert_allclose(velocities, [[20.0, 0.0], [10.0, 0.0]], atol=1e-6)
+    # Of other boxes under the same stamp nothing is known.
+    assert not track.velocities(3 * TENTH, both[::-1].copy()).any()
+
+
+def test_what_strangers_invent_is_bounded() -> None:
+    """Neither stamps that are close to each other nor many boxes make vehicles fast or matching slow."""
+    track = Track()
+    for stamp, x in ((0, 0.0), (1, 4.0), (2, 8.0)):
+        track.add(stamp, cars((x, 0.0, 0.0)))
+    assert not track.velocities(2, cars((8.0, 0.0, 0.0))).any()
+    many = cars(*((10.0 * k, 0.0, 0.0) for k in range(255)))
+    track = Track()
+    for number in range(4):
+        track.add(number * TENTH, eastward(many, number))
+    assert all(len(sweep.boxes) == 100 for sweep in track.sweeps)
+    found = track.velocities(3 * TENTH, eastward(many, 3.0))
+    np.testing.assert_allclose(found[:100], np.tile([10.0, 0.0], (100, 1)), atol=1e-6)
+    assert not found[100:].any()
 
 
 def received(boxes: np.ndarray | None) -> ReceivedMap:
@@ -102,23 +136,38 @@ def test_displacements_are_those_since_the_senders_sweep_in_its_own_frame() -> N
         sender = pose_from_euler((3.0, 2.0 * number, 0.0), yaw=np.pi / 2)
         map_boxes = cars((1.0 * number, 5.0, 0.0), (20.0, 30.0, 0.5))
         theirs = transform_boxes(np.linalg.inv(sender), map_boxes)
-        motion = Motion(tracks, ['b', 'c'], [(number + 3) * TENTH, number * TENTH, number * TENTH])
-        offsets = motion.note([received(theirs), received(None)], [np.eye(4), sender, sender])
-    assert offsets[1] is None
+        motion = Motion(tracks, ['b', 'c', 'd'], [(number + 3) * TENTH, *3 * [number * TENTH]])
+        maps, poses = [received(theirs), received(None), received(theirs)], [np.eye(4), *3 * [sender]]
+        offsets = motion.note(maps, poses, [0, 1])
+    assert offsets[1:] == [None, None]
     # 10 m/s for 0.3 s along the map's x axis, which is to the sender's right.
     np.testing.assert_allclose(offsets[0], [[0.0, -3.0], [0.0, 0.0]], atol=1e-6)
     moved = displaced(received(theirs).boxes, offsets[0])
     assert moved is not None
     np.testing.assert_allclose(transform_boxes(sender, moved.boxes)[0, :2], [6.0, 5.0], atol=1e-6)
+    # However late, by no more than 0.45 s.
+    (offset,) = replace(motion, agents=['b'], stamps=[40 * TENTH, 3 * TENTH]).note(maps[:1], poses[:2])
+    assert offset is not None
+    np.testing.assert_allclose(offset[0], [0.0, -4.5], atol=1e-6)
 
 
 def test_names_are_few_and_nothing_is_known_after_time_jumped_back() -> None:
     tracks = Tracks()
-    for number in range(MOST_REMEMBERED + 1):
-        tracks.of(number, 0).add(0, cars((0.0, 0.0, 0.0)))
-    assert not tracks.of(0, 0).sweeps
-    assert tracks.of(5, 0).sweeps
-    assert not tracks.of(5, -1).sweeps
+
+    def known(agents: list[int], now: int) -> list[int]:
+        found = [len(track.sweeps) for track in tracks.of(agents, now)]
+        for track in tracks.of(agents, now):
+            track.add(now, cars((0.0, 0.0, 0.0)))
+        return found
+
+    for agent in range(MOST_REMEMBERED + 1):
+        assert known([agent], 0) == [0]
+    assert known([0, 5], 1) == [0, 1]
+    # As many as are fused at once, whatever their number.
+    every = list(range(2 * MOST_REMEMBERED))
+    known(every, 2)
+    assert min(known(every, 3)) == 1
+    assert known([5], 2) == [0]
 
 
 def test_a_map_moves_with_its_vehicles() -> None:

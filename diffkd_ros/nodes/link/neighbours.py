@@ -6,8 +6,8 @@ model, grid and encoding, `PoseCheck` the pose, this module map frame and payloa
 is refused with the reason; it never stops the ego.
 
 A feature and its pose belong to the stamp of the sender's sweep. It is warped from that pose to the ego's
-pose at the ego's sweep, so static objects are aligned whatever the feature's age; moving objects stay where
-they were at the feature's stamp. `max_age` limits that error.
+pose at the ego's sweep, so static objects are aligned whatever the feature's age. What moves in a layered
+message is moved by `runtime.link.motion`, in a whole map it stays where it was; `max_age` limits that error.
 """
 
 from __future__ import annotations

@@ -63,12 +63,12 @@ def detect_layered(
         )
 
     noted = time.perf_counter()
-    offsets: Sequence[Displacement | None] = [None] * len(received)
-    if motion is not None:
-        offsets = motion.note(received, poses)
-    started = time.perf_counter()
     # What senders in quarantine sent reaches nothing, not even others' maps by their restoration.
     heard = list(range(len(received))) if examination is None else examination.heard()
+    offsets: Sequence[Displacement | None] = [None] * len(received)
+    if motion is not None:
+        offsets = motion.note(received, poses, heard)
+    started = time.perf_counter()
     features = restore(heard)
     restored = time.perf_counter()
     examined = None

@@ -22,17 +22,18 @@ from diffkd_ros.geometry.poses import Matrix
 from diffkd_ros.runtime.card import MOST_REMEMBERED
 from diffkd_ros.runtime.features import BevFeature
 from diffkd_ros.runtime.link.maps import ReceivedMap
-
-SPAN = 550_000_000
-"""Nanoseconds over which positions are used: the five sweeps at 10 Hz before the last one, with jitter."""
+from diffkd_ros.runtime.link.memory import OLDEST, may_recall
 
 _POSITION = 0.2  # metres: standard deviation of a detected position along the vehicle
 _CERTAIN = 2.0  # standard deviations of its velocity from which on a vehicle is taken to move
 _FARTHEST = 4.5  # metres from one sweep to the next; at more, it may be the vehicle behind
+_FASTEST = 50.0  # metres per second
+_ALIKE = 0.9  # cosine of the angle between a vehicle's axes in two sweeps
 _ASIDE = 0.7  # metres that a vehicle may be displaced sideways from one sweep to the next
 _SLACK = 1.0  # metres by which one that moves may miss the place that its velocity foretells
 _MARGIN = 0.8  # metres around a vehicle whose cells move with it
 _LEAST = 0.1  # metres below which nothing is moved
+_MOST = 100  # boxes of a sweep that are followed, those of the highest scores: time is quadratic
 
 Displacement = NDArray[np.float64]
 """(n, 2) metres by which each of n boxes has moved since its sweep, in the sender's LiDAR frame."""
@@ -68,26 +69,29 @@ class Track:
     sweeps: deque[_Sweep] = field(default_factory=deque)
 
     def add(self, stamp: int, boxes: _Boxes) -> None:
-        """Note a sweep; one that is not newer than the last is known already.
+        """Note a sweep, or more boxes of the last one; what is older than that is not noted.
 
         Args:
             stamp: nanoseconds.
-            boxes: (n, 7) in the map frame.
+            boxes: (n, 7) in the map frame, by descending score.
         """
-        sweeps = self.sweeps
+        sweeps, boxes = self.sweeps, boxes[:_MOST]
+        if sweeps and stamp == sweeps[-1].stamp and not np.array_equal(boxes, sweeps[-1].boxes):
+            sweeps.pop()
         if sweeps and stamp <= sweeps[-1].stamp:
             return
-        while sweeps and sweeps[0].stamp < stamp - SPAN:
+        while sweeps and not may_recall(stamp, sweeps[0].stamp):
             sweeps.popleft()
         sweeps.append(_Sweep(stamp, boxes, self._matched(stamp, boxes), np.zeros(len(boxes))))
         sweeps[-1].velocity[:] = self._velocities()
 
-    def velocities(self, stamp: int) -> NDArray[np.float64] | None:
-        """Velocities (n, 2) in the map frame of the boxes of a noted sweep, metres per second; or None."""
-        for sweep in reversed(self.sweeps):
-            if sweep.stamp == stamp:
-                return sweep.velocity[:, None] * _axes(sweep.boxes)
-        return None
+    def velocities(self, stamp: int, boxes: _Boxes) -> NDArray[np.float64]:
+        """Velocities (n, 2) of a sweep's boxes, metres per second in the map frame; 0 where none is known."""
+        found = np.zeros((len(boxes), 2))
+        for sweep in self.sweeps:
+            if sweep.stamp == stamp and np.array_equal(sweep.boxes, boxes[:_MOST]):
+                found[:_MOST] = sweep.velocity[:, None] * _axes(sweep.boxes)
+        return found
 
     def _matched(self, stamp: int, boxes: _Boxes) -> NDArray[np.int64]:
         """The box of the last sweep that each box was; the nearest pairs first."""
@@ -101,9 +105,10 @@ class Track:
         along = np.einsum('nmk,nk->nm', offset, axes)
         aside = np.abs(offset[..., 0] * -axes[:, None, 1] + offset[..., 1] * axes[:, None, 0])
         # A box may be turned round from one sweep to the next.
-        same = np.sign(axes @ _axes(last.boxes).T)
-        miss = np.abs(along - same * last.velocity * seconds)
-        possible = (aside <= _ASIDE) & (miss <= np.where(last.velocity != 0, _SLACK, _FARTHEST))
+        cosine = axes @ _axes(last.boxes).T
+        miss = np.abs(along - np.sign(cosine) * last.velocity * seconds)
+        reach = np.where(last.velocity != 0, _SLACK, min(_FARTHEST, _FASTEST * seconds))
+        possible = (np.abs(cosine) >= _ALIKE) & (aside <= _ASIDE) & (miss <= reach)
         cost = np.where(possible, miss + aside, np.inf)
         for _ in range(min(cost.shape)):
             row, column = np.unravel_index(int(cost.argmin()), cost.shape)
@@ -134,11 +139,12 @@ class Track:
         several = count > 1
         spread = np.where(several, squares - times**2 / count, 1.0)
         slope = np.where(several, products - times * places / count, 0.0) / spread
-        return np.where(np.abs(slope) > _CERTAIN * _POSITION / np.sqrt(spread), slope, 0.0)
+        certain = np.abs(slope) > _CERTAIN * _POSITION / np.sqrt(spread)
+        return np.where(certain & (np.abs(slope) <= _FASTEST), slope, 0.0)
 
 
 class Tracks:
-    """The sweeps of the senders used last; more than `MOST_REMEMBERED` names push the oldest out.
+    """The sweeps of the senders used last, at most `MOST_REMEMBERED` or as many as are fused at once.
 
     When time jumps back, as in a replay that starts again, everything is forgotten.
     """
@@ -151,15 +157,15 @@ class Tracks:
         """Forget everything."""
         self._tracks = {}
 
-    def of(self, agent: Hashable, now: int) -> Track:
-        """The track of a sender, for a sweep of the ego with this stamp, nanoseconds."""
+    def of(self, agents: Sequence[Hashable], now: int) -> list[Track]:
+        """The tracks of senders, for a sweep of the ego with this stamp, nanoseconds."""
         if self._now is not None and now < self._now:
             self.clear()
         self._now = now
-        track = self._tracks[agent] = self._tracks.pop(agent, Track())
-        if len(self._tracks) > MOST_REMEMBERED:
-            del self._tracks[next(iter(self._tracks))]
-        return track
+        found = {agent: self._tracks.pop(agent, Track()) for agent in agents}
+        kept = max(MOST_REMEMBERED - len(found), 0)
+        self._tracks = dict(list(self._tracks.items())[max(len(self._tracks) - kept, 0) :]) | found
+        return [found[agent] for agent in agents]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,30 +183,32 @@ class Motion:
     stamps: Sequence[int]
 
     def note(
-        self, received: Sequence[ReceivedMap | BevFeature], poses: Sequence[Matrix]
+        self,
+        received: Sequence[ReceivedMap | BevFeature],
+        poses: Sequence[Matrix],
+        numbers: Sequence[int] | None = None,
     ) -> list[Displacement | None]:
         """Note the boxes that were sent, and find how far each has moved since.
 
         Args:
             received: of each neighbour.
             poses: (4, 4) map <- LiDAR of the ego and of each neighbour.
+            numbers: indices of the neighbours that are heard; None: all.
 
         Returns:
-            Of each neighbour's boxes; None without boxes.
+            Of each neighbour's boxes; None without boxes or if it is not heard.
         """
-        now, moved = self.stamps[0], list[Displacement | None]()
-        for agent, stamp, each, pose in zip(self.agents, self.stamps[1:], received, poses[1:], strict=True):
-            boxes = each.boxes if isinstance(each, ReceivedMap) else None
-            if boxes is None:
-                moved.append(None)
-                continue
-            track = self.tracks.of(agent, now)
-            track.add(stamp, transform_boxes(pose, boxes.boxes))
-            velocities = track.velocities(stamp)
-            if velocities is None or len(velocities) != len(boxes):
-                moved.append(np.zeros((len(boxes), 2)))
-                continue
-            moved.append((now - stamp) * 1e-9 * velocities @ pose[:2, :2])
+        moved: list[Displacement | None] = [None] * len(received)
+        heard = list(range(len(received))) if numbers is None else numbers
+        tracks = self.tracks.of([self.agents[number] for number in heard], self.stamps[0])
+        for number, track in zip(heard, tracks, strict=True):
+            each, stamp, pose = received[number], self.stamps[1 + number], poses[1 + number]
+            if isinstance(each, ReceivedMap) and each.boxes is not None:
+                boxes = transform_boxes(pose, each.boxes.boxes)
+                track.add(stamp, boxes)
+                # No farther into the future than it was followed.
+                age = min(self.stamps[0] - stamp, OLDEST) * 1e-9
+                moved[number] = age * track.velocities(stamp, boxes) @ pose[:2, :2]
         return moved
 
 

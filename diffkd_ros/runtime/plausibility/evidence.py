@@ -31,7 +31,7 @@ _UNLIKE = 0.2  # IoU below which boxes of the same sweep are different vehicles
 _PLACE = np.array([[0.0, 0.0, 0.0, 4.5, 1.9, 1.5, 0.0]])  # metres: of a car around its LiDAR
 _HIGH = 1.5  # metres above the ego's from which on a LiDAR is not on a car: road-side units
 _PLACE_WEIGHT = 2
-_FASTEST = 20.0  # metres per second that vehicles move between two agents' sweeps
+_FASTEST = 20.0  # metres per second that vehicles move between an agent's sweep and the ego's
 _OTHERS = 2  # neighbours that must see nothing: one could accuse an honest one
 
 
@@ -59,25 +59,17 @@ class Said:
 
     @cached_property
     def claims(self) -> NDArray[np.float64]:
-        """(n, 7) boxes that it sent, and others that its map has, in its LiDAR frame."""
-        return self._with_view(self.boxes)
+        """(n, 7) boxes that it sent, where they are now, and others that its map has, in its LiDAR frame."""
+        sent = _from(SAID, displaced(self.boxes, self.offset))
+        if self.view is None:
+            return sent
+        found = _from(SAID, self.view.boxes)
+        return np.concatenate((sent, found[~overlapping(found, _from(SAID, self.boxes), _UNLIKE)]))
 
     @cached_property
     def claims_in_ego(self) -> NDArray[np.float64]:
         """The same in the LiDAR frame of the ego."""
         return transform_boxes(self.pose, self.claims)
-
-    @property
-    def claims_now(self) -> NDArray[np.float64]:
-        """The same where they are now, as far as that is known."""
-        return transform_boxes(self.pose, self._with_view(displaced(self.boxes, self.offset)))
-
-    def _with_view(self, boxes: Boxes3D | None) -> NDArray[np.float64]:
-        sent = _from(SAID, boxes)
-        if self.view is None:
-            return sent
-        found = _from(SAID, self.view.boxes)
-        return np.concatenate((sent, found[~overlapping(found, _from(SAID, self.boxes), _UNLIKE)]))
 
 
 @dataclass(slots=True)
@@ -120,7 +112,7 @@ def by_ego(ego: View, said: Said) -> Evidence:
     if abs(said.pose[2, 3]) < _HIGH and ego.contradicts(place, moved=moved).any():
         found.against['points as it is not seen in its place'] = _PLACE_WEIGHT
     theirs = transform_boxes(inverse(said.pose), ego.well_seen)
-    view, sent = said.view, said.boxes
+    view, sent = said.view, displaced(said.boxes, said.offset)
     if sent is None and view is not None:
         sent = view.boxes
     if sent is not None:
@@ -150,7 +142,7 @@ def by_others(others: Sequence[Said], said: Said) -> int:
     for other in others:
         if other.view is not None:
             there = transform_boxes(inverse(other.pose) @ said.pose, claims)
-            count += other.view.contradicts(there, moved=_FASTEST * abs(other.age - said.age))
+            count += other.view.contradicts(there, moved=_FASTEST * abs(other.age))
     return int((count >= _OTHERS).sum())
 
 

@@ -69,5 +69,5 @@ def _seen_by(boxes: NDArray[np.float64], said: Sequence[Said]) -> NDArray[np.int
     """Number of neighbours that say each of the boxes, in the ego's LiDAR frame."""
     count = np.zeros(len(boxes), np.int64)
     for each in said:
-        count += overlapping(boxes, each.claims_now, SAME)
+        count += overlapping(boxes, each.claims_in_ego, SAME)
     return count

@@ -46,7 +46,7 @@ def _rate(results: LinkResults) -> Figure:
             axis.grid(alpha=0.3)
     for axis in axes[1]:
         axis.set_xlabel('kB of a sweep')
-    axes[0, 0].legend(fontsize=8)
+    _legend(figure, axes[0, 0])
     return figure
 
 
@@ -71,5 +71,10 @@ def _loss(panels: Mapping[str, Mapping[str, Sequence[LossPoint]]], labels: Mappi
         axis.set(title=title, xlabel='lost, % of the chunks')
         axis.grid(alpha=0.3)
     axes[0].set_ylabel('AP@0.7, %')
-    axes[0].legend(fontsize=8)
+    _legend(figure, axes[0])
     return figure
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """Below the plots, where it hides no curve."""
+    figure.legend(*axis.get_legend_handles_labels(), loc='outside lower center', ncols=3, fontsize=8)

@@ -66,13 +66,8 @@ def _exported(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shared = shared.parent
     folder = shared / name / 'linked'
     with FileLock(shared / f'{name}.lock'):
-        if not folder.exists():
-            student, unfinished = (
-                getattr(linked_student, name)(),
-                folder.with_name('linked.unfinished') / 'linked',
-            )
-            write_model_folder(
-                student, unfinished, 'Untrained, for a test.', Decoding(0.1, 0.15, 100), {}, {}
-            )
-            unfinished.rename(folder)
+        # The card is written last.
+        if not (folder / CARD).exists():
+            student = getattr(linked_student, name)()
+            write_model_folder(student, folder, 'Untrained, for a test.', Decoding(0.1, 0.15, 100), {}, {})
     return folder

@@ -147,15 +147,13 @@ class LayeredCooperation(Cooperation):
         return Outcome(detection, fused, own.milliseconds, milliseconds, detection.doubts)
 
     def _motion(self, clean: CleanFrame, messages: Sequence[ChunkedMessage]) -> Motion:
-        stamps = [clean.frame.stamp, *(message.stamp for message in messages)]
-        return Motion(self._tracks, [message.agent for message in messages], stamps)
+        return Motion(self._tracks, [message.agent for message in messages], _stamps(clean, messages))
 
     def _examination(self, clean: CleanFrame, messages: Sequence[ChunkedMessage]) -> Examination | None:
         if self._plausibility == 'none':
             return None
-        names = [str(message.agent) for message in messages]
-        stamps = [clean.frame.stamp, *(message.stamp for message in messages)]
-        return Examination(self.model.sender, self._judge or Judge(), names, stamps, self.model.card.grid)
+        names, judge = [str(message.agent) for message in messages], self._judge or Judge()
+        return Examination(self.model.sender, judge, names, _stamps(clean, messages), self.model.card.grid)
 
     def remember(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]) -> None:
         """Decode what arrived, for the tracks and, if the model has one, the memory."""
@@ -174,5 +172,9 @@ class LayeredCooperation(Cooperation):
         if not self.remembers:
             return received, poses, None
         agents = [clean.frame.ego, *(message.agent for message in messages)]
-        stamps = [clean.frame.stamp, *(message.stamp for message in messages)]
-        return received, poses, Moment(self._memory, agents, stamps)
+        return received, poses, Moment(self._memory, agents, _stamps(clean, messages))
+
+
+def _stamps(clean: CleanFrame, messages: Sequence[ChunkedMessage]) -> list[int]:
+    """Of the ego's sweep and of each neighbour's, nanoseconds."""
+    return [clean.frame.stamp, *(message.stamp for message in messages)]

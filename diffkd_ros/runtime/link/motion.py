@@ -82,8 +82,8 @@ class Track:
             return
         while sweeps and not may_recall(stamp, sweeps[0].stamp):
             sweeps.popleft()
-        sweeps.append(_Sweep(stamp, boxes, self._matched(stamp, boxes), np.zeros(len(boxes))))
-        sweeps[-1].velocity[:] = self._velocities()
+        before = self._matched(stamp, boxes)
+        sweeps.append(_Sweep(stamp, boxes, before, self._slopes(stamp, boxes, before)))
 
     def velocities(self, stamp: int, boxes: _Boxes) -> NDArray[np.float64]:
         """Velocities (n, 2) of a sweep's boxes, metres per second in the map frame; 0 where none is known."""
@@ -96,7 +96,7 @@ class Track:
     def _matched(self, stamp: int, boxes: _Boxes) -> NDArray[np.int64]:
         """The box of the last sweep that each box was; the nearest pairs first."""
         before = np.full(len(boxes), -1)
-        if not self.sweeps or not len(boxes) or not len(self.sweeps[-1].boxes):
+        if not self.sweeps:
             return before
         last = self.sweeps[-1]
         seconds = (stamp - last.stamp) * 1e-9
@@ -118,19 +118,24 @@ class Track:
             cost[row], cost[:, column] = np.inf, np.inf
         return before
 
-    def _velocities(self) -> NDArray[np.float64]:
-        """The slopes of the last boxes' positions over time, 0 unless clearly not 0."""
-        newest, *earlier = reversed(self.sweeps)
-        axes, origins, index = _axes(newest.boxes), newest.boxes[:, :2], newest.before
+    def _slopes(self, stamp: int, boxes: _Boxes, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The slopes of the boxes' positions over time, 0 unless clearly not 0.
+
+        Args:
+            stamp: of the boxes, nanoseconds.
+            boxes: (n, 7) in the map frame.
+            index: (n,) of each in the last sweep, -1: not found there.
+        """
+        axes, origins = _axes(boxes), boxes[:, :2]
         # Sums over a box's positions: number, times, places, squared times, times by places.
         sums = np.zeros((5, len(index)))
         sums[0] = 1
-        for sweep in earlier:
+        for sweep in reversed(self.sweeps):
             found = index >= 0
             if not found.any():
                 break
             rows = np.where(found, index, 0)
-            time = (sweep.stamp - newest.stamp) * 1e-9
+            time = (sweep.stamp - stamp) * 1e-9
             place = ((sweep.boxes[rows, :2] - origins) * axes).sum(axis=1)
             each = np.ones_like(place)
             sums += found * np.stack((each, time * each, place, time**2 * each, time * place))

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from diffkd_ros.frame import Boxes3D
+from diffkd_ros.runtime.link.chunk import decode_chunk, encode_chunk
 from diffkd_ros.runtime.link.maps import OutgoingMap
 from diffkd_ros.runtime.link.tables import TILE, LinkTables
 
@@ -91,3 +92,8 @@ def random_codes(tables: LinkTables, seed: int = 0, boxes: int = 20, empty: floa
         fine.astype(np.uint8),
         (benefit * some).astype(np.float32),
     )
+
+
+def without_boxes(data: bytes, tables: LinkTables) -> bytes:
+    """A chunk as of a sender that does not repeat its boxes in it."""
+    return encode_chunk(replace(decode_chunk(data, tables), boxes=None), tables)

@@ -17,6 +17,7 @@ from diffkd_ros.evaluation.cooperation import Cooperation, Origin, Outcome, Plau
 from diffkd_ros.evaluation.model import CleanFrame, Model
 from diffkd_ros.frame import AgentSweep
 from diffkd_ros.geometry.poses import Matrix
+from diffkd_ros.runtime.link.chunk import holds_boxes
 from diffkd_ros.runtime.link.detector import detect_layered
 from diffkd_ros.runtime.link.maps import OutgoingMap, ReceivedMap
 from diffkd_ros.runtime.link.memory import MapMemory, Moment
@@ -37,7 +38,6 @@ class ChunkedMessage:
     Attributes:
         chunks: in the order in which they are sent.
         size: bytes of all chunks, each with its `ENVELOPE`.
-        first: the first chunk, as sent.
         agent: the sender.
         stamp: of its sweep, nanoseconds.
     """
@@ -45,7 +45,6 @@ class ChunkedMessage:
     chunks: list[bytes]
     pose: NDArray[np.float64]
     size: int
-    first: bytes
     agent: int
     stamp: int
 
@@ -115,11 +114,11 @@ class LayeredCooperation(Cooperation):
         if not chunks:
             return None
         size = sum(map(len, chunks)) + ENVELOPE * len(chunks)
-        return ChunkedMessage(chunks, pose, size, chunks[0], origin.agent, origin.stamp)
+        return ChunkedMessage(chunks, pose, size, origin.agent, origin.stamp)
 
     def has_base(self, message: ChunkedMessage) -> bool:
-        """Returns whether the first chunk arrived."""
-        return message.chunks[0] == message.first
+        """Returns whether boxes arrived."""
+        return any(map(holds_boxes, message.chunks))
 
     def outcome(self, clean: CleanFrame, sweep: AgentSweep, messages: Sequence[ChunkedMessage]) -> Outcome:
         """Decode, restore, fuse, detect, and merge with the boxes that were sent."""

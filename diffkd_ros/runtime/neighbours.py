@@ -62,9 +62,9 @@ def choose_sweep(
 ) -> Sweep | None:
     """Choose the newest sweep of a neighbour that has its base layer; if there is none, the newest.
 
-    The base layer, the first chunk of a layered message, has the boxes, which late fusion would use and the
-    restoration needs most; by them, an older sweep is moved to where its vehicles are now. What else is
-    missing is restored.
+    The base layer of a layered message, which every chunk repeats, is its boxes. Late fusion would use them,
+    the restoration needs them most, and by them an older sweep is moved to where its vehicles are now. What
+    else is missing is restored.
 
     Args:
         sweeps: what arrived of them; the first of those with the same stamp is preferred.

@@ -64,8 +64,8 @@ def best_tiles(order: Tensor, share: float, levels: int) -> Arrival:
 def random_arrival(order: Tensor, levels: int) -> Arrival:
     """Draw for each agent how much it sends, in which order, and which chunks of it are lost.
 
-    As `runtime.link.packing` does, the chosen tiles are sent in `sending_order`, and the first chunk has the
-    boxes and the coarse codes.
+    As `runtime.link.packing` does, the chosen tiles are sent in `sending_order`, the first chunk has the
+    coarse codes, and every chunk has the boxes.
 
     Args:
         order: (n, 1, h / 4, w / 4) benefit of the tiles.
@@ -91,8 +91,10 @@ def random_arrival(order: Tensor, levels: int) -> Arrival:
     for _ in range(levels):
         parts.append(((rank < reach) & arrived).to(order.dtype))
         reach = reach * torch.rand(n, 1, 1, 1, device=device)
-    first = kept[:, :1]
-    coarse, boxes = ((first & ~drawn(lost)).to(order.dtype) for lost in (COARSE_LOST, BOXES_LOST))
+    last = (chosen.sum(dim=1) - 1).clamp(min=0) // CHUNK
+    sent = (torch.arange(kept.shape[1], device=device) <= last[:, None])[..., None, None]
+    coarse = (kept[:, :1] & ~drawn(COARSE_LOST)).to(order.dtype)
+    boxes = ((kept & sent).any(dim=1, keepdim=True) & ~drawn(BOXES_LOST)).to(order.dtype)
     return Arrival(torch.cat(parts, dim=1), coarse.expand_as(order), boxes)
 
 

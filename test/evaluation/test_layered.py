@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip('onnxscript', reason='the model is exported here')
 
 import torch
+from layered_map import without_boxes
 from linked_student import linked_student
 from small_recipe import SIMULATOR
 
@@ -26,7 +27,6 @@ from diffkd_ros.frame import CoopFrame
 from diffkd_ros.geometry.grid import grid_warps
 from diffkd_ros.geometry.poses import transform_points
 from diffkd_ros.runtime.decoding import decode_boxes, observed_cells
-from diffkd_ros.runtime.link.chunk import MOST_BOXES
 from diffkd_ros.runtime.link.unpacking import Unpacker
 from diffkd_ros.sources.simulator import Simulator, SimulatorConfig
 from diffkd_ros.training.link import Sending
@@ -126,14 +126,16 @@ def test_late_fusion_sends_the_boxes_of_the_base_layer_for_the_same_bytes(layere
     late = LateCooperation(Model(linked_model))
     frame, agent = frames[0], frames[0].neighbours[0]
     sweep = frame.agents[agent]
-    base_layer = Unpacker(layered.model.receiver.tables).unpack(message_of(layered, frame, UNLIMITED).chunks)
+    complete = message_of(layered, frame, UNLIMITED)
+    base_layer = Unpacker(layered.model.receiver.tables).unpack(complete.chunks)
     expected = base_layer.boxes
     assert len(expected) > 3
     message = late.message(CleanFrame(frame), agent, sweep, LinkConditions())
     np.testing.assert_array_equal(message.content.boxes, expected.boxes)
     np.testing.assert_array_equal(message.content.scores, expected.scores)
     assert message.size == 12 * len(expected)
-    assert base_layer.bytes_of['boxes'] == message.size + 2 * -(-len(expected) // MOST_BOXES)
+    copies = [Unpacker(layered.model.receiver.tables).unpack([chunk]).boxes for chunk in complete.chunks]
+    assert base_layer.bytes_of['boxes'] == sum(2 + 12 * len(boxes) for boxes in copies)
     three = late.message(CleanFrame(frame), agent, sweep, LinkConditions(message_bytes=47))
     np.testing.assert_array_equal(three.content.boxes, expected.boxes[:3])
     # Rounded only in coding.
@@ -204,12 +206,14 @@ def test_what_is_followed_does_not_depend_on_other_conditions(shipped_model):
         np.testing.assert_array_equal(alone, beside)
 
 
-def test_a_sweep_with_its_first_chunk_is_used_rather_than_a_newer_one_without(layered, frames):
-    """As in the nodes: the first chunk has the boxes."""
+def test_a_sweep_with_boxes_is_used_rather_than_a_newer_one_without(layered, frames):
+    """As in the nodes. Every chunk of our senders has boxes; others may save the bytes."""
     agent, stamp = frames[0].neighbours[0], frames[0].stamp
     complete = message_of(layered, frames[0])
     assert len(complete.chunks) > 1
-    headless = replace(complete, chunks=complete.chunks[1:])
+    assert all(layered.has_base(replace(complete, chunks=[chunk])) for chunk in complete.chunks)
+    tables = layered.model.receiver.tables
+    headless = replace(complete, chunks=[without_boxes(chunk, tables) for chunk in complete.chunks[1:]])
     link = Link(LinkConditions(), 0, 'drive', agent, prefer=layered.has_base)
     link.send(stamp, headless)
     assert link.newest(stamp) is not None

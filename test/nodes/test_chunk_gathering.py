@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
 from diffkd_ros.msg import BevChunk
-from layered_map import link_tables, random_codes
+from layered_map import link_tables, random_codes, without_boxes
 from link_selection import verdicts
 from rclpy.serialization import serialize_message
 
@@ -41,15 +42,22 @@ def packed():
 
 
 @pytest.fixture
-def sweep_of(link_card, packed):
-    """Makes the messages of a sweep."""
+def messages_of(link_card):
+    """Makes the messages of the chunks of a sweep."""
 
-    def make(sequence, stamp=None, agent='cav_2'):
+    def make(chunks, sequence, stamp=None, agent='cav_2'):
         stamp = sequence * S // 10 if stamp is None else stamp
         header = header_message(stamp, f'{agent}/lidar')
-        return chunk_messages(header, agent, sequence, link_card, packed, LidarPose(np.eye(4), 'map'))
+        return chunk_messages(header, agent, sequence, link_card, chunks, LidarPose(np.eye(4), 'map'))
 
     return make
+
+
+@pytest.fixture
+def sweep_of(packed, messages_of):
+    """Makes the messages of a sweep of a sender that does not repeat its boxes."""
+    chunks = [packed[0], *(without_boxes(chunk, TABLES) for chunk in packed[1:])]
+    return partial(messages_of, chunks)
 
 
 @pytest.fixture
@@ -69,14 +77,24 @@ def verdict_at(selector, stamp):
     return verdict
 
 
-def test_the_newest_sweep_whose_first_chunk_arrived_is_used(selector, sweep_of):
+def test_any_chunk_of_a_sweep_that_repeats_its_boxes_is_enough(selector, packed, messages_of):
+    arrive(selector, *messages_of(packed, 0))
+    for sequence, number in enumerate((3, 1, 2), start=1):
+        arrive(selector, messages_of(packed, sequence)[number])
+        verdict = verdict_at(selector, sequence * S // 10)
+        assert (verdict.sequence, verdict.extent.chunks, verdict.age) == (sequence, 1, 0)
+        assert len(verdict.feature.boxes) > 0
+    assert not selector.buffer.snapshot()['cav_2'].refused
+
+
+def test_the_newest_sweep_of_which_boxes_arrived_is_used(selector, sweep_of):
     sweeps = [sweep_of(k) for k in range(5)]
     arrive(selector, *sweeps[0], *sweeps[1][1:])
     # Of the newer one the boxes are missing.
     assert (verdict_at(selector, S // 10).sequence, verdict_at(selector, S // 10).age) == (0, 0.1)
     arrive(selector, sweeps[1][0])
     assert verdict_at(selector, S // 10).sequence == 1
-    # One chunk is enough if it is the first.
+    # One chunk is enough if it has the boxes.
     arrive(selector, sweeps[2][0])
     verdict = verdict_at(selector, 2 * S // 10)
     assert (verdict.sequence, verdict.extent.announced, verdict.extent.chunks) == (2, 4, 1)
@@ -133,7 +151,7 @@ def test_a_repeated_chunk_counts_once(selector, sweep_of):
     assert items['neighbour/cav_2']['chunks repeated'] == items['neighbours']['chunks repeated'] == 2
 
 
-def test_a_sweep_passed_over_for_its_missing_first_chunk_is_counted_as_such(selector, sweep_of):
+def test_a_sweep_passed_over_for_its_missing_boxes_is_counted_as_such(selector, sweep_of):
     arrive(selector, *sweep_of(0), *sweep_of(1)[1:])
     assert verdict_at(selector, S // 10).sequence == 0
     arrive(selector, *sweep_of(2))
@@ -143,7 +161,7 @@ def test_a_sweep_passed_over_for_its_missing_first_chunk_is_counted_as_such(sele
     assert record.refused == {Refusal.NO_BASE: 1}
     # It does not make the neighbour one that is refused.
     assert record.last_refusal == ''
-    # Its first chunk may arrive for a later sweep.
+    # Its boxes may arrive for a later sweep.
     arrive(selector, *sweep_of(3)[1:])
     verdict_at(selector, 3 * S // 10)
     arrive(selector, sweep_of(3)[0])

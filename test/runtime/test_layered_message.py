@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layered_map import SweepCodes, link_arrays, link_tables, random_codes
+from layered_map import SweepCodes, link_arrays, link_tables, random_codes, without_boxes
 
 from diffkd_ros.frame import Boxes3D
 from diffkd_ros.runtime.card import ModelError
@@ -82,7 +82,7 @@ def test_every_subset_of_chunks_decodes_to_the_union_of_its_parts():
         for places in itertools.combinations(range(len(chunks)), count):
             result = received(TABLES, [chunks[place] for place in places])
             assert_true(result, CODES)
-            assert (result.boxes is not None) == (0 in places)
+            assert (result.boxes is not None) == (count > 0)
             for name in ('coarse', 'fine'):
                 parts = [getattr(alone[place], name) for place in places]
                 nothing = np.full_like(getattr(result, name), -1)
@@ -110,10 +110,43 @@ def tiles_with(cells: np.ndarray) -> np.ndarray:
 
 
 def test_boxes_come_first_then_coarse_codes_then_tiles():
-    layers = [received(TABLES, [chunk]).bytes_of for chunk in sent(TABLES, CODES, 5000)]
+    chunks = sent(TABLES, CODES, 5000)
+    assert len(received(TABLES, chunks[:1]).boxes) == len(CODES.boxes)
+    layers = [received(TABLES, [chunk]).bytes_of for chunk in chunks]
     first = {layer: [size[layer] > 0 for size in layers].index(True) for layer in layers[0]}
     last = {layer: max(k for k, size in enumerate(layers) if size[layer]) for layer in layers[0]}
-    assert last['boxes'] <= first['coarse'] <= last['coarse'] <= first['fine'] < last['fine']
+    assert first['boxes'] <= first['coarse'] <= last['coarse'] <= first['fine'] < last['fine']
+
+
+@pytest.mark.parametrize('boxes', [0, 3, 23, 40, 90, 150])
+def test_every_chunk_repeats_the_likely_boxes_in_a_quarter_of_its_bytes(boxes):
+    codes = random_codes(TABLES, boxes=boxes)
+    most = min((codes.boxes.scores >= 0.3).sum(), 23)
+    chunks = sent(TABLES, codes, 8000)
+    expected = received(TABLES, chunks).boxes
+    assert len(expected) == boxes
+    # All but the last are full.
+    repeating = chunks[1 + boxes // 95 : -1]
+    assert len(repeating) >= 4
+    for chunk in repeating:
+        alone = received(TABLES, [chunk])
+        np.testing.assert_array_equal(alone.boxes.boxes, expected.boxes[:most])
+        assert 2 + 12 * most == alone.bytes_of['boxes'] <= 1150 / 4 + 2
+
+
+def test_a_budget_of_two_chunks_is_too_small_to_repeat_boxes():
+    first, *others = sent(TABLES, CODES, 2300)
+    assert len(received(TABLES, [first]).boxes) == len(CODES.boxes)
+    assert others
+    assert all(received(TABLES, [chunk]).boxes is None for chunk in others)
+    assert all(len(received(TABLES, [chunk]).boxes) for chunk in sent(TABLES, CODES, 2301))
+
+
+def test_the_last_bytes_of_a_budget_are_not_spent_on_boxes_that_were_sent_before():
+    layers = [received(TABLES, sent(TABLES, CODES, budget)).bytes_of for budget in range(2400, 3500, 50)]
+    tiles = [size['fine'] for size in layers]
+    assert (np.diff(tiles) >= -12).all()
+    assert 0.7 * 1050 < tiles[-1] - tiles[0]
 
 
 @pytest.mark.parametrize('budget', [1000, 2000, 4000, 6000])
@@ -185,8 +218,8 @@ def test_of_more_boxes_than_any_vehicle_sends_the_best_are_kept():
 
 def test_no_boxes_differ_from_boxes_that_did_not_arrive():
     chunks = sent(TABLES, random_codes(TABLES, boxes=0), 3000)
-    assert len(received(TABLES, chunks).boxes) == 0
-    assert received(TABLES, chunks[1:]).boxes is None
+    assert all(len(received(TABLES, [chunk]).boxes) == 0 for chunk in chunks)
+    assert received(TABLES, [without_boxes(chunk, TABLES) for chunk in chunks[1:]]).boxes is None
 
 
 def test_only_the_first_chunks_of_a_huge_map_are_sent():
@@ -234,7 +267,7 @@ def test_coarse_codes_stand_in_for_tiles_that_did_not_arrive():
 
 def damaged_chunks() -> dict[str, bytes]:
     """Reason and bytes; the undamaged chunk has 9 bytes of flags, places and numbers before its codes."""
-    chunk = sent(TABLES, CODES, 3000)[1]
+    chunk = without_boxes(sent(TABLES, CODES, 3000)[1], TABLES)
     return {
         'expected 1 to 1150': chunk + bytes(2000),
         '^chunk 1: 0 bytes': b'',
@@ -282,7 +315,7 @@ def test_a_damaged_chunk_is_refused_by_its_place_and_costs_no_other(reason):
 @pytest.mark.parametrize('kind', ['flip', 'cut', 'grown'])
 def test_bit_errors_in_the_codes_are_noticed(kind):
     draw = np.random.default_rng(3)
-    original = sent(TABLES, CODES, 3000)[1]
+    original = without_boxes(sent(TABLES, CODES, 3000)[1], TABLES)
     for _ in range(200):
         chunk = bytearray(original)
         if kind == 'flip':

@@ -123,11 +123,21 @@ def test_what_is_drawn_covers_all_of_the_link() -> None:
     assert (shares == 1).float().mean() > 0.03
     assert ((shares > 0) & (shares < 0.3)).float().mean() > 0.3
     assert (drawn.levels[:, 1] <= drawn.levels[:, 0]).all()
-    # A quarter lose the first chunk, which has both.
+    # A quarter lose the first chunk, which alone has the coarse codes.
     assert 0.6 < drawn.coarse[:, 0, 0, 0].mean() < 0.75
-    assert 0.65 < drawn.boxes.mean() < 0.8
-    both = drawn.coarse[:, 0, 0, 0] + drawn.boxes[:, 0, 0, 0]
-    assert 0.2 < (both == 0).float().mean() < 0.35
+    assert 0.65 < drawn.boxes.mean() < 0.85
+
+
+def test_every_chunk_has_the_boxes() -> None:
+    torch.manual_seed(0)
+    drawn = random_arrival(torch.rand(400, 1, 8, 25), levels=1)
+    tiles = drawn.levels.flatten(1).any(dim=1)
+    boxes, coarse = drawn.boxes.flatten() > 0, drawn.coarse[:, 0, 0, 0] > 0
+    # Except for the twentieth of the samples that lose the boxes anyway.
+    assert boxes[tiles].float().mean() > 0.92
+    assert boxes[tiles & ~coarse].float().mean() > 0.9
+    assert boxes[coarse].float().mean() > 0.92
+    assert 0.02 < (~boxes & ~tiles & ~coarse).float().mean() < 0.3
 
 
 def test_tiles_that_are_sent_together_are_lost_together() -> None:

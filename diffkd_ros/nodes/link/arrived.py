@@ -16,7 +16,7 @@ from diffkd_ros.nodes.link.feature_message import encoded_of
 from diffkd_ros.nodes.link.refusal import Objection, Refusal
 from diffkd_ros.runtime import codec, features
 from diffkd_ros.runtime.card import ModelCard
-from diffkd_ros.runtime.link.chunk import LARGEST
+from diffkd_ros.runtime.link.chunk import LARGEST, holds_boxes
 from diffkd_ros.runtime.link.maps import ReceivedMap
 from diffkd_ros.runtime.link.unpacking import Unpacker
 
@@ -152,8 +152,9 @@ class ArrivedChunks:
 
     @property
     def has_base(self) -> bool:
-        """Whether the first chunk, which holds the boxes, has arrived."""
-        return 0 in self._data
+        """Whether a chunk that holds boxes has arrived."""
+        with self._lock:
+            return any(map(holds_boxes, self._data.values()))
 
     def join(self, other: ArrivedChunks) -> str:
         """Take a chunk of the same sweep, unless it has arrived already.

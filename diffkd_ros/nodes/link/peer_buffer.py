@@ -209,7 +209,7 @@ class PeerBuffer(Generic[Message]):
         """Pick each sender's newest message that is not newer than a sweep, in order of the senders' names.
 
         Of several with the same stamp, the last received is picked: the others are from before a restart.
-        Newer ones without their first chunk are passed over as `choose_sweep` says, and refused unless a
+        Newer ones of which no boxes arrived are passed over as `choose_sweep` says, and refused unless a
         later sweep fuses them.
 
         Args:

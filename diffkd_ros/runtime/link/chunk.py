@@ -75,6 +75,11 @@ class Chunk:
         return {'boxes': boxes, 'coarse': coarse, 'fine': rest - coarse}
 
 
+def holds_boxes(data: bytes) -> bool:
+    """Whether a chunk, of which only the first byte is read, says what its sender detected."""
+    return data[:1] != b'' and bool(data[0] & _BOXES)
+
+
 def depth_bits(tiles: NDArray[np.integer] | int, counts: NDArray) -> NDArray[np.float64]:
     """Cost of the number of levels of each of some tiles.
 

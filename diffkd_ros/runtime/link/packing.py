@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkd_ros.frame import Boxes3D
 from diffkd_ros.runtime.card import ModelError
 from diffkd_ros.runtime.link.boxes import BOX_BYTES
 from diffkd_ros.runtime.link.chunk import LARGEST, MOST_BOXES, Chunk, depth_bits, encode_chunk
@@ -25,6 +26,9 @@ MOST_CHUNKS = 255
 _WORTH_OF_LEVEL = 0.7
 _MARGIN = 1.3  # of the bytes of the tiles that are coded, in case they take fewer than expected
 _SPAN = 4  # bytes of two numbers in a chunk's header
+# Boxes that were sent before: the score from which they are repeated, most of a chunk that they take, and the
+# full chunks of a budget that is too small for them (with 2 kB they cost 1 point of AP@0.7, see docs/link.md).
+_REPEATED_SCORE, _MOST_REPEATED, _TOO_FEW = 0.3, 0.25, 2
 
 
 class Packed(list[bytes]):
@@ -59,9 +63,10 @@ class Packer:
         """Code a sweep and encode it in chunks of at most `chunk.LARGEST` bytes.
 
         The boxes come first, then the coarse codes, then the fine codes of the tiles of the largest benefit.
-        What does not fit into the budget is left out; of the boxes, those with the lowest scores. The chosen
-        tiles are in `LinkTables.order`, which takes fewer bytes than the order of their benefit, and no lost
-        chunk costs the best of them all.
+        What does not fit into the budget is left out; of the boxes, those with the lowest scores. With a
+        budget of more than two full chunks, every further chunk repeats the boxes with a score of 0.3 or
+        more, in up to a quarter of its bytes, so that any chunk says where vehicles are. The chosen tiles are in `LinkTables.order`, which takes fewer bytes than the order
+        of their benefit, and no lost chunk costs the best of them all.
 
         Args:
             outgoing: the sweep.
@@ -73,7 +78,7 @@ class Packer:
         """
         budget = min(budget, MOST_CHUNKS * (LARGEST + overhead))
         self._check(outgoing)
-        sweep = _Sweep(outgoing, self._tables)
+        sweep = _Sweep(outgoing, self._tables, budget > _TOO_FEW * (LARGEST + overhead))
         for_tiles = budget - sweep.size
         sweep.code(sweep.choose(round(_MARGIN * for_tiles), overhead))
         while True:
@@ -115,10 +120,17 @@ class _Sweep:
         fine: (levels, tiles, 16) fine codes, 0 before they are coded.
         bits: (levels, tiles) cost of the fine codes; before they are coded, expected.
         size: bytes of boxes and coarse codes.
+
+    Args:
+        outgoing: the sweep.
+        tables: of the model.
+        repeats: whether further chunks repeat boxes.
     """
 
-    def __init__(self, outgoing: OutgoingMap, tables: LinkTables) -> None:
+    def __init__(self, outgoing: OutgoingMap, tables: LinkTables, repeats: bool) -> None:
         self.tables, self.boxes = tables, outgoing.boxes
+        assert self.boxes.scores is not None, 'detections have scores'
+        self._likely = self.boxes[self.boxes.scores >= _REPEATED_SCORE] if repeats else None
         self.coarse = outgoing.coarse.ravel()[tables.order]
         self._normal = outgoing.normal.reshape(len(outgoing.normal), -1)
         self._occupied = outgoing.occupied.ravel()[tables.cells]
@@ -154,10 +166,19 @@ class _Sweep:
         counts[:, :-1] -= counts[:, 1:]
         size = (_sums(self.bits[self._level, self._tile]) + depth_bits(tiles, counts)) / 8
         # Flags, places and numbers, the coder's initial state and rounding.
-        each = overhead + 1 + _SPAN + 2 * levels + 5
-        size += np.ceil((self.size + size) / (LARGEST + overhead - each)) * each
+        each = overhead + 2 + _SPAN + 2 * levels + 5
+        # All chunks but the first repeat boxes, the last one in proportion to its size.
+        copies = BOX_BYTES * len(self.repeated(LARGEST) or ())
+        chunks = (self.size + size - copies) / (LARGEST + overhead - each - copies)
+        size += np.ceil(chunks) * each + np.maximum(chunks - 1, 0) * copies
         (fitting,) = np.nonzero(size <= budget)
         return np.bincount(self._tile[: fitting[-1] if len(fitting) else 0], minlength=tiles)
+
+    def repeated(self, size: int) -> Boxes3D | None:
+        """The boxes that a further chunk of this size repeats; None if none is to be."""
+        if self._likely is None:
+            return None
+        return self._likely[: max(int(_MOST_REPEATED * size) // BOX_BYTES, 0)]
 
 
 class _Unsent:
@@ -170,7 +191,7 @@ class _Unsent:
 
     def __init__(self, sweep: _Sweep, depth: NDArray[np.int64]) -> None:
         self._sweep, self._depth = sweep, depth
-        self._boxes, self._begun = sweep.boxes, False
+        self._boxes, self._begun = sweep.boxes, False  # those that were not sent at all
         self._coarse, self._coarse_bits = 0, _sums(sweep.tables.coarse.bits[sweep.coarse])
         self._places = np.flatnonzero(depth)
         levels = np.arange(sweep.tables.levels)
@@ -198,8 +219,7 @@ class _Unsent:
             data = encode_chunk(chunk, self._sweep.tables)
             if len(data) <= size:
                 self._begun = True
-                if chunk.boxes is not None:
-                    self._boxes = self._boxes[len(chunk.boxes) :]
+                self._boxes = self._boxes[len(chunk.boxes or ()) :]
                 self._coarse += len(chunk.coarse)
                 self._tiles += int(np.count_nonzero(chunk.depth))
                 return data, chunk.bytes_of(len(data), self._sweep.tables)
@@ -208,13 +228,11 @@ class _Unsent:
 
     def _fill(self, size: int, reserve: int) -> Chunk | None:
         """The contents of the next chunk; None if nothing fits."""
-        tables, bits = self._sweep.tables, 8.0 * (size - 1)
-        boxes = self._boxes[: min((size - 2) // BOX_BYTES, MOST_BOXES)]
+        tables = self._sweep.tables
+        new = self._boxes[: min((size - 2) // BOX_BYTES, MOST_BOXES)]
         # The first chunk also says that there are no boxes.
-        with_boxes = len(boxes) > 0 or not self._begun
-        if with_boxes:
-            bits -= 8 * (1 + BOX_BYTES * len(boxes))
-        bits -= reserve
+        boxes = new if len(new) or not self._begun else self._sweep.repeated(size)
+        bits = 8.0 * (size - 1 - (0 if boxes is None else 1 + BOX_BYTES * len(boxes))) - reserve
         costs = self._coarse_bits[self._coarse :] - self._coarse_bits[self._coarse]
         coarse = self._sweep.coarse[self._coarse :][: _fitting(costs, bits - 8 * _SPAN)]
         if len(coarse):
@@ -222,11 +240,11 @@ class _Unsent:
         places = self._places[:0]
         if self._coarse + len(coarse) == tables.tiles:
             places = self._next_tiles(bits - 8 * (_SPAN + 2 * tables.levels))
-        if not (with_boxes or len(coarse) or len(places)):
+        if self._begun and not (len(new) or len(coarse) or len(places)):
             return None
         first = int(places[0]) if len(places) else 0
         return Chunk(
-            boxes if with_boxes else None,
+            boxes,
             self._coarse,
             coarse,
             first,

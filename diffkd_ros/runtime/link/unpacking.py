@@ -68,7 +68,9 @@ class Unpacker:
 
 
 def _joined(lists: Sequence[Boxes3D]) -> Boxes3D:
-    """The boxes of the highest scores, at most `MOST_BOXES`, by descending score."""
+    """The boxes of the highest scores, each once, at most `MOST_BOXES`, by descending score."""
     scores = np.concatenate([boxes.scores for boxes in lists])
     boxes = Boxes3D(np.concatenate([boxes.boxes for boxes in lists]), scores=scores)
-    return boxes[np.argsort(-scores, kind='stable')[:MOST_BOXES]]
+    _, first = np.unique(np.column_stack((boxes.boxes, scores)), axis=0, return_index=True)
+    first.sort()
+    return boxes[first[np.argsort(-scores[first], kind='stable')[:MOST_BOXES]]]

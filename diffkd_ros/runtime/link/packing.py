@@ -27,7 +27,7 @@ _WORTH_OF_LEVEL = 0.7
 _MARGIN = 1.3  # of the bytes of the tiles that are coded, in case they take fewer than expected
 _SPAN = 4  # bytes of two numbers in a chunk's header
 # Boxes that were sent before: the score from which they are repeated, most of a chunk that they take, and the
-# full chunks of a budget that is too small for them (with 2 kB they cost 1 point of AP@0.7, see docs/link.md).
+# full chunks of a budget that is too small for them: of 2 kB they cost a point of AP@0.7 (sim:3, 100 frames).
 _REPEATED_SCORE, _MOST_REPEATED, _TOO_FEW = 0.3, 0.25, 2
 
 
@@ -65,8 +65,9 @@ class Packer:
         The boxes come first, then the coarse codes, then the fine codes of the tiles of the largest benefit.
         What does not fit into the budget is left out; of the boxes, those with the lowest scores. With a
         budget of more than two full chunks, every further chunk repeats the boxes with a score of 0.3 or
-        more, in up to a quarter of its bytes, so that any chunk says where vehicles are. The chosen tiles are in `LinkTables.order`, which takes fewer bytes than the order
-        of their benefit, and no lost chunk costs the best of them all.
+        more, in up to a quarter of its bytes, so that any chunk says where vehicles are. The chosen tiles are
+        in `LinkTables.order`, which takes fewer bytes than the order of their benefit, and no lost chunk
+        costs the best of them all.
 
         Args:
             outgoing: the sweep.

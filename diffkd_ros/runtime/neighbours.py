@@ -62,7 +62,7 @@ def choose_sweep(
 ) -> Sweep | None:
     """Choose the newest sweep of a neighbour that has its base layer; if there is none, the newest.
 
-    The base layer of a layered message, which every chunk repeats, is its boxes. Late fusion would use them,
+    The base layer of a layered message is its boxes, or the likely ones of them. Late fusion would use them,
     the restoration needs them most, and by them an older sweep is moved to where its vehicles are now. What
     else is missing is restored.
 

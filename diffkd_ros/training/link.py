@@ -18,6 +18,7 @@ from diffkd_ros.model.context import Context, last_of, pooled, views_of, with_eg
 from diffkd_ros.model.fusion import ABSENT, by_frame
 from diffkd_ros.model.restoration import Restoration, TeacherScale
 from diffkd_ros.model.student import Student
+from diffkd_ros.runtime.link.packing import REPEATED_SCORE
 from diffkd_ros.runtime.link.tables import sending_order
 from diffkd_ros.training.data import Batch
 
@@ -39,7 +40,7 @@ class Arrival:
     Attributes:
         levels: (n, levels, h / 4, w / 4) 1 for the tiles whose codes of a level arrive, else 0.
         coarse: (n, 1, h / 4, w / 4) the same for the codes of tiles.
-        boxes: (n, 1, 1, 1) the same for the boxes.
+        boxes: (n, 1, 1, 1) least score of the boxes that arrive; above 1 if none does.
     """
 
     levels: Tensor
@@ -57,15 +58,16 @@ def ranks(order: Tensor) -> Tensor:
 def best_tiles(order: Tensor, share: float, levels: int) -> Arrival:
     """The first tiles in their order, with all levels and layers; `share` is of all tiles."""
     sent = (ranks(order) < share).to(order.dtype)
-    every = torch.ones_like(order[:, :, :1, :1])
-    return Arrival(sent.expand(-1, levels, -1, -1), torch.ones_like(order), every)
+    return Arrival(
+        sent.expand(-1, levels, -1, -1), torch.ones_like(order), torch.zeros_like(order[:, :, :1, :1])
+    )
 
 
 def random_arrival(order: Tensor, levels: int) -> Arrival:
     """Draw for each agent how much it sends, in which order, and which chunks of it are lost.
 
-    As `runtime.link.packing` does, the chosen tiles are sent in `sending_order`, the first chunk has the
-    coarse codes, and every chunk has the boxes.
+    As `runtime.link.packing` does with more than two chunks, the chosen tiles are sent in `sending_order`,
+    the first chunk has the boxes and the coarse codes, and all others have the likely boxes.
 
     Args:
         order: (n, 1, h / 4, w / 4) benefit of the tiles.
@@ -93,8 +95,10 @@ def random_arrival(order: Tensor, levels: int) -> Arrival:
         reach = reach * torch.rand(n, 1, 1, 1, device=device)
     last = (chosen.sum(dim=1) - 1).clamp(min=0) // CHUNK
     sent = (torch.arange(kept.shape[1], device=device) <= last[:, None])[..., None, None]
-    coarse = (kept[:, :1] & ~drawn(COARSE_LOST)).to(order.dtype)
-    boxes = ((kept & sent).any(dim=1, keepdim=True) & ~drawn(BOXES_LOST)).to(order.dtype)
+    first, some = kept[:, :1], (kept & sent).any(dim=1, keepdim=True)
+    coarse = (first & ~drawn(COARSE_LOST)).to(order.dtype)
+    least = torch.where(first, 0.0, REPEATED_SCORE)
+    boxes = torch.where(some & ~drawn(BOXES_LOST), least, 2.0).to(order.dtype)
     return Arrival(torch.cat(parts, dim=1), coarse.expand_as(order), boxes)
 
 
@@ -290,7 +294,7 @@ def receive(
     context = Context(
         missing=now.missing,
         level=now.level,
-        boxes=sent.boxes * arrival.boxes * ~own,
+        boxes=sent.boxes * (sent.boxes[:, :1] >= arrival.boxes) * ~own,
         **_views(now.features, now.seen, batch, scale, vectors),
         last=last,
         remembered=remembered,

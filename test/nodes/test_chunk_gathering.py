@@ -79,7 +79,7 @@ def verdict_at(selector, stamp):
 
 def test_any_chunk_of_a_sweep_that_repeats_its_boxes_is_enough(selector, packed, messages_of):
     arrive(selector, *messages_of(packed, 0))
-    for sequence, number in enumerate((3, 1, 2), start=1):
+    for sequence, number in enumerate((2, 1), start=1):
         arrive(selector, messages_of(packed, sequence)[number])
         verdict = verdict_at(selector, sequence * S // 10)
         assert (verdict.sequence, verdict.extent.chunks, verdict.age) == (sequence, 1, 0)

@@ -77,12 +77,16 @@ def test_with_a_large_budget_everything_arrives(seed, shape, levels, empty, boxe
 def test_every_subset_of_chunks_decodes_to_the_union_of_its_parts():
     chunks = sent(TABLES, CODES, 4000)
     assert len(chunks) == 4
+    # The last one is too small.
+    assert [len(received(TABLES, [chunk]).boxes or ()) for chunk in chunks] == [20, 14, 14, 0]
     alone = [received(TABLES, [chunk]) for chunk in chunks]
     for count in range(len(chunks) + 1):
         for places in itertools.combinations(range(len(chunks)), count):
             result = received(TABLES, [chunks[place] for place in places])
             assert_true(result, CODES)
-            assert (result.boxes is not None) == (count > 0)
+            lists = [alone[place].boxes for place in places if alone[place].boxes is not None]
+            assert len(result.boxes or ()) == max(map(len, lists), default=0)
+            assert result.partial == (0 not in places and len(lists) > 0)
             for name in ('coarse', 'fine'):
                 parts = [getattr(alone[place], name) for place in places]
                 nothing = np.full_like(getattr(result, name), -1)
@@ -119,34 +123,46 @@ def test_boxes_come_first_then_coarse_codes_then_tiles():
 
 
 @pytest.mark.parametrize('boxes', [0, 3, 23, 40, 90, 150])
-def test_every_chunk_repeats_the_likely_boxes_in_a_quarter_of_its_bytes(boxes):
+def test_every_full_chunk_repeats_the_likely_boxes(boxes):
     codes = random_codes(TABLES, boxes=boxes)
     most = min((codes.boxes.scores >= 0.3).sum(), 23)
     chunks = sent(TABLES, codes, 8000)
     expected = received(TABLES, chunks).boxes
     assert len(expected) == boxes
-    # All but the last are full.
-    repeating = chunks[1 + boxes // 95 : -1]
-    assert len(repeating) >= 4
-    for chunk in repeating:
+    for chunk in chunks[1:-1]:
         alone = received(TABLES, [chunk])
-        np.testing.assert_array_equal(alone.boxes.boxes, expected.boxes[:most])
-        assert 2 + 12 * most == alone.bytes_of['boxes'] <= 1150 / 4 + 2
+        np.testing.assert_array_equal(alone.boxes.boxes[:most], expected.boxes[:most])
+        # Of more than a chunk holds, the second one has the others, too.
+        assert len(alone.boxes) == (most + boxes - 95 if boxes > 95 and chunk is chunks[1] else most)
+        assert alone.partial == (boxes > 0)
+    assert not received(TABLES, chunks[:1]).partial
 
 
-def test_a_budget_of_two_chunks_is_too_small_to_repeat_boxes():
-    first, *others = sent(TABLES, CODES, 2300)
-    assert len(received(TABLES, [first]).boxes) == len(CODES.boxes)
-    assert others
-    assert all(received(TABLES, [chunk]).boxes is None for chunk in others)
-    assert all(len(received(TABLES, [chunk]).boxes) for chunk in sent(TABLES, CODES, 2301))
+def test_a_list_of_boxes_is_not_repeated_if_none_is_likely():
+    codes = random_codes(TABLES, boxes=20)
+    doubtful = replace(codes, boxes=replace(codes.boxes, scores=codes.boxes.scores * 0.29))
+    first, *others = sent(TABLES, doubtful, 4000)
+    assert len(received(TABLES, [first]).boxes) == 20
+    # It would say that there are none.
+    assert received(TABLES, others).boxes is None
 
 
-def test_the_last_bytes_of_a_budget_are_not_spent_on_boxes_that_were_sent_before():
-    layers = [received(TABLES, sent(TABLES, CODES, budget)).bytes_of for budget in range(2400, 3500, 50)]
-    tiles = [size['fine'] for size in layers]
-    assert (np.diff(tiles) >= -12).all()
-    assert tiles[-1] - tiles[0] > 0.7 * 1050
+@pytest.mark.parametrize(('overhead', 'least'), [(0, 2875), (200, 3375)])
+def test_a_budget_of_two_chunks_is_too_small_to_repeat_boxes(overhead, least):
+    def lists(budget):
+        chunks = sent(TABLES, CODES, budget, overhead)
+        return [len(received(TABLES, [chunk]).boxes or ()) for chunk in chunks]
+
+    assert lists(least - 1) == [20, 0, 0]
+    assert lists(least)[:2] == [20, 14]
+
+
+def test_boxes_take_at_most_a_quarter_of_a_further_chunk():
+    for budget in range(2900, 3700, 20):
+        chunks = sent(TABLES, CODES, budget)
+        left = budget - sum(map(len, chunks[:-1]))
+        last = received(TABLES, chunks[-1:])
+        assert len(last.boxes or ()) == (14 if left / 4 >= 14 * 12 else 0)
 
 
 @pytest.mark.parametrize('budget', [1000, 2000, 4000, 6000])
@@ -200,11 +216,12 @@ def test_small_budgets_are_met(budget, overhead, boxes):
 
 def test_more_boxes_than_a_chunk_holds_use_further_chunks():
     codes = random_codes(TABLES, boxes=250)
-    chunks = sent(TABLES, codes, 3100)
+    chunks = sent(TABLES, codes, 4000)
     result = received(TABLES, chunks)
     assert len(result.boxes) == 250
     assert (np.diff(result.boxes.scores) <= 0).all()
-    assert len(received(TABLES, chunks[1:]).boxes) == 250 - 95
+    # The second and third begin with the best 23, too.
+    assert len(received(TABLES, chunks[1:]).boxes) == 250 - 95 + 23
 
 
 def test_of_more_boxes_than_any_vehicle_sends_the_best_are_kept():
@@ -349,9 +366,11 @@ def test_what_is_in_empty_cells_has_no_meaning():
     assert other == sent(TABLES, CODES, 4000)
 
 
-@pytest.mark.parametrize('budget', [1000, 4000, 8000])
-def test_a_budget_is_used_up(budget):
-    assert sum(map(len, sent(TABLES, CODES, budget))) > 0.95 * budget
+@pytest.mark.parametrize('budget', [1000, 3000, 4000, 8000])
+@pytest.mark.parametrize('boxes', [0, 20, 60, 100, 150])
+def test_a_budget_is_used_up(budget, boxes):
+    chunks = sent(TABLES, random_codes(TABLES, boxes=boxes), budget, 200)
+    assert budget >= sum(map(len, chunks)) + 200 * len(chunks) > 0.92 * budget
 
 
 def test_boxes_that_did_not_fit_are_those_with_the_lowest_scores():

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from own_views import at, cars, said_by, view_of
 
-from diffkd_ros.runtime.plausibility.evidence import by_ego, by_others
+from diffkd_ros.runtime.plausibility.evidence import Said, by_ego, by_others
 
 # The neighbour stands at (20, 6) in the frame of the ego, where the ego sees a car.
 EGO = view_of((10.0, 0.0), (-12.0, 4.0), (20.0, 6.0), hidden=[(35.0, 14.0)])
@@ -40,6 +42,25 @@ def test_boxes_that_were_sent_and_are_not_in_the_map_differ():
     sent = cars(SHARED, (15.0, 8.0), (-20.0, 5.0))
     found = by_ego(EGO, said_by('liar', POSE, sent, view_of(SHARED)))
     assert found.against['differences between its boxes and its map'] == 2
+
+
+def test_what_is_not_among_a_part_of_its_boxes_may_have_been_sent():
+    view = view_of(SHARED, (-32.0, -2.0), (15.0, 8.0))
+    whole = said_by('cav_2', POSE, cars(SHARED), view)
+    part = replace(whole, partial=True)
+    assert by_ego(EGO, whole).against['differences between its boxes and its map'] == 2
+    assert by_ego(EGO, part).against['differences between its boxes and its map'] == 0
+    # A box that was sent still has to be in the map.
+    invented = replace(part, boxes=cars(SHARED, (-20.0, 5.0)))
+    assert by_ego(EGO, invented).against['differences between its boxes and its map'] == 1
+
+
+def test_a_sender_of_which_a_part_of_the_boxes_arrived_is_not_silent():
+    ego = view_of((10.0, 0.0), (14.0, 8.0), (20.0, 6.0))
+    returns = np.concatenate([view_of(SHARED, (-6.0, 2.0)).returns, [(0.0, 0.0, 0.0)]])
+    said = Said('cav_2', POSE, cars(), returns)
+    assert by_ego(ego, said).silent
+    assert not by_ego(ego, replace(said, partial=True)).silent
 
 
 def test_a_vehicle_elsewhere_in_the_map_is_one_difference():

@@ -114,12 +114,14 @@ class ArrivedChunks:
     Attributes:
         map_frame: frame of the pose.
         announced: number of chunks of the sweep.
+        has_base: whether a chunk that holds boxes has arrived.
     """
 
     def __init__(self, message: BevChunk, size: int) -> None:
         self._head = message
         self._lock = threading.Lock()
         self._data: dict[int, bytes] = {message.chunk: message.data.tobytes()}
+        self.has_base = holds_boxes(self._data[message.chunk])
         self._envelope = size - len(message.data)
         self._decoded: tuple[ReceivedMap, Extent] | None = None
         self._lidar: LidarPose | None = None
@@ -150,12 +152,6 @@ class ArrivedChunks:
         """Number of chunks that have arrived."""
         return len(self._data)
 
-    @property
-    def has_base(self) -> bool:
-        """Whether a chunk that holds boxes has arrived."""
-        with self._lock:
-            return any(map(holds_boxes, self._data.values()))
-
     def join(self, other: ArrivedChunks) -> str:
         """Take a chunk of the same sweep, unless it has arrived already.
 
@@ -169,6 +165,7 @@ class ArrivedChunks:
         with self._lock:
             if number not in self._data:
                 self._data[number], self._decoded = data, None
+                self.has_base |= other.has_base
         return '' if self._data[number] == data else f'other data of chunk {number}'
 
     def objection(self, card: ModelCard) -> Objection | None:

@@ -12,7 +12,7 @@ class Refusal(Enum):
 
     NOT_ALLOWED = 'not an allowed neighbour'
     ABSENT = 'nothing new arrived'
-    NO_BASE = 'without boxes, an older sweep preferred'
+    NO_BASE = 'its boxes did not arrive, an older sweep preferred'
     STALE = 'older than max_age'
     FUTURE = 'from the future: the clocks disagree'
     CLOCK = 'stamped in another epoch: the clocks disagree'

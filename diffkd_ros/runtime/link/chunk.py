@@ -4,7 +4,8 @@
 Layout, little-endian; an optional section is present if its flag is set. Places are those in
 `LinkTables.order`.
 
-    uint8       16 * `VERSION` + flags: 1 boxes, 2 coarse codes, 4 fine codes
+    uint8       16 * `VERSION` + flags: 1 boxes, 2 coarse codes, 4 fine codes, 8 not all boxes, as the first
+                chunk has more
     uint8       optional: number of boxes
     2 uint16    optional: place of the first coarse code, number of coarse codes
     2 uint16    optional: place of the first tile, number of tiles of which the chunk says how many fine
@@ -37,7 +38,7 @@ VERSION = 2
 LARGEST = 1150
 """Bytes. With the other fields of its message and all headers a chunk fits into an Ethernet frame."""
 MOST_BOXES = (LARGEST - 2) // BOX_BYTES
-_BOXES, _COARSE, _FINE = 1, 2, 4
+_BOXES, _COARSE, _FINE, _PARTIAL = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Chunk:
         first_tile: place of the first of the tiles of `depth`.
         depth: (m,) number of fine levels of each tile.
         fine: (levels, n, 16) codes of the n tiles with a depth above 0; those beyond it have no meaning.
+        partial: whether the first chunk has more boxes; False without boxes.
     """
 
     boxes: Boxes3D | None
@@ -59,6 +61,7 @@ class Chunk:
     first_tile: int
     depth: NDArray[np.integer]
     fine: NDArray[np.integer]
+    partial: bool = False
 
     def bytes_of(self, size: int, tables: LinkTables) -> dict[str, int]:
         """The bytes of this chunk by layer; shared ones by what the codes cost.
@@ -77,7 +80,7 @@ class Chunk:
 
 def holds_boxes(data: bytes) -> bool:
     """Whether a chunk, of which only the first byte is read, says what its sender detected."""
-    return data[:1] != b'' and bool(data[0] & _BOXES)
+    return bool(data) and data[0] // 16 == VERSION and bool(data[0] & _BOXES)
 
 
 def depth_bits(tiles: NDArray[np.integer] | int, counts: NDArray) -> NDArray[np.float64]:
@@ -97,7 +100,7 @@ def encode_chunk(chunk: Chunk, tables: LinkTables) -> bytes:
     flags, header, parts = 0, [], []
     boxes = b''
     if chunk.boxes is not None:
-        flags |= _BOXES
+        flags |= _BOXES | (_PARTIAL if chunk.partial else 0)
         boxes = boxes_to_bytes(chunk.boxes)
         header.append(struct.pack('<B', len(boxes) // BOX_BYTES))
     if len(chunk.coarse):
@@ -125,7 +128,7 @@ def decode_chunk(data: bytes, tables: LinkTables) -> Chunk:
     if not 1 <= len(data) <= LARGEST:
         raise PayloadError(f'{len(data)} bytes, expected 1 to {LARGEST}')
     version, flags = divmod(data[0], 16)
-    if version != VERSION or not 1 <= flags < 2 * _FINE:
+    if version != VERSION or not flags % _PARTIAL or (flags & _PARTIAL and not flags & _BOXES):
         raise PayloadError(f'begins with {data[0]:#04x}, which is no chunk of version {VERSION}')
     header = _Header(data, tables)
     count = header.read('<B')[0] if flags & _BOXES else 0
@@ -151,7 +154,7 @@ def decode_chunk(data: bytes, tables: LinkTables) -> Chunk:
             raise PayloadError('its tiles are not as many as its header announces')
     fine = _decode_fine(decompressor, depth[depth > 0], tables)
     decompressor.close()
-    return Chunk(boxes, first_coarse, coarse, first_tile, depth, fine)
+    return Chunk(boxes, first_coarse, coarse, first_tile, depth, fine, bool(flags & _PARTIAL))
 
 
 def _decode_fine(

@@ -77,6 +77,7 @@ class ReceivedMap:
             cells.
         bytes_of: bytes by layer, the keys are `LAYERS`.
         refused: why chunks could not be used; each names the number of its chunk.
+        partial: whether the sender has more boxes, which are in a chunk that did not arrive.
     """
 
     boxes: Boxes3D | None
@@ -84,6 +85,7 @@ class ReceivedMap:
     fine: NDArray[np.int16]
     bytes_of: dict[str, int]
     refused: tuple[PayloadError, ...] = ()
+    partial: bool = False
 
     @property
     def level(self) -> NDArray[np.float32]:

@@ -26,9 +26,12 @@ MOST_CHUNKS = 255
 _WORTH_OF_LEVEL = 0.7
 _MARGIN = 1.3  # of the bytes of the tiles that are coded, in case they take fewer than expected
 _SPAN = 4  # bytes of two numbers in a chunk's header
-# Boxes that were sent before: the score from which they are repeated, most of a chunk that they take, and the
-# full chunks of a budget that is too small for them: of 2 kB they cost a point of AP@0.7 (sim:3, 100 frames).
-_REPEATED_SCORE, _MOST_REPEATED, _TOO_FEW = 0.3, 0.25, 2
+REPEATED_SCORE = 0.3
+"""Least score of the boxes that further chunks repeat."""
+_MOST_REPEATED = 0.25  # of a chunk
+# Fewest full chunks of a budget that is worth it: of 2 kB, boxes that are repeated cost a point of AP@0.7
+# (sim:3, 100 frames).
+_FEWEST = 2.5
 
 
 class Packed(list[bytes]):
@@ -63,11 +66,13 @@ class Packer:
         """Code a sweep and encode it in chunks of at most `chunk.LARGEST` bytes.
 
         The boxes come first, then the coarse codes, then the fine codes of the tiles of the largest benefit.
-        What does not fit into the budget is left out; of the boxes, those with the lowest scores. With a
-        budget of more than two full chunks, every further chunk repeats the boxes with a score of 0.3 or
-        more, in up to a quarter of its bytes, so that any chunk says where vehicles are. The chosen tiles are
-        in `LinkTables.order`, which takes fewer bytes than the order of their benefit, and no lost chunk
-        costs the best of them all.
+        What does not fit into the budget is left out; of the boxes, those with the lowest scores. The chosen
+        tiles are in `LinkTables.order`, which takes fewer bytes than the order of their benefit, and no lost
+        chunk costs the best of them all.
+
+        With a budget of two and a half full chunks or more, all others repeat the boxes with a score of
+        `REPEATED_SCORE` or more, at most 23, so that any of them is enough to use the sweep; except for a
+        chunk of which they would take more than a quarter.
 
         Args:
             outgoing: the sweep.
@@ -79,7 +84,7 @@ class Packer:
         """
         budget = min(budget, MOST_CHUNKS * (LARGEST + overhead))
         self._check(outgoing)
-        sweep = _Sweep(outgoing, self._tables, budget > _TOO_FEW * (LARGEST + overhead))
+        sweep = _Sweep(outgoing, self._tables, budget >= _FEWEST * (LARGEST + overhead))
         for_tiles = budget - sweep.size
         sweep.code(sweep.choose(round(_MARGIN * for_tiles), overhead))
         while True:
@@ -130,8 +135,7 @@ class _Sweep:
 
     def __init__(self, outgoing: OutgoingMap, tables: LinkTables, repeats: bool) -> None:
         self.tables, self.boxes = tables, outgoing.boxes
-        assert self.boxes.scores is not None, 'detections have scores'
-        self._likely = self.boxes[self.boxes.scores >= _REPEATED_SCORE] if repeats else None
+        self._repeats = repeats
         self.coarse = outgoing.coarse.ravel()[tables.order]
         self._normal = outgoing.normal.reshape(len(outgoing.normal), -1)
         self._occupied = outgoing.occupied.ravel()[tables.cells]
@@ -169,17 +173,22 @@ class _Sweep:
         # Flags, places and numbers, the coder's initial state and rounding.
         each = overhead + 2 + _SPAN + 2 * levels + 5
         # All chunks but the first repeat boxes, the last one in proportion to its size.
-        copies = BOX_BYTES * len(self.repeated(LARGEST) or ())
+        copies = BOX_BYTES * (self.repeated(LARGEST) or 0)
         chunks = (self.size + size - copies) / (LARGEST + overhead - each - copies)
         size += np.ceil(chunks) * each + np.maximum(chunks - 1, 0) * copies
         (fitting,) = np.nonzero(size <= budget)
         return np.bincount(self._tile[: fitting[-1] if len(fitting) else 0], minlength=tiles)
 
-    def repeated(self, size: int) -> Boxes3D | None:
-        """The boxes that a further chunk of this size repeats; None if none is to be."""
-        if self._likely is None:
-            return None
-        return self._likely[: max(int(_MOST_REPEATED * size) // BOX_BYTES, 0)]
+    def repeated(self, size: int) -> int | None:
+        """How many of the boxes, which begin with the best, a further chunk of this size repeats.
+
+        None: it says nothing of boxes. 0: it says that there are none.
+        """
+        assert self.boxes.scores is not None, 'detections have scores'
+        likely = int(np.count_nonzero(self.boxes.scores >= REPEATED_SCORE))
+        count = min(likely, int(_MOST_REPEATED * LARGEST) // BOX_BYTES)
+        tells = count > 0 or not len(self.boxes)
+        return count if self._repeats and tells and BOX_BYTES * count <= _MOST_REPEATED * size else None
 
 
 class _Unsent:
@@ -192,7 +201,7 @@ class _Unsent:
 
     def __init__(self, sweep: _Sweep, depth: NDArray[np.int64]) -> None:
         self._sweep, self._depth = sweep, depth
-        self._boxes, self._begun = sweep.boxes, False  # those that were not sent at all
+        self._boxes, self._begun = 0, False
         self._coarse, self._coarse_bits = 0, _sums(sweep.tables.coarse.bits[sweep.coarse])
         self._places = np.flatnonzero(depth)
         levels = np.arange(sweep.tables.levels)
@@ -214,25 +223,23 @@ class _Unsent:
         # The coder's bytes exceed the cost of the codes by the initial state and some rounding.
         reserve = 32
         while 8 * size > reserve:
-            chunk = self._fill(size, reserve)
+            chunk, new = self._fill(size, reserve)
             if chunk is None:
                 break
             data = encode_chunk(chunk, self._sweep.tables)
             if len(data) <= size:
                 self._begun = True
-                self._boxes = self._boxes[len(chunk.boxes or ()) :]
+                self._boxes += new
                 self._coarse += len(chunk.coarse)
                 self._tiles += int(np.count_nonzero(chunk.depth))
                 return data, chunk.bytes_of(len(data), self._sweep.tables)
             reserve *= 2
         return b'', {}
 
-    def _fill(self, size: int, reserve: int) -> Chunk | None:
-        """The contents of the next chunk; None if nothing fits."""
+    def _fill(self, size: int, reserve: int) -> tuple[Chunk | None, int]:
+        """The contents of the next chunk, None if nothing fits, and how many boxes in it are new."""
         tables = self._sweep.tables
-        new = self._boxes[: min((size - 2) // BOX_BYTES, MOST_BOXES)]
-        # The first chunk also says that there are no boxes.
-        boxes = new if len(new) or not self._begun else self._sweep.repeated(size)
+        boxes, new = self._next_boxes(size)
         bits = 8.0 * (size - 1 - (0 if boxes is None else 1 + BOX_BYTES * len(boxes))) - reserve
         costs = self._coarse_bits[self._coarse :] - self._coarse_bits[self._coarse]
         coarse = self._sweep.coarse[self._coarse :][: _fitting(costs, bits - 8 * _SPAN)]
@@ -241,17 +248,29 @@ class _Unsent:
         places = self._places[:0]
         if self._coarse + len(coarse) == tables.tiles:
             places = self._next_tiles(bits - 8 * (_SPAN + 2 * tables.levels))
-        if self._begun and not (len(new) or len(coarse) or len(places)):
-            return None
+        if self._begun and not (new or len(coarse) or len(places)):
+            return None, 0
         first = int(places[0]) if len(places) else 0
-        return Chunk(
+        chunk = Chunk(
             boxes,
             self._coarse,
             coarse,
             first,
             self._depth[first : places[-1] + 1] if len(places) else places,
             self._sweep.fine[:, places],
+            partial=self._begun and bool(boxes),
         )
+        return chunk, new
+
+    def _next_boxes(self, size: int) -> tuple[Boxes3D | None, int]:
+        """The boxes of the next chunk, None if it says nothing of them, and how many are new."""
+        # The first chunk also says that there are none.
+        repeated = self._sweep.repeated(size) if self._begun else 0
+        room = min((size - 2) // BOX_BYTES, MOST_BOXES) - (repeated or 0)
+        new = max(min(len(self._sweep.boxes) - self._boxes, room), 0)
+        if repeated is None and not new:
+            return None, 0
+        return self._sweep.boxes[np.r_[: repeated or 0, self._boxes : self._boxes + new]], new
 
     def _next_tiles(self, bits: float) -> NDArray[np.int64]:
         """Places of the next tiles that fit."""

@@ -38,6 +38,7 @@ class Unpacker:
         """
         tables = self._tables
         lists: list[Boxes3D] = []
+        partial = True
         refused: dict[int, PayloadError] = {}
         coarse = np.full(tables.tiles, -1, np.int16)
         fine = np.full((tables.levels, tables.tiles, CELLS), -1, np.int16)
@@ -54,6 +55,7 @@ class Unpacker:
                 continue
             if chunk.boxes is not None:
                 lists.append(chunk.boxes)
+                partial &= chunk.partial
             coarse[tables.order[chunk.first_coarse :][: len(chunk.coarse)]] = chunk.coarse
             fine[:, tables.order[chunk.first_tile + np.flatnonzero(chunk.depth)]] = chunk.fine
             for layer, size in chunk.bytes_of(len(data), tables).items():
@@ -64,6 +66,7 @@ class Unpacker:
             tables.as_cells(fine),
             bytes_of,
             tuple(refused[number] for number in sorted(refused)),
+            partial=partial and bool(lists),
         )
 
 
@@ -71,6 +74,8 @@ def _joined(lists: Sequence[Boxes3D]) -> Boxes3D:
     """The boxes of the highest scores, each once, at most `MOST_BOXES`, by descending score."""
     scores = np.concatenate([boxes.scores for boxes in lists])
     boxes = Boxes3D(np.concatenate([boxes.boxes for boxes in lists]), scores=scores)
-    _, first = np.unique(np.column_stack((boxes.boxes, scores)), axis=0, return_index=True)
+    # As bytes, which are compared in a third of the time of numbers.
+    rows = np.column_stack((boxes.boxes, scores))
+    _, first = np.unique(rows.view(f'V{rows.itemsize * rows.shape[1]}'), return_index=True)
     first.sort()
     return boxes[first[np.argsort(-scores[first], kind='stable')[:MOST_BOXES]]]

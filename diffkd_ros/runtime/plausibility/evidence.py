@@ -47,6 +47,7 @@ class Said:
         age: seconds by which its sweep precedes the ego's.
         view: what the network finds in its map; None if that was not computed for this sweep.
         offset: how far its boxes have moved since its sweep; None if that is not known.
+        partial: whether it sent more boxes, which did not arrive.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Said:
     age: float = 0.0
     view: View | None = None
     offset: Displacement | None = None
+    partial: bool = False
 
     @cached_property
     def claims(self) -> NDArray[np.float64]:
@@ -112,7 +114,9 @@ def by_ego(ego: View, said: Said) -> Evidence:
     if abs(said.pose[2, 3]) < _HIGH and ego.contradicts(place, moved=moved).any():
         found.against['points as it is not seen in its place'] = _PLACE_WEIGHT
     theirs = transform_boxes(inverse(said.pose), ego.well_seen)
-    view, sent = said.view, displaced(said.boxes, said.offset)
+    view = said.view
+    # What is not in a part of its boxes may have been sent.
+    sent = None if said.partial else displaced(said.boxes, said.offset)
     if sent is None and view is not None:
         sent = view.boxes
     if sent is not None:
@@ -123,10 +127,10 @@ def by_ego(ego: View, said: Said) -> Evidence:
         return found
     found.against['vehicles missing that the ego sees'] = int(view.contradicts(theirs, _THEIRS, moved).sum())
     if said.boxes is not None:
-        unlike = ~overlapping(view.sure.boxes, said.boxes.boxes, _UNLIKE)
-        without = ~overlapping(_from(SURE, said.boxes), view.boxes.boxes, _UNLIKE)
+        without = int((~overlapping(_from(SURE, said.boxes), view.boxes.boxes, _UNLIKE)).sum())
+        unlike = 0 if said.partial else int((~overlapping(view.sure.boxes, said.boxes.boxes, _UNLIKE)).sum())
         # A vehicle in one place as a box and in another one in the map is one difference.
-        found.against['differences between its boxes and its map'] = int(max(unlike.sum(), without.sum()))
+        found.against['differences between its boxes and its map'] = max(unlike, without)
     return found
 
 

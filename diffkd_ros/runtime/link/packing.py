@@ -171,9 +171,10 @@ class _Sweep:
         counts[:, :-1] -= counts[:, 1:]
         size = (_sums(self.bits[self._level, self._tile]) + depth_bits(tiles, counts)) / 8
         # Flags, places and numbers, the coder's initial state and rounding.
-        each = overhead + 2 + _SPAN + 2 * levels + 5
-        # All chunks but the first repeat boxes, the last one in proportion to its size.
-        copies = BOX_BYTES * (self.repeated(LARGEST) or 0)
+        repeated = self.repeated(LARGEST)
+        each = overhead + 1 + (repeated is not None) + _SPAN + 2 * levels + 5
+        # All chunks but the first repeat boxes, the last one about in proportion to its size.
+        copies = BOX_BYTES * (repeated or 0)
         chunks = (self.size + size - copies) / (LARGEST + overhead - each - copies)
         size += np.ceil(chunks) * each + np.maximum(chunks - 1, 0) * copies
         (fitting,) = np.nonzero(size <= budget)

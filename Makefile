@@ -29,11 +29,9 @@ demo: $(VENV)/demo-ready
 demo-carla: $(VENV)/carla-ready
 	@$(BIN)/diffkd demo-carla --out demo-carla
 
-# One process more than there are cores, since some wait for nodes and files, but at most four: more of them compete
-# with the nodes that the tests start.
+# A process each for at most four cores: more of them compete with the nodes that the tests start.
 test: lint
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) \
-	  --maxprocesses 4 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/test-ready
 	$(BIN)/ruff check

@@ -40,12 +40,12 @@ class Arrival:
     Attributes:
         levels: (n, levels, h / 4, w / 4) 1 for the tiles whose codes of a level arrive, else 0.
         coarse: (n, 1, h / 4, w / 4) the same for the codes of tiles.
-        boxes: (n, 1, 1, 1) least score of the boxes that arrive; above 1 if none does.
+        least_score: (n, 1, 1, 1) of the boxes that arrive; above 1 if none does.
     """
 
     levels: Tensor
     coarse: Tensor
-    boxes: Tensor
+    least_score: Tensor
 
 
 def ranks(order: Tensor) -> Tensor:
@@ -98,8 +98,8 @@ def random_arrival(order: Tensor, levels: int) -> Arrival:
     first, some = kept[:, :1], (kept & sent).any(dim=1, keepdim=True)
     coarse = (first & ~drawn(COARSE_LOST)).to(order.dtype)
     least = torch.where(first, 0.0, REPEATED_SCORE)
-    boxes = torch.where(some & ~drawn(BOXES_LOST), least, 2.0).to(order.dtype)
-    return Arrival(torch.cat(parts, dim=1), coarse.expand_as(order), boxes)
+    least = torch.where(some & ~drawn(BOXES_LOST), least, 2.0).to(order.dtype)
+    return Arrival(torch.cat(parts, dim=1), coarse.expand_as(order), least)
 
 
 @cache
@@ -294,7 +294,7 @@ def receive(
     context = Context(
         missing=now.missing,
         level=now.level,
-        boxes=sent.boxes * (sent.boxes[:, :1] >= arrival.boxes) * ~own,
+        boxes=sent.boxes * (sent.boxes[:, :1] >= arrival.least_score) * ~own,
         **_views(now.features, now.seen, batch, scale, vectors),
         last=last,
         remembered=remembered,

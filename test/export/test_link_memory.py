@@ -80,7 +80,7 @@ class Drive:
         first = (torch.rand(like.shape, generator=draw) < 0.4).float()
         second = first * (torch.rand(like.shape, generator=draw) < 0.5)
         coarse = (torch.rand(like.shape, generator=draw) < 0.7).float()
-        return Arrival(torch.cat((first, second), dim=1), coarse, torch.ones(3, 1, 1, 1))
+        return Arrival(torch.cat((first, second), dim=1), coarse, torch.zeros(3, 1, 1, 1))
 
     def _batch(self, frame: CoopFrame, agents: list[int], earlier: Earlier | None) -> Batch:
         ids = [self.ids[agent] for agent in agents]
@@ -118,7 +118,7 @@ def rows(parts: Sequence[Any], agents: Sequence[int]) -> Any:
     if isinstance(first, Tensor):
         return torch.stack([part[agent] for part, agent in zip(parts, agents, strict=True)])
     if isinstance(first, Arrival):
-        return Arrival(*rows([(part.levels, part.coarse, part.boxes) for part in parts], agents))
+        return Arrival(*rows([(part.levels, part.coarse, part.least_score) for part in parts], agents))
     columns = (rows(column, agents) for column in zip(*parts, strict=True))
     return tuple(columns) if type(first) is tuple else type(first)(*columns)
 

@@ -80,7 +80,7 @@ def arrival(sent: Sent) -> Arrival:
     second = first * (torch.rand(sent.order.shape, generator=draw) < 0.5)
     whole = torch.ones_like(sent.order)
     some = torch.tensor([1.0, 1.0, 0.0])[:, None, None, None]
-    return Arrival(torch.cat((first, second), dim=1), whole * some, some)
+    return Arrival(torch.cat((first, second), dim=1), whole * some, 2 * (1 - some))
 
 
 @pytest.fixture(scope='module')
@@ -125,7 +125,7 @@ def test_the_ego_decodes_and_restores_as_in_training(
 def test_complete_maps_are_not_restored(card: ModelCard, sent: Sent, poses: list[np.ndarray]) -> None:
     ego = BevFeature(sent.features[0].numpy(), sent.density[0, 0].numpy())
     everything = Arrival(
-        torch.ones(3, 2, *sent.order.shape[2:]), torch.ones_like(sent.order), torch.ones(3, 1, 1, 1)
+        torch.ones(3, 2, *sent.order.shape[2:]), torch.ones_like(sent.order), torch.zeros(3, 1, 1, 1)
     )
     maps = [as_received(sent, everything, agent, None) for agent in (1, 2)]
     receiver = MapReceiver(card)

@@ -126,7 +126,7 @@ def test_what_is_drawn_covers_all_of_the_link() -> None:
     assert (drawn.levels[:, 1] <= drawn.levels[:, 0]).all()
     # A quarter lose the first chunk, which alone has the coarse codes.
     assert 0.6 < drawn.coarse[:, 0, 0, 0].mean() < 0.75
-    assert 0.65 < (drawn.boxes == 0).float().mean() < 0.8
+    assert 0.65 < (drawn.least_score == 0).float().mean() < 0.8
 
 
 def test_all_chunks_but_the_first_have_the_likely_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_all_chunks_but_the_first_have_the_likely_boxes(monkeypatch: pytest.Monk
         monkeypatch.setattr(f'diffkd_ros.training.link.{what}', 0.0)
     drawn = random_arrival(torch.rand(4000, 1, 8, 25), levels=1)
     tiles = drawn.levels.flatten(1).any(dim=1)
-    least, first = drawn.boxes.flatten(), drawn.coarse[:, 0, 0, 0] > 0
+    least, first = drawn.least_score.flatten(), drawn.coarse[:, 0, 0, 0] > 0
     assert (least[first] == 0).all()
     torch.testing.assert_close(least[~first & tiles], torch.full_like(least[~first & tiles], 0.3))
     assert (~first & tiles).any()
@@ -146,7 +146,7 @@ def test_all_chunks_but_the_first_have_the_likely_boxes(monkeypatch: pytest.Monk
 def test_boxes_below_the_least_score_do_not_arrive(student: Student, batch: Batch, sent: Sent) -> None:
     scores = sent.boxes[batch.neighbours, 0]
     some = scores[scores > 0].median()
-    part = replace(arrival(sent, 1, 1), boxes=some.expand(len(sent.order), 1, 1, 1))
+    part = replace(arrival(sent, 1, 1), least_score=some.expand(len(sent.order), 1, 1, 1))
     shown = receive(sent, part, batch, student).context.boxes[batch.neighbours, 0]
     assert torch.equal(shown, torch.where(scores >= some, scores, 0.0))
     assert 0 < (shown > 0).sum() < (scores > 0).sum()
@@ -295,7 +295,7 @@ def test_the_egos_map_is_not_restored(student: Student, batch: Batch, sent: Sent
 
 def test_a_map_that_arrived_completely_stays_as_it_is(student: Student, batch: Batch, sent: Sent) -> None:
     arrival = best_tiles(sent.order, 1.0, 2)
-    arrival = Arrival(arrival.levels.clone(), arrival.coarse, arrival.boxes)
+    arrival = Arrival(arrival.levels.clone(), arrival.coarse, arrival.least_score)
     first, *others = batch.neighbours.tolist()
     arrival.levels[first, :, :2] = 0
     arrival.coarse[first] = 0

@@ -85,11 +85,10 @@ class Examination:
         viewed = self.judge.to_view([self.names[number] for number in features], self.stamps[0])
         said = []
         for number, (name, each) in enumerate(zip(self.names, received, strict=True)):
-            partial = False
             if isinstance(each, ReceivedMap):
                 boxes, partial, occupied = each.boxes, each.partial, each.occupied()
             else:
-                boxes, occupied = None, each.density > 0
+                boxes, partial, occupied = None, False, each.density > 0
             view = self.sender.view(features[number], occupied) if name in viewed else None
             age = (self.stamps[0] - self.stamps[1 + number]) * 1e-9
             pose, returns = back @ poses[1 + number], self.grid.centres_of(occupied)
